@@ -1,0 +1,1 @@
+"""bnexp: what does normalization do to training?"""

@@ -1,0 +1,187 @@
+"""The schema of a run, and the range of every value.
+
+The dataclasses hold every key of every choice; a YAML file of conf/ lists the keys that its choice has.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("fp32", "bf16")
+SCHEDULES = ("constant", "cosine", "step")
+AUGMENTS = ("none", "flip_crop")
+
+
+class ConfigError(ValueError):
+    """A value the user gave that can't be used. Its text is one line: the key, the value, what is allowed."""
+
+
+def require(ok: bool, key: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"{key}={value} is not allowed: {allowed}")
+
+
+def require_choice(key: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{key}={value} is unknown: choose from {', '.join(choices)}")
+
+
+def require_positive(key: str, value: float) -> None:
+    require(math.isfinite(value) and value > 0, key, value, "a finite number above 0")
+
+
+def require_fraction(key: str, value: float) -> None:
+    require(0 <= value < 1, key, value, "a number from 0 up to but not including 1")
+
+
+@dataclass
+class DatasetConfig:
+    name: str = "mnist"
+    root: str = "data"
+    path: str | None = None
+    size: int = 32
+    validation: int = 5000
+    standardize: bool = False
+    limit: int | None = None
+    augment: str = "none"
+
+    def __post_init__(self) -> None:
+        require(1 <= self.size <= 4096, "dataset.size", self.size, "a whole number from 1 to 4096")
+        require(self.validation >= 1, "dataset.validation", self.validation, "a whole number of at least 1")
+        require(self.limit is None or self.limit >= 1, "dataset.limit", self.limit, "null or a number of at least 1")
+        require_choice("dataset.augment", self.augment, AUGMENTS)
+
+
+@dataclass
+class ArchConfig:
+    name: str = "mlp"
+    hidden: list[int] = field(default_factory=lambda: [100, 100, 100])
+    channels: list[int] = field(default_factory=lambda: [64, 128])
+    dense: int = 256
+    norm_position: str = "before"
+    bias: bool | str = "auto"
+
+    def __post_init__(self) -> None:
+        for key, widths in (("hidden", self.hidden), ("channels", self.channels), ("dense", [self.dense])):
+            fits = len(widths) > 0 and all(1 <= width <= 65_536 for width in widths)
+            require(fits, f"arch.{key}", widths, "one or more widths from 1 to 65536")
+        require_choice("arch.norm_position", self.norm_position, ("before", "after"))
+        require(self.bias in ("auto", True, False), "arch.bias", self.bias, "auto, true or false")
+
+
+@dataclass
+class ActConfig:
+    name: str = "relu"
+
+
+@dataclass
+class NormConfig:
+    name: str = "batch"
+    eps: float = 1e-5
+    momentum: float = 0.1
+    unbiased: bool = True
+    affine: bool = True
+    groups: int = 4
+
+    def __post_init__(self) -> None:
+        require_positive("norm.eps", self.eps)
+        require(0 < self.momentum <= 1, "norm.momentum", self.momentum, "a number above 0 and up to 1")
+        require(self.groups >= 1, "norm.groups", self.groups, "a whole number of at least 1")
+
+
+@dataclass
+class InitConfig:
+    name: str = "normal"
+    std: float = 0.05
+
+    def __post_init__(self) -> None:
+        require(math.isfinite(self.std) and self.std >= 0, "init.std", self.std, "a finite number of at least 0")
+
+
+@dataclass
+class OptimConfig:
+    name: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        require_positive("optim.lr", self.lr)
+        require_positive("optim.eps", self.eps)
+        for key in ("momentum", "beta1", "beta2"):
+            require_fraction(f"optim.{key}", getattr(self, key))
+        decay = self.weight_decay
+        require(math.isfinite(decay) and decay >= 0, "optim.weight_decay", decay, "a finite number of at least 0")
+        require_choice("optim.schedule", self.schedule, SCHEDULES)
+
+
+@dataclass
+class EvalConfig:
+    first_every: int = 50
+    first_until: int = 2000
+    every: int = 500
+
+    def __post_init__(self) -> None:
+        require(self.first_every >= 1, "eval.first_every", self.first_every, "a whole number of at least 1")
+        require(self.first_until >= 0, "eval.first_until", self.first_until, "a whole number of at least 0")
+        require(self.every >= 1, "eval.every", self.every, "a whole number of at least 1")
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether the network is evaluated after `step` updates out of `last`."""
+        return step == last or step % (self.first_every if step <= self.first_until else self.every) == 0
+
+
+@dataclass
+class RunConfig:
+    """One training, fixed by these values: same configuration, same machine, same curve."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    arch: ArchConfig = field(default_factory=ArchConfig)
+    act: ActConfig = field(default_factory=ActConfig)
+    norm: NormConfig = field(default_factory=NormConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    seed: int = 0
+    steps: int = 50_000
+    batch_size: int = 60
+    device: str = "auto"
+    threads: int | str = "auto"
+    compile: bool | str = "auto"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
+        require(1 <= self.steps <= 10**9, "steps", self.steps, "a whole number from 1 to 1000000000")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")
+        batch_of_one = self.norm.name == "batch" and self.batch_size == 1
+        require(not batch_of_one, "batch_size", 1, "at least 2 with norm=batch (the variance of one example is 0)")
+        require_choice("device", self.device, DEVICES)
+        count = isinstance(self.threads, int) and not isinstance(self.threads, bool) and 1 <= self.threads <= 1024
+        require(self.threads == "auto" or count, "threads", self.threads, "auto or a whole number from 1 to 1024")
+        require(self.compile in ("auto", True, False), "compile", self.compile, "auto, true or false")
+        require_choice("precision", self.precision, PRECISIONS)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def parse(config: DictConfig) -> RunConfig:
+    """Typed and range-checked configuration. Raises ConfigError with one line that names the key."""
+    try:
+        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), config))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "configuration"
+        reason = str(error.msg if hasattr(error, "msg") and error.msg else error).splitlines()[0]
+        raise ConfigError(f"{key}: {reason}") from error
+    assert isinstance(run, RunConfig)
+    return run

@@ -1,0 +1,107 @@
+"""What a person sees while bnexp works: progress and tables on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bnexp.config import RunConfig
+from bnexp.engine import Evaluation, has_compiler
+
+LINES_EVERY = 10.0  # seconds between plain lines
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_told_uncompiled = False
+
+
+def say(text: str) -> None:
+    console.print(escape(text))
+
+
+def complain(text: str) -> None:
+    """One line on standard error, whatever the text holds."""
+    errors.print(escape("bnexp: " + " ".join(text.split())))
+
+
+class TrainingDisplay:
+    """Progress of one run: a bar on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.latest, self.steps = title, "", 0
+        self.line_at = time.monotonic() + LINES_EVERY
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[latest]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def prepare(self, config: RunConfig, compiled: bool) -> None:
+        self.steps = config.steps
+        latest = "compiling…" if compiled else ""
+        self.task = self.bar.add_task(escape(self.title), total=config.steps, latest=latest)
+        tell_uncompiled()
+
+    def progress(self, step: int, seconds: float) -> None:
+        self.bar.update(self.task, completed=step)
+
+    def evaluated(self, step: int, result: Evaluation) -> None:
+        self.latest = f"accuracy {result.accuracy:.1%}"
+        task = self.bar.tasks[0]
+        speed = f"{task.speed:,.0f} steps/s, " if task.speed else ""
+        self.bar.update(self.task, completed=step, latest=speed + self.latest)
+        if not console.is_terminal and time.monotonic() > self.line_at and step < self.steps:
+            say(f"{self.title}: step {step:,} of {self.steps:,}, {self.latest}")
+            self.line_at = time.monotonic() + LINES_EVERY
+
+
+def tell_uncompiled() -> None:
+    """Say once that this machine can't compile."""
+    global _told_uncompiled  # noqa: PLW0603 - once a process
+    if not has_compiler() and not _told_uncompiled:
+        say("no C++ compiler (g++ or clang++) was found: steps run uncompiled, at about half the speed")
+        _told_uncompiled = True
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """A run's outcome in a line."""
+    if summary["status"] == "failed":
+        return f"failed: {summary['error']}"
+    if summary["status"] == "interrupted":
+        return f"interrupted at step {summary['steps']:,}"
+    parts = [f"test accuracy {summary['test']['accuracy']:.1%}"]
+    if summary["status"] == "diverged":
+        parts.insert(0, f"diverged at step {summary['diverged_at']:,}")
+    if summary["steps_to"]["90"] is not None:
+        parts.append(f"90% after {summary['steps_to']['90']:,} steps ({summary['seconds_to']['90']:.1f} s)")
+    if summary["steps_per_second"]:
+        parts.append(f"{summary['steps_per_second']:,.0f} steps/s")
+    return ", ".join(parts)
+
+
+def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    table = Table(title=escape(title), title_justify="left", header_style="bold")
+    for number, name in enumerate(header):
+        table.add_column(escape(name), justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table, soft_wrap=False)

@@ -1,0 +1,122 @@
+"""Data sets as uint8 tensors in memory, scaled when they are used; every data set, by name."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bnexp.config import ConfigError, DatasetConfig, require_choice
+from bnexp.datasets import digits, image_folder, torchvision_sets
+from bnexp.datasets.images import Images, Source
+from bnexp.seeds import generator
+
+
+class Loader(Protocol):
+    """What a module or object of bnexp/datasets/ offers."""
+
+    @property
+    def load(self) -> Callable[[DatasetConfig], Source]: ...  # raises ConfigError
+    @property
+    def problem(self) -> Callable[[DatasetConfig], str | None]: ...  # why it can't be used, or None
+    @property
+    def location(self) -> Callable[[DatasetConfig], str]: ...
+
+
+DATASETS: dict[str, Loader] = {
+    "digits": digits,
+    "mnist": torchvision_sets.MNIST,
+    "fashion_mnist": torchvision_sets.FASHION_MNIST,
+    "cifar10": torchvision_sets.CIFAR10,
+    "image_folder": image_folder,
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, split. An image x (C, H, W) enters a network as scale · x + shift, both (C, 1, 1)."""
+
+    train: Images
+    validation: Images
+    test: Images
+    classes: int
+    scale: Tensor
+    shift: Tensor
+    checksum: str  # SHA-256 of all pixels and labels, in the order of the splits
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.train.pixels.shape[1:]
+        return channels, height, width
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        return pixels.float() * self.scale + self.shift
+
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> "Data":
+        def moved(images: Images) -> Images:
+            pixels = images.pixels.contiguous(memory_format=memory_format)
+            return Images(pixels.to(device), images.labels.to(device))
+
+        return replace(
+            self,
+            train=moved(self.train),
+            validation=moved(self.validation),
+            test=moved(self.test),
+            scale=self.scale.to(device),
+            shift=self.shift.to(device),
+        )
+
+
+_loaded: dict[tuple[object, ...], Data] = {}
+
+
+def load_data(config: DatasetConfig) -> Data:
+    """The data set of a configuration, read once a process. Raises ConfigError where it can't be used."""
+    require_choice("dataset", config.name, DATASETS)
+    key = tuple(asdict(config).values())
+    if key not in _loaded:
+        _loaded.clear()  # a sweep over data sets needs one at a time
+        _loaded[key] = split(DATASETS[config.name].load(config), config)
+    return _loaded[key]
+
+
+def split(source: Source, config: DatasetConfig) -> Data:
+    """Hold out `validation` training images: the first ones, as the published experiments do; of an image folder,
+    which is sorted by class, the first of a fixed shuffle.
+    """
+    everything = source.train
+    if config.name == "image_folder":
+        everything = everything[torch.randperm(len(everything), generator=generator(0, "image_folder"))]
+    if config.validation >= len(everything):
+        raise ConfigError(
+            f"dataset.validation={config.validation} is not allowed: fewer than the {len(everything)} training images"
+        )
+    if config.augment == "flip_crop" and everything.pixels.shape[1] != 3:
+        raise ConfigError("dataset.augment=flip_crop is not allowed: it is meant for colour images")
+    validation, train = everything[: config.validation], everything[config.validation :]
+    if config.limit is not None:
+        train = train[: config.limit]
+    scale, shift = scaling(train.pixels, source.peak, config.standardize)
+    return Data(train, validation, source.test, len(source.classes), scale, shift, checksum(train, validation, source))
+
+
+def scaling(pixels: Tensor, peak: int, standardize: bool) -> tuple[Tensor, Tensor]:
+    """Scale and shift, (C, 1, 1): to [0, 1], or to mean 0 and standard deviation 1 a channel of the training set."""
+    channels = pixels.shape[1]
+    if not standardize:
+        return torch.full((channels, 1, 1), 1 / peak), torch.zeros(channels, 1, 1)
+    counts = torch.stack([torch.bincount(pixels[:, c].flatten(), minlength=256) for c in range(channels)]).double()
+    values = torch.arange(256.0, dtype=torch.float64)
+    mean = (counts * values).sum(1) / counts.sum(1)
+    deviation = ((counts * (values - mean[:, None]).square()).sum(1) / counts.sum(1)).sqrt().clamp_min(1e-6)
+    return (1 / deviation).float().view(-1, 1, 1), (-mean / deviation).float().view(-1, 1, 1)
+
+
+def checksum(train: Images, validation: Images, source: Source) -> str:
+    digest = hashlib.sha256()
+    for images in (train, validation, source.test):
+        for tensor in (images.pixels, images.labels):
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,134 @@
+"""MNIST, Fashion-MNIST and CIFAR-10 through torchvision: its layout, its download, its checksums; and a check of the
+files themselves before they are used, which torchvision leaves out for MNIST.
+"""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision import datasets
+from torchvision.datasets.utils import check_integrity
+
+from bnexp.config import ConfigError, DatasetConfig
+from bnexp.datasets.images import Images, Source
+from bnexp.storage import file_digest
+
+PATIENCE = 30  # seconds without an answer from a mirror
+
+# The published MD5 of MNIST's uncompressed files. For Fashion-MNIST only those of the archives are published, so
+# there the header, the size and the labels' range are checked.
+MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+def idx_header(name: str) -> bytes:
+    """Magic number and sizes of one of the four IDX files (LeCun's format: big-endian, 08 = unsigned byte)."""
+    count = 60_000 if name.startswith("train") else 10_000
+    numbers = (0x0803, count, 28, 28) if "images" in name else (0x0801, count)
+    return b"".join(number.to_bytes(4, "big") for number in numbers)
+
+
+def idx_problem(path: Path, md5: str | None) -> str | None:
+    """What is wrong with an IDX file, or None."""
+    header = idx_header(path.name)
+    count = 60_000 if path.name.startswith("train") else 10_000
+    values = count * (28 * 28 if "images" in path.name else 1)
+    data = path.read_bytes()
+    if data[: len(header)] != header or len(data) != len(header) + values:
+        return f"{path} is damaged: its header or size is not that of the published file"
+    if "labels" in path.name and max(data[len(header) :]) > 9:
+        return f"{path} is damaged: it holds labels above 9"
+    if md5 is not None and file_digest(path, "md5") != md5:
+        return f"{path} is damaged: its MD5 is not the published {md5}"
+    return None
+
+
+@dataclass(frozen=True)
+class TorchvisionSet:
+    name: str
+    factory: Callable[..., Any]
+    folder: str  # under dataset.root
+    files: dict[str, str | None]  # name → MD5
+
+    def folder_of(self, config: DatasetConfig) -> Path:
+        return Path(config.root) / self.folder
+
+    def location(self, config: DatasetConfig) -> str:
+        return str(self.folder_of(config))
+
+    def missing(self, config: DatasetConfig) -> Path | None:
+        """The first file that isn't there."""
+        paths = (self.folder_of(config) / name for name in self.files)
+        return next((path for path in paths if not path.is_file()), None)
+
+    def problem(self, config: DatasetConfig) -> str | None:
+        """What keeps the data set from being used, or None: a file that is missing, unreadable or damaged."""
+        missing = self.missing(config)
+        if missing is not None:
+            return f"{missing} is missing"
+        for name, md5 in self.files.items():
+            path = self.folder_of(config) / name
+            try:
+                found = self.file_problem(path, md5)
+            except OSError as error:
+                found = f"{path} cannot be read: {error.strerror}"
+            if found:
+                return found
+        return None
+
+    def file_problem(self, path: Path, md5: str | None) -> str | None:
+        if path.name.endswith("-ubyte"):
+            return idx_problem(path, md5)
+        if not check_integrity(str(path), md5):
+            return f"{path} is damaged: its MD5 is not the published {md5}"
+        return None
+
+    def fetch(self, config: DatasetConfig) -> None:
+        """Download what is missing. Raises ConfigError with what to do by hand."""
+        missing = self.missing(config)
+        if missing is None:
+            return
+        patience = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(PATIENCE)
+        try:
+            self.factory(config.root, download=True)
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(
+                f"dataset={self.name}: {missing} is missing and could not be downloaded "
+                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); place the files "
+                f"{', '.join(self.files)} in {missing.parent} by hand, name another folder with dataset.root=…, "
+                "or use dataset=digits, which needs no download"
+            ) from error
+        finally:
+            socket.setdefaulttimeout(patience)
+
+    def load(self, config: DatasetConfig) -> Source:
+        self.fetch(config)
+        found = self.problem(config)
+        if found is not None:
+            raise ConfigError(f"dataset={self.name}: {found}; it is not used, delete it to fetch it anew")
+        train, test = (self.factory(config.root, train=train) for train in (True, False))
+        return Source(as_images(train), as_images(test), tuple(train.classes))
+
+
+def as_images(dataset: Any) -> Images:
+    pixels = torch.as_tensor(dataset.data)
+    pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)  # (N, H, W) or (N, H, W, C)
+    return Images(pixels, torch.as_tensor(dataset.targets))
+
+
+CIFAR10_FILES: dict[str, str | None] = dict(datasets.CIFAR10.train_list + datasets.CIFAR10.test_list)
+CIFAR10_FILES[datasets.CIFAR10.meta["filename"]] = datasets.CIFAR10.meta["md5"]
+
+MNIST = TorchvisionSet("mnist", datasets.MNIST, "MNIST/raw", dict(MNIST_MD5))
+FASHION_MNIST = TorchvisionSet(
+    "fashion_mnist", datasets.FashionMNIST, "FashionMNIST/raw", dict.fromkeys(MNIST_MD5, None)
+)
+CIFAR10 = TorchvisionSet("cifar10", datasets.CIFAR10, datasets.CIFAR10.base_folder, CIFAR10_FILES)

@@ -1,0 +1,305 @@
+"""One training step of a stack, and the evaluation of a member.
+
+A stack's members are the same graph with numbers of their own. Compiled, the step of one member is mapped over all of
+them with vmap: one network to the machine, and to each member the very bytes it has alone. Uncompiled, and for
+convolutions on a CPU, which gain nothing from stacking, the members step one after the other.
+"""
+
+import copy
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.utils._pytree import tree_map
+
+from bnexp.archs.block import Block
+from bnexp.archs.registry import make_model, stacks
+from bnexp.batches import Batch, flip_crop
+from bnexp.config import ConfigError, RunConfig
+from bnexp.data import Data
+from bnexp.datasets.images import Images
+from bnexp.init import initialize
+from bnexp.optim import NUMBERS, find_optimizer, schedule_factor
+
+Tensors = dict[str, Tensor]
+
+COMPILE_FROM = 5_000  # steps; compiling costs 1 to 10 s, a step then takes half the time
+EVALUATION_BATCH = 500
+PERCENTILES = (15, 50, 85)  # of Ioffe & Szegedy 2015, figure 1b, c
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """loss: mean cross-entropy; accuracy: share of right answers; activations: "layer/p15" → percentile of the
+    inputs to the activation of the layer's first unit (or channel), over the first batch of images.
+    """
+
+    loss: float
+    accuracy: float
+    activations: dict[str, float]
+
+
+@dataclass(frozen=True)
+class MemberState:
+    """All that changes in training. In a stack every tensor has a leading dimension of members."""
+
+    parameters: Tensors
+    buffers: Tensors
+    slots: dict[str, Tensors]  # slot of the optimizer → parameter → tensor
+    record: Tensors  # step: updates made; loss_sum: since the last evaluation; diverged_at: its step, or -1
+    numbers: Tensors  # the optimizer's: lr, weight_decay, …
+
+    def groups(self) -> tuple[Tensors, Tensors, dict[str, Tensors], Tensors, Tensors]:
+        return self.parameters, self.buffers, self.slots, self.record, self.numbers
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "MemberState":
+        return MemberState(*tree_map(change, self.groups()))
+
+    def flat(self) -> Tensors:
+        """Everything by one name, "parameters.classifier.weight" and so on, as a checkpoint keeps it."""
+        slots = {f"{slot}.{name}": t for slot, tensors in self.slots.items() for name, t in tensors.items()}
+        groups = {"parameters": self.parameters, "buffers": self.buffers, "optimizer": slots, "record": self.record}
+        return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+
+def pick_device(name: str) -> torch.device:
+    """Raises ConfigError for a device that this machine doesn't have."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device("cuda" if there["cuda"] else "cpu")
+    if not there[name]:
+        raise ConfigError(f"device={name} is not there: choose from {', '.join(n for n in there if there[n])}")
+    return torch.device(name)
+
+
+def has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+def compiles(config: RunConfig, device: torch.device) -> bool:
+    """Whether a run's step is compiled. It looks at the run and the machine, never at a stack: bytes depend on it."""
+    if config.compile != "auto":
+        return bool(config.compile) and (device.type != "cpu" or has_compiler())
+    gains = device.type == "cuda" or (device.type == "cpu" and has_compiler() and stacks(config))
+    return gains and config.steps >= COMPILE_FROM
+
+
+def thread_count(config: RunConfig, device: torch.device) -> int:
+    """One where an architecture stacks, so that a run alone and in a sweep writes the same bytes."""
+    if isinstance(config.threads, int):
+        return config.threads
+    return 1 if device.type == "cpu" and stacks(config) else os.cpu_count() or 1
+
+
+def make_loss(model: nn.Module, config: RunConfig, data: Data) -> Callable[[Tensors, Tensors, Tensor, Tensor], Tensor]:
+    """Mean cross-entropy of one member on a batch of uint8 images, as a function of its parameters and buffers."""
+    device_type = data.scale.device.type
+
+    def loss_of(parameters: Tensors, buffers: Tensors, pixels: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(device_type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = functional_call(model, (parameters, buffers), (data.scaled(pixels),))
+        return F.cross_entropy(logits.float(), labels)
+
+    return loss_of
+
+
+def make_step(model: nn.Module, config: RunConfig, data: Data, traced: bool) -> Callable[..., Tensor]:
+    """The training step of one member, in place: gather the batch, differentiate, update, keep the record.
+
+    Traced steps differentiate with torch.func, which the compiler follows whole; eager ones with autograd, which is
+    half as fast again without it.
+    """
+    loss_of = make_loss(model, config, data)
+    optimizer = find_optimizer(config.optim)
+
+    def differentiate(parameters: Tensors, *rest: Tensor | Tensors) -> tuple[Tensors, Tensor]:
+        if traced:
+            gradients, loss = grad_and_value(loss_of)(parameters, *rest)
+            return gradients, loss
+        leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
+        loss = loss_of(leaves, *rest)
+        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), loss.detach()
+
+    def step(
+        parameters: Tensors,
+        buffers: Tensors,
+        slots: dict[str, Tensors],
+        record: Tensors,
+        numbers: Tensors,
+        index: Tensor,
+        crop: Tensor | None,
+        images: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        pixels = images[index] if crop is None else flip_crop(images[index], crop)
+        gradients, loss = differentiate(parameters, buffers, pixels, labels[index])
+        with torch.no_grad():
+            keep_record(record, loss)
+            numbers = numbers | {"t": record["step"].to(loss.dtype)}
+            for name, parameter in parameters.items():
+                mine = {slot: tensors[name] for slot, tensors in slots.items()}
+                optimizer.update(parameter, gradients[name], mine, numbers)
+        return loss
+
+    return step
+
+
+def keep_record(record: Tensors, loss: Tensor) -> None:
+    record["step"].add_(1)
+    record["loss_sum"].add_(loss)
+    diverges = (record["diverged_at"] < 0) & ~torch.isfinite(loss)
+    record["diverged_at"].copy_(torch.where(diverges, record["step"], record["diverged_at"]))
+
+
+_compiled: dict[str, Callable[..., Tensor]] = {}
+
+
+def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool) -> Callable[..., Tensor]:
+    """The compiled step of a graph: built once a process, for all stacks that share it."""
+    import torch._dynamo.config as dynamo  # noqa: PLC0415 - a second to import, and only some runs compile
+    import torch._inductor.config as inductor  # noqa: PLC0415
+
+    key = graph_key(config, data)
+    if key not in _compiled:
+        inductor.compile_threads = 1  # one kernel: a pool of compilers would only cost memory
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here is no news
+        dynamo.recompile_limit = 1024  # one entry a graph; the default of 8 counts all graphs together
+        step = make_step(model, config, data, traced=True)
+        crop = None if config.dataset.augment == "none" else 0
+        if mapped:
+            step = vmap(step, in_dims=(0, 0, 0, 0, 0, 0, crop, None, None))
+        _compiled[key] = torch.compile(step, fullgraph=True, dynamic=False)
+    return _compiled[key]
+
+
+def graph_key(config: RunConfig, data: Data) -> str:
+    """What shapes the computation; runs that differ in other numbers alone share a compiled step."""
+    shared = {key: asdict(config)[key] for key in ("dataset", "arch", "act", "norm", "batch_size", "precision")}
+    return json.dumps([shared, config.optim.name, data.checksum, str(data.scale.device)])
+
+
+def start_member(config: RunConfig, data: Data) -> tuple[nn.Module, MemberState]:
+    """A member before its first update, on the CPU: weights from its seed, everything else at 0."""
+    model = make_model(config, data.shape, data.classes, device="cpu")
+    initialize(model, config.init, config.seed)
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    slots = {
+        slot: {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+        for slot in find_optimizer(config.optim).slots
+    }
+    record = {"step": torch.tensor(0), "loss_sum": torch.tensor(0.0), "diverged_at": torch.tensor(-1)}
+    numbers = {name: torch.tensor(getattr(config.optim, name)) for name in NUMBERS}
+    return model, MemberState(parameters, dict(model.named_buffers()), slots, record, numbers)
+
+
+class Stack:
+    """Members whose computation is the same graph and that differ in numbers alone."""
+
+    def __init__(self, configs: list[RunConfig], data: Data, device: torch.device) -> None:
+        self.configs, self.config = configs, configs[0]
+        model = make_model(self.config, data.shape, data.classes)
+        convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
+        self.memory_format = torch.channels_last if convolutional else torch.contiguous_format
+        self.data = data.to(device, self.memory_format)
+        self.compiled = compiles(self.config, device)
+        self.mapped = self.compiled and stacks(self.config)
+        self.members = [start_member(config, data)[1].map(self.place) for config in configs]
+        if self.mapped:
+            self.state = MemberState(*tree_map(lambda *t: torch.stack(t), *(m.groups() for m in self.members)))
+            self.members = [self.state.map(lambda tensor, i=i: tensor[i]) for i in range(len(configs))]  # views
+        make = compiled_step(model, self.config, self.data, self.mapped) if self.compiled else None
+        self.run = make or make_step(model, self.config, self.data, traced=False)
+        self.evaluator = Evaluator(copy.deepcopy(model), self.config, self.data)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        fits = tensor.dim() == 4
+        return tensor.to(self.data.scale.device, memory_format=self.memory_format if fits else torch.preserve_format)
+
+    def step(self, batch: Batch) -> None:
+        """One update of every member."""
+        train = self.data.train
+        if self.mapped:
+            self.run(*self.state.groups(), batch.index, batch.crop, train.pixels, train.labels)
+            return
+        for row, member in enumerate(self.members):
+            crop = None if batch.crop is None else batch.crop[row]
+            self.run(*member.groups(), batch.index[row], crop, train.pixels, train.labels)
+
+    def warm_up(self, batch: Batch) -> None:
+        """Compile, where the step is compiled, on a copy of the state: no member moves."""
+        if not self.compiled:
+            return
+        kept = [member.map(torch.clone) for member in self.members]
+        self.step(batch)
+        for member, before in zip(self.members, kept, strict=True):
+            tree_map(lambda now, then: now.copy_(then), member.groups(), before.groups())
+
+    def set_rates(self, step: int) -> None:
+        """Learning rates, by their schedule, for the update that follows `step` updates."""
+        for config, member in zip(self.configs, self.members, strict=True):
+            if config.optim.schedule != "constant":
+                member.numbers["lr"].fill_(config.optim.lr * schedule_factor(config.optim.schedule, step, config.steps))
+
+    def take_loss(self, row: int, updates: int) -> float:
+        """Mean training loss of a member's last `updates`; starts the next mean."""
+        total = self.members[row].record["loss_sum"]
+        mean = float(total) / updates
+        total.zero_()
+        return mean
+
+    def diverged_at(self, row: int) -> int | None:
+        step = int(self.members[row].record["diverged_at"])
+        return step if step >= 0 else None
+
+    def evaluate(self, row: int, images: Images) -> Evaluation:
+        member = self.members[row]
+        return self.evaluator.evaluate(member.parameters, member.buffers, images)
+
+
+class Evaluator:
+    """Evaluates members one by one, uncompiled: what a member scores can't depend on its companions."""
+
+    def __init__(self, model: nn.Module, config: RunConfig, data: Data) -> None:
+        self.data = data
+        self.loss_of = make_loss(model.eval(), config, data)
+        self.model, self.inputs = model, dict[str, Tensor]()
+        for name, module in model.named_modules():
+            if isinstance(module, Block):
+                module.activation.register_forward_pre_hook(self.recorder(name))
+
+    def columns(self) -> list[str]:
+        """Names of the activations' percentiles, in the order of the network."""
+        blocks = [name for name, module in self.model.named_modules() if isinstance(module, Block)]
+        return [f"{name}/p{p}" for name in blocks for p in PERCENTILES]
+
+    def recorder(self, name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
+        def record(module: nn.Module, arguments: tuple[Tensor]) -> None:
+            self.inputs[name] = arguments[0][:, 0]
+
+        return record
+
+    @torch.no_grad()
+    def evaluate(self, parameters: Tensors, buffers: Tensors, images: Images) -> Evaluation:
+        loss, right, activations = 0.0, 0, dict[str, float]()
+        for start in range(0, len(images), EVALUATION_BATCH):
+            batch = images[start : start + EVALUATION_BATCH]
+            logits = functional_call(self.model, (parameters, buffers), (self.data.scaled(batch.pixels),))
+            loss += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
+            right += int((logits.argmax(1) == batch.labels).sum())
+            activations = activations or self.percentiles()
+        return Evaluation(loss / len(images), right / len(images), activations)
+
+    def percentiles(self) -> dict[str, float]:
+        found = {}
+        for layer, values in self.inputs.items():
+            ordered = values.float().flatten().sort().values
+            for p in PERCENTILES:
+                found[f"{layer}/p{p}"] = float(ordered[round(p / 100 * (len(ordered) - 1))])
+        return found

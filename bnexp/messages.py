@@ -1,0 +1,63 @@
+"""What went wrong, in one line for a person: the key, the value, what is allowed."""
+
+import re
+from difflib import get_close_matches
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from bnexp.config import ConfigError, RunConfig
+
+GROUPS = ("dataset", "arch", "act", "norm", "init", "optim", "experiment")
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """Exit status and line: 2 for words that are off, 1 for a run that failed."""
+    if isinstance(error, ConfigError):
+        return 2, str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return 2, composition_error(error)
+    if isinstance(error, OSError) and error.filename:
+        return 1, f"{error.filename}: {error.strerror}"
+    return 1, f"{type(error).__name__}: {error}" if not str(error).startswith(type(error).__name__) else str(error)
+
+
+def composition_error(error: Exception) -> str:
+    """Hydra's and OmegaConf's errors, which take several lines and speak of structs."""
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read: an override is KEY=VALUE ({first_line(error.message)})"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"{group}={choice} is unknown: choose from {', '.join(error.options)}"
+    text = f"{error} {error.__cause__ or ''}"
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown and ("not in struct" in text or "No match" in text or "not in" in text):
+        return unknown_key(unknown[1])
+    if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
+        return f"{first_line(str(error)).removesuffix(':')}: {first_line(str(error.__cause__))}"
+    return first_line(str(error))
+
+
+def first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), text)
+
+
+def unknown_key(key: str) -> str:
+    near = get_close_matches(key, known_keys(RunConfig()), n=1, cutoff=0.5)
+    hint = f", did you mean {near[0]}?" if near else ":"
+    return f"{key} is not a key of this configuration{hint} bnexp train --help lists them"
+
+
+def known_keys(config: RunConfig) -> list[str]:
+    """Groups and keys: norm, norm.eps, seed, …"""
+    keys = list(GROUPS)
+    for key, value in config.as_dict().items():
+        keys += [f"{key}.{part}" for part in value if part != "name"] if isinstance(value, dict) else [key]
+    return keys
+
+
+def unknown_command(word: str, commands: list[str]) -> ConfigError:
+    near = get_close_matches(word, commands, n=1, cutoff=0.4)
+    return ConfigError(
+        f"{word} is not a command{f', did you mean {near[0]}?' if near else ':'} choose from {', '.join(commands)}"
+    )

@@ -1,0 +1,151 @@
+"""The run directory: this module alone knows its files' names. It writes them and reads them back."""
+
+import csv
+import hashlib
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bnexp.config import ConfigError, RunConfig
+
+SCHEMA = 1
+RUN, METRICS, TIMING, SUMMARY, CHECKPOINT = "run.json", "metrics.csv", "timing.csv", "summary.json", "checkpoint.safetensors"
+PACKAGES = ("bnexp", "torch", "torchvision", "numpy", "hydra-core", "tensorboard")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where a run came from: its directory, the words the user typed, its number in a sweep."""
+
+    directory: Path
+    overrides: list[str]
+    job: int = 0
+
+
+def config_digest(config: RunConfig) -> str:
+    return hashlib.sha256(json.dumps(config.as_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None:
+    """Claim the directory with its run.json. Raises ConfigError where it holds a run already."""
+    launch.directory.mkdir(parents=True, exist_ok=True)
+    record = {
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "job": launch.job,
+        "overrides": launch.overrides,
+        "config": config.as_dict(),
+        "config_sha256": config_digest(config),
+        "code": git_state(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "machine": machine(),
+        **facts,
+    }
+    try:
+        with (launch.directory / RUN).open("x") as file:
+            file.write(to_json(record))
+    except FileExistsError as error:
+        raise ConfigError(f"{launch.directory} holds a run already: choose another directory") from error
+
+
+def write_summary(directory: Path, summary: dict[str, Any]) -> None:
+    (directory / SUMMARY).write_text(to_json(summary))
+
+
+def to_json(value: Any) -> str:
+    """Indented JSON; NaN and Inf, which JSON lacks, become null."""
+
+    def finite(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: finite(item) for key, item in part.items()}
+        if isinstance(part, list | tuple):
+            return [finite(item) for item in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n"
+
+
+@cache
+def git_state() -> dict[str, Any]:
+    """Commit of bnexp's source and whether it has uncommitted changes; null for an installed package."""
+    source = Path(__file__).resolve().parent.parent
+    if not (source / ".git").exists():
+        return {"commit": None, "dirty": None}
+    try:
+        commit, status = (
+            subprocess.run(["git", "-C", str(source), *command], capture_output=True, text=True, check=True).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": commit.strip(), "dirty": bool(status.strip())}
+
+
+@cache
+def machine() -> str:
+    """Processor, as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run as its directory tells it."""
+
+    directory: Path
+    record: dict[str, Any]
+    summary: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        config: dict[str, Any] = self.record["config"]
+        return config
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @cached_property
+    def validation(self) -> dict[int, dict[str, float]]:
+        """Step → columns of metrics.csv, at each evaluation."""
+        return {int(row["step"]): row for row in read_csv(self.directory / METRICS, split="validation")}
+
+    @cached_property
+    def seconds(self) -> dict[int, float]:
+        """Step → seconds of training until then."""
+        return {int(row["step"]): row["seconds"] for row in read_csv(self.directory / TIMING)}
+
+
+def read_csv(path: Path, **where: str) -> Iterator[dict[str, float]]:
+    """Rows as numbers; a column of words is for choosing rows, say split="test"."""
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if all(row[key] == value for key, value in where.items()):
+                yield {key: float(value) for key, value in row.items() if key not in ("split",) and value}
+
+
+def is_run(directory: Path) -> bool:
+    return (directory / RUN).exists()
+
+
+def find_runs(roots: list[Path]) -> list[FinishedRun]:
+    """Every run below the given directories that has a summary, in the order of its sweep."""
+    runs = []
+    for root in roots:
+        for path in sorted(root.rglob(RUN)):
+            summary = path.with_name(SUMMARY)
+            if summary.exists():
+                runs.append(FinishedRun(path.parent, json.loads(path.read_text()), json.loads(summary.read_text())))
+    return sorted(runs, key=lambda run: (run.record["job"], run.record["created"]))
