@@ -6,6 +6,7 @@ one starts, and before any directory is made. Imports are lazy, so that --help a
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -136,6 +137,7 @@ def train_one(config: DictConfig) -> str:
     import logging
 
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     from bnexp.config import ConfigError, parse
     from bnexp.console import TrainingDisplay, describe, say
@@ -145,7 +147,8 @@ def train_one(config: DictConfig) -> str:
     context = HydraConfig.get()
     directory = Path(context.runtime.output_dir)
     title = context.job.override_dirname or "defaults"
-    launch = Launch(shortest(directory), list(context.overrides.task), context.job.get("num") or 0)
+    job = 0 if OmegaConf.is_missing(context.job, "num") else context.job.num  # set in sweeps alone
+    launch = Launch(shortest(directory), list(context.overrides.task), job)
     try:
         with TrainingDisplay(title) as display:
             summary = run_alone(parse(config), launch, display)
@@ -197,7 +200,7 @@ def flag_values(flags: list[str], name: str) -> list[str]:
     """Values of --name VALUE, --name=VALUE and its short form."""
     short = "-" + "".join(part[0] for part in name.split("-"))
     found = [flag.split("=", 1)[1] for flag in flags if flag.startswith(f"--{name}=")]
-    return found + [value for flag, value in zip(flags, flags[1:], strict=False) if flag in (f"--{name}", short)]
+    return found + [value for flag, value in itertools.pairwise(flags) if flag in (f"--{name}", short)]
 
 
 def split_jobs(overrides: list[str]) -> tuple[list[list[str]], list[str]]:
@@ -218,7 +221,9 @@ def split_jobs(overrides: list[str]) -> tuple[list[list[str]], list[str]]:
 
 def name_run(overrides: list[str]) -> list[str]:
     """Words that keep paths and long values out of a run's directory name."""
-    return excluded([w.split("=")[0].lstrip("+~") for w in overrides if "/" in w or len(w.encode()) > LONGEST_NAME // 4])
+    return excluded(
+        [w.split("=")[0].lstrip("+~") for w in overrides if "/" in w or len(w.encode()) > LONGEST_NAME // 4]
+    )
 
 
 def excluded(keys: list[str]) -> list[str]:
@@ -296,13 +301,15 @@ def report(arguments: list[str]) -> int:
 def data(arguments: list[str]) -> int:
     from bnexp.config import ConfigError
 
-    action, overrides = (arguments[0], arguments[1:]) if arguments and "=" not in arguments[0] else ("status", arguments)
+    action, overrides = (
+        (arguments[0], arguments[1:]) if arguments and "=" not in arguments[0] else ("status", arguments)
+    )
     if action not in ("status", "fetch"):
         raise ConfigError(f"data {action} is unknown: choose from status, fetch")
     from hydra import initialize_config_dir
 
     from bnexp.console import say, show_table
-    from bnexp.data import DATASETS, load_data
+    from bnexp.data import DATASETS, find_loader, load_data
 
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         if action == "fetch":
@@ -313,8 +320,11 @@ def data(arguments: list[str]) -> int:
         chosen = any(word.startswith("dataset=") for word in overrides)
         jobs = [overrides] if chosen else [[f"dataset={name}", *overrides] for name in DATASETS]
         configs = [compose_job("config", job)[0].dataset for job in jobs]
-    loaders = [DATASETS[config.name] for config in configs]
-    rows = [[c.name, loader.problem(c) or "ready", loader.location(c)] for c, loader in zip(configs, loaders, strict=True)]
+    loaders = [find_loader(config.name) for config in configs]
+    rows = [
+        [config.name, loader.problem(config) or "ready", loader.location(config)]
+        for config, loader in zip(configs, loaders, strict=True)
+    ]
     show_table("data sets", ["dataset=", "status", "where"], rows)
     return 0
 
@@ -328,7 +338,9 @@ def complete(arguments: list[str]) -> int:
             print(words[1])
             return 0
         shortened = line.replace(f" {words[1]}", "", 1)
-        os.environ["COMP_POINT"] = str(max(0, int(os.environ.get("COMP_POINT", len(line))) - len(line) + len(shortened)))
+        os.environ["COMP_POINT"] = str(
+            max(0, int(os.environ.get("COMP_POINT", len(line))) - len(line) + len(shortened))
+        )
         os.environ["COMP_LINE"] = shortened
     elif any(word.startswith("query=") for word in arguments):
         print(*(name for name in COMMANDS if len(words) < 2 or name.startswith(words[1])), sep="\n")

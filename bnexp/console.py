@@ -4,6 +4,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,21 +13,22 @@ from rich.table import Table
 from bnexp.config import RunConfig
 from bnexp.engine import Evaluation, has_compiler
 
+PLAIN_WIDTH = 120  # columns of a table that goes to a file
 LINES_EVERY = 10.0  # seconds between plain lines
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
 
 _told_uncompiled = False
 
 
 def say(text: str) -> None:
-    console.print(escape(text))
+    console.print(escape(text), soft_wrap=True)
 
 
 def complain(text: str) -> None:
     """One line on standard error, whatever the text holds."""
-    errors.print(escape("bnexp: " + " ".join(text.split())))
+    errors.print(escape("bnexp: " + " ".join(text.split())), soft_wrap=True)
 
 
 class TrainingDisplay:
@@ -99,9 +101,10 @@ def describe(summary: dict[str, Any]) -> str:
 
 
 def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    table = Table(title=escape(title), title_justify="left", header_style="bold")
+    table = Table(title=escape(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     for number, name in enumerate(header):
-        table.add_column(escape(name), justify="left" if number == 0 else "right")
+        table.add_column(escape(name), justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    console.print(table, soft_wrap=False)
+    wide = console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+    wide.print(table)

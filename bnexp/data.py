@@ -3,13 +3,13 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol
+from importlib import import_module
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from bnexp.config import ConfigError, DatasetConfig, require_choice
-from bnexp.datasets import digits, image_folder, torchvision_sets
 from bnexp.datasets.images import Images, Source
 from bnexp.seeds import generator
 
@@ -25,13 +25,24 @@ class Loader(Protocol):
     def location(self) -> Callable[[DatasetConfig], str]: ...
 
 
-DATASETS: dict[str, Loader] = {
-    "digits": digits,
-    "mnist": torchvision_sets.MNIST,
-    "fashion_mnist": torchvision_sets.FASHION_MNIST,
-    "cifar10": torchvision_sets.CIFAR10,
-    "image_folder": image_folder,
+# Name → module and, where one module holds several, the object in it: imported when it is asked for, since
+# torchvision and scikit-learn take seconds.
+DATASETS = {
+    "digits": ("digits", None),
+    "mnist": ("torchvision_sets", "MNIST"),
+    "fashion_mnist": ("torchvision_sets", "FASHION_MNIST"),
+    "cifar10": ("torchvision_sets", "CIFAR10"),
+    "image_folder": ("image_folder", None),
 }
+
+
+def find_loader(name: str) -> Loader:
+    """Raises ConfigError on an unknown name."""
+    require_choice("dataset", name, DATASETS)
+    module_name, attribute = DATASETS[name]
+    module = import_module(f"bnexp.datasets.{module_name}")
+    loader: Loader = getattr(module, attribute) if attribute else cast(Loader, module)
+    return loader
 
 
 @dataclass(frozen=True)
@@ -74,11 +85,11 @@ _loaded: dict[tuple[object, ...], Data] = {}
 
 def load_data(config: DatasetConfig) -> Data:
     """The data set of a configuration, read once a process. Raises ConfigError where it can't be used."""
-    require_choice("dataset", config.name, DATASETS)
+    loader = find_loader(config.name)
     key = tuple(asdict(config).values())
     if key not in _loaded:
         _loaded.clear()  # a sweep over data sets needs one at a time
-        _loaded[key] = split(DATASETS[config.name].load(config), config)
+        _loaded[key] = split(loader.load(config), config)
     return _loaded[key]
 
 

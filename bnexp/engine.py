@@ -12,6 +12,8 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from operator import itemgetter
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,9 +48,8 @@ class Evaluation:
     activations: dict[str, float]
 
 
-@dataclass(frozen=True)
-class MemberState:
-    """All that changes in training. In a stack every tensor has a leading dimension of members."""
+class MemberState(NamedTuple):
+    """All that a step reads and changes of a member. In a stack every tensor has a leading dimension of members."""
 
     parameters: Tensors
     buffers: Tensors
@@ -56,11 +57,8 @@ class MemberState:
     record: Tensors  # step: updates made; loss_sum: since the last evaluation; diverged_at: its step, or -1
     numbers: Tensors  # the optimizer's: lr, weight_decay, …
 
-    def groups(self) -> tuple[Tensors, Tensors, dict[str, Tensors], Tensors, Tensors]:
-        return self.parameters, self.buffers, self.slots, self.record, self.numbers
-
     def map(self, change: Callable[[Tensor], Tensor]) -> "MemberState":
-        return MemberState(*tree_map(change, self.groups()))
+        return MemberState(*tree_map(change, tuple(self)))
 
     def flat(self) -> Tensors:
         """Everything by one name, "parameters.classifier.weight" and so on, as a checkpoint keeps it."""
@@ -119,33 +117,24 @@ def make_step(model: nn.Module, config: RunConfig, data: Data, traced: bool) -> 
     loss_of = make_loss(model, config, data)
     optimizer = find_optimizer(config.optim)
 
-    def differentiate(parameters: Tensors, *rest: Tensor | Tensors) -> tuple[Tensors, Tensor]:
+    def differentiate(state: MemberState, pixels: Tensor, labels: Tensor) -> tuple[Tensors, Tensor]:
+        parameters, buffers = state.parameters, state.buffers
         if traced:
-            gradients, loss = grad_and_value(loss_of)(parameters, *rest)
+            gradients, loss = grad_and_value(loss_of)(parameters, buffers, pixels, labels)
             return gradients, loss
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
-        loss = loss_of(leaves, *rest)
+        loss = loss_of(leaves, buffers, pixels, labels)
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), loss.detach()
 
-    def step(
-        parameters: Tensors,
-        buffers: Tensors,
-        slots: dict[str, Tensors],
-        record: Tensors,
-        numbers: Tensors,
-        index: Tensor,
-        crop: Tensor | None,
-        images: Tensor,
-        labels: Tensor,
-    ) -> Tensor:
+    def step(state: MemberState, index: Tensor, crop: Tensor | None, images: Tensor, labels: Tensor) -> Tensor:
         pixels = images[index] if crop is None else flip_crop(images[index], crop)
-        gradients, loss = differentiate(parameters, buffers, pixels, labels[index])
+        gradients, loss = differentiate(state, pixels, labels[index])
         with torch.no_grad():
-            keep_record(record, loss)
-            numbers = numbers | {"t": record["step"].to(loss.dtype)}
-            for name, parameter in parameters.items():
-                mine = {slot: tensors[name] for slot, tensors in slots.items()}
-                optimizer.update(parameter, gradients[name], mine, numbers)
+            keep_record(state.record, loss)
+            numbers = state.numbers | {"t": state.record["step"].to(loss.dtype)}
+            for name, parameter in state.parameters.items():
+                slots = {slot: tensors[name] for slot, tensors in state.slots.items()}
+                optimizer.update(parameter, gradients[name], slots, numbers)
         return loss
 
     return step
@@ -174,7 +163,7 @@ def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool)
         step = make_step(model, config, data, traced=True)
         crop = None if config.dataset.augment == "none" else 0
         if mapped:
-            step = vmap(step, in_dims=(0, 0, 0, 0, 0, 0, crop, None, None))
+            step = vmap(step, in_dims=(0, 0, crop, None, None))
         _compiled[key] = torch.compile(step, fullgraph=True, dynamic=False)
     return _compiled[key]
 
@@ -212,8 +201,10 @@ class Stack:
         self.mapped = self.compiled and stacks(self.config)
         self.members = [start_member(config, data)[1].map(self.place) for config in configs]
         if self.mapped:
-            self.state = MemberState(*tree_map(lambda *t: torch.stack(t), *(m.groups() for m in self.members)))
-            self.members = [self.state.map(lambda tensor, i=i: tensor[i]) for i in range(len(configs))]  # views
+            self.state = MemberState(
+                *tree_map(lambda *tensors: torch.stack(tensors), *(tuple(m) for m in self.members))
+            )
+            self.members = [self.state.map(itemgetter(row)) for row in range(len(configs))]  # views
         make = compiled_step(model, self.config, self.data, self.mapped) if self.compiled else None
         self.run = make or make_step(model, self.config, self.data, traced=False)
         self.evaluator = Evaluator(copy.deepcopy(model), self.config, self.data)
@@ -226,11 +217,11 @@ class Stack:
         """One update of every member."""
         train = self.data.train
         if self.mapped:
-            self.run(*self.state.groups(), batch.index, batch.crop, train.pixels, train.labels)
+            self.run(self.state, batch.index, batch.crop, train.pixels, train.labels)
             return
         for row, member in enumerate(self.members):
             crop = None if batch.crop is None else batch.crop[row]
-            self.run(*member.groups(), batch.index[row], crop, train.pixels, train.labels)
+            self.run(member, batch.index[row], crop, train.pixels, train.labels)
 
     def warm_up(self, batch: Batch) -> None:
         """Compile, where the step is compiled, on a copy of the state: no member moves."""
@@ -239,7 +230,7 @@ class Stack:
         kept = [member.map(torch.clone) for member in self.members]
         self.step(batch)
         for member, before in zip(self.members, kept, strict=True):
-            tree_map(lambda now, then: now.copy_(then), member.groups(), before.groups())
+            tree_map(lambda now, then: now.copy_(then), tuple(member), tuple(before))
 
     def set_rates(self, step: int) -> None:
         """Learning rates, by their schedule, for the update that follows `step` updates."""

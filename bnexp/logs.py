@@ -66,7 +66,7 @@ def write_hyperparameters(board: SummaryWriter, config: dict[str, Any]) -> None:
     """The session's records alone: with the Experiment record that add_hparams writes, each run hides the others."""
     flat = {key: value for key, value in flatten(config).items() if value is not None}
     plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat.items()}
-    _, start, end = hparams(plain, {})
+    _, start, end = hparams(plain, {})  # type: ignore[no-untyped-call]
     assert board.file_writer is not None
     board.file_writer.add_summary(start)
     board.file_writer.add_summary(end)
@@ -99,5 +99,3 @@ def write_bands(directory: Path, arms: dict[str, dict[int, tuple[float, float, f
             for step, values in curve.items():
                 for tag, value in zip(tags, values, strict=True):
                     board.add_scalar(tag, value, step)
-
-

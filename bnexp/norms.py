@@ -86,7 +86,7 @@ class GroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() > 2:
             return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
-        grouped = at_least_fp32(x).unflatten(1, (self.groups, -1))
+        grouped = at_least_fp32(x).reshape(len(x), self.groups, -1)
         mean = grouped.mean(2, keepdim=True)
         variance = (grouped - mean).square().mean(2, keepdim=True)
         return affine(normalize(grouped, mean, variance, self.eps).flatten(1), self.weight, self.bias)

@@ -59,7 +59,7 @@ def distinct(configs: Iterable[Settings], key: str) -> list[str]:
 
 
 def follows_choice(key: str, differing: list[str], configs: list[Settings]) -> bool:
-    group = key.split(".")[0]
+    group = key.split(".", maxsplit=1)[0]
     if "." not in key or group not in differing:
         return False
     choices = distinct(configs, group)
@@ -196,10 +196,14 @@ def footnotes(results: list[ArmResult]) -> list[str]:
             lines.append(f"{result.arm} besides: {', '.join(result.notes)}.")
         if result.p is not None and result.difference and result.difference.n >= FEWEST_PAIRS:
             where = f"{result.panel}, " if result.panel else ""
-            lines.append(f"{where}{result.arm}: sign-flip permutation p = {result.p:.3g} at {result.difference.n} pairs.")
+            lines.append(
+                f"{where}{result.arm}: sign-flip permutation p = {result.p:.3g} at {result.difference.n} pairs."
+            )
     fewest = min((r.difference.n for r in results if r.difference), default=None)
     if fewest is not None and fewest < FEWEST_PAIRS:
-        lines.append(f"With {fewest} pairs no difference can be significant (smallest sign-flip p: {2 / 2**fewest:.3g}).")
+        lines.append(
+            f"With {fewest} pairs no difference can be significant (smallest sign-flip p: {2 / 2**fewest:.3g})."
+        )
     return list(dict.fromkeys(lines))
 
 

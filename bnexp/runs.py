@@ -17,7 +17,13 @@ from typing import Any
 from bnexp.config import ConfigError, RunConfig
 
 SCHEMA = 1
-RUN, METRICS, TIMING, SUMMARY, CHECKPOINT = "run.json", "metrics.csv", "timing.csv", "summary.json", "checkpoint.safetensors"
+RUN, METRICS, TIMING, SUMMARY, CHECKPOINT = (
+    "run.json",
+    "metrics.csv",
+    "timing.csv",
+    "summary.json",
+    "checkpoint.safetensors",
+)
 PACKAGES = ("bnexp", "torch", "torchvision", "numpy", "hydra-core", "tensorboard")
 
 

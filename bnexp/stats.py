@@ -4,6 +4,7 @@ Every function that draws takes its generator, so equal input gives equal output
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,7 +36,9 @@ def mean_interval(values: ArrayLike, random: np.random.Generator) -> Estimate:
         return Estimate(mean, None, None, len(sample))
     if np.ptp(sample) == 0:
         return Estimate(mean, mean, mean, len(sample))
-    method = "BCa" if len(sample) > 2 else "percentile"  # the acceleration needs three values
+    method: Literal["BCa", "percentile"] = (
+        "BCa" if len(sample) > 2 else "percentile"
+    )  # the acceleration needs three values
     found = stats.bootstrap(
         (sample,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method=method, rng=random
     )

@@ -13,7 +13,7 @@ from bnexp.archs.registry import make_model, notes
 from bnexp.batches import Batches
 from bnexp.checkpoint import save_checkpoint
 from bnexp.config import ConfigError, RunConfig, require_choice
-from bnexp.data import Data, load_data
+from bnexp.data import load_data
 from bnexp.engine import Evaluation, Stack, pick_device, thread_count
 from bnexp.init import INITS
 from bnexp.logs import Recorder

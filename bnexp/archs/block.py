@@ -20,7 +20,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer(x)
-        return self.norm(self.activation(x)) if self.after else self.activation(self.norm(x))
+        y: Tensor = self.norm(self.activation(x)) if self.after else self.activation(self.norm(x))
+        return y
 
 
 def has_bias(arch: ArchConfig, norm: NormConfig) -> bool:

@@ -11,7 +11,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 
-
 class SweepError(RuntimeError):
     """Some of a sweep's runs failed; the text names them."""
 

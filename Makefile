@@ -1,0 +1,56 @@
+# Everything runs from .venv, which `make setup` fills from requirements.lock.
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/.complete
+RESULTS ?= results
+
+.PHONY: help setup demo test test-slow lint types lock bench reproduce tensorboard report clean
+
+help: ## these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(SETUP) ## .venv with the pinned packages and bnexp, editable
+
+$(SETUP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "bnexp needs Python 3.11 to 3.13: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.lock)"
+	$(BIN)/uv pip install --quiet --require-hashes --compile-bytecode -r requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(SETUP) ## none against batch normalization on the embedded digits, 5 seeds an arm: table and figure
+	$(BIN)/bnexp compare experiment=demo norm=none,batch act=relu,sigmoid 'seed=range(5)'
+
+test: $(SETUP) lint types ## lint, types and tests, offline
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(SETUP) ## the tests that take minutes
+	$(BIN)/pytest -m slow
+
+lint: $(SETUP) ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(SETUP) ## mypy --strict
+	$(BIN)/mypy
+
+lock: $(SETUP) ## requirements.lock from pyproject.toml, the newest versions
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url --upgrade --quiet --output-file requirements.lock
+
+bench: $(SETUP) ## bnexp against a plain PyTorch loop, in interleaved rounds
+	$(BIN)/python scripts/bench.py
+
+reproduce: $(SETUP) ## the figures of README.md and results/ (MNIST; about 10 minutes on 2 cores)
+	BIN=$(BIN) sh scripts/reproduce.sh
+
+tensorboard: $(SETUP) ## curves of all runs and sweeps: RESULTS=results/sweeps/… for one
+	$(BIN)/tensorboard --logdir $(RESULTS)
+
+report: $(SETUP) ## table and figure of runs that are there: make report RESULTS=results/sweeps/…
+	$(BIN)/bnexp report $(RESULTS)
+
+clean: ## delete .venv and caches; keeps data/ and results/
+	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
