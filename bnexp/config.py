@@ -4,6 +4,7 @@ The dataclasses hold every key of every choice; a YAML file of conf/ lists the k
 """
 
 import math
+import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -180,8 +181,19 @@ def parse(config: DictConfig) -> RunConfig:
     try:
         run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), config))
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "configuration"
-        reason = str(error.msg if hasattr(error, "msg") and error.msg else error).splitlines()[0]
-        raise ConfigError(f"{key}: {reason}") from error
+        raise ConfigError(type_error(error)) from error
     assert isinstance(run, RunConfig)
     return run
+
+
+KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+
+
+def type_error(error: OmegaConfBaseException) -> str:
+    """OmegaConf's complaint as a line of ours."""
+    key = error.full_key or "the configuration"
+    first = str(error).splitlines()[0]
+    found = re.match(r"Value '(.*)' .*could not be converted to (\w+)", first)
+    if found and found[2] in KINDS:
+        return f"{key}={found[1]} is not allowed: {KINDS[found[2]]}"
+    return f"{key}: {first}"

@@ -100,10 +100,11 @@ def describe(summary: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def show_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+def show_table(title: str, header: list[str], rows: list[list[str]], numbers: bool = True) -> None:
+    """A table whose first column is words and, where `numbers`, whose others are numbers."""
     table = Table(title=escape(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     for number, name in enumerate(header):
-        table.add_column(escape(name), justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(escape(name), justify="right" if numbers and number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     wide = console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)

@@ -29,6 +29,9 @@ def composition_error(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"{group}={choice} is unknown: choose from {', '.join(error.options)}"
+    ambiguous = re.match(r"Ambiguous value for argument '([^']+)'", str(error))
+    if ambiguous:
+        return f"{ambiguous[1]} lists several values: add -m for a sweep, or use bnexp compare"
     text = f"{error} {error.__cause__ or ''}"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown and ("not in struct" in text or "No match" in text or "not in" in text):

@@ -27,6 +27,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, metadata)
+        beside.chmod(0o644)  # safetensors makes it private; runs and caches are for sharing
         digest = file_digest(beside)
         beside.replace(path)
     except SafetensorError as error:

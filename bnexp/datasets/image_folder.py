@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def decode(files: dict[str, list[Path]], classes: tuple[str, ...], size: int) ->
     numbers = {name: number for number, name in enumerate(classes)}
     for split, paths in files.items():
         pixels = np.empty((len(paths), size, size, 3), dtype=np.uint8)
-        for row, path in enumerate(track(paths, f"decoding {split}", transient=True)):
+        for row, path in enumerate(track(paths, f"decoding {split}", transient=True, disable=not sys.stdout.isatty())):
             pixels[row], colour = read_image(path, size)
             coloured = coloured or colour
         tensors[f"{split}.pixels"] = torch.from_numpy(pixels).permute(0, 3, 1, 2)

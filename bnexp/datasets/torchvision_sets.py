@@ -102,7 +102,7 @@ class TorchvisionSet:
         except (OSError, RuntimeError) as error:
             raise ConfigError(
                 f"dataset={self.name}: {missing} is missing and could not be downloaded "
-                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); place the files "
+                f"({' '.join(str(error).split()) or type(error).__name__}); place the files "
                 f"{', '.join(self.files)} in {missing.parent} by hand, name another folder with dataset.root=…, "
                 "or use dataset=digits, which needs no download"
             ) from error

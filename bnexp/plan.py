@@ -1,0 +1,157 @@
+"""What a command line asks for: every job of it composed, typed and range-checked before the first one starts, and
+before any directory is made.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import open_dict
+
+from bnexp.config import ConfigError, RunConfig, parse
+from bnexp.messages import known_keys
+
+LONGEST_NAME = 200  # bytes of a run's directory name; file systems allow 255
+LONGEST_WORD = 50  # bytes of an override that is part of it
+SMALLEST_DISK = 16 * 2**20  # bytes free, under which no run is started
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A command line as Hydra will run it, and the runs it makes, all of them checked."""
+
+    arguments: list[str]
+    runs: list[RunConfig]
+
+
+def conf_dir() -> Path:
+    """conf/ beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parent
+    return next(path for path in (package.parent / "conf", package / "conf") if (path / "config.yaml").exists())
+
+
+def separate(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags (with their values) and the overrides: flags must come first, people type them anywhere."""
+
+    def refuse(message: str) -> None:
+        raise ConfigError(message)
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign,assignment]
+    overrides = parser.parse_intermixed_args(arguments).overrides
+    return [word for word in arguments if word not in overrides], overrides
+
+
+def plan(flags: list[str], overrides: list[str]) -> Plan:
+    """Compose and check every job; name the runs after what is swept. Raises what `explain` says in a line."""
+    searchpath = [f"hydra.searchpath=[file://{Path(path).absolute()}]" for path in flag_values(flags, "config-dir")]
+    name = next(iter(flag_values(flags, "config-name")), "config")
+    multirun = not {"-m", "--multirun"}.isdisjoint(flags)
+    with configurations():
+        words = parse_overrides(overrides)
+        jobs = split_jobs(words) if multirun else [overrides]
+        naming = name_sweep(words, jobs) if multirun else name_run(words)
+        composed = [compose(name, [*job, *searchpath, *naming], multirun) for job in jobs]
+    runs = [config for config, _ in composed]
+    check_runs(runs)
+    check_output(composed[0][1])
+    return Plan([*flags, *overrides, *naming], runs)
+
+
+@contextmanager
+def configurations() -> Iterator[None]:
+    """Hydra, reading conf/; inside, `compose` works."""
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        yield
+
+
+def compose(name: str, overrides: list[str], multirun: bool = False) -> tuple[RunConfig, Path]:
+    """A job's configuration, and the directory that will hold it or its sweep."""
+    config = hydra.compose(name, overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)  # the directory's name asks for the job's
+    directory = Path(config.hydra.sweep.dir if multirun else config.hydra.run.dir)
+    HydraConfig.instance().cfg = None
+    with open_dict(config):
+        del config["hydra"]
+    return parse(config), directory
+
+
+def flag_values(flags: list[str], name: str) -> list[str]:
+    """Values of --name VALUE, --name=VALUE and its short form."""
+    short = "-" + "".join(part[0] for part in name.split("-"))
+    found = [flag.split("=", 1)[1] for flag in flags if flag.startswith(f"--{name}=")]
+    return found + [value for flag, value in pairwise(flags) if flag in (f"--{name}", short)]
+
+
+# ---- jobs and their names
+
+
+def parse_overrides(overrides: list[str]) -> list[Override]:
+    return OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(overrides)
+
+
+def split_jobs(words: list[Override]) -> list[list[str]]:
+    """The overrides of every job of a sweep, as Hydra's sweeper will make them."""
+    [batch] = BasicSweeper.split_arguments(words, max_batch_size=None)
+    return [list(job) for job in batch]
+
+
+def name_sweep(words: list[Override], jobs: list[list[str]]) -> list[str]:
+    """Name the directories of a sweep's runs after the swept keys alone, or by number where that makes no name."""
+    swept = [word.key_or_group for word in words if word.is_sweep_override()]
+    names = [",".join(word for word in job if word.split("=")[0].lstrip("+") in swept) for job in jobs]
+    if not swept or any("/" in name or len(name.encode()) > LONGEST_NAME for name in names):
+        return ["hydra.sweep.subdir=${hydra:job.num}"]
+    return leave_out([word.key_or_group for word in words if not word.is_sweep_override()])
+
+
+def name_run(words: list[Override]) -> list[str]:
+    """Name a run's directory after its overrides, without paths, long values and what is too much."""
+    left_out, length = [], 0
+    for word in words:
+        size = len(str(word.input_line).encode())
+        if "/" in str(word.input_line) or size > LONGEST_WORD or length + size > LONGEST_NAME:
+            left_out.append(word.key_or_group)
+        else:
+            length += size + 1
+    return leave_out(left_out)
+
+
+def leave_out(keys: list[str]) -> list[str]:
+    known = [key for key in dict.fromkeys(keys) if key in known_keys(RunConfig())]
+    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(known)}]"] if known else []
+
+
+# ---- checks
+
+
+def check_runs(runs: list[RunConfig]) -> None:
+    from bnexp.train import check  # noqa: PLC0415 - torch is loaded once the words themselves are in order
+
+    for config in sorted(runs, key=lambda config: str(config.dataset)):  # each data set is read once
+        check(config)
+
+
+def check_output(directory: Path) -> None:
+    """Refuse a directory that holds a run, or where nothing can be written, before it is made."""
+    from bnexp.runs import is_run  # noqa: PLC0415
+
+    if is_run(directory):
+        raise ConfigError(f"{directory} holds a run already: choose another directory")
+    parent = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or os.statvfs(parent).f_flag & os.ST_RDONLY:
+        raise ConfigError(f"the run's directory {directory} cannot be made: {parent} is not a folder one can write to")
+    free = shutil.disk_usage(parent).free
+    if free < SMALLEST_DISK:
+        raise ConfigError(f"the run's directory {directory} cannot be filled: {free / 2**20:.1f} MiB are free on disk")
