@@ -7,10 +7,11 @@ import math
 import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16")
@@ -181,19 +182,38 @@ def parse(config: DictConfig) -> RunConfig:
     try:
         run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), config))
     except OmegaConfBaseException as error:
-        raise ConfigError(type_error(error)) from error
+        key = error.full_key or "the configuration"
+        raise ConfigError(type_error(key, OmegaConf.select(config, key, default="?"), error)) from error
     assert isinstance(run, RunConfig)
     return run
 
 
-KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-
-
-def type_error(error: OmegaConfBaseException) -> str:
+def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:
     """OmegaConf's complaint as a line of ours."""
-    key = error.full_key or "the configuration"
     first = str(error).splitlines()[0]
-    found = re.match(r"Value '(.*)' .*could not be converted to (\w+)", first)
-    if found and found[2] in KINDS:
-        return f"{key}={found[1]} is not allowed: {KINDS[found[2]]}"
-    return f"{key}: {first}"
+    kind = re.search(r"could not be converted to (\w+)", first)
+    if kind and kind[1] in KINDS:
+        return f"{key}={value} is not allowed: {KINDS[kind[1]]}"
+    if "is not a ListConfig" in first:
+        return f"{key}={value} is not allowed: a list, as in [100,100]"
+    return unknown_key(key) if isinstance(error, ConfigKeyError) else f"{key}={value}: {first}"
+
+
+KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+GROUPS = ("dataset", "arch", "act", "norm", "init", "optim", "experiment")
+
+
+def known_keys() -> list[str]:
+    """Groups and keys: norm, norm.eps, seed, …"""
+    keys = list(GROUPS)
+    for key, value in RunConfig().as_dict().items():
+        keys += [f"{key}.{part}" for part in value if part != "name"] if isinstance(value, dict) else [key]
+    return keys
+
+
+def unknown_key(key: str) -> str:
+    if key in known_keys():
+        return f"{key} is a key that the chosen {key.split('.', maxsplit=1)[0]} doesn't have"
+    near = get_close_matches(key, known_keys(), n=1, cutoff=0.5)
+    hint = f", did you mean {near[0]}?" if near else ":"
+    return f"{key} is not a key of this configuration{hint} bnexp train --help lists them"

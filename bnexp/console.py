@@ -7,13 +7,14 @@ from typing import Any, Self
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 
 from bnexp.config import RunConfig
 from bnexp.engine import Evaluation, has_compiler
 
 PLAIN_WIDTH = 120  # columns of a table that goes to a file
+WHOLE = Column(no_wrap=True)
 LINES_EVERY = 10.0  # seconds between plain lines
 
 console = Console(highlight=False)
@@ -35,14 +36,14 @@ class TrainingDisplay:
     """Progress of one run: a bar on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self, title: str) -> None:
-        self.title, self.latest, self.steps = title, "", 0
+        self.title, self.steps = title, 0
         self.line_at = time.monotonic() + LINES_EVERY
         self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[latest]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=1)),
+            BarColumn(bar_width=10),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[latest]}", table_column=WHOLE),
+            TimeRemainingColumn(compact=True, table_column=WHOLE),
+            expand=True,
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -67,12 +68,11 @@ class TrainingDisplay:
         self.bar.update(self.task, completed=step)
 
     def evaluated(self, step: int, result: Evaluation) -> None:
-        self.latest = f"accuracy {result.accuracy:.1%}"
-        task = self.bar.tasks[0]
-        speed = f"{task.speed:,.0f} steps/s, " if task.speed else ""
-        self.bar.update(self.task, completed=step, latest=speed + self.latest)
+        latest = f"accuracy {result.accuracy:.1%}"
+        speed = self.bar.tasks[0].speed
+        self.bar.update(self.task, completed=step, latest=f"{speed or 0:,.0f} steps/s, {latest}")
         if not console.is_terminal and time.monotonic() > self.line_at and step < self.steps:
-            say(f"{self.title}: step {step:,} of {self.steps:,}, {self.latest}")
+            say(f"{self.title}: step {step:,} of {self.steps:,}, {latest}")
             self.line_at = time.monotonic() + LINES_EVERY
 
 

@@ -6,9 +6,7 @@ from difflib import get_close_matches
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from bnexp.config import ConfigError, RunConfig
-
-GROUPS = ("dataset", "arch", "act", "norm", "init", "optim", "experiment")
+from bnexp.config import ConfigError, unknown_key
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -43,20 +41,6 @@ def composition_error(error: Exception) -> str:
 
 def first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), text)
-
-
-def unknown_key(key: str) -> str:
-    near = get_close_matches(key, known_keys(RunConfig()), n=1, cutoff=0.5)
-    hint = f", did you mean {near[0]}?" if near else ":"
-    return f"{key} is not a key of this configuration{hint} bnexp train --help lists them"
-
-
-def known_keys(config: RunConfig) -> list[str]:
-    """Groups and keys: norm, norm.eps, seed, …"""
-    keys = list(GROUPS)
-    for key, value in config.as_dict().items():
-        keys += [f"{key}.{part}" for part in value if part != "name"] if isinstance(value, dict) else [key]
-    return keys
 
 
 def unknown_command(word: str, commands: list[str]) -> ConfigError:

@@ -19,8 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import open_dict
 
-from bnexp.config import ConfigError, RunConfig, parse
-from bnexp.messages import known_keys
+from bnexp.config import ConfigError, RunConfig, known_keys, parse
 
 LONGEST_NAME = 200  # bytes of a run's directory name; file systems allow 255
 LONGEST_WORD = 50  # bytes of an override that is part of it
@@ -78,7 +77,10 @@ def configurations() -> Iterator[None]:
 
 def compose(name: str, overrides: list[str], multirun: bool = False) -> tuple[RunConfig, Path]:
     """A job's configuration, and the directory that will hold it or its sweep."""
-    config = hydra.compose(name, overrides, return_hydra_config=True)
+    try:
+        config = hydra.compose(name, overrides, return_hydra_config=True)
+    except ValueError as error:  # Hydra's word for some values that are off, as norm=null
+        raise ConfigError(f"{' '.join(overrides)}: {error}") from error
     HydraConfig.instance().set_config(config)  # the directory's name asks for the job's
     directory = Path(config.hydra.sweep.dir if multirun else config.hydra.run.dir)
     HydraConfig.instance().cfg = None
@@ -129,7 +131,7 @@ def name_run(words: list[Override]) -> list[str]:
 
 
 def leave_out(keys: list[str]) -> list[str]:
-    known = [key for key in dict.fromkeys(keys) if key in known_keys(RunConfig())]
+    known = [key for key in dict.fromkeys(keys) if key in known_keys()]
     return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(known)}]"] if known else []
 
 
