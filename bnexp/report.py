@@ -13,7 +13,7 @@ from bnexp.config import ConfigError
 from bnexp.console import complain, say, show_table
 from bnexp.figures import Curve, accuracy_figure
 from bnexp.logs import flatten, write_bands
-from bnexp.runs import FinishedRun, find_runs, to_json
+from bnexp.runs import RunRecord, find_runs, to_json
 from bnexp.stats import FEWEST_PAIRS, Estimate, TimeTo, mean_interval, sign_flip_p, time_to
 
 TARGET = "90"  # percent of validation accuracy in the table
@@ -80,10 +80,10 @@ def pick_by(by: str | None, swept: list[str]) -> str | None:
     return by
 
 
-Panels = dict[str, dict[str, list[FinishedRun]]]  # panel → arm → runs, the control first
+Panels = dict[str, dict[str, list[RunRecord]]]  # panel → arm → runs, the control first
 
 
-def arrange(runs: list[FinishedRun], by: str | None) -> tuple[Panels, str | None]:
+def arrange(runs: list[RunRecord], by: str | None) -> tuple[Panels, str | None]:
     """Panels of arms, in the order of the sweep."""
     configs = [settings(run.config) for run in runs]
     swept = swept_keys(configs)
@@ -99,7 +99,7 @@ def arrange(runs: list[FinishedRun], by: str | None) -> tuple[Panels, str | None
 # ---- numbers
 
 
-def compare_panel(panel: str, arms: dict[str, list[FinishedRun]]) -> list[ArmResult]:
+def compare_panel(panel: str, arms: dict[str, list[RunRecord]]) -> list[ArmResult]:
     control = next(iter(arms.values()))
     control_speed = median_speed(control)
     results = []
@@ -129,15 +129,15 @@ def compare_panel(panel: str, arms: dict[str, list[FinishedRun]]) -> list[ArmRes
     return results
 
 
-def accuracy(run: FinishedRun) -> float:
+def accuracy(run: RunRecord) -> float:
     return float(run.summary["test"]["accuracy"])
 
 
-def median_speed(runs: list[FinishedRun]) -> float:
+def median_speed(runs: list[RunRecord]) -> float:
     return float(np.median([run.summary["steps_per_second"] for run in runs]))
 
 
-def make_curve(name: str, runs: list[FinishedRun]) -> Curve:
+def make_curve(name: str, runs: list[RunRecord]) -> Curve:
     """Over the evaluations that all seeds have; a run that diverged keeps its last accuracy from there on."""
     steps = sorted({step for run in runs for step in run.validation})
     rows, seconds = [], []
@@ -216,7 +216,7 @@ def markdown(title: str, command: str, results: list[ArmResult], by_panel: dict[
     return "\n".join([*lines, *(f"- {line}" for line in footnotes(results)), "", command, ""])
 
 
-def title_of(runs: list[FinishedRun]) -> str:
+def title_of(runs: list[RunRecord]) -> str:
     """Data set, architecture, what all arms share, and n."""
     configs = [settings(run.config) for run in runs]
     shared = [configs[0]["dataset"], configs[0]["arch"]]
@@ -229,7 +229,7 @@ def unique(configs: list[Settings], key: str) -> bool:
     return len(distinct(configs, key)) == 1
 
 
-def provenance(runs: list[FinishedRun]) -> str:
+def provenance(runs: list[RunRecord]) -> str:
     record = runs[0].record
     commit = str(record["code"]["commit"])[:10] + (" with changes" if record["code"]["dirty"] else "")
     return (
@@ -260,7 +260,7 @@ def report(directories: list[Path], by: str | None) -> None:
     show(title, by_panel, results, target)
 
 
-def usable(runs: list[FinishedRun], directories: list[Path]) -> list[FinishedRun]:
+def usable(runs: list[RunRecord], directories: list[Path]) -> list[RunRecord]:
     complete = [run for run in runs if run.summary["status"] in ("finished", "diverged")]
     for run in runs:
         if run not in complete:

@@ -107,7 +107,7 @@ def machine() -> str:
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class RunRecord:
     """A run as its directory tells it."""
 
     directory: Path
@@ -146,12 +146,11 @@ def is_run(directory: Path) -> bool:
     return (directory / RUN).exists()
 
 
-def find_runs(roots: list[Path]) -> list[FinishedRun]:
-    """Every run below the given directories that has a summary, in the order of its sweep."""
+def find_runs(roots: list[Path]) -> list[RunRecord]:
+    """Every run below the given directories, in the order of its sweep; one that was cut off is `unfinished`."""
     runs = []
-    for root in roots:
-        for path in sorted(root.rglob(RUN)):
-            summary = path.with_name(SUMMARY)
-            if summary.exists():
-                runs.append(FinishedRun(path.parent, json.loads(path.read_text()), json.loads(summary.read_text())))
+    for path in sorted({path for root in roots for path in root.rglob(RUN)}):
+        summary = path.with_name(SUMMARY)
+        outcome = json.loads(summary.read_text()) if summary.exists() else {"status": "unfinished"}
+        runs.append(RunRecord(path.parent, json.loads(path.read_text()), outcome))
     return sorted(runs, key=lambda run: (run.record["job"], run.record["created"]))

@@ -175,10 +175,10 @@ def train(members: list[Member], stack: Stack, display: Display) -> list[dict[st
     augment = config.dataset.augment != "none"
     seeds = [member.config.seed for member in members]
     batches = Batches(seeds, len(data.train), config.batch_size, augment, data.train.labels.device)
-    display.prepare(config, stack.compiled)
-    stack.warm_up(batches.batch(0))
     watch = Stopwatch(data.train.labels.device)
     with StopRequest() as stop:
+        display.prepare(config, stack.compiled)
+        stack.warm_up(batches.batch(0))
         watch.start()
         for step in range(config.steps + 1):
             if config.eval.due(step, config.steps):

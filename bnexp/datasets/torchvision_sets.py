@@ -4,6 +4,7 @@ files themselves before they are used, which torchvision leaves out for MNIST.
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,15 @@ class TorchvisionSet:
         missing = self.missing(config)
         if missing is None:
             return
+        made = [folder for folder in (missing.parent, *missing.parent.parents) if not folder.exists()]
         patience = socket.getdefaulttimeout()
         socket.setdefaulttimeout(PATIENCE)
         try:
             self.factory(config.root, download=True)
         except (OSError, RuntimeError) as error:
+            with suppress(OSError):  # leave no empty folder behind
+                for folder in made:
+                    folder.rmdir()
             raise ConfigError(
                 f"dataset={self.name}: {missing} is missing and could not be downloaded "
                 f"({' '.join(str(error).split()) or type(error).__name__}); place the files "
