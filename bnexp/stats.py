@@ -12,6 +12,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
+ROUNDING = 1e-12  # accuracies that differ by less are equal
 FEWEST_PAIRS = 6  # the smallest two-sided sign-flip p at n pairs is 2 / 2ⁿ: 0.0625 at 5
 
 
@@ -34,7 +35,7 @@ def mean_interval(values: ArrayLike, random: np.random.Generator) -> Estimate:
     mean = float(sample.mean())
     if len(sample) < 2:
         return Estimate(mean, None, None, len(sample))
-    if np.ptp(sample) == 0:
+    if np.allclose(sample, mean, rtol=0, atol=ROUNDING):
         return Estimate(mean, mean, mean, len(sample))
     method: Literal["BCa", "percentile"] = (
         "BCa" if len(sample) > 2 else "percentile"

@@ -1,0 +1,62 @@
+"""What the tests share: a process put back as it was after each, and the command line, called in the process."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from bnexp.cli import run
+
+
+@pytest.fixture(autouse=True)
+def restored_process() -> Iterator[None]:
+    """Put back what a command changes: sys.argv, Hydra's variable, the loggers, torch's threads and denormals."""
+    argv, full_error, threads = sys.argv, os.environ.get("HYDRA_FULL_ERROR"), torch.get_num_threads()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    sys.argv = argv
+    os.environ.pop("HYDRA_FULL_ERROR", None)
+    if full_error is not None:
+        os.environ["HYDRA_FULL_ERROR"] = full_error
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit status and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+Bnexp = Callable[..., Outcome]
+
+
+@pytest.fixture
+def bnexp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bnexp:
+    """`bnexp WORD …` from an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> Outcome:
+        capsys.readouterr()
+        try:
+            status = run([*words])
+        except SystemExit as end:  # Hydra's --help and --version leave so
+            status = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return call

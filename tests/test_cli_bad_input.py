@@ -1,0 +1,304 @@
+"""Words that are off: exit status 2, one line that says what and what is allowed, and nothing made."""
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Bnexp
+from PIL import Image
+from torchvision import datasets
+
+from bnexp.data import _loaded
+from bnexp.datasets.torchvision_sets import MNIST_MD5, idx_header
+
+TRAIN = ("train", "dataset=digits", "steps=2")
+
+
+def listing(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+def refuse(bnexp: Bnexp, folder: Path, words: tuple[str, ...], *parts: str) -> str:
+    """The line of a command that is refused; checks that it holds the parts and that no file was made."""
+    before = listing(folder)
+    outcome = bnexp(*words)
+    assert outcome.status == 2, outcome
+    lines = outcome.err.splitlines()
+    assert len(lines) == 1, outcome.err
+    assert "Traceback" not in outcome.out + outcome.err
+    for part in parts:
+        assert part in lines[0]
+    assert listing(folder) == before
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("trian", ["trian", "did you mean train?", "report"]),
+        ("--foo", ["--foo", "train"]),
+        ("data foo", ["data foo", "status", "fetch"]),
+        ("data dataset=foo", ["dataset=foo", "digits"]),
+        ("data fetch dataset=foo", ["dataset=foo", "digits"]),
+        ("report", ["report needs a directory"]),
+        ("report nowhere", ["nowhere is not a directory"]),
+        ("report .", ["no finished run"]),
+        ("compare dataset=digits steps=2 norm=none,batch by=foo", ["by=foo", "choose from norm"]),
+        ("compare dataset=digits steps=2 seed=0,1 by=norm", ["by=norm", "no key but the seed"]),
+    ],
+)
+def test_command(bnexp: Bnexp, tmp_path: Path, words: str, parts: list[str]) -> None:
+    refuse(bnexp, tmp_path, tuple(words.split()), *parts)
+
+
+@pytest.mark.parametrize(
+    ("word", "choice"),
+    [
+        ("norm=foo", "instance"),
+        ("act=foo", "leaky_relu"),
+        ("arch=foo", "convnet"),
+        ("dataset=foo", "fashion_mnist"),
+        ("optim=foo", "adamw"),
+        ("init=foo", "kaiming"),
+        ("experiment=foo", "udacity"),
+        ("hydra/launcher=foo", "bnexp"),
+        ("precision=fp8", "bf16"),
+        ("device=foo", "cuda"),
+        ("optim.schedule=foo", "cosine"),
+    ],
+)
+def test_unknown_choice(bnexp: Bnexp, tmp_path: Path, word: str, choice: str) -> None:
+    refuse(bnexp, tmp_path, (*TRAIN, word), word, "choose from", choice)
+
+
+@pytest.mark.parametrize("group", ["norm", "act", "arch", "dataset", "optim", "init"])
+def test_unknown_name_in_a_choice(bnexp: Bnexp, tmp_path: Path, group: str) -> None:
+    refuse(bnexp, tmp_path, (*TRAIN, f"{group}.name=foo"), f"{group}=foo is unknown: choose from")
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("optim.lrr=1", "optim.lr?"),
+        ("stpes=3", "steps?"),
+        ("nrom=batch", "norm?"),
+        ("hydra.foo=1", "train --help"),
+        ("+foo=1", "foo"),
+        ("++foo=1", "foo"),
+        ("+_target_=os.system", "_target_"),
+        ("+norm._target_=os.system", "norm._target_"),
+        ("norm._target_=os.system", "norm._target_"),
+    ],
+)
+def test_unknown_key(bnexp: Bnexp, tmp_path: Path, word: str, hint: str) -> None:
+    refuse(bnexp, tmp_path, (*TRAIN, word), word.split("=", maxsplit=1)[0].lstrip("+"), hint)
+
+
+@pytest.mark.parametrize("words", ["optim=sgd optim.momentum=0.5", "norm=none norm.eps=1", "norm.groups=2"])
+def test_key_of_another_choice_is_not_its_own_suggestion(bnexp: Bnexp, tmp_path: Path, words: str) -> None:
+    key = words.rsplit(maxsplit=1)[-1].split("=", maxsplit=1)[0]
+    line = refuse(bnexp, tmp_path, (*TRAIN, *words.split()), key)
+    assert f"did you mean {key}?" not in line
+
+
+@pytest.mark.parametrize(
+    ("word", "allowed"),
+    [
+        ("steps=abc", "a whole number"),
+        ("steps=", "a whole number"),
+        ("optim.lr=fast", "a number"),
+        ("batch_size=1.5", "a whole number"),
+        ("seed=1.5", "a whole number"),
+        ("compile=2", "auto, true or false"),
+        ("threads=1.5", "auto or a whole number"),
+    ],
+)
+def test_wrong_type(bnexp: Bnexp, tmp_path: Path, word: str, allowed: str) -> None:
+    refuse(bnexp, tmp_path, (*TRAIN, word), word, allowed)
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        ("optim.lr=0.0", "a finite number above 0"),
+        ("optim.lr=-1.0", "a finite number above 0"),
+        ("optim.lr=nan", "a finite number above 0"),
+        ("optim.lr=inf", "a finite number above 0"),
+        ("optim.weight_decay=-1.0", "a finite number of at least 0"),
+        ("optim=momentum optim.momentum=1.0", "1"),
+        ("optim=adam optim.beta2=1.0", "1"),
+        ("norm.eps=0.0", "above 0"),
+        ("norm.momentum=0.0", "above 0"),
+        ("init.std=-1.0", "at least 0"),
+        ("batch_size=1238", "at most the 1237 training images"),
+        ("batch_size=0", "at least 1"),
+        ("batch_size=1", "norm=batch"),
+        ("steps=0", "from 1"),
+        ("steps=-1", "from 1"),
+        ("seed=-1", "from 0"),
+        ("eval.every=0", "at least 1"),
+        ("eval.first_every=0", "at least 1"),
+        ("threads=0", "auto or a whole number from 1"),
+        ("compile=maybe", "auto, true or false"),
+        ("arch.bias=maybe", "auto, true or false"),
+        ("arch.hidden=[]", "one or more widths"),
+        ("norm=group norm.groups=7", "choose from 1, 2, 4"),
+        ("norm=instance", "arch=convnet"),
+        ("dataset.validation=1437", "fewer than the 1437"),
+        ("dataset.limit=0", "at least 1"),
+        ("dataset.augment=flip_crop", "colour images"),
+        ("arch=convnet arch.channels=[8,8,8,8]", "at least 16×16 pixels"),
+    ],
+)
+def test_range(bnexp: Bnexp, tmp_path: Path, words: str, allowed: str) -> None:
+    word = words.rsplit(maxsplit=1)[-1].replace(",", ", ")  # as Python prints a list
+    refuse(bnexp, tmp_path, (*TRAIN, *words.split()), word, allowed)
+
+
+def test_device_that_is_not_there(bnexp: Bnexp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refuse(bnexp, tmp_path, (*TRAIN, "device=cuda"), "device=cuda", "choose from cpu")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("norm", ["norm", "KEY=VALUE"]),
+        ("=x", ["=x", "KEY=VALUE"]),
+        ("norm=[", ["norm=[", "KEY=VALUE"]),
+        ("--foo", ["--foo"]),
+        ("--cfg foo", ["foo", "job"]),
+        ("--config-name foo", ["foo"]),
+        ("--config-dir nowhere", ["nowhere", "not found"]),
+        ("--resolve", ["--resolve", "--cfg"]),
+        ("steps=${foo}", ["foo", "not found"]),
+        ("norm=none,batch", ["norm=none,batch", "-m"]),
+        ("seed=range(3)", ["seed=range(3)", "-m"]),
+        ("-m seed=range(0)", ["seed"]),
+        ("-m seed=0,0", ["seed=0"]),
+    ],
+)
+def test_grammar(bnexp: Bnexp, tmp_path: Path, recwarn: pytest.WarningsRecorder, words: str, parts: list[str]) -> None:
+    refuse(bnexp, tmp_path, (*TRAIN, *words.split()), *parts)
+    assert not recwarn.list  # a warning would be further lines on stderr
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [("optim.lr=0.1,-1", "optim.lr=-1.0"), ("norm=none,foo", "norm=foo"), ("batch_size=60,2000", "batch_size=2000")],
+)
+def test_bad_value_in_a_sweep_is_found_before_its_first_job(
+    bnexp: Bnexp, tmp_path: Path, command: str, word: str, part: str
+) -> None:
+    refuse(bnexp, tmp_path, (command, *TRAIN[1:], "-m", word), part)
+
+
+# ---- data sets
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """An image folder of two classes with four 8×8 images each in either split."""
+    for split in ("train", "test"):
+        for shade, name in ((40, "dark"), (200, "light")):
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (8, 8), (shade + number,) * 3).save(folder / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+def folder_words(path: Path | str) -> tuple[str, ...]:
+    return ("train", "dataset=image_folder", f"dataset.path={path}", "dataset.size=8", "dataset.validation=2")
+
+
+def test_image_folder_without_a_path(bnexp: Bnexp, tmp_path: Path) -> None:
+    refuse(bnexp, tmp_path, ("train", "dataset=image_folder"), "dataset.path", "not set", "train/CLASS")
+
+
+def test_image_folder_missing(bnexp: Bnexp, tmp_path: Path) -> None:
+    refuse(bnexp, tmp_path, folder_words("nowhere"), "dataset.path=nowhere", "nowhere/train", "No such file")
+
+
+def test_image_folder_empty(bnexp: Bnexp, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "empty" / split).mkdir(parents=True)
+    refuse(bnexp, tmp_path, folder_words("empty"), "dataset.path=empty", "CLASS/*.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
+def test_broken_image_is_named(bnexp: Bnexp, tmp_path: Path, pictures: Path, content: bytes) -> None:
+    broken = pictures / "train" / "dark" / "2.png"
+    broken.write_bytes(content)
+    refuse(bnexp, tmp_path, folder_words("pictures"), "pictures/train/dark/2.png", "not an image")
+
+
+def test_truncated_image_is_named(bnexp: Bnexp, tmp_path: Path, pictures: Path) -> None:
+    broken = pictures / "test" / "light" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:-30])
+    refuse(bnexp, tmp_path, folder_words("pictures"), "pictures/test/light/0.png", "not an image")
+
+
+def test_class_that_is_in_test_alone(bnexp: Bnexp, tmp_path: Path, pictures: Path) -> None:
+    shutil.copytree(pictures / "test" / "dark", pictures / "test" / "grey")
+    refuse(bnexp, tmp_path, folder_words("pictures"), "test/grey")
+
+
+@pytest.fixture
+def mnist_files(tmp_path: Path) -> Path:
+    """MNIST's four files with the right headers and sizes, and zeros for pixels and labels."""
+    folder = tmp_path / "given" / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name in MNIST_MD5:
+        count = 60_000 if name.startswith("train") else 10_000
+        with (folder / name).open("wb") as file:
+            file.write(idx_header(name))
+            file.truncate(len(idx_header(name)) + count * (784 if "images" in name else 1))
+    return folder
+
+
+def test_mnist_with_changed_bytes_is_refused(bnexp: Bnexp, tmp_path: Path, mnist_files: Path) -> None:
+    parts = (str(mnist_files / "train-images-idx3-ubyte"), "damaged", "MD5")
+    refuse(bnexp, tmp_path, ("train", f"dataset.root={tmp_path / 'given'}"), *parts)
+
+
+def test_mnist_cut_short_is_refused(bnexp: Bnexp, tmp_path: Path, mnist_files: Path) -> None:
+    (mnist_files / "train-images-idx3-ubyte").write_bytes(idx_header("train-images-idx3-ubyte"))
+    parts = (str(mnist_files / "train-images-idx3-ubyte"), "damaged", "size")
+    refuse(bnexp, tmp_path, ("train", f"dataset.root={tmp_path / 'given'}"), *parts)
+
+
+def test_mnist_that_cannot_be_fetched(bnexp: Bnexp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    _loaded.clear()
+    refuse(bnexp, tmp_path, ("train", "dataset.root=nowhere"), "nowhere/MNIST/raw", "idx3-ubyte", "dataset=digits")
+
+
+# ---- directories
+
+
+@pytest.mark.parametrize("folder", ["/proc/x/y", "/dev/null/x", "file/x"])
+def test_directory_that_cannot_be_made(bnexp: Bnexp, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").touch()
+    refuse(bnexp, tmp_path, (*TRAIN, f"hydra.run.dir={folder}"), folder)
+    refuse(bnexp, tmp_path, (*TRAIN, "-m", f"hydra.sweep.dir={folder}", "seed=0,1"), folder)
+
+
+def test_full_disk(bnexp: Bnexp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", ["total", "used", "free"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**30, 2**30, 2**20))
+    refuse(bnexp, tmp_path, TRAIN, "1.0 MiB are free", "results/runs")
+
+
+def test_directory_that_holds_a_run(bnexp: Bnexp, tmp_path: Path) -> None:
+    assert bnexp(*TRAIN, "hydra.run.dir=mine").status == 0
+    refuse(bnexp, tmp_path, (*TRAIN, "hydra.run.dir=mine"), "mine holds a run already")
+
+
+def test_sweep_directory_that_holds_a_sweep(bnexp: Bnexp, tmp_path: Path) -> None:
+    words = (*TRAIN, "-m", "hydra.sweep.dir=mine", "seed=0,1")
+    assert bnexp(*words).status == 0
+    refuse(bnexp, tmp_path, words, "mine", "holds a run already")

@@ -1,0 +1,110 @@
+"""Imports run one way, from the command line down; no module hands another's names on; functions are short."""
+
+import ast
+import re
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import bnexp
+
+PACKAGE = Path(bnexp.__file__).parent
+CONF = PACKAGE.parent / "conf"
+FILES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+    for path in PACKAGE.rglob("*.py")
+    if "_plugins" not in path.parts and path.name != "__init__.py"
+}
+TRAINING = {f"bnexp.{name}" for name in ("train", "engine", "logs", "checkpoint", "runs", "optim", "data", "norms")}
+LAYERS = (  # from the face down; a module imports from its own layer or a lower one
+    ("cli",),
+    ("plan", "messages"),
+    ("sweep", "report", "claims", "bench"),
+    ("train",),
+    ("engine", "logs", "checkpoint", "runs"),
+    ("optim", "data", "archs", "batches", "init"),
+    ("norms", "activations"),
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+LONGEST = 45
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports, anywhere in it but for type checkers."""
+    tree = ast.parse(path.read_text())
+    hidden = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set[str]()
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & set(FILES) or {str(node.module)}
+    return found
+
+
+def level(module: str) -> int | None:
+    return LEVEL.get(module.split(".")[1]) if module.startswith("bnexp.") else None
+
+
+IMPORTS = {name: imported(path) for name, path in FILES.items()}
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if level(name) is not None])
+def test_imports_run_down(module: str) -> None:
+    own = level(module)
+    above = {name for name in IMPORTS[module] if (found := level(name)) is not None and own is not None and found < own}
+    assert not above
+
+
+def test_no_cycles() -> None:
+    order = list(TopologicalSorter({name: found & set(FILES) for name, found in IMPORTS.items()}).static_order())
+    assert set(order) >= set(FILES)
+
+
+@pytest.mark.parametrize("module", ["bnexp.stats", "bnexp.figures"])
+def test_statistics_and_figures_know_nothing_of_training(module: str) -> None:
+    assert not {name for name in IMPORTS[module] if name.startswith(("bnexp", "torch"))}
+
+
+def test_training_knows_nothing_of_reports_or_of_the_command_line() -> None:
+    faces = {"bnexp.report", "bnexp.cli", "bnexp.plan", "bnexp.figures", "bnexp.stats"}
+    assert not {name: IMPORTS[name] & faces for name in TRAINING if IMPORTS[name] & faces}
+
+
+def test_hydra_is_known_to_the_command_line_alone() -> None:
+    users = {name for name, found in IMPORTS.items() if any(part.split(".")[0] == "hydra" for part in found)}
+    assert users == {"bnexp.cli", "bnexp.plan", "bnexp.messages"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
+def test_packages_hand_nothing_on(path: Path) -> None:
+    allowed = (ast.Expr,)  # a docstring
+    assert all(isinstance(node, allowed) for node in ast.parse(path.read_text()).body)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_functions_are_short(module: str) -> None:
+    functions = [
+        node
+        for node in ast.walk(ast.parse(FILES[module].read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    long = {f.name: f.end_lineno - f.lineno + 1 for f in functions if (f.end_lineno or 0) - f.lineno + 1 > LONGEST}
+    assert not long
+
+
+def test_no_configuration_names_code() -> None:
+    files = list(CONF.rglob("*.yaml"))
+    assert files
+    # `class:` of conf/hydra/*_logging is the form of logging.config
+    assert not [path for path in files if re.search(r"_target_|!!python", path.read_text())]

@@ -1,0 +1,86 @@
+"""Every command of README.md works, with runs cut to four steps."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import Bnexp
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+LINES = [
+    line.split("  #")[0].strip()
+    for block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip() and not line.strip().startswith("#")
+]
+COMMANDS = [line for line in LINES if line.startswith("bnexp ")]
+TARGETS = [line for line in LINES if line.startswith("make ")]
+OTHERS = {  # the first word of what is neither → why it isn't run here
+    "git": "fetches the source",
+    "cd": "goes to it",
+    "tensorboard": "serves until it is stopped",
+    "eval": "installs completion: tests/test_cli.py",
+    "source": "activates the environment",
+    ".": "activates the environment",
+    "export": "sets a variable",
+}
+
+
+def needed_data(line: str) -> Path | None:
+    """What a command reads of data/."""
+    if line.startswith(("bnexp report", "bnexp data", "bnexp --", "bnexp -sc")) or "experiment=demo" in line:
+        return None
+    dataset = re.search(r"dataset=(\w+)", line)
+    name = dataset[1] if dataset else "mnist"
+    folders = {
+        "digits": None,
+        "mnist": "MNIST/raw/train-images-idx3-ubyte",
+        "fashion_mnist": "FashionMNIST/raw/train-images-idx3-ubyte",
+        "cifar10": "cifar-10-batches-py",
+        "image_folder": "cifar10-jpeg",
+    }
+    folder = folders[name]
+    return ROOT / "data" / folder if folder else None
+
+
+def prepared(line: str) -> list[str]:
+    """The words of a command: its runs cut short, two seeds instead of many, data/ of the checkout."""
+    words = shlex.split(re.sub(r"range\(\d+\)", "range(2)", line))[1:]
+    words = [re.sub(r"=data(?=/|$)", f"={ROOT / 'data'}", word) for word in words]
+    trains = words[0] in ("train", "compare") and not {"--help", "--cfg", "--info"} & set(words)
+    return [*words, "steps=4"] if trains else words
+
+
+def test_readme_holds_commands() -> None:
+    assert any(line.startswith("bnexp train") for line in COMMANDS)
+    assert any(line.startswith("bnexp compare") for line in COMMANDS)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_line_is_recognised(line: str) -> None:
+    assert line in COMMANDS + TARGETS or line.split(maxsplit=1)[0] in OTHERS
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    needed = needed_data(line)
+    if needed is not None and not needed.exists():
+        pytest.skip(f"{needed.relative_to(ROOT)} is absent")
+    monkeypatch.setenv("BNEXP_DATA", str(ROOT / "data"))
+    words = prepared(line)
+    if words[0] == "report":
+        folder = next(word for word in words[1:] if "=" not in word)
+        words[words.index(folder)] = "mine"
+        sweep = ("train", "-m", "dataset=digits", "steps=4", "norm=none,batch", "act=relu,sigmoid")
+        assert bnexp(*sweep, "hydra.sweep.dir=mine").status == 0
+    outcome = bnexp(*words)
+    assert outcome.status == 0, outcome.err
+
+
+@pytest.mark.parametrize("line", TARGETS)
+def test_make_target(line: str) -> None:
+    done = subprocess.run(["make", "-n", *shlex.split(line)[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

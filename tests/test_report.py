@@ -1,0 +1,223 @@
+"""From run directories to the comparison: its numbers by hand, its files, what it leaves out."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Bnexp
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bnexp.cli import run
+from bnexp.config import ArchConfig, ConfigError, NormConfig, OptimConfig, RunConfig
+from bnexp.figures import COLOURS
+from bnexp.report import check_by, settings, swept_keys
+from bnexp.runs import find_runs
+
+COMPARE = ("compare", "dataset=digits", "steps=60", "optim.lr=0.1")
+ARMS = [
+    ("act=relu", "norm=none"),
+    ("act=relu", "norm=batch"),
+    ("act=sigmoid", "norm=none"),
+    ("act=sigmoid", "norm=batch"),
+]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("original") / "sweep"
+    words = ["norm=none,batch", "act=relu,sigmoid", "seed=range(2)", f"hydra.sweep.dir={folder}"]
+    assert run([*COMPARE, *words]) == 0
+    return folder
+
+
+@pytest.fixture
+def sweep(original: Path, tmp_path: Path) -> Path:
+    """A copy of a comparison that a test may change."""
+    return Path(shutil.copytree(original, tmp_path / "sweep"))
+
+
+def arms(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "compare.json").read_text())["arms"]
+    return found
+
+
+def test_files(original: Path) -> None:
+    assert (original / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (original / "compare.svg").read_text()[:2000]
+    text = (original / "compare.md").read_text()
+    assert text.startswith("# digits, mlp: ") or text.startswith("# digits, mlp, ")
+    assert "2 seeds an arm" in text.splitlines()[0]
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## act=relu", "## act=sigmoid"]
+
+
+def test_arms_in_the_order_typed(original: Path) -> None:
+    found = arms(original)
+    assert sorted((arm["panel"], arm["arm"]) for arm in found) == sorted(ARMS)
+    assert [arm["arm"] for arm in found] == ["norm=none", "norm=batch"] * 2
+    assert [arm["control"] for arm in found] == [True, False] * 2
+
+
+def test_numbers_by_hand(original: Path) -> None:
+    runs = find_runs([original])
+    assert len(runs) == 8
+    scores = {
+        (f"act={r.config['act']['name']}", f"norm={r.config['norm']['name']}", r.seed): r.summary["test"]["accuracy"]
+        for r in runs
+    }
+    for arm in arms(original):
+        own = [scores[arm["panel"], arm["arm"], seed] for seed in (0, 1)]
+        control = [scores[arm["panel"], "norm=none", seed] for seed in (0, 1)]
+        assert arm["n"] == 2
+        assert arm["test_accuracy"]["mean"] == pytest.approx(np.mean(own))
+        if arm["control"]:
+            assert arm["difference"] is None
+        else:
+            assert arm["difference"]["mean"] == pytest.approx(np.mean(np.subtract(own, control)))
+            assert arm["difference"]["n"] == 2
+
+
+def test_never_is_said(original: Path) -> None:
+    [row] = [arm for arm in arms(original) if (arm["panel"], arm["arm"]) == ("act=sigmoid", "norm=none")]
+    assert row["steps_to"] == {"median": None, "reached": 0, "n": 2}
+    panel = (original / "compare.md").read_text().split("## act=sigmoid")[1]
+    [line] = [line for line in panel.splitlines() if line.startswith("| norm=none")]
+    assert "| never | 0 of 2 |" in line
+
+
+def test_report_repeats_compare_to_the_byte(bnexp: Bnexp, sweep: Path, original: Path) -> None:
+    for name in ("compare.json", "compare.md", "compare.png", "compare.svg"):
+        (sweep / name).unlink()
+    outcome = bnexp("report", str(sweep))
+    assert (outcome.status, outcome.err) == (0, "")
+    for name in ("compare.json", "compare.md", "compare.svg"):
+        assert (sweep / name).read_bytes() == (original / name).read_bytes()
+
+
+def test_by_another_key(bnexp: Bnexp, sweep: Path) -> None:
+    assert bnexp("report", str(sweep), "by=act").status == 0
+    found = [(arm["panel"], arm["arm"], arm["control"]) for arm in arms(sweep)]
+    assert found == [
+        ("norm=none", "act=relu", True),
+        ("norm=none", "act=sigmoid", False),
+        ("norm=batch", "act=relu", True),
+        ("norm=batch", "act=sigmoid", False),
+    ]
+
+
+@pytest.mark.parametrize("by", ["foo", "seed", "steps"])
+def test_by_must_differ(bnexp: Bnexp, sweep: Path, by: str) -> None:
+    outcome = bnexp("report", str(sweep), f"by={by}")
+    assert outcome.status == 2
+    assert f"by={by} is not a key that differs between the runs: choose from" in outcome.err
+
+
+def test_control_is_the_first_value_typed(bnexp: Bnexp) -> None:
+    assert bnexp(*COMPARE, "norm=batch,none", "hydra.sweep.dir=mine").status == 0
+    assert [(arm["arm"], arm["control"]) for arm in arms(Path("mine"))] == [("norm=batch", True), ("norm=none", False)]
+
+
+def test_comparison_of_learning_rates(bnexp: Bnexp) -> None:
+    assert bnexp(*COMPARE[:3], "optim.lr=0.01,0.1", "hydra.sweep.dir=mine").status == 0
+    found = arms(Path("mine"))
+    assert [arm["arm"] for arm in found] == ["optim.lr=0.01", "optim.lr=0.1"]
+    assert {arm["panel"] for arm in found} == {""}
+
+
+def test_report_of_separate_runs(bnexp: Bnexp) -> None:
+    for norm in ("none", "batch"):
+        assert bnexp("train", *COMPARE[1:], f"norm={norm}", f"hydra.run.dir={norm}").status == 0
+    outcome = bnexp("report", "none", "batch")
+    assert outcome.status == 0
+    assert "one seed an arm has no interval" in outcome.out
+    assert [arm["arm"] for arm in arms(Path("none"))] == ["norm=none", "norm=batch"]
+    assert arms(Path("none"))[1]["difference"]["low"] is None
+
+
+@pytest.mark.parametrize("status", ["interrupted", "failed"])
+def test_unfinished_runs_are_left_out_and_named(bnexp: Bnexp, sweep: Path, status: str) -> None:
+    victim = next(run.directory for run in find_runs([sweep]) if run.config["norm"]["name"] == "batch")
+    summary = json.loads((victim / "summary.json").read_text()) | {"status": status, "test": None}
+    (victim / "summary.json").write_text(json.dumps(summary))
+    outcome = bnexp("report", str(sweep))
+    assert outcome.status == 0
+    assert f"{victim.name} is left out: {status}" in outcome.err
+    assert sorted(arm["n"] for arm in arms(sweep)) == [1, 2, 2, 2]
+
+
+def test_a_run_without_a_summary_is_named(bnexp: Bnexp, sweep: Path) -> None:
+    victim = find_runs([sweep])[-1].directory
+    (victim / "summary.json").unlink()  # as a killed process leaves it
+    outcome = bnexp("report", str(sweep))
+    assert outcome.status == 0
+    assert victim.name in outcome.err
+
+
+def test_bands_for_tensorboard(original: Path) -> None:
+    folders = sorted(path.name for path in (original / "bands").iterdir())
+    assert folders == sorted(",".join(arm) for arm in ARMS)
+    for name in folders:
+        board = EventAccumulator(str(original / "bands" / name)).Reload()
+        assert {"comparison/mean", "comparison/lower", "comparison/upper"} <= set(board.Tags()["scalars"])
+        assert list(board.PluginTagToContent("custom_scalars")) == ["custom_scalars__config__"]
+        low, mean, high = (
+            [event.value for event in board.Scalars(f"comparison/{tag}")] for tag in ("lower", "mean", "upper")
+        )
+        assert len(mean) == 3
+        assert np.all(np.less_equal(low, np.add(mean, 1e-6)))
+        assert np.all(np.less_equal(mean, np.add(high, 1e-6)))
+
+
+def grey(colour: str) -> float:
+    """Lightness of a colour on a black and white print (BT.601)."""
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def test_first_colours_differ_in_grey() -> None:
+    lightness = sorted(grey(colour) for colour in COLOURS[:4])
+    assert min(np.diff(lightness)) > 0.07
+
+
+# ---- which keys are swept
+
+
+def swept(*configs: RunConfig) -> list[str]:
+    return swept_keys([settings(config.as_dict()) for config in configs])
+
+
+def test_settings_leave_out_the_seed() -> None:
+    assert "seed" not in settings(RunConfig(seed=5).as_dict())
+    assert settings(RunConfig(norm=NormConfig("layer")).as_dict())["norm"] == "layer"
+    assert swept(RunConfig(seed=1), RunConfig(seed=2)) == []
+
+
+def test_keys_that_come_with_a_choice_are_not_swept() -> None:
+    assert swept(RunConfig(norm=NormConfig("none")), RunConfig(norm=NormConfig("batch", eps=1e-3))) == ["norm"]
+    assert swept(RunConfig(), RunConfig(optim=OptimConfig("adam", lr=0.001))) == ["optim"]
+
+
+def test_a_key_swept_beside_its_choice_is_found() -> None:
+    batch = NormConfig("batch", eps=1e-3)
+    configs = [RunConfig(norm=norm) for norm in (NormConfig("none"), batch, replace(batch, eps=1e-5))]
+    assert swept(*configs) == ["norm", "norm.eps"]
+    assert swept(*configs[1:]) == ["norm.eps"]
+
+
+def test_lists_are_swept() -> None:
+    assert swept(RunConfig(), RunConfig(arch=ArchConfig(hidden=[50]))) == ["arch.hidden"]
+
+
+def test_check_by_names_the_choice() -> None:
+    configs = [RunConfig(norm=NormConfig(name)).as_dict() for name in ("none", "batch")]
+    check_by("norm", configs)
+    with pytest.raises(ConfigError, match="choose from norm"):
+        check_by("act", configs)
+
+
+def test_medians_are_finite(original: Path) -> None:
+    assert all(math.isfinite(arm["steps_per_second"]) and arm["speed_ratio"] > 0 for arm in arms(original))

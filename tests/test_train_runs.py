@@ -1,0 +1,297 @@
+"""A run from its start to its directory: what is there, that it repeats to the byte, and how it ends."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Bnexp
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import bnexp.train as training
+from bnexp.checkpoint import load_checkpoint
+from bnexp.config import ConfigError, RunConfig
+from bnexp.runs import SCHEMA, Launch, config_digest, create_run, find_runs
+from bnexp.storage import DamagedFileError
+
+DATA = Path(__file__).parent.parent / "data"
+TRAIN = ("train", "dataset=digits", "steps=120")
+LAYERS = [f"hidden.{layer}/p{p}" for layer in range(3) for p in (15, 50, 85)]
+
+
+def trained(bnexp: Bnexp, folder: str, *words: str) -> Path:
+    outcome = bnexp(*TRAIN, f"hydra.run.dir={folder}", *words)
+    assert (outcome.status, outcome.err) == (0, "")
+    return Path(folder)
+
+
+def rows(folder: Path, name: str = "metrics.csv") -> list[dict[str, str]]:
+    with (folder / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_directory_is_whole(bnexp: Bnexp) -> None:
+    folder = trained(bnexp, "mine")
+    names = {path.name for path in folder.iterdir()}
+    events = {name for name in names if name.startswith("events.out.tfevents.")}
+    assert len(events) == 1
+    assert names - events == {
+        ".hydra",
+        "bnexp.log",
+        "run.json",
+        "metrics.csv",
+        "timing.csv",
+        "checkpoint.safetensors",
+        "checkpoint.safetensors.sha256",
+        "summary.json",
+    }
+    assert {path.name for path in (folder / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+
+
+def test_run_json(bnexp: Bnexp) -> None:
+    record = read(trained(bnexp, "mine", "seed=3") / "run.json")
+    assert record["schema"] == SCHEMA == 1
+    assert record["overrides"] == ["dataset=digits", "steps=120", "seed=3"]
+    assert record["config"]["seed"] == 3
+    assert record["config"].keys() == RunConfig().as_dict().keys()
+    assert record["packages"]["torch"] == version("torch")
+    assert record["packages"].keys() >= {"bnexp", "torch", "torchvision", "numpy", "hydra-core", "tensorboard"}
+    assert len(record["dataset"]["sha256"]) == 64
+    assert record["dataset"]["train"] == 1237
+    assert (record["device"], record["threads"], record["compiled"]) == ("cpu", 1, False)
+    assert record["notes"] == ["no bias where the norm follows"]
+    assert record["code"].keys() == {"commit", "dirty"}
+
+
+def test_notes_are_empty_without_a_norm(bnexp: Bnexp) -> None:
+    assert read(trained(bnexp, "mine", "norm=none") / "run.json")["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        ((), [0, 50, 100, 120]),
+        (("steps=100",), [0, 50, 100]),
+        (("steps=1",), [0, 1]),
+        (("steps=350", "eval.first_until=100", "eval.every=100"), [0, 50, 100, 200, 300, 350]),
+    ],
+)
+def test_metrics(bnexp: Bnexp, words: tuple[str, ...], steps: list[int]) -> None:
+    found = rows(trained(bnexp, "mine", *words))
+    assert list(found[0]) == ["step", "split", "loss", "accuracy", *LAYERS]  # and so no clock
+    assert [int(row["step"]) for row in found if row["split"] == "validation"] == steps
+    assert [int(row["step"]) for row in found if row["split"] == "train"] == steps[1:]
+    assert (found[-1]["split"], int(found[-1]["step"])) == ("test", steps[-1])
+    assert sum(row["split"] == "test" for row in found) == 1
+
+
+def test_summary_agrees_with_metrics(bnexp: Bnexp) -> None:
+    folder = trained(bnexp, "mine", "optim.lr=0.1")
+    summary, found = read(folder / "summary.json"), rows(folder)
+    accuracy = {int(row["step"]): float(row["accuracy"]) for row in found if row["split"] == "validation"}
+    assert summary["status"] == "finished"
+    assert summary["steps"] == 120
+    assert summary["validation"]["final"] == pytest.approx(accuracy[120])
+    assert summary["validation"]["best"] == pytest.approx(max(accuracy.values()))
+    assert summary["test"]["accuracy"] == pytest.approx(float(found[-1]["accuracy"]))
+    for target, step in summary["steps_to"].items():
+        assert step == next((s for s, value in accuracy.items() if value >= int(target) / 100), None)
+    assert summary["steps_to"]["80"] is not None
+    assert [int(row["step"]) for row in rows(folder, "timing.csv")] == list(accuracy)
+
+
+# ---- the same bytes
+
+
+def result_bytes(folder: Path) -> tuple[bytes, bytes]:
+    return (folder / "metrics.csv").read_bytes(), (folder / "checkpoint.safetensors").read_bytes()
+
+
+def test_equal_seeds_give_equal_bytes_and_others_do_not(bnexp: Bnexp) -> None:
+    first, second, other = (
+        result_bytes(trained(bnexp, name, f"seed={seed}")) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert first == second
+    assert first[0] != other[0]
+    assert first[1] != other[1]
+
+
+def test_a_run_alone_and_in_a_sweep(bnexp: Bnexp) -> None:
+    alone = trained(bnexp, "alone", "norm=batch", "seed=1")
+    assert bnexp(*TRAIN, "-m", "norm=none,batch", "seed=0,1", "hydra.sweep.dir=sweep").status == 0
+    assert result_bytes(Path("sweep/norm=batch,seed=1")) == result_bytes(alone)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "group"])
+def test_arms_start_alike(bnexp: Bnexp, norm: str) -> None:
+    """A learning rate that moves no weight leaves the start in the checkpoint."""
+    still = ("steps=1", "optim.lr=1e-30", "arch.bias=true")
+    control = load_checkpoint(trained(bnexp, "control", "norm=none", *still) / "checkpoint.safetensors")
+    arm = load_checkpoint(trained(bnexp, "arm", f"norm={norm}", *still) / "checkpoint.safetensors")
+    shared = [name for name in control if name.startswith("parameters.")]
+    assert len(shared) == 8
+    for name in shared:
+        torch.testing.assert_close(control[name], arm[name], rtol=0, atol=1e-20)  # biases start at 0
+    assert control["parameters.classifier.weight"].std() > 0.04
+
+
+# ---- checkpoint
+
+
+def test_checkpoint_is_complete(bnexp: Bnexp) -> None:
+    folder = trained(bnexp, "mine", "optim=adam")
+    state = load_checkpoint(folder / "checkpoint.safetensors")
+    assert int(state["record.step"]) == 120
+    assert {"buffers.hidden.0.norm.running_mean", "optimizer.first.classifier.weight"} <= set(state)
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+
+
+@pytest.mark.parametrize("place", [0, 0.5, 1])
+def test_one_flipped_bit_is_found(bnexp: Bnexp, place: float) -> None:
+    path = trained(bnexp, "mine", "steps=1") / "checkpoint.safetensors"
+    data = bytearray(path.read_bytes())
+    data[int(place * (len(data) - 1))] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedFileError, match=r"checkpoint\.safetensors is damaged"):
+        load_checkpoint(path)
+
+
+# ---- how a run ends
+
+
+def test_divergence(bnexp: Bnexp) -> None:
+    folder = trained(bnexp, "mine", "norm=none", "optim.lr=1e30")
+    summary = read(folder / "summary.json")
+    assert summary["status"] == "diverged"
+    assert 1 <= summary["diverged_at"] <= 5
+    assert 0 <= summary["test"]["accuracy"] <= 1
+    assert rows(folder)[-1]["split"] == "test"
+
+
+def wait_for(path: Path, lines: int, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        if path.exists() and len(path.read_text().splitlines()) > lines:
+            return
+        assert process.poll() is None
+        time.sleep(0.1)
+    raise AssertionError(f"{path} has no {lines} lines after a minute")
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption(tmp_path: Path, signum: signal.Signals, status: int) -> None:
+    words = ["train", "dataset=digits", "steps=1000000", "compile=false", "hydra.run.dir=mine"]
+    command = [sys.executable, "-m", "bnexp.cli", *words]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "mine"
+    try:
+        wait_for(folder / "metrics.csv", 4, process)
+        process.send_signal(signum)
+        _, error = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert process.returncode == status
+    assert "Traceback" not in error
+    summary = read(folder / "summary.json")
+    assert summary["status"] == "interrupted"
+    assert 50 <= summary["steps"] < 1000000
+    assert all(row["split"] in ("validation", "train") for row in rows(folder))
+    assert int(load_checkpoint(folder / "checkpoint.safetensors")["record.step"]) == summary["steps"]
+
+
+def test_two_starts_in_a_second_have_directories_of_their_own(bnexp: Bnexp, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert bnexp("train", "dataset=digits", "steps=1").status == 0
+    assert len(find_runs([tmp_path])) == 2
+
+
+def test_a_directory_is_claimed_once(tmp_path: Path) -> None:
+    launch = Launch(tmp_path / "mine", [])
+    create_run(launch, RunConfig(), {})
+    before = (tmp_path / "mine" / "run.json").read_bytes()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        create_run(launch, RunConfig(seed=1), {})
+    assert (tmp_path / "mine" / "run.json").read_bytes() == before
+    assert json.loads(before)["config_sha256"] == config_digest(RunConfig())
+
+
+def test_a_failed_run_does_not_stop_its_sweep(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = training.train
+
+    def failing(members: list[training.Member], *rest: Any) -> list[dict[str, Any]]:
+        if members[0].config.seed == 1:
+            raise RuntimeError("the sky fell")
+        return train(members, *rest)
+
+    monkeypatch.setattr(training, "train", failing)
+    outcome = bnexp(*TRAIN, "-m", "seed=0,1,2", "hydra.sweep.dir=sweep")
+    assert outcome.status == 1
+    assert "1 of 3 runs failed" in outcome.err
+    assert "seed=1" in outcome.err
+    assert "the sky fell" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    states = find_runs([Path("sweep")])
+    assert [run.summary["status"] for run in states] == ["finished", "failed", "finished"]
+    assert "the sky fell" in states[1].summary["error"]
+
+
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_output_to_a_file_has_no_escape_codes(
+    bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    outcomes = [bnexp(*TRAIN), bnexp("train", "norm=foo"), bnexp("data", "status")]
+    assert all(outcome.out + outcome.err for outcome in outcomes)
+    assert not [outcome for outcome in outcomes if "\x1b" in outcome.out + outcome.err]
+
+
+# ---- TensorBoard
+
+
+def events(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+
+
+def test_tensorboard_holds_the_metrics(bnexp: Bnexp) -> None:
+    folder = trained(bnexp, "mine")
+    board = events(folder)
+    tags = {"accuracy/validation", "accuracy/test", "loss/train", "loss/validation", "loss/test"}
+    tags |= {"speed/steps_per_second", *(f"activations/{layer}" for layer in LAYERS)}
+    assert set(board.Tags()["scalars"]) == tags
+    for tag in tags - {"speed/steps_per_second"}:
+        kind, _, rest = tag.partition("/")
+        split, column = ("validation", rest) if kind == "activations" else (rest, kind)
+        expected = [(int(row["step"]), float(row[column])) for row in rows(folder) if row["split"] == split]
+        found = [(event.step, event.value) for event in board.Scalars(tag)]
+        assert [step for step, _ in found] == [step for step, _ in expected]
+        assert [value for _, value in found] == pytest.approx([value for _, value in expected], rel=1e-6)
+
+
+def test_tensorboard_has_session_records_alone(bnexp: Bnexp) -> None:
+    board = events(trained(bnexp, "mine"))
+    assert set(board.PluginTagToContent("hparams")) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+
+
+# ---- the published effect
+
+
+@pytest.mark.skipif(not (DATA / "MNIST" / "raw").is_dir(), reason="data/MNIST/raw is absent")
+def test_batch_normalization_halves_the_steps_to_90_percent(bnexp: Bnexp) -> None:
+    words = ("train", f"dataset.root={DATA}", "act=relu", "optim.lr=0.01", "compile=true", "seed=0")
+    assert bnexp(*words, "norm=batch", "steps=1000", "hydra.run.dir=batch").status == 0
+    assert bnexp(*words, "norm=none", "steps=3000", "hydra.run.dir=none").status == 0
+    batch, none = (read(Path(name) / "summary.json")["steps_to"]["90"] for name in ("batch", "none"))
+    assert batch is not None
+    assert batch <= 1000
+    assert none is None or none > 2 * batch
