@@ -54,7 +54,7 @@ class MemberState(NamedTuple):
     parameters: Tensors
     buffers: Tensors
     slots: dict[str, Tensors]  # slot of the optimizer → parameter → tensor
-    record: Tensors  # step: updates made; loss_sum: since the last evaluation; diverged_at: its step, or -1
+    record: Tensors  # step: updates made; losses: summed since the last evaluation; diverged_at: its step, or -1
     numbers: Tensors  # the optimizer's: lr, weight_decay, …
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "MemberState":
@@ -96,14 +96,20 @@ def thread_count(config: RunConfig, device: torch.device) -> int:
     return 1 if device.type == "cpu" and stacks(config) else os.cpu_count() or 1
 
 
-def make_loss(model: nn.Module, config: RunConfig, data: Data) -> Callable[[Tensors, Tensors, Tensor, Tensor], Tensor]:
-    """Mean cross-entropy of one member on a batch of uint8 images, as a function of its parameters and buffers."""
+Loss = Callable[[Tensors, Tensors, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def make_loss(model: nn.Module, config: RunConfig, data: Data) -> Loss:
+    """Mean cross-entropy of one member on a batch of uint8 images, as a function of its parameters and buffers; and
+    each example's. Those are what is recorded: the compiler sums a mean in another order where it stands alone.
+    """
     device_type = data.scale.device.type
 
-    def loss_of(parameters: Tensors, buffers: Tensors, pixels: Tensor, labels: Tensor) -> Tensor:
+    def loss_of(parameters: Tensors, buffers: Tensors, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(device_type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits = functional_call(model, (parameters, buffers), (data.scaled(pixels),))
-        return F.cross_entropy(logits.float(), labels)
+        losses = F.cross_entropy(logits.float(), labels, reduction="none")
+        return losses.mean(), losses.detach()
 
     return loss_of
 
@@ -120,30 +126,30 @@ def make_step(model: nn.Module, config: RunConfig, data: Data, traced: bool) -> 
     def differentiate(state: MemberState, pixels: Tensor, labels: Tensor) -> tuple[Tensors, Tensor]:
         parameters, buffers = state.parameters, state.buffers
         if traced:
-            gradients, loss = grad_and_value(loss_of)(parameters, buffers, pixels, labels)
-            return gradients, loss
+            gradients, (_, losses) = grad_and_value(loss_of, has_aux=True)(parameters, buffers, pixels, labels)
+            return gradients, losses
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
-        loss = loss_of(leaves, buffers, pixels, labels)
-        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), loss.detach()
+        loss, losses = loss_of(leaves, buffers, pixels, labels)
+        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), losses
 
     def step(state: MemberState, index: Tensor, crop: Tensor | None, images: Tensor, labels: Tensor) -> Tensor:
         pixels = images[index] if crop is None else flip_crop(images[index], crop)
-        gradients, loss = differentiate(state, pixels, labels[index])
+        gradients, losses = differentiate(state, pixels, labels[index])
         with torch.no_grad():
-            keep_record(state.record, loss)
-            numbers = state.numbers | {"t": state.record["step"].to(loss.dtype)}
+            keep_record(state.record, losses)
+            numbers = state.numbers | {"t": state.record["step"].to(losses.dtype)}
             for name, parameter in state.parameters.items():
                 slots = {slot: tensors[name] for slot, tensors in state.slots.items()}
                 optimizer.update(parameter, gradients[name], slots, numbers)
-        return loss
+        return losses
 
     return step
 
 
-def keep_record(record: Tensors, loss: Tensor) -> None:
+def keep_record(record: Tensors, losses: Tensor) -> None:
     record["step"].add_(1)
-    record["loss_sum"].add_(loss)
-    diverges = (record["diverged_at"] < 0) & ~torch.isfinite(loss)
+    record["losses"].add_(losses)
+    diverges = (record["diverged_at"] < 0) & ~torch.isfinite(losses).all()
     record["diverged_at"].copy_(torch.where(diverges, record["step"], record["diverged_at"]))
 
 
@@ -183,7 +189,7 @@ def start_member(config: RunConfig, data: Data) -> tuple[nn.Module, MemberState]
         slot: {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
         for slot in find_optimizer(config.optim).slots
     }
-    record = {"step": torch.tensor(0), "loss_sum": torch.tensor(0.0), "diverged_at": torch.tensor(-1)}
+    record = {"step": torch.tensor(0), "losses": torch.zeros(config.batch_size), "diverged_at": torch.tensor(-1)}
     numbers = {name: torch.tensor(getattr(config.optim, name)) for name in NUMBERS}
     return model, MemberState(parameters, dict(model.named_buffers()), slots, record, numbers)
 
@@ -207,7 +213,7 @@ class Stack:
             self.members = [self.state.map(itemgetter(row)) for row in range(len(configs))]  # views
         make = compiled_step(model, self.config, self.data, self.mapped) if self.compiled else None
         self.run = make or make_step(model, self.config, self.data, traced=False)
-        self.evaluator = Evaluator(copy.deepcopy(model), self.config, self.data)
+        self.evaluator = Evaluator(copy.deepcopy(model), self.data)
 
     def place(self, tensor: Tensor) -> Tensor:
         fits = tensor.dim() == 4
@@ -240,9 +246,9 @@ class Stack:
 
     def take_loss(self, row: int, updates: int) -> float:
         """Mean training loss of a member's last `updates`; starts the next mean."""
-        total = self.members[row].record["loss_sum"]
-        mean = float(total) / updates
-        total.zero_()
+        losses = self.members[row].record["losses"]
+        mean = float(losses.double().mean()) / updates
+        losses.zero_()
         return mean
 
     def diverged_at(self, row: int) -> int | None:
@@ -255,12 +261,10 @@ class Stack:
 
 
 class Evaluator:
-    """Evaluates members one by one, uncompiled: what a member scores can't depend on its companions."""
+    """Evaluates members one by one, uncompiled and in fp32: what a member scores can't depend on its companions."""
 
-    def __init__(self, model: nn.Module, config: RunConfig, data: Data) -> None:
-        self.data = data
-        self.loss_of = make_loss(model.eval(), config, data)
-        self.model, self.inputs = model, dict[str, Tensor]()
+    def __init__(self, model: nn.Module, data: Data) -> None:
+        self.model, self.data, self.inputs = model.eval(), data, dict[str, Tensor]()
         for name, module in model.named_modules():
             if isinstance(module, Block):
                 module.activation.register_forward_pre_hook(self.recorder(name))

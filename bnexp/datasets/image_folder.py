@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.progress import track
 
 from bnexp.config import ConfigError, DatasetConfig
@@ -33,15 +33,25 @@ def problem(config: DatasetConfig) -> str | None:
 
 def load(config: DatasetConfig) -> Source:
     files, classes = list_files(config)
-    cache = cache_path(config, files)
     try:
-        tensors = load_tensors(cache)
-    except (FileNotFoundError, DamagedFileError):
-        tensors = decode(files, classes, config.size)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(cache, tensors, {"source": str(config.path)})
+        tensors = load_cached(config, files, classes)
+    except OSError as error:
+        raise ConfigError(f"dataset.path={config.path}: {error.filename or error}: {error.strerror}") from error
     train, test = (Images(tensors[f"{split}.pixels"], tensors[f"{split}.labels"]) for split in ("train", "test"))
     return Source(train, test, classes)
+
+
+def load_cached(
+    config: DatasetConfig, files: dict[str, list[Path]], classes: tuple[str, ...]
+) -> dict[str, torch.Tensor]:
+    cache = cache_path(config, files)
+    try:
+        return load_tensors(cache)
+    except (FileNotFoundError, DamagedFileError):
+        tensors = decode(files, classes, config.size)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(cache, tensors, {"source": str(config.path)})
+    return tensors
 
 
 def list_files(config: DatasetConfig) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
@@ -102,9 +112,15 @@ def read_image(path: Path, size: int) -> tuple[np.ndarray, bool]:
     try:
         with Image.open(path) as image:
             coloured = image.mode not in GREY
-            rgb = image.convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            rgb = (eight_bits(upright) if upright.mode.startswith("I") else upright).convert("RGB")
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ConfigError(f"dataset: {path} is not an image that can be read ({str(error).splitlines()[0]})") from error
     if rgb.size != (size, size):
         rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(rgb), coloured
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A 16-bit grey image in 256 steps, where Pillow's conversion would clip it."""
+    return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))

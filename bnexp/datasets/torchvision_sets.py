@@ -6,11 +6,13 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import torch
 from torchvision import datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import check_integrity
 
 from bnexp.config import ConfigError, DatasetConfig
@@ -54,9 +56,10 @@ def idx_problem(path: Path, md5: str | None) -> str | None:
 @dataclass(frozen=True)
 class TorchvisionSet:
     name: str
-    factory: Callable[..., Any]
+    factory: Any  # one of torchvision.datasets
     folder: str  # under dataset.root
     files: dict[str, str | None]  # name → MD5
+    read: Callable[["TorchvisionSet", DatasetConfig], Source]
 
     def folder_of(self, config: DatasetConfig) -> Path:
         return Path(config.root) / self.folder
@@ -101,7 +104,7 @@ class TorchvisionSet:
         socket.setdefaulttimeout(PATIENCE)
         try:
             self.factory(config.root, download=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, HTTPException) as error:
             with suppress(OSError):  # leave no empty folder behind
                 for folder in made:
                     folder.rmdir()
@@ -119,21 +122,34 @@ class TorchvisionSet:
         found = self.problem(config)
         if found is not None:
             raise ConfigError(f"dataset={self.name}: {found}; it is not used, delete it to fetch it anew")
-        train, test = (self.factory(config.root, train=train) for train in (True, False))
-        return Source(as_images(train), as_images(test), tuple(train.classes))
+        return self.read(self, config)
 
 
-def as_images(dataset: Any) -> Images:
-    pixels = torch.as_tensor(dataset.data)
-    pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)  # (N, H, W) or (N, H, W, C)
-    return Images(pixels, torch.as_tensor(dataset.targets))
+def read_idx(these: TorchvisionSet, config: DatasetConfig) -> Source:
+    """The files that were checked: torchvision's class would prefer processed/training.pt, which old versions wrote."""
+    folder = these.folder_of(config)
+
+    def part(name: str) -> Images:
+        pixels = read_image_file(str(folder / f"{name}-images-idx3-ubyte")).unsqueeze(1)
+        return Images(pixels, read_label_file(str(folder / f"{name}-labels-idx1-ubyte")))
+
+    return Source(part("train"), part("t10k"), tuple(these.factory.classes))
+
+
+def read_cifar10(these: TorchvisionSet, config: DatasetConfig) -> Source:
+    def part(train: bool) -> Images:
+        found = these.factory(config.root, train=train)
+        return Images(torch.as_tensor(found.data).permute(0, 3, 1, 2), torch.as_tensor(found.targets))
+
+    classes = these.factory(config.root, train=False).classes
+    return Source(part(True), part(False), tuple(classes))
 
 
 CIFAR10_FILES: dict[str, str | None] = dict(datasets.CIFAR10.train_list + datasets.CIFAR10.test_list)
 CIFAR10_FILES[datasets.CIFAR10.meta["filename"]] = datasets.CIFAR10.meta["md5"]
 
-MNIST = TorchvisionSet("mnist", datasets.MNIST, "MNIST/raw", dict(MNIST_MD5))
+MNIST = TorchvisionSet("mnist", datasets.MNIST, "MNIST/raw", dict(MNIST_MD5), read_idx)
 FASHION_MNIST = TorchvisionSet(
-    "fashion_mnist", datasets.FashionMNIST, "FashionMNIST/raw", dict.fromkeys(MNIST_MD5, None)
+    "fashion_mnist", datasets.FashionMNIST, "FashionMNIST/raw", dict.fromkeys(MNIST_MD5, None), read_idx
 )
-CIFAR10 = TorchvisionSet("cifar10", datasets.CIFAR10, datasets.CIFAR10.base_folder, CIFAR10_FILES)
+CIFAR10 = TorchvisionSet("cifar10", datasets.CIFAR10, datasets.CIFAR10.base_folder, CIFAR10_FILES, read_cifar10)
