@@ -17,6 +17,13 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16")
 SCHEDULES = ("constant", "cosine", "step")
 AUGMENTS = ("none", "flip_crop")
+UNIONS = {
+    "arch.bias": "auto, true or false",
+    "compile": "auto, true or false",
+    "threads": "auto or a whole number from 1 to 1024",
+}
+KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+GROUPS = ("dataset", "arch", "act", "norm", "init", "optim", "experiment")
 
 
 class ConfigError(ValueError):
@@ -73,7 +80,7 @@ class ArchConfig:
             fits = len(widths) > 0 and all(1 <= width <= 65_536 for width in widths)
             require(fits, f"arch.{key}", widths, "one or more widths from 1 to 65536")
         require_choice("arch.norm_position", self.norm_position, ("before", "after"))
-        require(self.bias in ("auto", True, False), "arch.bias", self.bias, "auto, true or false")
+        require(self.bias in ("auto", True, False), "arch.bias", self.bias, UNIONS["arch.bias"])
 
 
 @dataclass
@@ -169,8 +176,8 @@ class RunConfig:
         require(not batch_of_one, "batch_size", 1, "at least 2 with norm=batch (the variance of one example is 0)")
         require_choice("device", self.device, DEVICES)
         count = isinstance(self.threads, int) and not isinstance(self.threads, bool) and 1 <= self.threads <= 1024
-        require(self.threads == "auto" or count, "threads", self.threads, "auto or a whole number from 1 to 1024")
-        require(self.compile in ("auto", True, False), "compile", self.compile, "auto, true or false")
+        require(self.threads == "auto" or count, "threads", self.threads, UNIONS["threads"])
+        require(self.compile in ("auto", True, False), "compile", self.compile, UNIONS["compile"])
         require_choice("precision", self.precision, PRECISIONS)
 
     def as_dict(self) -> dict[str, Any]:
@@ -191,16 +198,14 @@ def parse(config: DictConfig) -> RunConfig:
 def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:
     """OmegaConf's complaint as a line of ours."""
     first = str(error).splitlines()[0]
+    if key in UNIONS:
+        return f"{key}={value} is not allowed: {UNIONS[key]}"
     kind = re.search(r"could not be converted to (\w+)", first)
     if kind and kind[1] in KINDS:
         return f"{key}={value} is not allowed: {KINDS[kind[1]]}"
     if "is not a ListConfig" in first:
         return f"{key}={value} is not allowed: a list, as in [100,100]"
     return unknown_key(key) if isinstance(error, ConfigKeyError) else f"{key}={value}: {first}"
-
-
-KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-GROUPS = ("dataset", "arch", "act", "norm", "init", "optim", "experiment")
 
 
 def known_keys() -> list[str]:

@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from bnexp.config import RunConfig
-from bnexp.engine import Evaluation, has_compiler
+if TYPE_CHECKING:
+    from bnexp.engine import Evaluation
 
 PLAIN_WIDTH = 120  # columns of a table that goes to a file
 WHOLE = Column(no_wrap=True)
@@ -58,16 +58,16 @@ class TrainingDisplay:
     ) -> None:
         self.bar.stop()
 
-    def prepare(self, config: RunConfig, compiled: bool) -> None:
-        self.steps = config.steps
-        latest = "compiling…" if compiled else ""
-        self.task = self.bar.add_task(escape(self.title), total=config.steps, latest=latest)
-        tell_uncompiled()
+    def prepare(self, steps: int, compiling: bool, compiler: bool) -> None:
+        self.steps = steps
+        self.task = self.bar.add_task(escape(self.title), total=steps, latest="compiling…" if compiling else "")
+        if not compiler:
+            tell_uncompiled()
 
     def progress(self, step: int, seconds: float) -> None:
         self.bar.update(self.task, completed=step)
 
-    def evaluated(self, step: int, result: Evaluation) -> None:
+    def evaluated(self, step: int, result: "Evaluation") -> None:
         latest = f"accuracy {result.accuracy:.1%}"
         speed = self.bar.tasks[0].speed
         self.bar.update(self.task, completed=step, latest=f"{speed or 0:,.0f} steps/s, {latest}")
@@ -79,7 +79,7 @@ class TrainingDisplay:
 def tell_uncompiled() -> None:
     """Say once that this machine can't compile."""
     global _told_uncompiled  # noqa: PLW0603 - once a process
-    if not has_compiler() and not _told_uncompiled:
+    if not _told_uncompiled:
         say("no C++ compiler (g++ or clang++) was found: steps run uncompiled, at about half the speed")
         _told_uncompiled = True
 

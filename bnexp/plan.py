@@ -48,7 +48,12 @@ def separate(arguments: list[str]) -> tuple[list[str], list[str]]:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign,assignment]
-    overrides = parser.parse_intermixed_args(arguments).overrides
+    found = parser.parse_intermixed_args(arguments)
+    if found.resolve and found.cfg is None:
+        refuse("--resolve is not allowed without --cfg")
+    if found.config_dir is not None and not Path(found.config_dir).is_dir():
+        refuse(f"--config-dir {found.config_dir} not found: it must be a folder")
+    overrides: list[str] = found.overrides
     return [word for word in arguments if word not in overrides], overrides
 
 
@@ -100,13 +105,26 @@ def flag_values(flags: list[str], name: str) -> list[str]:
 
 
 def parse_overrides(overrides: list[str]) -> list[Override]:
-    return OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(overrides)
+    words = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(overrides)
+    for word in words:
+        if not word.key_or_group:
+            raise ConfigError(f"{word.input_line} cannot be read: an override is KEY=VALUE")
+        if word.is_delete():
+            raise ConfigError(f"{word.input_line} is not allowed: a key can be changed, not deleted")
+    return words
 
 
 def split_jobs(words: list[Override]) -> list[list[str]]:
     """The overrides of every job of a sweep, as Hydra's sweeper will make them."""
     [batch] = BasicSweeper.split_arguments(words, max_batch_size=None)
-    return [list(job) for job in batch]
+    jobs = [list(job) for job in batch]
+    line = " ".join(str(word.input_line) for word in words if word.is_sweep_override())
+    if not jobs:
+        raise ConfigError(f"{line} is an empty sweep: give each key a value at least")
+    twice = next((job for job in jobs if jobs.count(job) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{line} has the same run more than once: {' '.join(twice)}")
+    return jobs
 
 
 def name_sweep(words: list[Override], jobs: list[list[str]]) -> list[str]:
@@ -147,9 +165,9 @@ def check_runs(runs: list[RunConfig]) -> None:
 
 def check_output(directory: Path) -> None:
     """Refuse a directory that holds a run, or where nothing can be written, before it is made."""
-    from bnexp.runs import is_run  # noqa: PLC0415
+    from bnexp.runs import holds_run  # noqa: PLC0415
 
-    if is_run(directory):
+    if holds_run(directory):
         raise ConfigError(f"{directory} holds a run already: choose another directory")
     parent = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or os.statvfs(parent).f_flag & os.ST_RDONLY:

@@ -234,7 +234,7 @@ def provenance(runs: list[RunRecord]) -> str:
     commit = str(record["code"]["commit"])[:10] + (" with changes" if record["code"]["dirty"] else "")
     return (
         f"bnexp {record['packages']['bnexp']} (commit {commit}), torch {record['packages']['torch']}, "
-        f"{record['machine']}, device {record['device']}, {record['threads']} thread(s); {record['created']}"
+        f"{record['machine']}, device {record['device']}, {record['threads']} thread(s); {record['created'][:10]}"
     )
 
 

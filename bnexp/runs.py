@@ -45,7 +45,7 @@ def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None
     launch.directory.mkdir(parents=True, exist_ok=True)
     record = {
         "schema": SCHEMA,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         "job": launch.job,
         "overrides": launch.overrides,
         "config": config.as_dict(),
@@ -142,15 +142,26 @@ def read_csv(path: Path, **where: str) -> Iterator[dict[str, float]]:
                 yield {key: float(value) for key, value in row.items() if key not in ("split",) and value}
 
 
-def is_run(directory: Path) -> bool:
-    return (directory / RUN).exists()
+def holds_run(directory: Path) -> bool:
+    """Whether it is a run's directory or a sweep's."""
+    return (directory / RUN).exists() or any(directory.glob(f"*/{RUN}"))
 
 
 def find_runs(roots: list[Path]) -> list[RunRecord]:
-    """Every run below the given directories, in the order of its sweep; one that was cut off is `unfinished`."""
-    runs = []
-    for path in sorted({path for root in roots for path in root.rglob(RUN)}):
-        summary = path.with_name(SUMMARY)
-        outcome = json.loads(summary.read_text()) if summary.exists() else {"status": "unfinished"}
-        runs.append(RunRecord(path.parent, json.loads(path.read_text()), outcome))
-    return sorted(runs, key=lambda run: (run.record["job"], run.record["created"]))
+    """Every run below the given directories: in their order, within one in the order of its sweep. A run that was cut
+    off without a word is `unfinished`.
+    """
+    runs: dict[Path, RunRecord] = {}
+    for root in roots:
+        found = [read_run(path.parent) for path in root.rglob(RUN)]
+        found.sort(key=lambda run: (run.record["job"], run.record["created"]))
+        runs.update((run.directory.resolve(), run) for run in found if run.directory.resolve() not in runs)
+    return list(runs.values())
+
+
+def read_run(directory: Path) -> RunRecord:
+    record = json.loads((directory / RUN).read_text())
+    summary = directory / SUMMARY
+    return RunRecord(
+        directory, record, json.loads(summary.read_text()) if summary.exists() else {"status": "unfinished"}
+    )

@@ -14,7 +14,7 @@ from bnexp.batches import Batches
 from bnexp.checkpoint import save_checkpoint
 from bnexp.config import ConfigError, RunConfig, require_choice
 from bnexp.data import load_data
-from bnexp.engine import Evaluation, Stack, pick_device, thread_count
+from bnexp.engine import Evaluation, Stack, has_compiler, pick_device, thread_count
 from bnexp.init import INITS
 from bnexp.logs import Recorder
 from bnexp.optim import find_optimizer
@@ -26,7 +26,7 @@ TARGETS = (80, 90, 95, 97, 98)  # percent of validation accuracy whose first cro
 class Display(Protocol):
     """What the loop tells whoever watches."""
 
-    def prepare(self, config: RunConfig, compiled: bool) -> None: ...
+    def prepare(self, steps: int, compiling: bool, compiler: bool) -> None: ...
     def progress(self, step: int, seconds: float) -> None: ...
     def evaluated(self, step: int, result: Evaluation) -> None: ...
 
@@ -177,7 +177,7 @@ def train(members: list[Member], stack: Stack, display: Display) -> list[dict[st
     batches = Batches(seeds, len(data.train), config.batch_size, augment, data.train.labels.device)
     watch = Stopwatch(data.train.labels.device)
     with StopRequest() as stop:
-        display.prepare(config, stack.compiled)
+        display.prepare(config.steps, stack.compiled, has_compiler())
         stack.warm_up(batches.batch(0))
         watch.start()
         for step in range(config.steps + 1):

@@ -171,7 +171,7 @@ def test_device_that_is_not_there(bnexp: Bnexp, tmp_path: Path, monkeypatch: pyt
         ("--foo", ["--foo"]),
         ("--cfg foo", ["foo", "job"]),
         ("--config-name foo", ["foo"]),
-        ("--config-dir nowhere", ["nowhere", "not found"]),
+        ("--config-dir nowhere", ["--config-dir nowhere", "not found"]),
         ("--resolve", ["--resolve", "--cfg"]),
         ("steps=${foo}", ["foo", "not found"]),
         ("norm=none,batch", ["norm=none,batch", "-m"]),
