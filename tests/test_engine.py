@@ -94,7 +94,7 @@ def assert_same_bytes(one: tuple[dict[str, Tensor], Evaluation], two: tuple[dict
 
 
 def moved(stack: Stack, row: int, data: Data) -> float:
-    start = start_member(stack.configs[row], data)[1].parameters
+    start = start_member(stack.configs[row], data).parameters
     return max(float((stack.members[row].parameters[name] - start[name]).abs().max()) for name in start)
 
 
@@ -173,7 +173,7 @@ def test_convnets_beside_others(augment: str) -> None:
 
 def plain_network(config: RunConfig, data: Data) -> nn.Sequential:
     """Layer, norm, activation twice and the classifier, with bnexp's starting weights."""
-    start = start_member(config, data)[1].parameters
+    start = start_member(config, data).parameters
     widths = [64, *config.arch.hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for number, (n, m) in enumerate(itertools.pairwise(widths)):
