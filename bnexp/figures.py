@@ -40,7 +40,7 @@ def accuracy_figure(title: str, panels: dict[str, list[Curve]], files: list[Path
             draw(axis, curves, against)
         row[0].set_ylabel("validation accuracy")
         row[0].set_title(name, loc="left", fontsize=10)
-        row[1].legend(loc="lower right", frameon=False)
+        row[1].legend(loc="center right", frameon=False)
     axes[-1][0].set_xlabel("iteration (updates)")
     axes[-1][1].set_xlabel("seconds of training")
     figure.suptitle(title, fontsize=11, fontweight="bold")

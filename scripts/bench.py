@@ -1,6 +1,6 @@
 """Steps per second of one bnexp run against a plain eager PyTorch loop: same network, data in memory, same machine.
 
-    python scripts/bench.py [--rounds 7]
+    python scripts/bench.py [--rounds 5]
 
 Every contender is a process of its own that waits while another works. A round times each once, in turn, so a machine
 that slows down slows them all; figures are medians over rounds, ratios are taken round by round. Evaluation and
@@ -31,7 +31,8 @@ from bnexp.runs import machine
 
 CPU = torch.device("cpu")
 OUTPUT = Path("results/bench.json")
-ROUND_SECONDS = 2.0
+ROUND_SECONDS = 1.0
+REST = 30.0  # idle seconds before a case: a shared machine may lend its second core for some 15 s only
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def measure(pair: tuple[Contender, Contender], rounds: int) -> dict[str, object]
         context.Process(target=serve, args=(contender, there), daemon=True).start()
         assert here.recv() == "ready"
         pipes.append(here)
+    time.sleep(REST)
     speeds: list[list[float]] = [[], []]
     for _ in range(rounds):
         for pipe, found in zip(pipes, speeds, strict=True):
@@ -149,7 +151,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     cores = os.cpu_count() or 1
     cases = [("mlp", norm, threads) for threads in (1, cores) for norm in ("none", "batch")]
