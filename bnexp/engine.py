@@ -137,7 +137,8 @@ def make_step(model: nn.Module, config: RunConfig, data: Data, traced: bool) -> 
         gradients, losses = differentiate(state, pixels, labels[index])
         with torch.no_grad():
             keep_record(state.record, losses)
-            numbers = state.numbers | {"t": state.record["step"].to(losses.dtype)}
+            tensors = state.numbers | {"t": state.record["step"].to(losses.dtype)}
+            numbers = tensors if traced else {name: number.item() for name, number in tensors.items()}
             for name, parameter in state.parameters.items():
                 slots = {slot: tensors[name] for slot, tensors in state.slots.items()}
                 optimizer.update(parameter, gradients[name], slots, numbers)
