@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := .venv/.complete
 RESULTS ?= results
 
-.PHONY: help setup demo test test-slow lint types lock bench reproduce tensorboard report clean
+.PHONY: help setup demo test lint types lock bench reproduce tensorboard report clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,10 +23,7 @@ demo: $(SETUP) ## none against batch normalization on the embedded digits, 5 see
 	$(BIN)/bnexp compare experiment=demo norm=none,batch act=relu,sigmoid 'seed=range(5)'
 
 test: $(SETUP) lint types ## lint, types and tests, offline
-	$(BIN)/pytest -m "not slow"
-
-test-slow: $(SETUP) ## the tests that take minutes
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest
 
 lint: $(SETUP) ## ruff
 	$(BIN)/ruff check .
@@ -42,7 +39,7 @@ lock: $(SETUP) ## requirements.lock from pyproject.toml, the newest versions
 bench: $(SETUP) ## bnexp against a plain PyTorch loop, in interleaved rounds
 	$(BIN)/python scripts/bench.py
 
-reproduce: $(SETUP) ## the figures of README.md and results/ (MNIST; about 10 minutes on 2 cores)
+reproduce: $(SETUP) ## the figures of README.md and results/ (MNIST; 3 minutes on 2 cores)
 	BIN=$(BIN) sh scripts/reproduce.sh
 
 tensorboard: $(SETUP) ## curves of all runs and sweeps: RESULTS=results/sweeps/… for one
