@@ -34,7 +34,7 @@ types: $(SETUP) ## mypy --strict
 
 lock: $(SETUP) ## requirements.lock from pyproject.toml, the newest versions
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-		--no-header --no-emit-index-url --upgrade --quiet --output-file requirements.lock
+		--no-header --upgrade --quiet --output-file requirements.lock
 
 bench: $(SETUP) ## bnexp against a plain PyTorch loop, in interleaved rounds
 	$(BIN)/python scripts/bench.py
