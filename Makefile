@@ -11,7 +11,7 @@ help: ## these targets
 
 setup: $(SETUP) ## .venv with the pinned packages and bnexp, editable
 
-$(SETUP): requirements.lock pyproject.toml
+$(SETUP): requirements.lock pyproject.toml $(wildcard bnexp/_plugins/hydra_plugins/*/*.py)
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "bnexp needs Python 3.11 to 3.13: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.lock)"

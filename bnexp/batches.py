@@ -49,6 +49,9 @@ class Batches:
         self.orders = [Order(seed, examples, batch_size) for seed in seeds]
         self.augment, self.device = augment, device
 
+    def keep(self, rows: list[int]) -> None:
+        self.orders = [self.orders[row] for row in rows]
+
     def batch(self, step: int) -> Batch:
         index = torch.stack([order.batch(step) for order in self.orders])
         crop = torch.stack([draw_crop(order, step) for order in self.orders]).to(self.device) if self.augment else None

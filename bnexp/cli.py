@@ -9,10 +9,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from bnexp.sweep import SweepPlan
 
 HELP = """\
 bnexp: what does normalization do to training?
@@ -20,6 +22,7 @@ bnexp: what does normalization do to training?
   bnexp train [OVERRIDE …]            one run: bnexp train norm=batch act=sigmoid
   bnexp train -m [OVERRIDE …]         a sweep: bnexp train -m norm=none,batch 'seed=range(5)'
   bnexp compare [OVERRIDE …] [by=KEY] a sweep, then the paired comparison: table and figure
+                                      (dry_run=true: of both, how it would be done and about how long it takes)
   bnexp report DIR … [by=KEY]         the comparison of runs that are there
   bnexp data [status|fetch] [dataset=NAME …]
 
@@ -72,44 +75,52 @@ def dispatch(arguments: list[str]) -> int:
 def train(arguments: list[str]) -> int:
     from bnexp.plan import plan, separate
 
+    dry, arguments = take_dry_run(arguments)
     flags, overrides = separate(arguments)
     if any(flag.split("=")[0] in QUESTIONS for flag in flags):
-        hand_to_hydra([*flags, *overrides], train_one)
-    else:
-        hand_to_hydra(plan(flags, overrides).arguments, train_one)
-    return 0
+        hand_to_hydra([*flags, *overrides])
+        return 0
+    checked = plan(flags, overrides)
+    return announce(checked.sweep) if dry else hand_to_hydra(checked.arguments, checked.sweep)
 
 
 def compare(arguments: list[str]) -> int:
-    from bnexp.plan import plan, separate
+    from bnexp.plan import plan, separate, shortest
 
-    by, arguments = take_by(arguments)
+    by, arguments = take("by", arguments)
+    dry, arguments = take_dry_run(arguments)
     flags, overrides = separate(arguments)
     checked = plan(["-m", *(flag for flag in flags if flag not in ("-m", "--multirun"))], overrides)
     from bnexp.report import check_by, report
 
     check_by(by, [config.as_dict() for config in checked.runs])
-    sweep: list[Path] = []
-
-    def task(config: DictConfig) -> str:
-        from hydra.core.hydra_config import HydraConfig
-
-        sweep[:] = [shortest(Path(HydraConfig.get().sweep.dir))]
-        return train_one(config)
-
-    hand_to_hydra(checked.arguments, task)
-    report(sweep, by)
+    if dry:
+        return announce(checked.sweep)
+    hand_to_hydra(checked.arguments, checked.sweep)
+    report([shortest(checked.directory)], by)
     return 0
 
 
-def hand_to_hydra(arguments: list[str], task: Callable[[Any], Any]) -> None:
+def announce(sweep: SweepPlan) -> int:
+    from bnexp.console import say
+
+    say(str(sweep))
+    return 0
+
+
+def hand_to_hydra(arguments: list[str], sweep: SweepPlan | None = None) -> int:
     import hydra
 
     from bnexp.plan import conf_dir
 
+    def task(config: DictConfig) -> str:
+        return train_one(config)
+
+    task.sweep = sweep  # type: ignore[attr-defined]  # for the launcher, which is handed nothing but the task
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be said in a line
     sys.argv = ["bnexp", *arguments]
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+    return 0
 
 
 def train_one(config: DictConfig) -> str:
@@ -117,17 +128,15 @@ def train_one(config: DictConfig) -> str:
     import logging
 
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
     from bnexp.config import ConfigError, parse
-    from bnexp.console import TrainingDisplay, describe, say
-    from bnexp.runs import Launch
+    from bnexp.console import describe, say
+    from bnexp.plan import launch_here
+    from bnexp.progress import TrainingDisplay
     from bnexp.train import run_alone
 
-    context = HydraConfig.get()
-    title = context.job.override_dirname or "defaults"
-    job = 0 if OmegaConf.is_missing(context.job, "num") else context.job.num  # set in sweeps alone
-    launch = Launch(shortest(Path(context.runtime.output_dir)), list(context.overrides.task), job)
+    title = HydraConfig.get().job.override_dirname or "defaults"
+    launch = launch_here()
     try:
         with TrainingDisplay(title) as display:
             summary = run_alone(parse(config), launch, display)
@@ -136,17 +145,23 @@ def train_one(config: DictConfig) -> str:
     except Exception:
         logging.getLogger("bnexp").exception("%s failed", title)
         raise
+    logging.getLogger("bnexp").info(describe(summary))
     say(f"{title}: {describe(summary)} → {launch.directory}")
     return str(summary["status"])
 
 
-def shortest(directory: Path) -> Path:
-    return directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
+def take(key: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The value of a word of ours, KEY=VALUE, and the words that are left."""
+    chosen = [word.removeprefix(f"{key}=") for word in arguments if word.startswith(f"{key}=")]
+    return (chosen[-1] if chosen else None), [word for word in arguments if not word.startswith(f"{key}=")]
 
 
-def take_by(arguments: list[str]) -> tuple[str | None, list[str]]:
-    chosen = [word.removeprefix("by=") for word in arguments if word.startswith("by=")]
-    return (chosen[-1] if chosen else None), [word for word in arguments if not word.startswith("by=")]
+def take_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
+    from bnexp.config import require
+
+    value, left = take("dry_run", arguments)
+    require(value in (None, "true", "false"), "dry_run", value, "true or false")
+    return value == "true", left
 
 
 # ---- report, data, completion
@@ -155,7 +170,7 @@ def take_by(arguments: list[str]) -> tuple[str | None, list[str]]:
 def report(arguments: list[str]) -> int:
     from bnexp.config import ConfigError
 
-    by, names = take_by(arguments)
+    by, names = take("by", arguments)
     if not names:
         raise ConfigError("report needs a directory: bnexp report results/sweeps/…")
     for name in names:
@@ -183,10 +198,10 @@ def data_fetch(overrides: list[str]) -> int:
     """Download, check and decode a data set, whatever of it is needed."""
     from bnexp.console import say
     from bnexp.data import load_data
-    from bnexp.plan import compose, configurations
+    from bnexp.plan import compose_run, configurations
 
     with configurations():
-        config = compose("config", overrides)[0].dataset
+        config = compose_run(overrides).dataset
     data = load_data(config)
     sizes = (f"{len(part):,} {name}" for name, part in vars(data).items() if name in ("train", "validation", "test"))
     say(f"{config.name}: ready, {', '.join(sizes)} images")
@@ -196,12 +211,12 @@ def data_fetch(overrides: list[str]) -> int:
 def data_status(overrides: list[str]) -> int:
     from bnexp.console import show_table
     from bnexp.data import DATASETS, find_loader
-    from bnexp.plan import compose, configurations
+    from bnexp.plan import compose_run, configurations
 
     chosen = any(word.startswith("dataset=") for word in overrides)
     with configurations():
         jobs = [overrides] if chosen else [[f"dataset={name}", *overrides] for name in DATASETS]
-        configs = [compose("config", job)[0].dataset for job in jobs]
+        configs = [compose_run(job).dataset for job in jobs]
     rows = []
     for config in configs:
         loader = find_loader(config.name)
@@ -221,8 +236,7 @@ def complete(arguments: list[str]) -> int:
         shorter = line.replace(f"{words[1]} ", "", 1)
         point = int(os.environ.get("COMP_POINT", len(line)))
         os.environ.update(COMP_LINE=shorter, COMP_POINT=str(point - len(line) + len(shorter)))
-    hand_to_hydra(arguments, train_one)
-    return 0
+    return hand_to_hydra(arguments)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": train, "compare": compare, "report": report, "data": data}

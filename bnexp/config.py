@@ -148,6 +148,12 @@ class EvalConfig:
         """Whether the network is evaluated after `step` updates out of `last`."""
         return step == last or step % (self.first_every if step <= self.first_until else self.every) == 0
 
+    def times(self, last: int) -> int:
+        """How many evaluations that makes."""
+        often = min(self.first_until, last)
+        seldom = last // self.every - often // self.every
+        return 1 + often // self.first_every + seldom + (not self.due(last, last + 1))
+
 
 @dataclass
 class RunConfig:

@@ -1,21 +1,13 @@
-"""What a person sees while bnexp works: progress and tables on a terminal, plain lines elsewhere."""
+"""What bnexp says: lines, complaints, tables."""
 
-import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
-
-if TYPE_CHECKING:
-    from bnexp.engine import Evaluation
+from rich.table import Table
 
 PLAIN_WIDTH = 120  # columns of a table that goes to a file
-WHOLE = Column(no_wrap=True)
-LINES_EVERY = 10.0  # seconds between plain lines
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -30,50 +22,6 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """One line on standard error, whatever the text holds."""
     errors.print(escape("bnexp: " + " ".join(text.split())), soft_wrap=True)
-
-
-class TrainingDisplay:
-    """Progress of one run: a bar on a terminal, a line every ten seconds elsewhere."""
-
-    def __init__(self, title: str) -> None:
-        self.title, self.steps = title, 0
-        self.line_at = time.monotonic() + LINES_EVERY
-        self.bar = Progress(
-            TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=1)),
-            BarColumn(bar_width=10),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[latest]}", table_column=WHOLE),
-            TimeRemainingColumn(compact=True, table_column=WHOLE),
-            expand=True,
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-
-    def __enter__(self) -> Self:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
-
-    def prepare(self, steps: int, compiling: bool, compiler: bool) -> None:
-        self.steps = steps
-        self.task = self.bar.add_task(escape(self.title), total=steps, latest="compiling…" if compiling else "")
-        if not compiler:
-            tell_uncompiled()
-
-    def progress(self, step: int, seconds: float) -> None:
-        self.bar.update(self.task, completed=step)
-
-    def evaluated(self, step: int, result: "Evaluation") -> None:
-        latest = f"accuracy {result.accuracy:.1%}"
-        speed = self.bar.tasks[0].speed
-        self.bar.update(self.task, completed=step, latest=f"{speed or 0:,.0f} steps/s, {latest}")
-        if not console.is_terminal and time.monotonic() > self.line_at and step < self.steps:
-            say(f"{self.title}: step {step:,} of {self.steps:,}, {latest}")
-            self.line_at = time.monotonic() + LINES_EVERY
 
 
 def tell_uncompiled() -> None:
@@ -98,6 +46,17 @@ def describe(summary: dict[str, Any]) -> str:
     if summary["steps_per_second"]:
         parts.append(f"{summary['steps_per_second']:,.0f} steps/s")
     return ", ".join(parts)
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def duration(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 1):.0f} s"
 
 
 def show_table(title: str, header: list[str], rows: list[list[str]], numbers: bool = True) -> None:

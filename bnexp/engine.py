@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -157,12 +157,12 @@ def keep_record(record: Tensors, losses: Tensor) -> None:
 _compiled: dict[str, Callable[..., Tensor]] = {}
 
 
-def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool) -> Callable[..., Tensor]:
+def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool, size: int) -> Callable[..., Tensor]:
     """The compiled step of a graph: built once a process, for all stacks that share it."""
     import torch._dynamo.config as dynamo  # noqa: PLC0415 - a second to import, and only some runs compile
     import torch._inductor.config as inductor  # noqa: PLC0415
 
-    key = graph_key(config, data)
+    key = graph_key(config, data, size)
     if key not in _compiled:
         inductor.compile_threads = 1  # one kernel: a pool of compilers would only cost memory
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here is no news
@@ -175,10 +175,17 @@ def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool)
     return _compiled[key]
 
 
-def graph_key(config: RunConfig, data: Data) -> str:
-    """What shapes the computation; runs that differ in other numbers alone share a compiled step."""
+def shape_of(config: RunConfig) -> dict[str, Any]:
+    """What shapes the computation of a step; runs that differ in other numbers alone share it, compiled."""
     shared = {key: asdict(config)[key] for key in ("dataset", "arch", "act", "norm", "batch_size", "precision")}
-    return json.dumps([shared, config.optim.name, data.checksum, str(data.scale.device)])
+    if stacks(config):
+        for number in ("eps", "momentum"):  # buffers of the norms for vectors
+            del shared["norm"][number]
+    return shared | {"optim": config.optim.name}
+
+
+def graph_key(config: RunConfig, data: Data, size: int) -> str:
+    return json.dumps([shape_of(config), data.checksum, str(data.scale.device), size])
 
 
 def start_member(config: RunConfig, data: Data) -> MemberState:
@@ -192,7 +199,8 @@ def start_member(config: RunConfig, data: Data) -> MemberState:
     }
     record = {"step": torch.tensor(0), "losses": torch.zeros(config.batch_size), "diverged_at": torch.tensor(-1)}
     numbers = {name: torch.tensor(getattr(config.optim, name)) for name in NUMBERS}
-    return MemberState(parameters, dict(model.named_buffers()), slots, record, numbers)
+    buffers = {name: buffer.float() for name, buffer in model.named_buffers()}
+    return MemberState(parameters, buffers, slots, record, numbers)
 
 
 class Stack:
@@ -200,21 +208,30 @@ class Stack:
 
     def __init__(self, configs: list[RunConfig], data: Data, device: torch.device) -> None:
         self.configs, self.config = configs, configs[0]
-        model = make_model(self.config, data.shape, data.classes)
-        convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
+        self.model = make_model(self.config, data.shape, data.classes)
+        convolutional = any(isinstance(module, nn.Conv2d) for module in self.model.modules())
         self.memory_format = torch.channels_last if convolutional else torch.contiguous_format
         self.data = data.to(device, self.memory_format)
         self.compiled = compiles(self.config, device)
         self.mapped = self.compiled and stacks(self.config)
-        self.members = [start_member(config, data).map(self.place) for config in configs]
+        self.hold([start_member(config, data).map(self.place) for config in configs])
+        self.evaluator = Evaluator(copy.deepcopy(self.model), self.data)
+
+    def hold(self, members: list[MemberState]) -> None:
+        """Take these as the stack's members; mapped, they become views of one state."""
+        self.members, self.warm = members, False
         if self.mapped:
-            self.state = MemberState(
-                *tree_map(lambda *tensors: torch.stack(tensors), *(tuple(m) for m in self.members))
-            )
-            self.members = [self.state.map(itemgetter(row)) for row in range(len(configs))]  # views
-        make = compiled_step(model, self.config, self.data, self.mapped) if self.compiled else None
-        self.run = make or make_step(model, self.config, self.data, traced=False)
-        self.evaluator = Evaluator(copy.deepcopy(model), self.data)
+            self.state = MemberState(*tree_map(lambda *tensors: torch.stack(tensors), *(tuple(m) for m in members)))
+            self.members = [self.state.map(itemgetter(row)) for row in range(len(members))]
+        if self.compiled:
+            self.run = compiled_step(self.model, self.config, self.data, self.mapped, len(members))
+        else:
+            self.run = make_step(self.model, self.config, self.data, traced=False)
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these members alone."""
+        self.configs = [self.configs[row] for row in rows]
+        self.hold([self.members[row] for row in rows])
 
     def place(self, tensor: Tensor) -> Tensor:
         fits = tensor.dim() == 4
@@ -222,6 +239,10 @@ class Stack:
 
     def step(self, batch: Batch) -> None:
         """One update of every member."""
+        with torch.compiler.set_stance(skip_guard_eval_unsafe=self.warm):  # guards take a tenth of a step
+            self.update(batch)
+
+    def update(self, batch: Batch) -> None:
         train = self.data.train
         if self.mapped:
             self.run(self.state, batch.index, batch.crop, train.pixels, train.labels)
@@ -231,13 +252,16 @@ class Stack:
             self.run(member, batch.index[row], crop, train.pixels, train.labels)
 
     def warm_up(self, batch: Batch) -> None:
-        """Compile, where the step is compiled, on a copy of the state: no member moves."""
+        """Compile, where the step is compiled, on a copy of the state: no member moves. From then on every call looks
+        the same, and nothing but which graph it is needs to be checked.
+        """
         if not self.compiled:
             return
         kept = [member.map(torch.clone) for member in self.members]
         self.step(batch)
         for member, before in zip(self.members, kept, strict=True):
             tree_map(lambda now, then: now.copy_(then), tuple(member), tuple(before))
+        self.warm = True
 
     def set_rates(self, step: int) -> None:
         """Learning rates, by their schedule, for the update that follows `step` updates."""
@@ -261,6 +285,12 @@ class Stack:
         return self.evaluator.evaluate(member.parameters, member.buffers, images)
 
 
+def activation_columns(model: nn.Module) -> list[str]:
+    """Names of the activations' percentiles, in the order of the network."""
+    blocks = [name for name, module in model.named_modules() if isinstance(module, Block)]
+    return [f"{name}/p{p}" for name in blocks for p in PERCENTILES]
+
+
 class Evaluator:
     """Evaluates members one by one, uncompiled and in fp32: what a member scores can't depend on its companions."""
 
@@ -269,11 +299,6 @@ class Evaluator:
         for name, module in model.named_modules():
             if isinstance(module, Block):
                 module.activation.register_forward_pre_hook(self.recorder(name))
-
-    def columns(self) -> list[str]:
-        """Names of the activations' percentiles, in the order of the network."""
-        blocks = [name for name, module in self.model.named_modules() if isinstance(module, Block)]
-        return [f"{name}/p{p}" for name in blocks for p in PERCENTILES]
 
     def recorder(self, name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
         def record(module: nn.Module, arguments: tuple[Tensor]) -> None:

@@ -2,8 +2,7 @@
 
 import csv
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -47,12 +46,7 @@ class Recorder:
     def hyperparameters(self, config: dict[str, Any]) -> None:
         write_hyperparameters(self.board, config)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         for file in (self.metrics_file, self.timing_file, self.board):
             file.close()
 

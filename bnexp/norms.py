@@ -24,12 +24,15 @@ class BatchNorm(nn.Module):
     gives β for vectors; for images torch raises ValueError.
     """
 
+    epsilon: Tensor
+    momentum: Tensor
     running_mean: Tensor
     running_var: Tensor
 
     def __init__(self, features: int, eps: float, momentum: float, unbiased: bool, affine: bool) -> None:
         super().__init__()
-        self.eps, self.momentum, self.unbiased = eps, momentum, unbiased
+        self.eps, self.unbiased = eps, unbiased
+        register_numbers(self, epsilon=eps, momentum=momentum)
         self.weight = nn.Parameter(torch.ones(features)) if affine else None  # γ
         self.bias = nn.Parameter(torch.zeros(features)) if affine else None  # β
         self.register_buffer("running_mean", torch.zeros(features))
@@ -40,12 +43,12 @@ class BatchNorm(nn.Module):
 
     def normalize_vectors(self, x: Tensor) -> Tensor:
         if not self.training:
-            return affine(normalize(x, self.running_mean, self.running_var, self.eps), self.weight, self.bias)
+            return affine(normalize(x, self.running_mean, self.running_var, self.epsilon), self.weight, self.bias)
         x = at_least_fp32(x)
         mean = x.mean(0)
         variance = (x - mean).square().mean(0)
         self.update_averages(mean.detach(), variance.detach(), len(x))
-        return affine(normalize(x, mean, variance, self.eps), self.weight, self.bias)
+        return affine(normalize(x, mean, variance, self.epsilon), self.weight, self.bias)
 
     def normalize_images(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -74,12 +77,15 @@ class GroupNorm(nn.Module):
     channels is instance normalization (Ulyanov et al. 2016). Raises ConfigError where the groups don't divide C.
     """
 
+    epsilon: Tensor
+
     def __init__(self, features: int, groups: int, eps: float, affine: bool) -> None:
         super().__init__()
         if features % groups:
             allowed = ", ".join(str(n) for n in range(1, features + 1) if features % n == 0)
             raise ConfigError(f"norm.groups={groups} does not divide {features} channels: choose from {allowed}")
         self.groups, self.eps = groups, eps
+        register_numbers(self, epsilon=eps)
         self.weight = nn.Parameter(torch.ones(features)) if affine else None  # γ
         self.bias = nn.Parameter(torch.zeros(features)) if affine else None  # β
 
@@ -89,7 +95,15 @@ class GroupNorm(nn.Module):
         grouped = at_least_fp32(x).reshape(len(x), self.groups, -1)
         mean = grouped.mean(2, keepdim=True)
         variance = (grouped - mean).square().mean(2, keepdim=True)
-        return affine(normalize(grouped, mean, variance, self.eps).flatten(1), self.weight, self.bias)
+        return affine(normalize(grouped, mean, variance, self.epsilon).flatten(1), self.weight, self.bias)
+
+
+def register_numbers(module: nn.Module, **numbers: float) -> None:
+    """Hyperparameters as buffers, so that the members of a stack may differ in them. torch's kernels for images take
+    a float, so ε is kept as one too.
+    """
+    for name, number in numbers.items():
+        module.register_buffer(name, torch.tensor(number, dtype=torch.float64))
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -97,7 +111,7 @@ def at_least_fp32(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
-def normalize(x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+def normalize(x: Tensor, mean: Tensor, variance: Tensor, eps: Tensor) -> Tensor:
     return (x - mean) * torch.rsqrt(variance + eps)
 
 

@@ -24,6 +24,8 @@ RUN, METRICS, TIMING, SUMMARY, CHECKPOINT = (
     "summary.json",
     "checkpoint.safetensors",
 )
+FILES = (METRICS, TIMING, SUMMARY, CHECKPOINT, f"{CHECKPOINT}.sha256", RUN)
+EVENTS = "events.out.tfevents.*"
 PACKAGES = ("bnexp", "torch", "torchvision", "numpy", "hydra-core", "tensorboard")
 
 
@@ -65,6 +67,22 @@ def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
     (directory / SUMMARY).write_text(to_json(summary))
+
+
+def write_failure(directory: Path, error: str) -> None:
+    write_summary(directory, {"status": "failed", "error": error})
+
+
+def close_interrupted(directory: Path, step: int) -> None:
+    """For a run whose process was killed before it could say so itself."""
+    if not (directory / SUMMARY).exists():
+        write_summary(directory, {"status": "interrupted", "steps": step})
+
+
+def clear_run(directory: Path) -> None:
+    """Remove what a run wrote, so that it can start again in the same directory. Hydra's record stays."""
+    for path in (*(directory / name for name in FILES), *directory.glob(EVENTS)):
+        path.unlink(missing_ok=True)
 
 
 def to_json(value: Any) -> str:

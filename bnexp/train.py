@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
@@ -14,11 +15,20 @@ from bnexp.batches import Batches
 from bnexp.checkpoint import save_checkpoint
 from bnexp.config import ConfigError, RunConfig, require_choice
 from bnexp.data import load_data
-from bnexp.engine import Evaluation, Stack, has_compiler, pick_device, thread_count
+from bnexp.engine import (
+    COMPILE_FROM,
+    Evaluation,
+    Stack,
+    activation_columns,
+    compiles,
+    has_compiler,
+    pick_device,
+    thread_count,
+)
 from bnexp.init import INITS
 from bnexp.logs import Recorder
 from bnexp.optim import find_optimizer
-from bnexp.runs import CHECKPOINT, Launch, config_digest, create_run, write_summary
+from bnexp.runs import CHECKPOINT, Launch, config_digest, create_run, write_failure, write_summary
 
 TARGETS = (80, 90, 95, 97, 98)  # percent of validation accuracy whose first crossing is noted
 
@@ -27,8 +37,9 @@ class Display(Protocol):
     """What the loop tells whoever watches."""
 
     def prepare(self, steps: int, compiling: bool, compiler: bool) -> None: ...
-    def progress(self, step: int, seconds: float) -> None: ...
-    def evaluated(self, step: int, result: Evaluation) -> None: ...
+    def progress(self, step: int) -> None: ...
+    def evaluated(self, member: "Member") -> None: ...
+    def closed(self, member: "Member") -> None: ...
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,15 +51,16 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a request that the loop heeds between steps; a second one ends at once."""
+    """Turns the first SIGINT or SIGTERM into a request that the loop heeds between steps; a second one ends at once.
+    A signal that the process ignores stays ignored.
+    """
 
     signum: int | None = None
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self.previous = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
-        else:
-            self.previous = {}
+        heeded = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+        main = threading.current_thread() is threading.main_thread()
+        self.previous = {s: signal.signal(s, self.note) for s in heeded} if main else {}
         return self
 
     def note(self, signum: int, frame: FrameType | None) -> None:
@@ -66,7 +78,7 @@ class StopRequest:
 
 
 class Stopwatch:
-    """Seconds of training alone: stopped while the network is evaluated or compiled."""
+    """Seconds of training alone: stopped while the networks are evaluated or compiled. Members share them equally."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.total, self.since = device, 0.0, 0.0
@@ -74,8 +86,8 @@ class Stopwatch:
     def start(self) -> None:
         self.since = self.now()
 
-    def stop(self) -> None:
-        self.total += self.now() - self.since
+    def stop(self, shared_by: int) -> None:
+        self.total += (self.now() - self.since) / shared_by
 
     def now(self) -> float:
         if self.device.type == "cuda":
@@ -85,15 +97,17 @@ class Stopwatch:
 
 @dataclass
 class Member:
-    """A run while it trains: its curve so far."""
+    """A run while it trains: its curve so far, and in the end its summary or what made it fail."""
 
     config: RunConfig
     launch: Launch
     recorder: Recorder
+    row: int = 0  # of its stack
     steps: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
     diverged_at: int | None = None
+    outcome: dict[str, Any] | Exception | None = None
 
     def note(self, step: int, seconds: float, train_loss: float | None, result: Evaluation) -> None:
         if train_loss is not None:
@@ -144,82 +158,137 @@ def check(config: RunConfig) -> None:
 
 def run_alone(config: RunConfig, launch: Launch, display: Display) -> dict[str, Any]:
     """Train one run into its directory and return its summary. Raises Interrupted after closing it."""
-    device = pick_device(config.device)
-    data = load_data(config.dataset)
-    threads = thread_count(config, device)
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # saturated sigmoids make denormals, which are slow
+    member = open_member(config, launch, 1)
+    train_together([member], display)
+    if isinstance(member.outcome, Exception):
+        raise member.outcome
+    assert member.outcome is not None
+    return member.outcome
+
+
+def open_member(config: RunConfig, launch: Launch, companions: int) -> Member:
+    """Make a run's directory. `companions`: members of its stack, itself included."""
+    device, data = pick_device(config.device), load_data(config.dataset)
     model = make_model(config, data.shape, data.classes)
-    stack = Stack([config], data, device)
     facts = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": threads,
-        "compiled": stack.compiled,
+        "threads": thread_count(config, device),
+        "compiled": compiles(config, device),
+        "stack": companions,
         "dataset": {"sha256": data.checksum, "train": len(data.train), "shape": data.shape, "classes": data.classes},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "notes": notes(config),
     }
     create_run(launch, config, facts)
-    with Recorder(launch.directory, stack.evaluator.columns()) as recorder:
-        recorder.hyperparameters(config.as_dict())
-        try:
-            return train([Member(config, launch, recorder)], stack, display)[0]
-        except Exception as error:
-            write_summary(launch.directory, {"status": "failed", "error": f"{type(error).__name__}: {error}"})
-            raise
+    recorder = Recorder(launch.directory, activation_columns(model))
+    recorder.hyperparameters(config.as_dict())
+    return Member(config, launch, recorder)
 
 
-def train(members: list[Member], stack: Stack, display: Display) -> list[dict[str, Any]]:
-    """Train a stack to its end and close its runs' directories; their summaries."""
-    config, data = stack.config, stack.data
+def train_together(members: list[Member], display: Display) -> None:
+    """Train a stack of runs and close their directories; `outcome` of each tells how it ended. Raises Interrupted."""
+    config = members[0].config
+    device, data = pick_device(config.device), load_data(config.dataset)
+    torch.set_num_threads(thread_count(config, device))
+    torch.set_flush_denormal(True)  # saturated sigmoids make denormals, which are slow
+    try:
+        train(members, Stack([member.config for member in members], data, device), display)
+    except Exception as error:
+        for member in members:
+            if member.outcome is None:
+                fail(member, error)
+    finally:
+        for member in members:
+            member.recorder.close()
+
+
+def train(members: list[Member], stack: Stack, display: Display) -> None:
+    """The loop. A member that diverges or fails leaves the race at the evaluation that finds out."""
+    config, data, racing = stack.config, stack.data, members
     augment = config.dataset.augment != "none"
     seeds = [member.config.seed for member in members]
     batches = Batches(seeds, len(data.train), config.batch_size, augment, data.train.labels.device)
     watch = Stopwatch(data.train.labels.device)
+    number_rows(members)
     with StopRequest() as stop:
         display.prepare(config.steps, stack.compiled, has_compiler())
         stack.warm_up(batches.batch(0))
         watch.start()
         for step in range(config.steps + 1):
             if config.eval.due(step, config.steps):
-                watch.stop()
-                evaluate(members, stack, step, watch.total, display)
-                watch.start()
-                if step == config.steps or all(member.diverged_at for member in members):
+                watch.stop(len(racing))
+                racing = [member for member in racing if goes_on(member, stack, step, watch.total, display)]
+                if step == config.steps or not racing:
                     break
+                repack(racing, stack, batches, step)
+                watch.start()
             if stop.signum is not None:
+                watch.stop(len(racing))
                 break
             stack.set_rates(step)
             stack.step(batches.batch(step))
             if step % 20 == 0:
-                display.progress(step, watch.total)
-        watch.stop()
+                display.progress(step)
         cut = stop.signum is not None and step < config.steps
-        summaries = [close(member, stack, row, step, watch.total, cut) for row, member in enumerate(members)]
+        for member in racing:
+            close(member, stack, step, watch.total, "interrupted" if cut else "finished")
+            display.closed(member)
     if stop.signum is not None:
         raise Interrupted(stop.signum)
-    return summaries
 
 
-def evaluate(members: list[Member], stack: Stack, step: int, seconds: float, display: Display) -> None:
-    """Note the validation accuracy and the training loss of every member that is still in the race."""
+def number_rows(members: list[Member]) -> None:
     for row, member in enumerate(members):
-        if member.diverged_at is not None:
-            continue
+        member.row = row
+
+
+def repack(racing: list[Member], stack: Stack, batches: Batches, step: int) -> None:
+    """Leave out who has left the race: at once where that is free; where it means to compile a smaller stack, when
+    half are gone and the rest of the way pays for it.
+    """
+    size = len(stack.members)
+    pays = len(racing) <= size / 2 and stack.config.steps - step >= COMPILE_FROM if stack.mapped else len(racing) < size
+    if pays:
+        rows = [member.row for member in racing]
+        stack.keep(rows)
+        batches.keep(rows)
+        number_rows(racing)
+        stack.warm_up(batches.batch(step))
+
+
+def goes_on(member: Member, stack: Stack, step: int, seconds: float, display: Display) -> bool:
+    """Evaluate a member and note its validation accuracy and training loss; whether it is still in the race."""
+    try:
         updates = step - member.steps[-1] if member.steps else 0
-        result = stack.evaluate(row, stack.data.validation)
-        member.note(step, seconds, stack.take_loss(row, updates) if updates else None, result)
-        member.diverged_at = stack.diverged_at(row)
-        display.evaluated(step, result)
+        result = stack.evaluate(member.row, stack.data.validation)
+        member.note(step, seconds, stack.take_loss(member.row, updates) if updates else None, result)
+    except OSError as error:
+        fail(member, error)
+        display.closed(member)
+        return False
+    display.evaluated(member)
+    member.diverged_at = stack.diverged_at(member.row)
+    if member.diverged_at is not None:
+        close(member, stack, step, seconds, "diverged")
+        display.closed(member)
+    return member.diverged_at is None
 
 
-def close(member: Member, stack: Stack, row: int, step: int, seconds: float, cut: bool) -> dict[str, Any]:
+def close(member: Member, stack: Stack, step: int, seconds: float, status: str) -> None:
     """Test accuracy, checkpoint and summary. What a diverged network answers is its result, so it is tested too."""
-    status = "interrupted" if cut else "finished" if member.diverged_at is None else "diverged"
-    test = None if cut else stack.evaluate(row, stack.data.test)
-    if test:
-        member.recorder.evaluation(step, "test", test)
-    save_checkpoint(member.launch.directory / CHECKPOINT, stack.members[row], config_digest(member.config))
-    summary = member.summary(status, step, seconds, test)
-    write_summary(member.launch.directory, summary)
-    return summary
+    try:
+        test = None if status == "interrupted" else stack.evaluate(member.row, stack.data.test)
+        if test:
+            member.recorder.evaluation(step, "test", test)
+        state = stack.members[member.row]
+        save_checkpoint(member.launch.directory / CHECKPOINT, state, config_digest(member.config))
+        member.outcome = member.summary(status, step, seconds, test)
+        write_summary(member.launch.directory, member.outcome)
+    except OSError as error:
+        fail(member, error)
+
+
+def fail(member: Member, error: Exception) -> None:
+    member.outcome = error
+    with suppress(OSError):  # what failed may be the directory itself
+        write_failure(member.launch.directory, f"{type(error).__name__}: {error}")

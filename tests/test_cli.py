@@ -15,7 +15,7 @@ from bnexp.data import DATASETS
 from bnexp.init import INITS
 from bnexp.norms import IMAGES_ONLY, NORMS
 from bnexp.optim import OPTIMIZERS
-from bnexp.plan import compose, conf_dir, configurations
+from bnexp.plan import compose_run, conf_dir, configurations
 from bnexp.runs import find_runs
 
 BIN = Path(sys.executable).parent
@@ -87,7 +87,7 @@ def test_own_config_dir_adds_a_choice(bnexp: Bnexp, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_composes(group: str, choice: str) -> None:
     with configurations():
-        config = compose("config", [f"{group}={choice}"])[0]
+        config = compose_run([f"{group}={choice}"])
     if group != "experiment":
         assert getattr(config, group).name == choice
 

@@ -19,8 +19,9 @@ FILES = {
 TRAINING = {f"bnexp.{name}" for name in ("train", "engine", "logs", "checkpoint", "runs", "optim", "data", "norms")}
 LAYERS = (  # from the face down; a module imports from its own layer or a lower one
     ("cli",),
-    ("plan", "messages"),
-    ("sweep", "report", "claims", "bench"),
+    ("launch",),
+    ("plan", "messages", "progress"),
+    ("sweep", "workers", "report", "claims", "bench"),
     ("train",),
     ("engine", "logs", "checkpoint", "runs"),
     ("optim", "data", "archs", "batches", "init"),
@@ -83,7 +84,7 @@ def test_training_knows_nothing_of_reports_or_of_the_command_line() -> None:
 
 def test_hydra_is_known_to_the_command_line_alone() -> None:
     users = {name for name, found in IMPORTS.items() if any(part.split(".")[0] == "hydra" for part in found)}
-    assert users == {"bnexp.cli", "bnexp.plan", "bnexp.messages"}
+    assert users == {"bnexp.cli", "bnexp.launch", "bnexp.plan", "bnexp.messages"}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)

@@ -1,0 +1,170 @@
+"""A sweep as Hydra's launcher has it: runs of the same graph train as one stack, stacks on worker processes.
+
+Hydra makes each run's directory, record, callbacks and JobReturn as if it ran alone: the jobs of a stack nest, each
+composed inside the task of the one before, and the stack trains inside the last.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from bnexp.config import parse
+from bnexp.console import count, describe, say
+from bnexp.plan import launch_here
+from bnexp.progress import SweepDisplay
+from bnexp.runs import clear_run, close_interrupted, write_failure
+from bnexp.sweep import Job, StackOfJobs, SweepPlan, cuda_devices, stack_key
+from bnexp.train import Member, open_member, train_together
+from bnexp.workers import Closed, Emit, Event, Opened, Pool, Reporter
+
+Returns = dict[int, JobReturn]  # by the job's number
+
+
+class SweepError(RuntimeError):
+    """Some of a sweep's runs failed; the text names them."""
+
+
+@dataclass(frozen=True)
+class StackTrainer:
+    """Trains a stack of jobs, in this process or in a worker's."""
+
+    context: HydraContext
+    config: DictConfig  # of the sweep
+
+    def __call__(self, stack: StackOfJobs, emit: Emit) -> Returns:
+        setup_globals()
+        JobRuntime.instance().set("name", self.config.hydra.job.name)
+        nest = Nest(self, stack, emit)
+        nest.enter(0)
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        return nest.returns
+
+    def job_config(self, job: Job) -> DictConfig:
+        config = self.context.config_loader.load_sweep_config(self.config, job.words)
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = job.number
+        OmegaConf.set_readonly(config.hydra, True)
+        return config
+
+
+class Nest:
+    """The jobs of a stack, each one's task inside that of the one before."""
+
+    def __init__(self, trainer: StackTrainer, stack: StackOfJobs, emit: Emit) -> None:
+        self.trainer, self.stack, self.emit = trainer, stack, emit
+        self.members: dict[int, Member] = {}
+        self.returns: Returns = {}
+
+    def enter(self, depth: int) -> None:
+        if depth == len(self.stack):
+            if self.members:
+                reporter = Reporter(list(self.members), self.emit)
+                train_together(list(self.members.values()), reporter)
+            return
+        job = self.stack[depth]
+        result = run_job(
+            hydra_context=self.trainer.context,
+            task_function=lambda config: self.task(depth, config),
+            config=self.trainer.job_config(job),
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        if result.status is JobStatus.FAILED:  # in words: not every error can cross to another process
+            result._return_value = RuntimeError(f"{type(result._return_value).__name__}: {result._return_value}")
+        self.returns[job.number] = result
+
+    def task(self, depth: int, config: DictConfig) -> str:
+        """Hydra's task of one job: open its directory, train it with those further in, log what became of it."""
+        job = self.stack[depth]
+        whole: Any = HydraConfig.instance().cfg
+        outcome: dict[str, Any] | Exception | None = None
+        try:
+            run = parse(config)
+            assert run == job.config, "planned and composed alike"
+            member = open_member(run, launch_here(), len(self.stack))
+            self.members[job.number] = member
+            self.emit(Opened(job.number, member.launch.directory))
+        except Exception as error:
+            outcome = error
+        self.enter(depth + 1)
+        configure_log(whole.hydra.job_logging, whole.hydra.verbose)  # each job further in took the log for itself
+        outcome = outcome or self.members[job.number].outcome
+        if isinstance(outcome, dict):
+            logging.getLogger("bnexp").info(describe(outcome))
+            return str(outcome["status"])
+        assert outcome is not None
+        logging.getLogger("bnexp").error("%s failed", job.title, exc_info=outcome)
+        raise outcome
+
+
+class Sweep:
+    """The runs of a sweep while they train."""
+
+    def __init__(self, context: HydraContext, config: DictConfig, plan: SweepPlan) -> None:
+        self.trainer, self.plan = StackTrainer(context, config), plan
+        self.directories: dict[int, Path] = {}
+        self.retried: set[int] = set()
+        self.returns: Returns = {}
+
+    def run(self, numbers: range) -> list[JobReturn]:
+        """Train the jobs of these numbers, all of the sweep unless it is launched in batches."""
+        stacks = [[job for job in stack if job.number in numbers] for stack in self.plan.stacks]
+        say(str(self.plan))
+        Path(self.trainer.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        self.jobs = {job.number: job for stack in stacks for job in stack}
+        with SweepDisplay(list(self.jobs.values())) as self.display:
+            self.train([stack for stack in stacks if stack])
+        self.raise_failures()
+        return [self.returns[number] for number in numbers]
+
+    def train(self, stacks: list[StackOfJobs]) -> None:
+        if self.plan.here:
+            for stack in stacks:
+                self.returns |= self.trainer(stack, self.hear)
+            return
+        pool = Pool(self.trainer, self.hear, self.died, lambda stack: (stack_key(stack[0].config), len(stack)))
+        try:
+            for returns in pool.run(stacks, self.plan.workers, cuda_devices(stacks[0][0].config)):
+                self.returns |= returns
+        except KeyboardInterrupt:
+            for number, directory in self.directories.items():
+                close_interrupted(directory, self.display.step_of(number))
+            raise
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, Opened):
+            self.directories[event.job] = event.directory
+        self.display.hear(event)
+
+    def died(self, stack: StackOfJobs, how: str) -> list[StackOfJobs]:
+        """A worker died with this stack: it is tried once more, in halves. Where that is the second time, it failed."""
+        found = {job.number: self.directories.pop(job.number, None) for job in stack}
+        if self.retried.isdisjoint(found):
+            self.retried.update(found)
+            say(f"{how}: {count(len(stack), 'run')} start again, at half the stack size")
+            self.display.restart(list(found))
+            for directory in filter(None, found.values()):
+                clear_run(directory)
+            half = -(-len(stack) // 2)
+            return [part for part in (stack[:half], stack[half:]) if part]
+        for number, place in found.items():
+            self.returns[number] = JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError(how))
+            self.display.hear(Closed(number, place or Path(), {"status": "failed", "error": how}))
+            if place:
+                write_failure(place, how)
+        return []
+
+    def raise_failures(self) -> None:
+        failed = [
+            f"{self.jobs[number].title} ({result._return_value})"
+            for number, result in sorted(self.returns.items())
+            if result.status is not JobStatus.COMPLETED
+        ]
+        if failed:
+            raise SweepError(f"{len(failed)} of {len(self.returns)} runs failed: {'; '.join(failed)}")

@@ -1,0 +1,205 @@
+"""Jobs → stacks: which runs train as one, how many at a time, and about how long a sweep will take."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
+
+import torch
+
+from bnexp.archs.registry import make_model, stacks
+from bnexp.batches import Batches
+from bnexp.config import ConfigError, RunConfig, require
+from bnexp.console import count, duration
+from bnexp.data import load_data
+from bnexp.engine import EVALUATION_BATCH, Stack, compiles, pick_device, shape_of
+from bnexp.optim import find_optimizer
+
+LARGEST_STACK = 128  # jobs of Hydra nest this deep, hundreds more would end in a RecursionError
+CACHES_FILLED = 4  # a stack's working set in second-level caches: measured best, results/performance.md
+MOST_WORKERS = 1024
+WORKER_BYTES = 600e6  # torch and a data set, about
+COMPILED, COMPILING = 0.5, 8.0  # a compiled step against an uncompiled one; seconds to compile, both about
+WORTH_WORKERS = 12.0  # seconds of training: shorter sweeps are over before a second process has started
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of a sweep: its number, its overrides, those of them that tell it from the others, its configuration."""
+
+    number: int
+    words: list[str]
+    overrides: list[str]
+    config: RunConfig
+
+    @property
+    def title(self) -> str:
+        return " ".join(self.overrides) or "defaults"
+
+    @property
+    def arm(self) -> str:
+        """Its title but for the seed."""
+        return " ".join(word for word in self.overrides if not word.startswith("seed=")) or "defaults"
+
+
+StackOfJobs = list[Job]
+
+
+@dataclass(frozen=True)
+class Options:
+    """hydra.launcher.workers and hydra.launcher.max_stack; None: chosen from the machine."""
+
+    workers: int | None = None
+    max_stack: int | None = None
+
+
+def parse_options(workers: object, max_stack: object) -> Options:
+    """Raises ConfigError."""
+    most = {"workers": MOST_WORKERS, "max_stack": LARGEST_STACK}
+    found: dict[str, int | None] = {}
+    for name, value in (("workers", workers), ("max_stack", max_stack)):
+        whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most[name]
+        require(value == "auto" or whole, f"hydra.launcher.{name}", value, f"auto or a number from 1 to {most[name]}")
+        found[name] = value if isinstance(value, int) else None
+    return Options(**found)
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    stacks: list[StackOfJobs]
+    workers: int
+    seconds: float  # about
+    here: bool  # too short for worker processes
+
+    def __str__(self) -> str:
+        """48 runs: 4 stacks of 12 on 2 workers, about 3 min"""
+        runs = sum(len(stack) for stack in self.stacks)
+        sizes = sorted({len(stack) for stack in self.stacks})
+        spread = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        shape = f"{count(len(self.stacks), 'stack')} of {spread}" if sizes[-1] > 1 else "one by one"
+        where = "in this process" if self.here else f"on {count(self.workers, 'worker')}"
+        return f"{count(runs, 'run')}: {shape} {where}, about {duration(self.seconds)}"
+
+
+def plan_sweep(jobs: list[Job], options: Options) -> SweepPlan:
+    """Stacks of equal graphs, as large as caches and memory allow, at least one a worker. Raises ConfigError."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(stack_key(job.config), []).append(job)
+    workers = options.workers or device_workers(jobs[0].config)
+    least = -(-workers // len(groups))  # stacks a group, so that no worker is idle
+    found = [divide(group, least, options) for group in groups.values()]
+    every = list(chain.from_iterable(found))
+    workers = min(workers, len(every))
+    check_memory(every, workers)
+    seconds = sum(estimate(group) for group in found)
+    here = options.workers is None and seconds < WORTH_WORKERS
+    return SweepPlan(every, workers, seconds if here else seconds / workers, here)
+
+
+def stack_key(config: RunConfig) -> str:
+    """Runs with the same key can train as one: the same computation, the same steps and evaluations."""
+    along = {key: config.as_dict()[key] for key in ("steps", "eval", "device", "threads", "compile")}
+    return json.dumps(shape_of(config) | along, sort_keys=True)
+
+
+def device_workers(config: RunConfig) -> int:
+    device = pick_device(config.device)
+    return cuda_devices(config) or (1 if device.type == "mps" else usable_cores())
+
+
+def cuda_devices(config: RunConfig) -> int:
+    """CUDA devices that a sweep spreads over; 0 where it runs on something else."""
+    return torch.cuda.device_count() if pick_device(config.device).type == "cuda" else 0
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def divide(jobs: list[Job], least: int, options: Options) -> list[StackOfJobs]:
+    """Stacks that differ by one job at most: each size is compiled once."""
+    best = best_size(jobs[0].config)
+    number = max(round(len(jobs) / best), 1)
+    if options.max_stack:
+        number = -(-len(jobs) // (options.max_stack if best > 1 else 1))
+    number = min(max(number, least), len(jobs))
+    bounds = [len(jobs) * i // number for i in range(number + 1)]
+    return [jobs[first:last] for first, last in pairwise(bounds)]
+
+
+def best_size(config: RunConfig) -> int:
+    """How many members make the fastest stack. Uncompiled and convolutional runs gain nothing from company."""
+    device = pick_device(config.device)
+    if not (stacks(config) and compiles(config, device)):
+        return 1
+    if device.type == "cuda":
+        room = torch.cuda.get_device_properties(device).total_memory / 2
+        return int(min(max(room / member_bytes(config), 1), LARGEST_STACK))
+    return int(min(max(CACHES_FILLED * cache_bytes() / member_bytes(config), 1), LARGEST_STACK))
+
+
+def cache_bytes() -> int:
+    """Second-level cache of a core."""
+    try:
+        return os.sysconf("SC_LEVEL2_CACHE_SIZE") or 2**20
+    except (ValueError, OSError):
+        return 2**20
+
+
+def member_bytes(config: RunConfig) -> float:
+    """Parameters, gradients, the optimizer's slots."""
+    data = load_data(config.dataset)
+    model = make_model(config, data.shape, data.classes)
+    copies = 2 + len(find_optimizer(config.optim).slots)
+    return 4.0 * copies * sum(parameter.numel() for parameter in model.parameters())
+
+
+def check_memory(found: list[StackOfJobs], workers: int) -> None:
+    """Refuse a sweep that would not fit the machine's memory. Its estimate is low: it leaves out activations."""
+    largest = max(found, key=lambda stack: len(stack) * member_bytes(stack[0].config))
+    config = largest[0].config
+    if pick_device(config.device).type != "cpu":
+        return
+    needed = workers * (WORKER_BYTES + len(largest) * member_bytes(config))
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigError(
+            f"{count(workers, 'worker')} with {count(len(largest), 'run')} of {member_bytes(config) / 1e9:.1f} GB each "
+            f"({largest[0].arm}) need about {needed / 1e9:.0f} GB of memory, {there / 1e9:.0f} GB are there: "
+            f"lower hydra.launcher.workers, hydra.launcher.max_stack or the network's widths"
+        )
+
+
+def estimate(found: list[StackOfJobs]) -> float:
+    """Seconds that the stacks of one group take one worker, about: a few uncompiled steps are timed."""
+    config = found[0][0].config
+    runs = sum(len(stack) for stack in found)
+    step, evaluation = time_steps(config)
+    evaluations = config.eval.times(config.steps)
+    compiled = compiles(config, pick_device(config.device))
+    compiling = COMPILING * len({len(stack) for stack in found}) if compiled else 0.0
+    return compiling + runs * (config.steps * step * (COMPILED if compiled else 1.0) + evaluations * evaluation)
+
+
+def time_steps(config: RunConfig) -> tuple[float, float]:
+    """Seconds of an uncompiled step and of an evaluation of one run."""
+    data, device = load_data(config.dataset), pick_device(config.device)
+    torch.set_num_threads(1)
+    stack = Stack([replace(config, compile=False)], data, device)
+    batches = Batches([0], len(data.train), config.batch_size, config.dataset.augment != "none", device)
+    few = data.validation[:EVALUATION_BATCH]
+
+    step = shortest(lambda: stack.step(batches.batch(0)))
+    return step, shortest(lambda: stack.evaluate(0, few)) * len(data.validation) / len(few)
+
+
+def shortest(work: Callable[[], object]) -> float:
+    """Seconds of the quickest of a few calls."""
+    marks = [time.perf_counter()]
+    for _ in range(4):
+        work()
+        marks.append(time.perf_counter())
+    return min(after - before for before, after in pairwise(marks))

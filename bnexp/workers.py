@@ -1,0 +1,228 @@
+"""Worker processes: each trains one stack after another, and dies alone."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Protocol
+
+from bnexp.train import Interrupted, Member, StopRequest
+
+GRACE = 4.0  # seconds between asking a worker to stop and killing it
+POLL = 0.2
+REPORT_EVERY = 0.5  # seconds between a stack's reports of its step
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run has its directory."""
+
+    job: int
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A stack reached a step."""
+
+    jobs: list[int]
+    step: int
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    job: int
+    step: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A run ended; `summary` is what its directory says, or that it failed."""
+
+    job: int
+    directory: Path
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A stack came to its end with this result."""
+
+    result: Any
+
+
+Event = Opened | Progress | Evaluated | Closed | Trained
+Emit = Callable[[Event], None]
+
+
+class Reporter:
+    """Tells a stack's events to whoever listens: the display of train.py for runs of a sweep."""
+
+    def __init__(self, jobs: list[int], emit: Emit) -> None:
+        self.jobs, self.emit, self.told_at = jobs, emit, 0.0
+
+    def prepare(self, steps: int, compiling: bool, compiler: bool) -> None:
+        self.emit(Progress(self.jobs, 0))
+
+    def progress(self, step: int) -> None:
+        if time.monotonic() > self.told_at + REPORT_EVERY:
+            self.told_at = time.monotonic()
+            self.emit(Progress(self.jobs, step))
+
+    def evaluated(self, member: Member) -> None:
+        self.emit(Evaluated(member.launch.job, member.steps[-1], member.accuracy[-1]))
+
+    def closed(self, member: Member) -> None:
+        if isinstance(member.outcome, dict):  # a failure is told with the sweep's end
+            self.emit(Closed(member.launch.job, member.launch.directory, member.outcome))
+
+
+class Train(Protocol):
+    """Trains a stack and returns its result, which can be pickled. Raises Interrupted."""
+
+    def __call__(self, stack: Any, emit: Emit) -> Any: ...
+
+
+def serve(pipe: Connection, train: Train, directory: str, device: int | None) -> None:
+    """A worker's life: train each stack that comes. SIGINT is the parent's business, which tells by SIGTERM."""
+    os.chdir(directory)
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+    orphaned = False
+
+    def emit(event: Event) -> None:
+        nonlocal orphaned
+        try:
+            pipe.send(event)
+        except OSError:
+            if not orphaned:  # the parent is gone: close the runs and follow
+                os.kill(os.getpid(), signal.SIGTERM)
+            orphaned = True
+
+    with suppress(EOFError, Interrupted):
+        while not orphaned:
+            emit(Trained(train(pipe.recv(), emit)))
+
+
+class Worker:
+    """A worker process as its parent sees it. `stack` is what it trains, `last` what it trained last."""
+
+    def __init__(self, train: Train, device: int | None) -> None:
+        self.device, self.stack, self.last = device, None, None
+        context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's threads
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, train, os.getcwd(), device), daemon=True)
+        with ignored(signal.SIGINT):  # the child inherits this: Ctrl-C reaches it through the parent alone
+            self.process.start()
+        theirs.close()
+
+    def give(self, stack: Any) -> None:
+        self.stack = self.last = stack
+        with suppress(OSError):  # one that has died is noticed when it is read
+            self.pipe.send(stack)
+
+    def read(self) -> Event | None:
+        """Its next event, or None where it has died."""
+        try:
+            event: Event = self.pipe.recv()
+        except (EOFError, OSError):
+            return None
+        return event
+
+    def how_it_died(self) -> str:
+        self.process.join(GRACE)
+        code = self.process.exitcode or 0
+        return f"the worker process died ({signal.Signals(-code).name if code < 0 else f'exit status {code}'})"
+
+
+@contextmanager
+def ignored(signum: signal.Signals) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signum, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signum, before)
+
+
+class Pool:
+    """Trains stacks in worker processes. `died` is told what a process was training when it died, and returns the
+    stacks to try again; `alike` tells which stacks share a compiled step.
+    """
+
+    def __init__(
+        self, train: Train, emit: Emit, died: Callable[[Any, str], list[Any]], alike: Callable[[Any], object]
+    ) -> None:
+        self.train, self.emit, self.died, self.alike = train, emit, died, alike
+        self.waiting: list[Any] = []
+        self.results: list[Any] = []
+
+    def run(self, stacks: list[Any], workers: int, devices: int) -> list[Any]:
+        """Results of all stacks, as they come. Raises Interrupted once the workers have closed their runs."""
+        self.waiting = list(stacks)
+        crew: list[Worker] = []
+        try:
+            with StopRequest() as stop:
+                crew = [Worker(self.train, number % devices if devices else None) for number in range(workers)]
+                while stop.signum is None and (self.waiting or any(worker.stack for worker in crew)):
+                    crew = [self.staffed(worker) for worker in crew]
+                    self.listen(crew)
+                if stop.signum is not None:
+                    self.dismiss(crew)
+                    raise Interrupted(stop.signum)
+        finally:
+            for worker in crew:
+                worker.process.kill()
+                worker.process.join()
+        return self.results
+
+    def staffed(self, worker: Worker) -> Worker:
+        """Give an idle worker a stack, one like its last where there is one; replace a worker that has died."""
+        if worker.stack or not self.waiting:
+            return worker
+        if not worker.process.is_alive():
+            worker = Worker(self.train, worker.device)
+        compiled = worker.last and self.alike(worker.last)
+        best = next((i for i, stack in enumerate(self.waiting) if self.alike(stack) == compiled), 0)
+        worker.give(self.waiting.pop(best))
+        return worker
+
+    def listen(self, crew: list[Worker]) -> None:
+        busy: dict[Any, Worker] = {worker.pipe: worker for worker in crew if worker.stack}
+        for pipe in wait(list(busy), POLL):
+            worker = busy[pipe]
+            event = worker.read()
+            if event is not None:
+                self.hear(worker, event)
+                continue
+            stack, worker.stack = worker.stack, None
+            self.waiting += self.died(stack, worker.how_it_died())
+
+    def hear(self, worker: Worker, event: Event) -> None:
+        if isinstance(event, Trained):
+            worker.stack = None
+            self.results.append(event.result)
+        else:
+            self.emit(event)
+
+    def dismiss(self, crew: list[Worker]) -> None:
+        """Ask the workers to close their runs; who takes longer than a few seconds is killed by the caller."""
+        for worker in crew:
+            worker.process.terminate()
+        deadline = time.monotonic() + GRACE
+        for worker in crew:
+            while worker.stack and worker.pipe.poll(max(deadline - time.monotonic(), 0.0)):
+                event = worker.read()
+                if event is None:
+                    worker.stack = None
+                else:
+                    self.hear(worker, event)
