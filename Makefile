@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := .venv/.complete
 RESULTS ?= results
 
-.PHONY: help setup demo test lint types lock bench reproduce tensorboard report clean
+.PHONY: help setup demo test test-slow lint types lock bench reproduce tensorboard report clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: $(SETUP) ## none against batch normalization on the embedded digits, 5 see
 
 test: $(SETUP) lint types ## lint, types and tests, offline
 	$(BIN)/pytest
+
+test-slow: $(SETUP) ## the long ones: 50 draws of stacks against runs alone, byte for byte (15 minutes)
+	$(BIN)/pytest -m slow
 
 lint: $(SETUP) ## ruff
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnexp.config import parse
 from bnexp.console import count, describe, say
+from bnexp.messages import explain
 from bnexp.plan import launch_here
 from bnexp.progress import SweepDisplay
 from bnexp.runs import clear_run, close_interrupted, write_failure
@@ -59,6 +60,7 @@ class Nest:
     def __init__(self, trainer: StackTrainer, stack: StackOfJobs, emit: Emit) -> None:
         self.trainer, self.stack, self.emit = trainer, stack, emit
         self.members: dict[int, Member] = {}
+        self.entered: set[int] = set()
         self.returns: Returns = {}
 
     def enter(self, depth: int) -> None:
@@ -68,20 +70,29 @@ class Nest:
                 train_together(list(self.members.values()), reporter)
             return
         job = self.stack[depth]
-        result = run_job(
+        try:
+            result = self.run(depth)
+        except Exception as error:  # its directory can't be made, say
+            result = JobReturn(status=JobStatus.FAILED, _return_value=error)
+            if depth not in self.entered:
+                self.enter(depth + 1)
+        if result.status is JobStatus.FAILED:  # in words: not every error can cross to another process
+            result._return_value = RuntimeError(explain(result._return_value)[1])
+        self.returns[job.number] = result
+
+    def run(self, depth: int) -> JobReturn:
+        return run_job(
             hydra_context=self.trainer.context,
             task_function=lambda config: self.task(depth, config),
-            config=self.trainer.job_config(job),
+            config=self.trainer.job_config(self.stack[depth]),
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
-        if result.status is JobStatus.FAILED:  # in words: not every error can cross to another process
-            result._return_value = RuntimeError(f"{type(result._return_value).__name__}: {result._return_value}")
-        self.returns[job.number] = result
 
     def task(self, depth: int, config: DictConfig) -> str:
         """Hydra's task of one job: open its directory, train it with those further in, log what became of it."""
         job = self.stack[depth]
+        self.entered.add(depth)
         whole: Any = HydraConfig.instance().cfg
         outcome: dict[str, Any] | Exception | None = None
         try:
@@ -135,6 +146,7 @@ class Sweep:
         except KeyboardInterrupt:
             for number, directory in self.directories.items():
                 close_interrupted(directory, self.display.step_of(number))
+            say(f"interrupted: {self.display.line()}")
             raise
 
     def hear(self, event: Event) -> None:

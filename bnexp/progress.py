@@ -116,7 +116,7 @@ class SweepDisplay:
                 self.runs[job].status, self.runs[job].ended = summary["status"], time.monotonic()
                 say(f"{self.runs[job].job.title}: {describe(summary)} → {directory}")
         if not console.is_terminal and time.monotonic() > self.line_at:
-            say(self.line(list(self.runs.values())))
+            say(self.line())
             self.line_at = time.monotonic() + LINES_EVERY
 
     def advance(self, run: RunState, step: int) -> None:
@@ -132,8 +132,9 @@ class SweepDisplay:
     def step_of(self, job: int) -> int:
         return self.runs[job].step
 
-    def line(self, runs: list[RunState]) -> str:
+    def line(self) -> str:
         """3 of 20 runs done, 5 running, 5,100 steps/s, 40 s left"""
+        runs = list(self.runs.values())
         done, running = (sum(run.status in kinds for run in runs) for kinds in (DONE, ("running",)))
         parts = [f"{done} of {len(runs)} runs done", f"{running} running"]
         speed = rate(runs)
@@ -151,7 +152,7 @@ class SweepDisplay:
             arms.setdefault(run.job.arm, []).append(run)
         for name, runs in arms.items():
             table.add_row(escape(name), *cells(runs))
-        table.caption = self.line(list(self.runs.values()))
+        table.caption = self.line()
         return table
 
 

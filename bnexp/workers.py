@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from bnexp.train import Interrupted, Member, StopRequest
 
-GRACE = 4.0  # seconds between asking a worker to stop and killing it
+GRACE = 3.0  # seconds between asking a worker to stop and killing it
 POLL = 0.2
 REPORT_EVERY = 0.5  # seconds between a stack's reports of its step
 
