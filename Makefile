@@ -16,7 +16,7 @@ $(SETUP): requirements.lock pyproject.toml $(wildcard bnexp/_plugins/hydra_plugi
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.lock)"
 	$(BIN)/uv pip install --quiet --require-hashes --compile-bytecode -r requirements.lock
-	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --reinstall-package bnexp --editable .
 	touch $@
 
 demo: $(SETUP) ## none against batch normalization on the embedded digits, 5 seeds an arm: table and figure
@@ -36,7 +36,7 @@ types: $(SETUP) ## mypy --strict
 	$(BIN)/mypy
 
 lock: $(SETUP) ## requirements.lock from pyproject.toml, the newest versions
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra joblib --extra slurm --universal --python-version 3.11 --generate-hashes \
 		--no-header --upgrade --quiet --output-file requirements.lock
 
 bench: $(SETUP) ## bnexp against a plain PyTorch loop, in interleaved rounds

@@ -239,7 +239,10 @@ class Stack:
 
     def step(self, batch: Batch) -> None:
         """One update of every member."""
-        with torch.compiler.set_stance(skip_guard_eval_unsafe=self.warm):  # guards take a tenth of a step
+        if not self.warm:
+            self.update(batch)
+            return
+        with torch.compiler.set_stance(skip_guard_eval_unsafe=True):  # guards take a tenth of a step
             self.update(batch)
 
     def update(self, batch: Batch) -> None:
@@ -252,16 +255,14 @@ class Stack:
             self.run(member, batch.index[row], crop, train.pixels, train.labels)
 
     def warm_up(self, batch: Batch) -> None:
-        """Compile, where the step is compiled, on a copy of the state: no member moves. From then on every call looks
-        the same, and nothing but which graph it is needs to be checked.
+        """A first step, which compiles and loads what it needs, and is taken back: no member moves. From then on every
+        call of a compiled step looks the same, and nothing but which graph it is needs to be checked.
         """
-        if not self.compiled:
-            return
         kept = [member.map(torch.clone) for member in self.members]
         self.step(batch)
         for member, before in zip(self.members, kept, strict=True):
             tree_map(lambda now, then: now.copy_(then), tuple(member), tuple(before))
-        self.warm = True
+        self.warm = self.compiled
 
     def set_rates(self, step: int) -> None:
         """Learning rates, by their schedule, for the update that follows `step` updates."""

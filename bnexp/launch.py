@@ -14,6 +14,7 @@ from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, ru
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from bnexp.cluster import make_executor, run_jobs
 from bnexp.config import parse
 from bnexp.console import count, describe, say
 from bnexp.messages import explain
@@ -138,6 +139,13 @@ class Sweep:
         if self.plan.here:
             for stack in stacks:
                 self.returns |= self.trainer(stack, self.hear)
+            return
+        if self.plan.submit:
+            settings = self.trainer.config.hydra
+            parameters = dict(settings.launcher.submit_with)
+            executor = make_executor(self.plan.submit, Path(settings.sweep.dir, ".submitit"), parameters)
+            for returns in run_jobs(self.trainer, stacks, executor, self.hear, self.died):
+                self.returns |= returns
             return
         pool = Pool(self.trainer, self.hear, self.died, lambda stack: (stack_key(stack[0].config), len(stack)))
         try:

@@ -8,6 +8,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bnexp.config import ConfigError, unknown_key
 
+EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}  # launcher → what brings it
+
 
 def explain(error: Exception) -> tuple[int, str]:
     """Exit status and line: 2 for words that are off, 1 for a run that failed."""
@@ -26,6 +28,8 @@ def composition_error(error: Exception) -> str:
         return f"{error.override} cannot be read: an override is KEY=VALUE ({first_line(error.message)})"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
+        if group == "hydra/launcher" and choice in EXTRAS:
+            return f"{group}={choice} is not installed: pip install 'bnexp[{EXTRAS[choice]}]'"
         return f"{group}={choice} is unknown: choose from {', '.join(error.options)}"
     ambiguous = re.match(r"Ambiguous value for argument '([^']+)'", str(error))
     if ambiguous:

@@ -80,7 +80,8 @@ def plan(flags: list[str], overrides: list[str]) -> Plan:
         first = compose(name, [*jobs[0], *searchpath, *naming])
         directory, launcher = output_directory(first, multirun), first.hydra.launcher
         runs = compose_jobs(name, words, jobs, [*searchpath, *naming])
-    options = parse_options(launcher.get("workers", 1), launcher.get("max_stack", 1))
+    ours = ("workers", "max_stack", "submit")
+    options = parse_options(**{key: launcher[key] for key in ours if key in launcher})
     check_runs(runs)
     check_output(directory)
     fixed = [f"hydra.sweep.dir={QuotedString(str(directory), Quote.single).with_quotes()}"] if multirun else []

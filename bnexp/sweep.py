@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import chain, pairwise
 
 import torch
@@ -20,6 +21,7 @@ from bnexp.optim import find_optimizer
 LARGEST_STACK = 128  # jobs of Hydra nest this deep, hundreds more would end in a RecursionError
 CACHES_FILLED = 4  # a stack's working set in second-level caches: measured best, results/performance.md
 MOST_WORKERS = 1024
+CLUSTERS = ("slurm", "local")
 WORKER_BYTES = 600e6  # torch and a data set, about
 COMPILED, COMPILING = 0.5, 8.0  # a compiled step against an uncompiled one; seconds to compile, both about
 WORTH_WORKERS = 12.0  # seconds of training: shorter sweeps are over before a second process has started
@@ -53,17 +55,21 @@ class Options:
 
     workers: int | None = None
     max_stack: int | None = None
+    submit: str | None = None  # a cluster of submitit's: each stack becomes a job of it
 
 
-def parse_options(workers: object, max_stack: object) -> Options:
+def parse_options(workers: object = "auto", max_stack: object = "auto", submit: str | None = None) -> Options:
     """Raises ConfigError."""
     most = {"workers": MOST_WORKERS, "max_stack": LARGEST_STACK}
     found: dict[str, int | None] = {}
+    require(submit in (None, *CLUSTERS), "hydra.launcher.submit", submit, f"null or one of {', '.join(CLUSTERS)}")
+    if submit and find_spec("submitit") is None:
+        raise ConfigError(f"hydra.launcher.submit={submit} needs submitit: pip install 'bnexp[slurm]'")
     for name, value in (("workers", workers), ("max_stack", max_stack)):
         whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most[name]
         require(value == "auto" or whole, f"hydra.launcher.{name}", value, f"auto or a number from 1 to {most[name]}")
         found[name] = value if isinstance(value, int) else None
-    return Options(**found)
+    return Options(**found, submit=submit)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ class SweepPlan:
     stacks: list[StackOfJobs]
     workers: int
     seconds: float  # about
-    here: bool  # too short for worker processes
+    here: bool = False  # too short for worker processes
+    submit: str | None = None
 
     def __str__(self) -> str:
         """48 runs: 4 stacks of 12 on 2 workers, about 3 min"""
@@ -80,6 +87,7 @@ class SweepPlan:
         spread = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         shape = f"{count(len(self.stacks), 'stack')} of {spread}" if sizes[-1] > 1 else "one by one"
         where = "in this process" if self.here else f"on {count(self.workers, 'worker')}"
+        where = f"as {count(len(self.stacks), 'job')} of {self.submit}" if self.submit else where
         return f"{count(runs, 'run')}: {shape} {where}, about {duration(self.seconds)}"
 
 
@@ -88,13 +96,15 @@ def plan_sweep(jobs: list[Job], options: Options) -> SweepPlan:
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(stack_key(job.config), []).append(job)
-    workers = options.workers or device_workers(jobs[0].config)
+    workers = 1 if options.submit else options.workers or device_workers(jobs[0].config)
     least = -(-workers // len(groups))  # stacks a group, so that no worker is idle
     found = [divide(group, least, options) for group in groups.values()]
     every = list(chain.from_iterable(found))
     workers = min(workers, len(every))
     check_memory(every, workers)
     seconds = sum(estimate(group) for group in found)
+    if options.submit:
+        return SweepPlan(every, workers, seconds / len(every), submit=options.submit)
     here = options.workers is None and seconds < WORTH_WORKERS
     return SweepPlan(every, workers, seconds if here else seconds / workers, here)
 

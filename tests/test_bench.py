@@ -191,10 +191,11 @@ def test_forward_pass_trains_nothing_but_keeps_running_averages(norm: str) -> No
 
 @needs_compiler
 def test_stacked_forward_pass_is_the_eager_one() -> None:
-    """By the running averages, which it leaves behind."""
+    """By the loss, and by the running averages that it leaves behind."""
     (eager, alone), (stacked, batch) = stack_of("batch", 1, compiled=False), stack_of("batch", 2, compiled=True)
-    make_forward(eager)(alone)
-    make_forward(stacked)(batch)
+    losses = make_forward(stacked)(batch)
+    torch.testing.assert_close(losses[0], make_forward(eager)(alone))
+    assert losses[0] != losses[1]
     for name, buffer in eager.members[0].buffers.items():
         torch.testing.assert_close(stacked.members[0].buffers[name], buffer)
         assert "running" not in name or not torch.equal(stacked.members[1].buffers[name], buffer)

@@ -1,7 +1,7 @@
 """What Hydra loads: the launcher and the sweeper of bnexp's sweeps. They are light, since completion loads them too."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -42,6 +42,8 @@ class LauncherConfig:
     _target_: str = "hydra_plugins.bnexp_launcher.launcher.BnexpLauncher"
     workers: Any = "auto"
     max_stack: Any = "auto"
+    submit: str | None = None
+    submit_with: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
