@@ -27,10 +27,7 @@ def composition_error(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override} cannot be read: an override is KEY=VALUE ({first_line(error.message)})"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        if group == "hydra/launcher" and choice in EXTRAS:
-            return f"{group}={choice} is not installed: pip install 'bnexp[{EXTRAS[choice]}]'"
-        return f"{group}={choice} is unknown: choose from {', '.join(error.options)}"
+        return unknown_choice(*error.missing_cfg_file.rpartition("/")[::2], list(error.options))
     ambiguous = re.match(r"Ambiguous value for argument '([^']+)'", str(error))
     if ambiguous:
         return f"{ambiguous[1]} lists several values: add -m for a sweep, or use bnexp compare"
@@ -41,6 +38,12 @@ def composition_error(error: Exception) -> str:
     if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
         return f"{first_line(str(error)).removesuffix(':')}: {first_line(str(error.__cause__))}"
     return first_line(str(error))
+
+
+def unknown_choice(group: str, choice: str, options: list[str]) -> str:
+    if group == "hydra/launcher" and choice in EXTRAS:
+        return f"{group}={choice} is not installed: pip install 'bnexp[{EXTRAS[choice]}]'"
+    return f"{group}={choice} is unknown: choose from {', '.join(options)}"
 
 
 def first_line(text: str) -> str:
