@@ -51,6 +51,8 @@ def prepared(line: str) -> list[str]:
     words = shlex.split(re.sub(r"range\(\d+\)", "range(2)", line))[1:]
     words = [re.sub(r"=data(?=/|$)", f"={ROOT / 'data'}", word) for word in words]
     trains = words[0] in ("train", "compare") and not {"--help", "--cfg", "--info"} & set(words)
+    if "hydra.launcher.submit=slurm" in words:
+        words.append("dry_run=true")  # no cluster here: tests/test_launchers.py submits to this machine
     narrow = ["arch.channels=[4,4]"] if "arch=convnet" in words else []
     return [*words, *narrow, "steps=4"] if trains else words
 

@@ -1,0 +1,49 @@
+"""Hydra's other launchers, and stacks as jobs of a cluster: the same bytes as one run after the other."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from conftest import Bnexp
+from hydra.core.config_store import ConfigStore
+
+SWEEP = ("train", "-m", "dataset=digits", "norm=none,batch", "steps=40", "compile=false")
+RUNS = ("norm=none", "norm=batch")
+OTHERS = {
+    "joblib": ("hydra/launcher=joblib", "hydra_plugins.hydra_joblib_launcher"),
+    "submitit": ("hydra/launcher=submitit_local", "hydra_plugins.hydra_submitit_launcher"),
+    "stacks": ("hydra.launcher.submit=local", "submitit"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_same_bytes_as_one_by_one(bnexp: Bnexp, name: str) -> None:
+    word, package = OTHERS[name]
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is absent")
+    assert bnexp(*SWEEP, "hydra/launcher=basic", "hydra.sweep.dir=basic").status == 0
+    assert bnexp(*SWEEP, word, "hydra.sweep.dir=other").status == 0
+    for run in RUNS:
+        for file in ("metrics.csv", "checkpoint.safetensors"):
+            assert Path("other", run, file).read_bytes() == Path("basic", run, file).read_bytes()
+
+
+def test_a_cluster_that_is_unknown(bnexp: Bnexp) -> None:
+    outcome = bnexp(*SWEEP, "hydra.launcher.submit=moon")
+    assert outcome.status == 2
+    assert outcome.err == "bnexp: hydra.launcher.submit=moon is not allowed: null or one of slurm, local\n"
+    assert not Path("results").exists()
+
+
+def test_a_parameter_that_submitit_does_not_know(bnexp: Bnexp) -> None:
+    outcome = bnexp(*SWEEP, "hydra.launcher.submit=local", "+hydra.launcher.submit_with.colour=red")
+    assert outcome.status == 2
+    assert "hydra.launcher.submit_with={'colour': 'red'} is not allowed" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_launcher_that_is_not_installed_names_its_extra(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "joblib.yaml", raising=False)
+    outcome = bnexp(*SWEEP, "hydra/launcher=joblib")
+    assert outcome.status == 2
+    assert outcome.err == "bnexp: hydra/launcher=joblib is not installed: pip install 'bnexp[joblib]'\n"
