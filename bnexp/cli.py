@@ -24,6 +24,7 @@ bnexp: what does normalization do to training?
   bnexp compare [OVERRIDE …] [by=KEY] a sweep, then the paired comparison: table and figure
                                       (dry_run=true: of both, how it would be done and about how long it takes)
   bnexp report DIR … [by=KEY]         the comparison of runs that are there
+  bnexp bench [WORD …]                steps/s of every norm against none: eager, compiled, stacked
   bnexp data [status|fetch] [dataset=NAME …]
 
 bnexp train --help lists every choice and key; bnexp train OVERRIDE … --cfg job prints a configuration.
@@ -225,6 +226,20 @@ def data_status(overrides: list[str]) -> int:
     return 0
 
 
+def bench(arguments: list[str]) -> int:
+    from bnexp.bench import bench as measure
+    from bnexp.bench import take_options, with_norms
+    from bnexp.plan import check_output, compose_run, configurations, parse_overrides, split_jobs
+
+    options, overrides = take_options(arguments)
+    check_output(options.out)
+    with configurations():
+        jobs = with_norms(split_jobs(parse_overrides(overrides)))
+        runs = [compose_run(job) for job in jobs]
+    measure(jobs, runs, options)
+    return 0
+
+
 def complete(arguments: list[str]) -> int:
     """Completion: of commands here; behind a command by Hydra, which knows none, so it is taken out of the line."""
     line = os.environ.get("COMP_LINE", "")
@@ -239,7 +254,13 @@ def complete(arguments: list[str]) -> int:
     return hand_to_hydra(arguments)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": train, "compare": compare, "report": report, "data": data}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "compare": compare,
+    "report": report,
+    "bench": bench,
+    "data": data,
+}
 
 if __name__ == "__main__":
     main()

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 matplotlib.use("Agg")
@@ -44,9 +46,7 @@ def accuracy_figure(title: str, panels: dict[str, list[Curve]], files: list[Path
     axes[-1][0].set_xlabel("iteration (updates)")
     axes[-1][1].set_xlabel("seconds of training")
     figure.suptitle(title, fontsize=11, fontweight="bold")
-    for file in files:
-        metadata = {"Date": None} if file.suffix == ".svg" else None
-        figure.savefig(file, dpi=150, metadata=metadata)
+    save(figure, files)
 
 
 def draw(axis: Axes, curves: list[Curve], against: str) -> None:
@@ -58,3 +58,83 @@ def draw(axis: Axes, curves: list[Curve], against: str) -> None:
     axis.axhline(0.9, color="0.5", linewidth=0.8, linestyle=":")
     axis.set_ylim(0, 1)
     axis.set_xlim(left=0)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value with its interval; `note` is written beside it."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    note: str
+
+
+@dataclass(frozen=True)
+class BarGroup:
+    title: str
+    bars: list[Bar]  # none: the title alone says why
+
+
+BAR, TITLE, FRAME = 0.26, 0.34, 0.8  # inches: height of a bar's lane and of a group's title; what surrounds an axis
+
+
+def rate_figure(title: str, caption: str, panels: dict[str, dict[str, list[BarGroup]]], files: list[Path]) -> None:
+    """A row a panel, a column a quantity: horizontal bars in groups, each with its interval and its note."""
+    heights = [max(map(height_of, columns.values())) for columns in panels.values()]
+    figure = Figure(figsize=(12, 0.85 + sum(heights) + FRAME * len(panels)), layout="constrained")
+    rows = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=[height + FRAME for height in heights])
+    for row, (name, columns), height in zip(rows[:, 0], panels.items(), heights, strict=True):
+        row.suptitle(name, x=0.01, ha="left", fontsize=10)
+        axes = row.subplots(1, len(columns), squeeze=False)[0]
+        for axis, (quantity, groups) in zip(axes, columns.items(), strict=True):
+            draw_bars(axis, groups, height)
+            axis.set_xlabel(quantity, fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    figure.supxlabel(caption, x=0.01, ha="left", fontsize=8.5, color="0.35")
+    save(figure, files)
+
+
+def height_of(groups: list[BarGroup]) -> float:
+    """Inches."""
+    return sum(TITLE + BAR * len(group.bars) for group in groups)
+
+
+def draw_bars(axis: Axes, groups: list[BarGroup], height: float) -> None:
+    """From the top down, y in inches; the longest bar leaves room for its note."""
+    bars = [bar for group in groups for bar in group.bars]
+    y, places = 0.0, []
+    for group in groups:
+        y += TITLE
+        label(axis, group.title, 0.0, y - 0.1, fontweight="bold", fontsize=9)
+        for number, bar in enumerate(group.bars):
+            places.append(y + BAR / 2)
+            draw_bar(axis, bar, places[-1], COLOURS[number % len(COLOURS)])
+            y += BAR
+    axis.set_yticks(places, [bar.name for bar in bars])
+    axis.tick_params(axis="y", length=0)
+    axis.grid(visible=False, axis="y")
+    axis.set_axisbelow(True)
+    axis.set_ylim(height + 0.06, 0)
+    axis.set_xlim(0, 1.68 * max((bar.high for bar in bars), default=1.0))
+    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def draw_bar(axis: Axes, bar: Bar, y: float, colour: str) -> None:
+    axis.barh(y, bar.value, 0.76 * BAR, color=colour)
+    for line, width in (("white", 3.2), ("black", 1.6)):  # seen on every colour
+        axis.plot([bar.low, bar.high], [y, y], color=line, linewidth=width)
+    label(axis, bar.note, max(bar.value, bar.high), y, va="center", fontsize=8.5)
+
+
+def label(axis: Axes, text: str, x: float, y: float, **style: Any) -> None:
+    """A little to the right of a point."""
+    axis.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", **style)
+
+
+def save(figure: Figure, files: list[Path]) -> None:
+    for file in files:
+        metadata = {"Date": None} if file.suffix == ".svg" else None
+        figure.savefig(file, dpi=150, metadata=metadata)

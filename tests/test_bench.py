@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Bnexp
 from torch import Tensor
 
 import bnexp.engine
 from bnexp.batches import Batch, Batches
 from bnexp.bench import CONTROL, interval_rank, interval_words, make_forward, spread, take_options, with_norms
-from bnexp.bench import bench as measure
-from bnexp.config import ActConfig, ArchConfig, ConfigError, DatasetConfig, NormConfig, RunConfig
+from bnexp.cli import run
+from bnexp.config import ActConfig, ArchConfig, DatasetConfig, NormConfig, RunConfig
 from bnexp.data import load_data
 from bnexp.engine import Stack, has_compiler
 from bnexp.norms import IMAGES_ONLY, NORMS
-from bnexp.plan import compose_run, configurations, parse_overrides, split_jobs
 from bnexp.runs import PACKAGES
 
 SMALL = ("dataset=digits", "arch.hidden=[8]", "batch_size=20", "seconds=0.001")
@@ -28,11 +28,7 @@ needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler 
 
 
 def bench(*words: str) -> None:
-    options, overrides = take_options([*words])
-    with configurations():
-        jobs = with_norms(split_jobs(parse_overrides(overrides)))
-        runs = [compose_run(job) for job in jobs]
-    measure(jobs, runs, options)
+    assert run(["bench", *words]) == 0
 
 
 def record_of(folder: Path) -> dict[str, Any]:
@@ -234,7 +230,7 @@ def test_norms_are_added_to_each_job_and_the_control_comes_first() -> None:
 
 def test_defaults() -> None:
     options, overrides = take_options([])
-    assert (options.rounds, options.stack, options.modes, overrides) == (7, 16, ["eager", "compiled", "stacked"], [])
+    assert (options.rounds, options.stack, options.modes, overrides) == (9, 8, ["eager", "compiled", "stacked"], [])
     assert options.out.parent == Path("results/bench")
     assert not options.norms_named
 
@@ -259,10 +255,9 @@ def test_defaults() -> None:
         ("arch=convnet arch.channels=[4] modes=stacked", "modes=stacked is not allowed: arch=convnet doesn't stack"),
     ],
 )
-def test_words_that_are_off(words: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError) as caught:
-        bench("dataset=digits", *words.split())
-    assert str(caught.value).startswith(line)
-    assert "\n" not in str(caught.value)
-    assert not list(tmp_path.iterdir())
+def test_words_that_are_off(bnexp: Bnexp, words: str, line: str) -> None:
+    outcome = bnexp("bench", "dataset=digits", *words.split())
+    assert outcome.status == 2
+    assert outcome.err.startswith(f"bnexp: {line}")
+    assert outcome.err.count("\n") == 1
+    assert not list(Path.cwd().iterdir())

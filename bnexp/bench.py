@@ -1,0 +1,539 @@
+"""`bnexp bench`: steps a second of every norm against none.
+
+The published comparison is 510 against 270 batches a second. What such a ratio comes out at depends on how the step is
+run as much as on the norm, so it is taken within one mode (eager, compiled, stacked) and names it.
+"""
+
+import gc
+import math
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from itertools import cycle, product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.func import vmap
+
+from bnexp.archs.registry import make_model, stacks
+from bnexp.batches import Batch, Batches, flip_crop
+from bnexp.config import ConfigError, RunConfig, require, require_choice
+from bnexp.console import console, count, duration, say, show_table
+from bnexp.data import Data, load_data
+from bnexp.engine import MemberState, Stack, compiles, make_loss, pick_device, thread_count
+from bnexp.figures import Bar, BarGroup, rate_figure
+from bnexp.norms import NORMS
+from bnexp.runs import PACKAGES, git_state, machine, to_json
+from bnexp.train import Stopwatch, check
+
+CONTROL = "none"
+MODES = ("eager", "compiled", "stacked")
+WORDS = ("rounds", "seconds", "stack", "modes", "out")
+TITLED = ("dataset", "arch", "act", "batch_size", "norm")  # keys that a panel's title or its rows tell
+PREPARED = 64  # batches made beforehand and used in turn
+UNTIMED = 2  # calls before each measurement, which fill the caches again
+CALLS_PER_LOOK = {"cuda": 50}  # calls between looks at the clock, each of which waits for the device; elsewhere 1
+CONFIDENCE = 0.95
+DASH = "—"
+TITLE = "Steps a second with and without normalization"
+
+
+# ---- what is asked for
+
+
+@dataclass(frozen=True)
+class Options:
+    """The words of `bnexp bench` that are no overrides of a run. seconds: of each measurement; stack: runs in one."""
+
+    rounds: int
+    seconds: float
+    stack: int
+    modes: list[str]
+    out: Path
+    norms_named: bool  # a norm that doesn't fit the network is then the user's error, otherwise left out
+    command: str
+
+
+def take_options(arguments: list[str]) -> tuple[Options, list[str]]:
+    """Options and the overrides that are left. Raises ConfigError."""
+    own, overrides = {"rounds": "9", "seconds": "0.3", "stack": "8", "modes": ",".join(MODES)}, []
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if equals and key in WORDS:
+            own[key] = value
+        else:
+            require(key != "compile", key, value, f"choose modes= from {', '.join(MODES)}")
+            overrides.append(word)
+    modes = own["modes"].split(",")
+    for mode in modes:
+        require_choice("modes", mode, MODES)
+    require(own.get("out") != "", "out", "", "a directory")
+    options = Options(
+        rounds=whole_number("rounds", own["rounds"], 1, 1000),
+        seconds=seconds_of(own["seconds"]),
+        stack=whole_number("stack", own["stack"], 2, 1024),
+        modes=list(dict.fromkeys(modes)),
+        out=Path(own.get("out", f"results/bench/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")),
+        norms_named=any(is_norm(word) for word in overrides),
+        command=shlex.join(["bnexp", "bench", *arguments]),
+    )
+    return options, overrides
+
+
+def whole_number(key: str, value: str, low: int, high: int) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        number = low - 1
+    require(low <= number <= high, key, value, f"a whole number from {low} to {high}")
+    return number
+
+
+def seconds_of(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    require(0 < seconds <= 60, "seconds", value, "a number above 0 and up to 60")
+    return seconds
+
+
+def is_norm(word: str) -> bool:
+    return word.split("=", maxsplit=1)[0].lstrip("+") == "norm"
+
+
+def with_norms(jobs: list[list[str]]) -> list[list[str]]:
+    """The overrides of every contender: each job with the norms that it doesn't name, and with the control."""
+    panels: dict[tuple[str, ...], list[str]] = {}
+    for job in jobs:
+        panel = tuple(word for word in job if not is_norm(word))
+        panels.setdefault(panel, []).extend(word for word in job if is_norm(word))
+    found = []
+    for panel, named in panels.items():
+        norms = dict.fromkeys([f"norm={CONTROL}", *(named or (f"norm={norm}" for norm in NORMS))])
+        found += [[*panel, norm] for norm in norms]
+    return found
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What a ratio compares: one network and batch size, a run a norm. left_out: mode or norm → why."""
+
+    title: str
+    runs: list[RunConfig]
+    modes: list[str]
+    left_out: dict[str, str]
+
+
+def make_panels(jobs: list[list[str]], runs: list[RunConfig], options: Options) -> list[Panel]:
+    """Everything checked. Raises ConfigError, also where no mode is left."""
+    grouped: dict[tuple[str, ...], list[RunConfig]] = {}
+    for job, run in zip(jobs, runs, strict=True):
+        others = (word for word in job if word.split("=", maxsplit=1)[0].lstrip("+") not in TITLED)
+        title = (run.dataset.name, run.arch.name, run.act.name, f"batch {run.batch_size}", *others)
+        grouped.setdefault(title, []).append(run)
+    panels = [make_panel(", ".join(title), found, options) for title, found in grouped.items()]
+    if not any(panel.modes for panel in panels):
+        reasons = dict.fromkeys(panels[0].left_out[mode] for mode in options.modes)
+        raise ConfigError(f"modes={','.join(options.modes)} is not allowed: {'; '.join(reasons)}")
+    return panels
+
+
+def make_panel(title: str, runs: list[RunConfig], options: Options) -> Panel:
+    left_out: dict[str, str] = {}
+    control = next(run for run in runs if run.norm.name == CONTROL)
+    check(control)
+    data, fitting = load_data(control.dataset), []
+    for run in runs:
+        try:
+            make_model(run, data.shape, data.classes)
+            fitting.append(run)
+        except ConfigError as error:
+            if options.norms_named:
+                raise
+            left_out[f"norm={run.norm.name}"] = str(error)
+    for mode in options.modes:
+        reason = mode_problem(mode, control)
+        left_out |= {mode: reason} if reason else {}
+    return Panel(title, fitting, [mode for mode in options.modes if mode not in left_out], left_out)
+
+
+def mode_problem(mode: str, config: RunConfig) -> str | None:
+    """Why a run doesn't have this mode, or None."""
+    if mode != "eager" and not compiles(replace(config, compile=True), pick_device(config.device)):
+        return "no C++ compiler (g++ or clang++) was found"
+    return f"arch={config.arch.name} doesn't stack" if mode == "stacked" and not stacks(config) else None
+
+
+# ---- measuring
+
+
+class Contender:
+    """A norm in a mode, compiled and warm. `steps` and `forwards`: a second, one value a round, over all members."""
+
+    def __init__(self, config: RunConfig, mode: str, options: Options, data: Data) -> None:
+        self.config, self.mode = config, mode
+        self.members = options.stack if mode == "stacked" else 1
+        seeds = list(range(config.seed, config.seed + self.members))
+        device = pick_device(config.device)
+        self.watch = Stopwatch(device)
+        self.stack = Stack([replace(config, seed=seed, compile=mode != "eager") for seed in seeds], data, device)
+        batches = Batches(seeds, len(data.train), config.batch_size, config.dataset.augment != "none", device)
+        self.batches = [batches.batch(step) for step in range(PREPARED)]
+        self.forward = make_forward(self.stack)
+        self.steps: list[float] = []
+        self.forwards: list[float] = []
+        self.compile_seconds = self.warm_up()
+
+    def warm_up(self) -> float:
+        """Seconds that compiling took; 0 uncompiled."""
+        start = self.watch.now()
+        self.stack.warm_up(self.batches[0])
+        self.forward(self.batches[0])
+        return self.watch.now() - start if self.stack.compiled else 0.0
+
+    def measure(self, seconds: float) -> None:
+        self.steps.append(self.rate(self.stack.step, seconds))
+        self.forwards.append(self.rate(self.forward, seconds))
+
+    def rate(self, call: Callable[[Batch], object], seconds: float) -> float:
+        """Calls a second times members, over `seconds` or a little more."""
+        batches, calls = cycle(self.batches), 0
+        per_look = CALLS_PER_LOOK.get(self.watch.device.type, 1)
+        with torch.compiler.set_stance(skip_guard_eval_unsafe=True):  # as a stack steps once it is warm
+            for batch in self.batches[:UNTIMED]:
+                call(batch)
+            start = self.watch.now()
+            while (passed := self.watch.now() - start) < seconds or not calls:
+                for _ in range(per_look):
+                    call(next(batches))
+                calls += per_look
+        return calls * self.members / passed
+
+
+def make_forward(stack: Stack) -> Callable[[Batch], Tensor]:
+    """A step's forward pass alone: gather the batch, the network in training mode, the loss (a member); no gradient."""
+    loss_of = make_loss(stack.model, stack.config, stack.data)
+    train, state = stack.data.train, stack.state if stack.mapped else stack.members[0]
+
+    def loss(state: MemberState, index: Tensor, crop: Tensor | None, images: Tensor, labels: Tensor) -> Tensor:
+        pixels = images[index] if crop is None else flip_crop(images[index], crop)
+        return loss_of(state.parameters, state.buffers, pixels, labels[index])[0]
+
+    run: Callable[..., Tensor] = loss
+    if stack.mapped:
+        run = vmap(loss, in_dims=(0, 0, None if stack.config.dataset.augment == "none" else 0, None, None))
+    if stack.compiled:
+        run = torch.compile(run, fullgraph=True, dynamic=False)
+
+    @torch.no_grad()
+    def forward(batch: Batch) -> Tensor:
+        index, crop = batch.index, batch.crop
+        if not stack.mapped:
+            index, crop = index[0], None if crop is None else crop[0]
+        return run(state, index, crop, train.pixels, train.labels)
+
+    return forward
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A value a round, their median, and its interval: `interval_words` says which."""
+
+    median: float
+    low: float
+    high: float
+    rounds: list[float]
+
+    def words(self, digits: int) -> str:
+        return f"{self.median:,.{digits}f} [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
+
+
+def spread(values: list[float]) -> Spread:
+    ordered, rank = sorted(values), interval_rank(len(values))
+    return Spread(median(ordered), ordered[rank], ordered[-1 - rank], values)
+
+
+def interval_rank(n: int) -> int:
+    """How many of n values to leave out at each end, so that the interval covers the median in at least 95% of cases.
+    0 also below 6 values, where all of them together cover it less often.
+    """
+    return max((rank for rank in range(n // 2) if coverage(n, rank) >= CONFIDENCE), default=0)
+
+
+def coverage(n: int, rank: int) -> float:
+    """Probability that n independent values, `rank` left out at each end, cover the median of their distribution."""
+    return 1 - 2 * sum(math.comb(n, k) for k in range(rank + 1)) * 0.5**n
+
+
+def interval_words(n: int) -> str:
+    rank = interval_rank(n)
+    if coverage(n, rank) < CONFIDENCE:
+        return f"median of {n} rounds [lowest, highest]; an interval of 95% takes 6 rounds"
+    values = "lowest and highest" if not rank else f"values {rank + 1} and {n - rank} in order"
+    return f"median of {n} rounds [its {coverage(n, rank):.1%} interval by order statistics: {values}]"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A contender's result. Rates count every member's steps; `ratio` says what the ratios divide, in which mode; the
+    control has none.
+    """
+
+    panel: str
+    norm: str
+    mode: str
+    config: dict[str, Any]
+    members: int
+    threads: int
+    compile_seconds: float
+    steps_per_second: Spread
+    forwards_per_second: Spread
+    ratio: str | None
+    step_ratio: Spread | None
+    forward_ratio: Spread | None
+
+
+def measure_panel(panel: Panel, options: Options, tick: Callable[[str], None]) -> list[Row]:
+    """Interleaved: a round measures every contender once, those of a mode one after the other."""
+    control = panel.runs[0]
+    threads = thread_count(control, pick_device(control.device))
+    torch.set_num_threads(threads)  # before compiling, which builds the number in
+    data, contenders = load_data(control.dataset), list[Contender]()
+    for mode, config in product(panel.modes, panel.runs):
+        tick(f"{config.norm.name}, {mode}: {'preparing' if mode == 'eager' else 'compiling'}")
+        contenders.append(Contender(config, mode, options, data))
+        data = contenders[-1].stack.data  # placed on the device once
+    gc.collect()  # what compilation left; otherwise a quarter of a second within the first round
+    for number in range(options.rounds):
+        for contender in contenders:
+            tick(f"round {number + 1}: {contender.config.norm.name}, {contender.mode}")
+            contender.measure(options.seconds)
+    controls = {contender.mode: contender for contender in contenders if contender.config.norm.name == CONTROL}
+    return [make_row(panel.title, contender, controls[contender.mode], threads) for contender in contenders]
+
+
+def make_row(panel: str, contender: Contender, control: Contender, threads: int) -> Row:
+    norm, mode, compared = contender.config.norm.name, contender.mode, contender is not control
+    return Row(
+        panel=panel,
+        norm=norm,
+        mode=mode,
+        config=contender.config.as_dict(),
+        members=contender.members,
+        threads=threads,
+        compile_seconds=contender.compile_seconds,
+        steps_per_second=spread(contender.steps),
+        forwards_per_second=spread(contender.forwards),
+        ratio=f"{norm} / {CONTROL}, {mode}" if compared else None,
+        step_ratio=ratio_of(contender.steps, control.steps) if compared else None,
+        forward_ratio=ratio_of(contender.forwards, control.forwards) if compared else None,
+    )
+
+
+def ratio_of(values: list[float], control: list[float]) -> Spread:
+    """Round by round: a machine that slows down slows both."""
+    return spread([value / base for value, base in zip(values, control, strict=True)])
+
+
+# ---- words
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Which of a row's two rates, and its names."""
+
+    title: str
+    unit: str
+    rate: Callable[[Row], Spread]
+    ratio: Callable[[Row], Spread | None]
+
+
+QUANTITIES = (
+    Quantity("training step", "training steps/s", lambda row: row.steps_per_second, lambda row: row.step_ratio),
+    Quantity("forward pass", "forward passes/s", lambda row: row.forwards_per_second, lambda row: row.forward_ratio),
+)
+
+
+def table(panel: Panel, rows: list[Row], quantity: Quantity) -> list[list[str]]:
+    """A line a contender, and a dash for each mode that was left out."""
+    lines = []
+    for row in rows:
+        ratio = quantity.ratio(row)
+        share = f"{row.ratio}: {ratio.words(2)}" if ratio else "control"
+        lines.append([f"{row.norm}, {row.mode}", quantity.rate(row).words(0), share])
+    return lines + [[mode, DASH, DASH] for mode in MODES if mode in panel.left_out]
+
+
+def header(quantity: Quantity) -> list[str]:
+    return ["norm, mode", quantity.unit, f"ratio to {CONTROL}, same mode"]
+
+
+def title_of(panel: Panel, rows: list[Row]) -> str:
+    return f"{panel.title}, {count(rows[0].threads, 'thread')}" if rows else panel.title
+
+
+def footnotes(panels: list[Panel], options: Options) -> list[str]:
+    """What a reader has to know to trust the table."""
+    modes = {
+        "eager": "eager: one run, uncompiled",
+        "compiled": "compiled: one run, compiled",
+        "stacked": f"stacked: {options.stack} runs compiled as one, the steps of all of them counted",
+    }
+    lines = [
+        f"Rates: {interval_words(options.rounds)}, {options.seconds:g} s a measurement. Rounds are interleaved, ratios "
+        "taken round by round. Compilation, evaluation and the order of batches are not in them.",
+        "Training step: gather the batch, forward, backward, update. Forward pass: in training mode, up to the loss.",
+        "; ".join(modes[mode] for mode in options.modes) + ".",
+    ]
+    reasons = (f"{what} is left out: {why}" for panel in panels for what, why in panel.left_out.items())
+    return lines + [f"{reason}." for reason in dict.fromkeys(reasons)]
+
+
+def markdown(panels: list[Panel], rows: dict[str, list[Row]], facts: dict[str, Any], options: Options) -> str:
+    lines = [f"# {TITLE}", "", "![rates of every norm and mode](bench.svg)", ""]
+    for panel in panels:
+        lines += [f"## {title_of(panel, rows[panel.title])}", ""]
+        for quantity in QUANTITIES:
+            cells = [header(quantity), *table(panel, rows[panel.title], quantity)]
+            written = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells]
+            lines += [f"{quantity.title.capitalize()}:", "", written[0], "|---|---:|---:|", *written[1:], ""]
+    notes = [f"- {line}" for line in footnotes(panels, options)]
+    return "\n".join([*lines, *notes, "", f"`{options.command}`", "", provenance(facts), ""])
+
+
+# ---- files and the whole
+
+
+def gather_facts(rows: list[Row], options: Options) -> dict[str, Any]:
+    device = pick_device(rows[0].config["device"])
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": options.command,
+        "machine": machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cores": os.cpu_count(),
+        "threads": sorted({row.threads for row in rows}),
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "code": git_state(),
+        "compile": {
+            "backend": "inductor",
+            "fullgraph": True,
+            "dynamic": False,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "compiler": compiler(),
+        },
+    }
+
+
+def compiler() -> str | None:
+    """The C++ compiler's name and version, as it says them."""
+    name = next(filter(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")), None)
+    if name is None:
+        return None
+    done = subprocess.run([name, "--version"], capture_output=True, text=True, check=False)
+    return next(iter(done.stdout.splitlines()), None)
+
+
+def provenance(facts: dict[str, Any]) -> str:
+    commit = str(facts["code"]["commit"])[:10] + (" with changes" if facts["code"]["dirty"] else "")
+    threads = " or ".join(map(str, facts["threads"]))
+    return (
+        f"bnexp {facts['packages']['bnexp']} (commit {commit}), torch {facts['packages']['torch']} "
+        f"({facts['compile']['cpu']}, {facts['compile']['compiler'] or 'no C++ compiler'}), Python {facts['python']}, "
+        f"{facts['machine']}, {facts['cores']} cores, device {facts['device']}, {threads} thread(s); "
+        f"{facts['created'][:10]}"
+    )
+
+
+def figure_groups(panel: Panel, rows: list[Row], quantity: Quantity) -> list[BarGroup]:
+    """A group a mode, in the order of the table."""
+    groups = []
+    for mode in panel.modes:
+        bars = []
+        for row in (row for row in rows if row.mode == mode):
+            rate, ratio = quantity.rate(row), quantity.ratio(row)
+            note = f"{rate.median:,.0f}" + (f"   {ratio.words(2)} of {CONTROL}" if ratio else "")
+            bars.append(Bar(row.norm, rate.median, rate.low, rate.high, note))
+        members = next(row.members for row in rows if row.mode == mode)
+        groups.append(BarGroup(mode if members == 1 else f"{mode}, {members} runs as one", bars))
+    return groups + [BarGroup(f"{mode}: {DASH}", []) for mode in MODES if mode in panel.left_out]
+
+
+def write(panels: list[Panel], rows: dict[str, list[Row]], options: Options) -> None:
+    """bench.json, bench.md, bench.svg and bench.png."""
+    every = [row for found in rows.values() for row in found]
+    facts, out = gather_facts(every, options), options.out
+    out.mkdir(parents=True, exist_ok=True)
+    record = facts | {
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "interval": interval_words(options.rounds),
+        "left_out": [{"panel": p.title, "what": what, "why": why} for p in panels for what, why in p.left_out.items()],
+        "rows": [asdict(row) for row in every],
+    }
+    (out / "bench.json").write_text(to_json(record))
+    (out / "bench.md").write_text(markdown(panels, rows, facts, options))
+    drawn = {
+        title_of(panel, rows[panel.title]): {
+            quantity.unit: figure_groups(panel, rows[panel.title], quantity) for quantity in QUANTITIES
+        }
+        for panel in panels
+    }
+    made_on = f"{facts['machine']}, {facts['cores']} cores, device {facts['device']}, torch {version('torch')}"
+    caption = f"{interval_words(options.rounds)}\n{made_on}, {facts['created'][:10]}"
+    rate_figure(TITLE, caption, drawn, [out / "bench.png", out / "bench.svg"])
+
+
+def show(panels: list[Panel], rows: dict[str, list[Row]], options: Options) -> None:
+    for panel, quantity in product(panels, QUANTITIES):
+        found = rows[panel.title]
+        show_table(f"{title_of(panel, found)}: {quantity.title}", header(quantity), table(panel, found, quantity))
+    for line in footnotes(panels, options):
+        say(line)
+    out = options.out
+    say(f"figure: {out / 'bench.png'} (and .svg); table: {out / 'bench.md'}, {out / 'bench.json'}")
+
+
+def bench(jobs: list[list[str]], runs: list[RunConfig], options: Options) -> None:
+    """Measure and write. jobs: the overrides of each run, as `with_norms` made them. Raises ConfigError before it
+    measures anything.
+    """
+    panels = make_panels(jobs, runs, options)
+    torch.set_flush_denormal(True)  # as training does
+    rows: dict[str, list[Row]] = {}
+    contenders = {panel.title: len(panel.modes) * len(panel.runs) for panel in panels}
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=sum(contenders.values()) * (1 + options.rounds))
+        for panel in panels:
+            number = contenders[panel.title]
+            measuring = duration(2 * number * options.rounds * options.seconds)
+            say(f"{panel.title}: {count(number, 'contender')}, {measuring} of measuring besides compiling")
+            rows[panel.title] = measure_panel(panel, options, partial(advance, bar, task))
+    write(panels, rows, options)
+    show(panels, rows, options)
+
+
+def advance(bar: Progress, task: TaskID, doing: str) -> None:
+    bar.update(task, advance=1, description=doing)
