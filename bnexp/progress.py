@@ -137,9 +137,11 @@ class SweepDisplay:
         runs = list(self.runs.values())
         done, running = (sum(run.status in kinds for run in runs) for kinds in (DONE, ("running",)))
         parts = [f"{done} of {len(runs)} runs done", f"{running} running"]
-        speed = rate(runs)
+        speed, left = rate(runs), sum(run.left for run in runs)
         if speed:
-            parts += [f"{speed:,.0f} steps/s", f"{duration(sum(run.left for run in runs) / speed)} left"]
+            parts.append(f"{speed:,.0f} steps/s")
+        if speed and left:
+            parts.append(f"{duration(left / speed)} left")
         return ", ".join(parts)
 
     def table(self) -> Table:
