@@ -97,7 +97,7 @@ def plan_sweep(jobs: list[Job], options: Options) -> SweepPlan:
     for job in jobs:
         groups.setdefault(stack_key(job.config), []).append(job)
     workers = 1 if options.submit else options.workers or device_workers(jobs[0].config)
-    least = -(-workers // len(groups))  # stacks a group, so that no worker is idle
+    least = -(-workers // len(groups))  # stacks a group, or a multiple of it, so that no worker is idle
     found = [divide(group, least, options) for group in groups.values()]
     every = list(chain.from_iterable(found))
     workers = min(workers, len(every))
@@ -135,7 +135,7 @@ def divide(jobs: list[Job], least: int, options: Options) -> list[StackOfJobs]:
     number = max(round(len(jobs) / best), 1)
     if options.max_stack:
         number = -(-len(jobs) // (options.max_stack if best > 1 else 1))
-    number = min(max(number, least), len(jobs))
+    number = min(-(-number // least) * least, len(jobs))
     bounds = [len(jobs) * i // number for i in range(number + 1)]
     return [jobs[first:last] for first, last in pairwise(bounds)]
 
