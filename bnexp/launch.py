@@ -120,20 +120,18 @@ class Sweep:
 
     def __init__(self, context: HydraContext, config: DictConfig, plan: SweepPlan) -> None:
         self.trainer, self.plan = StackTrainer(context, config), plan
+        self.jobs = {job.number: job for stack in plan.stacks for job in stack}
         self.directories: dict[int, Path] = {}
         self.retried: set[int] = set()
         self.returns: Returns = {}
 
-    def run(self, numbers: range) -> list[JobReturn]:
-        """Train the jobs of these numbers, all of the sweep unless it is launched in batches."""
-        stacks = [[job for job in stack if job.number in numbers] for stack in self.plan.stacks]
+    def run(self) -> list[JobReturn]:
         say(str(self.plan))
         Path(self.trainer.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-        self.jobs = {job.number: job for stack in stacks for job in stack}
         with SweepDisplay(list(self.jobs.values())) as self.display:
-            self.train([stack for stack in stacks if stack])
+            self.train(self.plan.stacks)
         self.raise_failures()
-        return [self.returns[number] for number in numbers]
+        return [self.returns[number] for number in sorted(self.jobs)]
 
     def train(self, stacks: list[StackOfJobs]) -> None:
         if self.plan.here:
@@ -154,7 +152,7 @@ class Sweep:
         except KeyboardInterrupt:
             for number, directory in self.directories.items():
                 close_interrupted(directory, self.display.step_of(number))
-            say(f"interrupted: {self.display.line()}")
+            say(f"interrupted: {self.display.done()}")
             raise
 
     def hear(self, event: Event) -> None:
@@ -167,12 +165,13 @@ class Sweep:
         found = {job.number: self.directories.pop(job.number, None) for job in stack}
         if self.retried.isdisjoint(found):
             self.retried.update(found)
-            say(f"{how}: {count(len(stack), 'run')} start again, at half the stack size")
             self.display.restart(list(found))
             for directory in filter(None, found.values()):
                 clear_run(directory)
             half = -(-len(stack) // 2)
-            return [part for part in (stack[:half], stack[half:]) if part]
+            parts = [part for part in (stack[:half], stack[half:]) if part]
+            say(f"{how}: starting {count(len(stack), 'run')} again as {count(len(parts), 'stack')}")
+            return parts
         for number, place in found.items():
             self.returns[number] = JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError(how))
             self.display.hear(Closed(number, place or Path(), {"status": "failed", "error": how}))

@@ -22,7 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bnexp.config import ConfigError, RunConfig, known_keys, parse
+from bnexp.config import ConfigError, RunConfig, known_keys, parse, require
 from bnexp.runs import Launch, holds_run
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ def plan(flags: list[str], overrides: list[str]) -> Plan:
         first = compose(name, [*jobs[0], *searchpath, *naming])
         directory, launcher = output_directory(first, multirun), first.hydra.launcher
         runs = compose_jobs(name, words, jobs, [*searchpath, *naming])
+    sweeper = first.hydra.runtime.choices["hydra/sweeper"]
+    require(sweeper == "bnexp", "hydra/sweeper", sweeper, "bnexp, which trains what was planned")
     ours = ("workers", "max_stack", "submit")
     options = parse_options(**{key: launcher[key] for key in ours if key in launcher})
     check_runs(runs)

@@ -132,11 +132,13 @@ class SweepDisplay:
     def step_of(self, job: int) -> int:
         return self.runs[job].step
 
+    def done(self) -> str:
+        return f"{sum(run.status in DONE for run in self.runs.values())} of {len(self.runs)} runs done"
+
     def line(self) -> str:
         """3 of 20 runs done, 5 running, 5,100 steps/s, 40 s left"""
         runs = list(self.runs.values())
-        done, running = (sum(run.status in kinds for run in runs) for kinds in (DONE, ("running",)))
-        parts = [f"{done} of {len(runs)} runs done", f"{running} running"]
+        parts = [self.done(), f"{sum(run.status == 'running' for run in runs)} running"]
         speed, left = rate(runs), sum(run.left for run in runs)
         if speed:
             parts.append(f"{speed:,.0f} steps/s")
@@ -158,7 +160,7 @@ class SweepDisplay:
         return table
 
 
-DONE = ("finished", "diverged", "failed", "interrupted")
+DONE = ("finished", "diverged", "failed")
 
 
 def cells(runs: list[RunState]) -> list[str]:

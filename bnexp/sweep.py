@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import chain, pairwise
+from math import ceil
 
 import torch
 
@@ -97,8 +98,7 @@ def plan_sweep(jobs: list[Job], options: Options) -> SweepPlan:
     for job in jobs:
         groups.setdefault(stack_key(job.config), []).append(job)
     workers = 1 if options.submit else options.workers or device_workers(jobs[0].config)
-    least = -(-workers // len(groups))  # stacks a group, or a multiple of it, so that no worker is idle
-    found = [divide(group, least, options) for group in groups.values()]
+    found = [divide(group, workers * len(group) / len(jobs), options) for group in groups.values()]
     every = list(chain.from_iterable(found))
     workers = min(workers, len(every))
     check_memory(every, workers)
@@ -129,13 +129,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def divide(jobs: list[Job], least: int, options: Options) -> list[StackOfJobs]:
-    """Stacks that differ by one job at most: each size is compiled once."""
+def divide(jobs: list[Job], workers: float, options: Options) -> list[StackOfJobs]:
+    """Stacks that differ by one job at most: each size is compiled once. Their number is a multiple of the workers that
+    these jobs have for themselves, so that none is idle.
+    """
     best = best_size(jobs[0].config)
-    number = max(round(len(jobs) / best), 1)
-    if options.max_stack:
-        number = -(-len(jobs) // (options.max_stack if best > 1 else 1))
-    number = min(-(-number // least) * least, len(jobs))
+    largest = min(options.max_stack or LARGEST_STACK, LARGEST_STACK if best > 1 else 1)
+    number = max(ceil(len(jobs) / largest), 0 if options.max_stack else round(len(jobs) / best))
+    number = min(ceil(number / ceil(workers)) * ceil(workers), len(jobs))
     bounds = [len(jobs) * i // number for i in range(number + 1)]
     return [jobs[first:last] for first, last in pairwise(bounds)]
 

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from bnexp.cli import run
 
 @pytest.fixture(autouse=True)
 def restored_process() -> Iterator[None]:
+    with restored():
+        yield
+
+
+@contextmanager
+def restored() -> Iterator[None]:
     """Put back what a command changes: sys.argv, Hydra's variable, the loggers, torch's threads and denormals."""
     argv, full_error, threads = sys.argv, os.environ.get("HYDRA_FULL_ERROR"), torch.get_num_threads()
     root = logging.getLogger()

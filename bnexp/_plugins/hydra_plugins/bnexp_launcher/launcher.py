@@ -26,12 +26,14 @@ class BnexpLauncher(Launcher):
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        sweep = Sweep(self.context, self.config, self.task.sweep)  # type: ignore[attr-defined]
-        return sweep.run(range(initial_job_idx, initial_job_idx + len(job_overrides)))
+        return Sweep(self.context, self.config, self.task.sweep).run()  # type: ignore[attr-defined]
 
 
 class BnexpSweeper(BasicSweeper):
-    """Hydra's own, but for composing every job once more: bnexp.plan has done that."""
+    """Hydra's own, but that all jobs are launched at once, and none is composed again: bnexp.plan has done that."""
+
+    def __init__(self) -> None:
+        super().__init__(max_batch_size=None)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         pass
@@ -49,8 +51,6 @@ class LauncherConfig:
 @dataclass
 class SweeperConfig:
     _target_: str = "hydra_plugins.bnexp_launcher.launcher.BnexpSweeper"
-    max_batch_size: int | None = None
-    params: dict[str, str] | None = None
 
 
 store = ConfigStore.instance().store

@@ -1,0 +1,380 @@
+"""Sweeps: how runs become stacks, what a dry run says, what is refused, and that stacks leave what runs alone leave."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Bnexp, restored
+
+import bnexp.sweep as bnexp_sweep
+from bnexp.cli import run
+from bnexp.config import ArchConfig, ConfigError, DatasetConfig, EvalConfig, RunConfig
+from bnexp.console import count, duration
+from bnexp.engine import has_compiler
+from bnexp.runs import find_runs
+from bnexp.sweep import (
+    CACHES_FILLED,
+    LARGEST_STACK,
+    Job,
+    Options,
+    SweepPlan,
+    member_bytes,
+    parse_options,
+    plan_sweep,
+    stack_key,
+)
+
+TRAIN = ("train", "dataset=digits", "device=cpu", "steps=60")
+CONFIG = RunConfig(
+    dataset=DatasetConfig("digits", validation=200), arch=ArchConfig(hidden=[8]), steps=60, device="cpu", compile=False
+)
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
+
+
+def changed(config: RunConfig, key: str, value: object) -> RunConfig:
+    group, _, part = key.rpartition(".")
+    changes: dict[str, Any] = {group: replace(getattr(config, group), **{part: value})} if group else {key: value}
+    return replace(config, **changes)
+
+
+def make_jobs(*sizes: int, config: RunConfig = CONFIG) -> list[Job]:
+    """Groups of these sizes, each with a batch size of its own."""
+    configs = [
+        replace(config, batch_size=60 + group, seed=seed) for group, size in enumerate(sizes) for seed in range(size)
+    ]
+    return [Job(n, [], [f"batch_size={c.batch_size}", f"seed={c.seed}"], c) for n, c in enumerate(configs)]
+
+
+# ---- stacks
+
+
+@pytest.fixture
+def small_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunConfig]:
+    """Compiled runs, on a machine whose cache suits stacks of six of them. Nothing is compiled by a plan."""
+    compiled = replace(CONFIG, compile=True)
+    monkeypatch.setattr("bnexp.engine.has_compiler", lambda: True)
+    monkeypatch.setattr(bnexp_sweep, "cache_bytes", lambda: 6.5 * member_bytes(compiled) / CACHES_FILLED)
+    with restored():
+        yield compiled
+
+
+def sizes_of(plan: SweepPlan) -> dict[int, list[int]]:
+    """Batch size → sizes of its stacks."""
+    found: dict[int, list[int]] = {}
+    for stack in plan.stacks:
+        [batch_size] = {job.config.batch_size for job in stack}
+        found.setdefault(batch_size, []).append(len(stack))
+    return found
+
+
+@pytest.mark.parametrize("groups", [(1,), (5,), (13,), (40,), (3, 3), (17, 4, 1), (1, 9)])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("max_stack", [None, 1, 4, 7])
+def test_stacks_are_whole_even_and_enough(
+    small_cache: RunConfig, groups: tuple[int, ...], workers: int, max_stack: int | None
+) -> None:
+    jobs = make_jobs(*groups, config=small_cache)
+    plan = plan_sweep(jobs, Options(workers, max_stack))
+    assert sorted(job.number for stack in plan.stacks for job in stack) == [job.number for job in jobs]
+    for sizes in sizes_of(plan).values():
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= (max_stack or 9)  # six, or the nearest that is even
+    assert plan.workers == min(workers, len(plan.stacks))
+    assert len(plan.stacks) >= min(workers, len(jobs))
+
+
+def test_stacks_fill_the_cache(small_cache: RunConfig) -> None:
+    jobs = make_jobs(24, config=small_cache)
+    assert sizes_of(plan_sweep(jobs, Options(workers=1))) == {60: [6, 6, 6, 6]}
+    assert sizes_of(plan_sweep(jobs, Options(workers=1, max_stack=12))) == {60: [12, 12]}
+
+
+@pytest.mark.parametrize("jobs", [LARGEST_STACK, LARGEST_STACK + 62, 3 * LARGEST_STACK + 1])
+def test_no_stack_is_larger_than_hydra_can_nest(
+    small_cache: RunConfig, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    monkeypatch.setattr(bnexp_sweep, "cache_bytes", lambda: 2**40)
+    plan = plan_sweep(make_jobs(jobs, config=small_cache), Options(workers=1))
+    assert max(len(stack) for stack in plan.stacks) <= LARGEST_STACK
+
+
+@pytest.mark.parametrize(
+    "config",
+    [CONFIG, changed(changed(CONFIG, "arch.name", "convnet"), "arch.channels", [4])],
+    ids=["uncompiled", "convnet"],
+)
+@pytest.mark.parametrize("max_stack", [None, 4])
+def test_runs_that_gain_nothing_come_one_by_one(config: RunConfig, max_stack: int | None) -> None:
+    with restored():
+        plan = plan_sweep(make_jobs(5, config=config), Options(2, max_stack))
+    assert sizes_of(plan) == {60: [1] * 5}
+    assert "5 runs: one by one on 2 workers" in str(plan)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "workers", "seconds", "here", "text"),
+    [
+        ([12] * 4, 2, 180, False, "48 runs: 4 stacks of 12 on 2 workers, about 3 min"),
+        ([4, 5], 1, 40, False, "9 runs: 2 stacks of 4 to 5 on 1 worker, about 40 s"),
+        ([3], 1, 0.1, True, "3 runs: 1 stack of 3 in this process, about 1 s"),
+        ([1, 1], 2, 86_400, False, "2 runs: one by one on 2 workers, about 24 h"),
+        ([1], 1, 2, True, "1 run: one by one in this process, about 2 s"),
+    ],
+)
+def test_plan_in_words(sizes: list[int], workers: int, seconds: float, here: bool, text: str) -> None:
+    jobs = iter(make_jobs(sum(sizes)))
+    assert str(SweepPlan([[next(jobs) for _ in range(size)] for size in sizes], workers, seconds, here)) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "1 s"), (89.4, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "2 h"), (129_600, "2 days"), (1e6, "12 days")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_count() -> None:
+    assert [count(number, "run") for number in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
+
+
+# ---- what may share a stack
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 7),
+        ("optim.lr", 0.5),
+        ("optim.momentum", 0.5),
+        ("optim.weight_decay", 0.1),
+        ("optim.schedule", "cosine"),
+        ("init.std", 0.3),
+        ("norm.eps", 0.1),
+        ("norm.momentum", 0.5),
+    ],
+)
+def test_numbers_keep_runs_together(key: str, value: object) -> None:
+    assert stack_key(changed(CONFIG, key, value)) == stack_key(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dataset.validation", 300),
+        ("dataset.limit", 100),
+        ("arch.hidden", [9]),
+        ("arch.norm_position", "after"),
+        ("act.name", "sigmoid"),
+        ("norm.name", "layer"),
+        ("norm.affine", False),
+        ("batch_size", 61),
+        ("steps", 61),
+        ("optim.name", "adam"),
+        ("precision", "bf16"),
+        ("eval.first_every", 51),
+        ("eval.first_until", 51),
+        ("eval.every", 51),
+        ("device", "auto"),
+        ("threads", 2),
+        ("compile", True),
+    ],
+)
+def test_another_computation_separates(key: str, value: object) -> None:
+    assert stack_key(changed(CONFIG, key, value)) != stack_key(CONFIG)
+
+
+def test_eps_separates_convolutional_runs() -> None:
+    convnet = changed(CONFIG, "arch.name", "convnet")
+    assert stack_key(changed(convnet, "norm.eps", 0.1)) != stack_key(convnet)
+    assert stack_key(replace(convnet, seed=7)) == stack_key(convnet)
+
+
+@pytest.mark.parametrize(
+    ("first_every", "first_until", "every"),
+    [(50, 2000, 500), (1, 0, 1), (7, 20, 3), (3, 20, 7), (10, 10, 10), (99, 50, 7), (5, 51, 1000), (13, 1000, 2)],
+)
+def test_evaluations_are_counted_exactly(first_every: int, first_until: int, every: int) -> None:
+    schedule = EvalConfig(first_every, first_until, every)
+    for last in (*range(1, 120), 1999, 2000, 2001, 2500, 2501):
+        assert schedule.times(last) == sum(schedule.due(step, last) for step in range(last + 1)), last
+
+
+# ---- dry runs and words that are off
+
+
+@pytest.mark.parametrize(
+    ("words", "shape"),
+    [
+        (("train", "-m", "seed=range(3)"), "3 runs: one by one in this process"),
+        (("train", "-m", "seed=range(3)", "hydra.launcher.workers=2"), "3 runs: one by one on 2 workers"),
+        (("train", "-m", "hydra.launcher.max_stack=2", "seed=range(3)"), "3 runs: one by one in this process"),
+        (("train",), "1 run: one by one in this process"),
+        (("compare", "norm=none,batch", "seed=0,1"), "4 runs: one by one in this process"),
+    ],
+)
+def test_dry_run_says_the_plan_and_makes_nothing(
+    bnexp: Bnexp, tmp_path: Path, words: tuple[str, ...], shape: str
+) -> None:
+    outcome = bnexp(*words, *TRAIN[1:], "dry_run=true")
+    assert (outcome.status, outcome.err) == (0, "")
+    [line] = outcome.out.splitlines()
+    assert line.startswith(f"{shape}, about ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_false_trains(bnexp: Bnexp, tmp_path: Path) -> None:
+    assert bnexp(*TRAIN[:3], "steps=1", "dry_run=false").status == 0
+    assert len(find_runs([tmp_path])) == 1
+
+
+HUGE = f"arch.hidden=[{','.join(['65536'] * 40)}]"  # terabytes
+
+
+@pytest.mark.parametrize("command", ["train -m", "compare"])
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("dry_run=maybe", ["dry_run=maybe", "true or false"]),
+        *((f"hydra.launcher.workers={value}", ["hydra.launcher.workers=", "1024"]) for value in (0, -1, 1.5, "x")),
+        *(
+            (f"hydra.launcher.workers={value}", ["hydra.launcher.workers=", "1024"])
+            for value in ("true", 100000, "[2]")
+        ),
+        *((f"hydra.launcher.max_stack={value}", ["hydra.launcher.max_stack=", "128"]) for value in (0, -3, 129, "x")),
+        (HUGE, ["GB of memory", "hydra.launcher.max_stack", "widths"]),
+        ("hydra/launcher=nonsense", ["hydra/launcher=nonsense", "choose from", "bnexp"]),
+        ("norm=", ["norm"]),
+        ("act=relu,sigmoid,relu", ["has the same run more than once", "norm=none act=relu"]),
+        ("seed=range(5,5)", ["seed=range(5,5)", "empty sweep"]),
+        ("hydra/sweeper=basic", ["hydra/sweeper=basic", "bnexp"]),
+        ("hydra.sweeper.max_batch_size=2", ["max_batch_size"]),
+    ],
+)
+def test_sweep_that_is_refused(bnexp: Bnexp, tmp_path: Path, command: str, word: str, parts: list[str]) -> None:
+    outcome = bnexp(*command.split(), *TRAIN[1:], "norm=none,batch", word)
+    assert outcome.status == 2, outcome
+    [line] = outcome.err.splitlines()
+    for part in parts:
+        assert part in line
+    assert not outcome.out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [0, 129, -1, 2.0, True, None, "x", [1]])
+def test_max_stack_is_a_number_in_range(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.max_stack="):
+        parse_options("auto", value)
+    assert parse_options("auto", LARGEST_STACK) == Options(None, LARGEST_STACK)
+
+
+# ---- a sweep's directories
+
+
+ARMS = ("norm=none,batch", "seed=0,1")
+NAMES = [f"norm={norm},seed={seed}" for norm in ("none", "batch") for seed in (0, 1)]
+LAUNCHERS = {
+    "two": ("hydra.launcher.workers=2",),
+    "one": ("hydra.launcher.workers=1",),
+    "here": (),
+    "basic": ("hydra/launcher=basic",),
+}
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sweep by every launcher, and one run of it alone."""
+    folder = tmp_path_factory.mktemp("sweeps")
+    words = (*TRAIN, "compile=false")
+    with restored(), pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
+        patch.chdir(folder)
+        for name, launcher in LAUNCHERS.items():
+            assert run([*words, "-m", *ARMS, f"hydra.sweep.dir={name}", *launcher]) == 0
+        assert run([*words, "norm=batch", "seed=1", "hydra.run.dir=alone"]) == 0
+    return folder
+
+
+def result_bytes(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("metrics.csv", "checkpoint.safetensors")]
+
+
+def log_lines(folder: Path) -> list[str]:
+    return (folder / "bnexp.log").read_text().splitlines()
+
+
+@pytest.mark.parametrize("launcher", ["one", "here", "basic"])
+def test_workers_leave_the_bytes_of_every_other_launcher(sweeps: Path, launcher: str) -> None:
+    for name in NAMES:
+        assert result_bytes(sweeps / "two" / name) == result_bytes(sweeps / launcher / name)
+    assert result_bytes(sweeps / "two" / NAMES[-1]) == result_bytes(sweeps / "alone")
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_run_of_a_sweep_leaves_the_files_of_a_run_alone(sweeps: Path, launcher: str) -> None:
+    def files(folder: Path) -> set[str]:
+        every = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+        events = {name for name in every if name.startswith("events.out.tfevents.")}
+        assert len(events) == 1
+        return every - events
+
+    assert {path.name for path in (sweeps / launcher).iterdir() if path.is_dir()} == set(NAMES)
+    for name in NAMES:
+        assert files(sweeps / launcher / name) == files(sweeps / "alone")
+    alone, member = (folder / ".hydra" / "config.yaml" for folder in (sweeps / "alone", sweeps / launcher / NAMES[-1]))
+    assert member.read_text() == alone.read_text()
+    assert (member.parent / "overrides.yaml").read_text().splitlines()[-2:] == ["- norm=batch", "- seed=1"]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_records_of_a_sweep(sweeps: Path, launcher: str) -> None:
+    alone = json.loads((sweeps / "alone" / "run.json").read_text())
+    for number, name in enumerate(NAMES):
+        folder = sweeps / launcher / name
+        record, summary = (json.loads((folder / file).read_text()) for file in ("run.json", "summary.json"))
+        assert record.keys() == alone.keys()
+        assert (record["job"], record["stack"]) == (number, 1)
+        assert record["overrides"] == ["dataset=digits", "device=cpu", "steps=60", "compile=False", *name.split(",")]
+        assert (summary["status"], summary["steps"]) == ("finished", 60)
+        with (folder / "timing.csv").open(newline="") as file:
+            assert [int(row["step"]) for row in csv.DictReader(file)] == [0, 50, 60]
+        [line] = log_lines(folder)
+        assert f"test accuracy {summary['test']['accuracy']:.1%}" in line
+
+
+# ---- one that fails
+
+
+def sweep_with_a_file_in_the_way(bnexp: Bnexp, *words: str) -> None:
+    """A sweep where the directory of seed=1 can't be made; checks that the run is named and the others finish."""
+    Path("s").mkdir()
+    Path("s/seed=1").write_text("in the way")
+    outcome = bnexp(*TRAIN, "-m", "seed=range(4)", "hydra.sweep.dir=s", *words)
+    assert outcome.status == 1, outcome
+    [line] = outcome.err.splitlines()
+    assert "1 of 4 runs failed: seed=1 (" in line
+    assert "s/seed=1: File exists" in line
+    found = find_runs([Path("s")])
+    assert [(run.seed, run.record["job"], run.summary["status"]) for run in found] == [
+        (seed, seed, "finished") for seed in (0, 2, 3)
+    ]
+    for run_ in found:
+        [line] = log_lines(run_.directory)
+        assert f"test accuracy {run_.summary['test']['accuracy']:.1%}" in line
+
+
+def test_a_run_without_a_directory_does_not_stop_the_others(bnexp: Bnexp) -> None:
+    sweep_with_a_file_in_the_way(bnexp, "compile=false")
+
+
+@needs_compiler
+def test_a_member_without_a_directory_does_not_stop_its_stack(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bnexp_sweep, "usable_cores", lambda: 1)  # one stack of all four
+    sweep_with_a_file_in_the_way(bnexp, "compile=true", "hydra.launcher.max_stack=4", "arch.hidden=[8]")
+    found = find_runs([Path("s")])
+    assert [run.record["stack"] for run in found] == [4] * 3
