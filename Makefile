@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.complete
+BENCH_SETUP := .venv-bench/.complete
 RESULTS ?= results
 
 .PHONY: help setup demo test test-slow lint types lock bench reproduce tensorboard report clean
@@ -38,9 +39,16 @@ types: $(SETUP) ## mypy --strict
 lock: $(SETUP) ## requirements.lock from pyproject.toml, the newest versions
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra joblib --extra slurm --universal --python-version 3.11 --generate-hashes \
 		--no-header --upgrade --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile --group bench --universal --python-version 3.11 --generate-hashes \
+		--no-header --upgrade --quiet --output-file requirements-bench.lock
 
-bench: $(SETUP) ## bnexp against a plain PyTorch loop, in interleaved rounds
+bench: $(SETUP) $(BENCH_SETUP) ## bnexp beside PyTorch, Keras and JAX loops, in interleaved rounds (10 minutes)
 	$(BIN)/python scripts/bench.py
+
+$(BENCH_SETUP): requirements-bench.lock $(SETUP)
+	$(PYTHON) -m venv .venv-bench
+	$(BIN)/uv pip install --quiet --require-hashes --python .venv-bench/bin/python -r requirements-bench.lock
+	touch $@
 
 reproduce: $(SETUP) ## the figures of README.md and results/ (MNIST; 3 minutes on 2 cores)
 	BIN=$(BIN) sh scripts/reproduce.sh
@@ -52,5 +60,5 @@ report: $(SETUP) ## table and figure of runs that are there: make report RESULTS
 	$(BIN)/bnexp report $(RESULTS)
 
 clean: ## delete .venv and caches; keeps data/ and results/
-	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

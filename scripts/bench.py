@@ -1,174 +1,235 @@
-"""Steps per second of one bnexp run against a plain eager PyTorch loop: same network, data in memory, same machine.
+"""bnexp beside its peers on one task: MNIST, 784-100-100-100-10, batches of 60, SGD, with batch normalization or not.
 
-    python scripts/bench.py [--rounds 5]
+    make bench
 
-Every contender is a process of its own that waits while another works. A round times each once, in turn, so a machine
-that slows down slows them all; figures are medians over rounds, ratios are taken round by round. Evaluation and
-compilation are left out. Writes results/bench.json and prints the table that results/performance.md keeps.
+Every contender is a process of its own (a sweep is two, started at the same moment), blocked while another works. First
+each makes the same number of updates, and their test accuracies have to agree. Then come interleaved rounds: a round
+times each contender once, in an order that turns from round to round. Rates are updates of a model a second, those of
+all models of a sweep counted; ratios are taken within a round. Evaluation and compilation are left out, the same images
+lie in memory. Writes results/bench.json and prints the tables of results/performance.md.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import version
-from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from bnexp.batches import Batches, Order
-from bnexp.config import ArchConfig, DatasetConfig, NormConfig, RunConfig
-from bnexp.data import Data, load_data
-from bnexp.engine import Stack
-from bnexp.runs import machine
+from bnexp.config import RunConfig
+from bnexp.data import load_data
+from bnexp.runs import git_state, machine
+from bnexp.sweep import Job, Options, plan_sweep
 
-CPU = torch.device("cpu")
+PEERS = Path(__file__).parent / "peers"
+PEERS_PYTHON = Path(".venv-bench/bin/python")  # Keras and JAX
 OUTPUT = Path("results/bench.json")
-ROUND_SECONDS = 1.0
-REST = 30.0  # idle seconds before a case: a shared machine may lend its second core for some 15 s only
+TASKS = ("none", "batch")
+MFLOP = 26.424  # of an update: 2·60·(784·100 + 2·100·100 + 100·10) forward, as much for the weights, 2·60·21,000 inward
+UPDATES = 3000  # before test accuracies are compared
+AGREEMENT = 0.02
+REST = 20.0  # idle seconds before the rounds: a shared machine may have lent its second core
+
+Rates = dict[str, list[float]]  # by task, a value a round
 
 
-@dataclass(frozen=True)
+@dataclass
 class Contender:
-    arch: str
-    norm: str
-    threads: int
-    plain: bool  # a plain PyTorch loop, or bnexp
+    """Processes that work at the same moment; their rates add up."""
 
-    @property
-    def name(self) -> str:
-        return f"{self.arch} {self.norm}, {self.threads} thread{'s' * (self.threads > 1)}"
+    name: str
+    commands: list[list[str]]
+    tasks: tuple[str, ...] = TASKS
+    rates: Rates = field(default_factory=dict)
+    accuracy: dict[str, float] = field(default_factory=dict)
 
-    def config(self) -> RunConfig:
-        dataset = DatasetConfig(name="mnist")
-        if self.arch == "convnet":
-            dataset = DatasetConfig(name="image_folder", path="data/cifar10-jpeg")
-        return RunConfig(
-            dataset=dataset, arch=ArchConfig(name=self.arch), norm=NormConfig(name=self.norm), threads=self.threads
-        )
+    def start(self) -> None:
+        env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "JAX_PLATFORMS": "cpu"}
+        self.processes = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=env)
+            for command in self.commands
+        ]
+        for process in self.processes:
+            while (line := process.stdout.readline()) != "ready\n":  # a library's greetings come before
+                if not line:
+                    sys.exit(f"{self.name} ended before it was ready")
 
+    def ask(self, **request: str | float) -> None:
+        for process in self.processes:
+            process.stdin.write(json.dumps(request) + "\n")
 
-def plain_mlp(norm: str) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Flatten()]
-    for inputs in (784, 100, 100):
-        layers += [nn.Linear(inputs, 100, bias=norm == "none")]
-        layers += [nn.BatchNorm1d(100)] if norm == "batch" else []
-        layers += [nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(100, 10))
+    def answers(self) -> list[float]:
+        return [float(process.stdout.readline()) for process in self.processes]
 
-
-def plain_convnet(norm: str) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((3, 64), (64, 128)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=norm == "none")]
-        layers += [nn.BatchNorm2d(outputs)] if norm == "batch" else []
-        layers += [nn.ReLU(), nn.MaxPool2d(2)]
-    layers += [nn.Flatten(), nn.Linear(8 * 8 * 128, 256, bias=norm == "none")]
-    layers += [nn.BatchNorm1d(256)] if norm == "batch" else []
-    return nn.Sequential(*layers, nn.ReLU(), nn.Linear(256, 10))
+    def stop(self) -> None:
+        for process in self.processes:
+            process.stdin.close()
+            process.wait()
 
 
-def plain_loop(contender: Contender, data: Data) -> Callable[[int], None]:
-    """The loop that most people would write, with the data in memory."""
-    model = plain_mlp(contender.norm) if contender.arch == "mlp" else plain_convnet(contender.norm)
-    if contender.arch == "convnet":
-        model = model.to(memory_format=torch.channels_last)
-        data = data.to(CPU, torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    order = Order(0, len(data.train), 60)
-    pixels, labels = data.train.pixels, data.train.labels
+def make_contenders(images: str, cores: int) -> list[Contender]:
+    ours, theirs = ([str(path)] for path in (sys.executable, PEERS_PYTHON))
 
-    def step(number: int) -> None:
-        index: Tensor = order.batch(number)
-        optimizer.zero_grad()
-        F.cross_entropy(model(pixels[index].float() / 255), labels[index]).backward()
-        optimizer.step()
+    def peer(python: list[str], name: str, *words: object) -> list[str]:
+        return [*python, str(PEERS / f"{name}.py"), *map(str, words)]
 
-    return step
+    def sweep(runs: int) -> list[list[str]]:
+        """A process a worker, with the stacks that bnexp would give it."""
+        sizes = stack_sizes(runs, cores)
+        shares = [sizes[worker::cores] for worker in range(cores)]
+        return [peer(ours, "stack", 1, 100 * worker, *share) for worker, share in enumerate(shares)]
 
-
-def bnexp_run(contender: Contender, data: Data) -> Callable[[int], None]:
-    stack = Stack([contender.config()], data, CPU)
-    batches = Batches([0], len(data.train), 60, False, CPU)
-    stack.warm_up(batches.batch(0))
-
-    def step(number: int) -> None:
-        stack.set_rates(number)
-        stack.step(batches.batch(number))
-
-    return step
+    return [
+        Contender("PyTorch, DataLoader", [peer(ours, "dataloader", images, RunConfig().dataset.root)]),
+        Contender("PyTorch, eager, 1 thread", [peer(ours, "eager", images, 1)]),
+        Contender(f"PyTorch, eager, {cores} threads", [peer(ours, "eager", images, cores)]),
+        Contender("Keras fit", [peer(theirs, "keras_fit", images)]),
+        Contender("JAX jit(scan)", [peer(theirs, "jax_scan", images, 1, 0)]),
+        Contender("JAX vmap(scan) of 16", [peer(theirs, "jax_scan", images, 16, 0)]),
+        Contender("bnexp, one run, 1 thread", [peer(ours, "stack", 1, 0, 1)]),
+        Contender(f"bnexp, one run, {cores} threads", [peer(ours, "stack", cores, 0, 1)]),
+        Contender("bnexp, sweep of 16", sweep(16)),
+        Contender("bnexp, sweep of 64", sweep(64)),
+        Contender("sgemm, 1 process", [peer(ours, "gemm", 1)], ("gemm",)),
+        Contender(f"sgemm, {cores} processes", [peer(ours, "gemm", 1)] * cores, ("gemm",)),
+        Contender(f"sgemm, {cores} threads", [peer(ours, "gemm", cores)], ("gemm",)),
+    ]
 
 
-def serve(contender: Contender, pipe: Connection) -> None:
-    """Answer each request for seconds of work with the steps/s that were reached."""
-    torch.set_num_threads(contender.threads)
-    torch.set_flush_denormal(True)
-    data = load_data(contender.config().dataset)
-    step = (plain_loop if contender.plain else bnexp_run)(contender, data)
-    done = 0
-    for done in range(20):  # warm caches
-        step(done)
-    pipe.send("ready")
-    while (seconds := pipe.recv()) is not None:
-        first, start = done, time.perf_counter()
-        while (now := time.perf_counter()) < start + seconds:
-            step(done)
-            done += 1
-        pipe.send((done - first) / (now - start))
+def stack_sizes(runs: int, workers: int) -> list[int]:
+    jobs = [Job(seed, [], [], RunConfig(seed=seed, compile=True)) for seed in range(runs)]
+    return [len(stack) for stack in plan_sweep(jobs, Options(workers=workers)).stacks]
 
 
-def measure(pair: tuple[Contender, Contender], rounds: int) -> dict[str, object]:
-    """bnexp and the plain loop in turn; steps/s and the ratio, each as median, lowest and highest."""
-    context = multiprocessing.get_context("spawn")
-    pipes = []
-    for contender in pair:
-        here, there = context.Pipe()
-        context.Process(target=serve, args=(contender, there), daemon=True).start()
-        assert here.recv() == "ready"
-        pipes.append(here)
-    time.sleep(REST)
-    speeds: list[list[float]] = [[], []]
-    for _ in range(rounds):
-        for pipe, found in zip(pipes, speeds, strict=True):
-            pipe.send(ROUND_SECONDS)
-            found.append(pipe.recv())
-    for pipe in pipes:
-        pipe.send(None)
-    ratios = [ours / plain for ours, plain in zip(*speeds, strict=True)]
-    return {"what": pair[0].name, "bnexp": spread(speeds[0]), "plain": spread(speeds[1]), "ratio": spread(ratios)}
+def check_accuracy(contenders: list[Contender]) -> None:
+    """Everybody trains the same network on the same task: as many updates lead to about the same accuracy."""
+    for task in TASKS:
+        trained = [contender for contender in contenders if task in contender.tasks]
+        for contender in trained:
+            contender.ask(task=task, updates=UPDATES)
+            contender.accuracy[task] = statistics.mean(contender.answers())
+        middle = statistics.median(contender.accuracy[task] for contender in trained)
+        for contender in trained:
+            if abs(contender.accuracy[task] - middle) > AGREEMENT:
+                sys.exit(f"{contender.name}, {task}: test accuracy {contender.accuracy[task]:.3f}, others {middle:.3f}")
+
+
+def measure(contenders: list[Contender], rounds: int, seconds: float) -> None:
+    for number in range(rounds):
+        first = number * len(contenders) // rounds
+        for contender in [*contenders[first:], *contenders[:first]]:
+            for task in TASKS:
+                asked = task if task in contender.tasks else "gemm"
+                contender.ask(task=asked, seconds=seconds)
+                contender.rates.setdefault(task, []).append(sum(contender.answers()))
+
+
+def better(*contenders: Contender) -> Callable[[str], list[float]]:
+    """The rates of whoever is fastest at a task."""
+    return lambda task: max((contender.rates[task] for contender in contenders), key=statistics.median)
+
+
+def make_ratios(found: dict[str, Contender], cores: int) -> dict[str, dict[str, dict[str, float]]]:
+    stack = found["bnexp, sweep of 16"].rates
+    gemm = better(found[f"sgemm, {cores} processes"], found[f"sgemm, {cores} threads"])
+    eager = better(found["PyTorch, eager, 1 thread"], found[f"PyTorch, eager, {cores} threads"])
+    pairs: dict[str, Callable[[str], tuple[list[float], list[float]]]] = {
+        "stack_vs_dataloader": lambda task: (stack[task], found["PyTorch, DataLoader"].rates[task]),
+        "stack_vs_eager": lambda task: (stack[task], eager(task)),
+        "stack_vs_keras": lambda task: (stack[task], found["Keras fit"].rates[task]),
+        "stack_vs_jax_vmap": lambda task: (stack[task], found["JAX vmap(scan) of 16"].rates[task]),
+        "solo_vs_jax_scan": lambda task: (
+            found[f"bnexp, one run, {cores} threads"].rates[task],
+            found["JAX jit(scan)"].rates[task],
+        ),
+        "stack_fraction_of_gemm": lambda task: ([rate * MFLOP / 1e3 for rate in stack[task]], gemm(task)),
+    }
+    ratios = {name: {task: ratio_of(*pair(task)) for task in TASKS} for name, pair in pairs.items()}
+    for name, contender in (("stacked", "bnexp, sweep of 16"), ("solo", "bnexp, one run, 1 thread")):
+        rates = found[contender].rates
+        ratios[f"batch_cost_{name}"] = {"batch": ratio_of(rates["none"], rates["batch"])}
+    return ratios
+
+
+def ratio_of(values: list[float], base: list[float]) -> dict[str, float]:
+    return spread([value / other for value, other in zip(values, base, strict=True)])
 
 
 def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    cores = os.cpu_count() or 1
-    cases = [("mlp", norm, threads) for threads in (1, cores) for norm in ("none", "batch")]
-    cases += [("convnet", norm, cores) for norm in ("none", "batch")]
-    results = [measure((Contender(*case, plain=False), Contender(*case, plain=True)), rounds) for case in cases]
-    facts = {"machine": machine(), "cores": cores, "torch": version("torch"), "rounds": rounds, "unit": "steps/s"}
-    OUTPUT.write_text(json.dumps({**facts, "results": results}, indent=2) + "\n")
-    print(f"{facts['machine']}, {cores} cores, torch {facts['torch']}, median of {rounds} rounds [lowest, highest]\n")
-    print("| batch 60, SGD | bnexp, steps/s | plain eager loop, steps/s | ratio |\n|---|---:|---:|---:|")
-    for row in results:
-        cells = (row["what"], *(figure(row[key], digits) for key, digits in (("bnexp", 0), ("plain", 0), ("ratio", 2))))
-        print(f"| {' | '.join(cells)} |")
+def gather_facts(rounds: int, seconds: float, found: dict[str, Contender], cores: int) -> dict[str, object]:
+    many, one = (found[f"sgemm, {what}"].rates["none"] for what in (f"{cores} processes", "1 process"))
+    asked = "import importlib.metadata as m; print(*map(m.version, ['keras', 'tensorflow-cpu', 'jax']))"
+    versions = subprocess.run([PEERS_PYTHON, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": "make bench",
+        "commit": git_state(),
+        "machine": machine(),
+        "cores": cores,
+        "cores_effective": ratio_of(many, one),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "versions": {"torch": version("torch")} | dict(zip(("keras", "tensorflow-cpu", "jax"), versions, strict=True)),
+        "rounds": rounds,
+        "seconds": seconds,
+        "spread": "median of the rounds, lowest, highest",
+        "unit": "updates of a model a second; sgemm: GFLOP/s",
+    }
+
+
+def show(found: dict[str, Contender], ratios: dict[str, dict[str, dict[str, float]]]) -> None:
+    print("| updates/s, median [lowest, highest] | none | batch | test accuracy after 3,000 updates |")
+    print("|---|---:|---:|---:|")
+    for contender in found.values():
+        cells = [figure(spread(contender.rates[task]), 0) for task in TASKS]
+        accuracy = ", ".join(f"{value:.1%}" for value in contender.accuracy.values())
+        print(f"| {contender.name} | {' | '.join(cells)} | {accuracy} |")
+    print("\n| ratio, median [lowest, highest] | none | batch |\n|---|---:|---:|")
+    for name, values in ratios.items():
+        print(f"| {name} | {' | '.join(figure(values[task], 2) if task in values else '' for task in TASKS)} |")
 
 
 def figure(value: dict[str, float], digits: int) -> str:
     median, low, high = (f"{value[key]:,.{digits}f}" for key in ("median", "low", "high"))
     return f"{median} [{low}, {high}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a measurement")
+    options, cores = parser.parse_args(), len(os.sched_getaffinity(0))
+    data = load_data(RunConfig().dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        parts = (data.train, data.test)
+        arrays = [array.numpy() for part in parts for array in (part.pixels.view(len(part), -1), part.labels)]
+        np.savez(images := f"{folder}/images.npz", *arrays)
+        found = {contender.name: contender for contender in make_contenders(images, cores)}
+        for contender in found.values():
+            contender.start()
+    check_accuracy(list(found.values()))
+    time.sleep(REST)
+    measure(list(found.values()), options.rounds, options.seconds)
+    for contender in found.values():
+        contender.stop()
+    ratios = make_ratios(found, cores)
+    speeds = {name: {t: spread(rates) | {"rounds": rates} for t, rates in c.rates.items()} for name, c in found.items()}
+    accuracies = {name: contender.accuracy for name, contender in found.items() if contender.accuracy}
+    facts = gather_facts(options.rounds, options.seconds, found, cores)
+    OUTPUT.write_text(json.dumps({**facts, "ratios": ratios, "rates": speeds, "accuracy": accuracies}, indent=2) + "\n")
+    show(found, ratios)
 
 
 if __name__ == "__main__":
