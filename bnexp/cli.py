@@ -227,8 +227,8 @@ def data_status(overrides: list[str]) -> int:
 
 
 def bench(arguments: list[str]) -> int:
-    from bnexp.bench import bench as measure
-    from bnexp.bench import take_options, with_norms
+    from bnexp.bench import make_panels, measure_panels, take_options, with_norms
+    from bnexp.bench_report import show, write
     from bnexp.plan import check_output, compose_run, configurations, parse_overrides, split_jobs
 
     options, overrides = take_options(arguments)
@@ -236,7 +236,10 @@ def bench(arguments: list[str]) -> int:
     with configurations():
         jobs = with_norms(split_jobs(parse_overrides(overrides)))
         runs = [compose_run(job) for job in jobs]
-    measure(jobs, runs, options)
+    panels = make_panels(jobs, runs, options)
+    rows = measure_panels(panels, options)
+    write(panels, rows, options)
+    show(panels, rows, options)
     return 0
 
 

@@ -171,8 +171,16 @@ def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool,
         crop = None if config.dataset.augment == "none" else 0
         if mapped:
             step = vmap(step, in_dims=(0, 0, crop, None, None))
-        _compiled[key] = torch.compile(step, fullgraph=True, dynamic=False)
+        mode = "reduce-overhead" if data.scale.device.type == "cuda" else None  # a CUDA graph: one launch a step
+        _compiled[key] = torch.compile(step, fullgraph=True, dynamic=False, mode=mode)
     return _compiled[key]
+
+
+def stay(tensors: Any) -> None:
+    """Promise that these keep their place in memory: a CUDA graph changes them there, and copies any other input."""
+    import torch._dynamo  # noqa: PLC0415 - a second to import, and only some runs compile
+
+    tree_map(torch._dynamo.mark_static_address, tensors)
 
 
 def shape_of(config: RunConfig) -> dict[str, Any]:
@@ -225,6 +233,7 @@ class Stack:
             self.members = [self.state.map(itemgetter(row)) for row in range(len(members))]
         if self.compiled:
             self.run = compiled_step(self.model, self.config, self.data, self.mapped, len(members))
+            stay((self.state if self.mapped else self.members, self.data.train.pixels, self.data.train.labels))
         else:
             self.run = make_step(self.model, self.config, self.data, traced=False)
 

@@ -3,6 +3,7 @@
 Every function that draws takes its generator, so equal input gives equal output.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,3 +79,41 @@ def time_to(steps: list[int | None]) -> TimeTo:
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
     median = None if np.isinf(high) else float((low + high) / 2)
     return TimeTo(median, int(np.isfinite(times).sum()), len(times))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A value a round, their median, and its interval: `interval_words` says which."""
+
+    median: float
+    low: float
+    high: float
+    rounds: list[float]
+
+    def words(self, digits: int) -> str:
+        return f"{self.median:,.{digits}f} [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
+
+
+def spread(values: list[float]) -> Spread:
+    ordered, rank = sorted(values), interval_rank(len(values))
+    return Spread(float(np.median(ordered)), ordered[rank], ordered[-1 - rank], values)
+
+
+def interval_rank(n: int) -> int:
+    """How many of n values to leave out at each end, so that the interval covers the median in at least 95% of cases.
+    0 also below 6 values, where all of them together cover it less often.
+    """
+    return max((rank for rank in range(n // 2) if coverage(n, rank) >= CONFIDENCE), default=0)
+
+
+def coverage(n: int, rank: int) -> float:
+    """Probability that n independent values, `rank` left out at each end, cover the median of their distribution."""
+    return 1 - 2 * sum(math.comb(n, k) for k in range(rank + 1)) * 0.5**n
+
+
+def interval_words(n: int) -> str:
+    rank = interval_rank(n)
+    if coverage(n, rank) < CONFIDENCE:
+        return f"median of {n} rounds [lowest, highest]; an interval of 95% takes 6 rounds"
+    values = "lowest and highest" if not rank else f"values {rank + 1} and {n - rank} in order"
+    return f"median of {n} rounds [its {coverage(n, rank):.1%} interval by order statistics: {values}]"

@@ -14,13 +14,14 @@ from torch import Tensor
 
 import bnexp.engine
 from bnexp.batches import Batch, Batches
-from bnexp.bench import CONTROL, interval_rank, interval_words, make_forward, spread, take_options, with_norms
+from bnexp.bench import CONTROL, make_forward, take_options, with_norms
 from bnexp.cli import run
 from bnexp.config import ActConfig, ArchConfig, DatasetConfig, NormConfig, RunConfig
 from bnexp.data import load_data
 from bnexp.engine import Stack, has_compiler
 from bnexp.norms import IMAGES_ONLY, NORMS
 from bnexp.runs import PACKAGES
+from bnexp.stats import interval_rank, interval_words, spread
 
 SMALL = ("dataset=digits", "arch.hidden=[8]", "batch_size=20", "seconds=0.001")
 EAGER = (*SMALL, "modes=eager", "rounds=6")

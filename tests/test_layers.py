@@ -20,7 +20,7 @@ TRAINING = {f"bnexp.{name}" for name in ("train", "engine", "logs", "checkpoint"
 LAYERS = (  # from the face down; a module imports from its own layer or a lower one
     ("cli",),
     ("launch",),
-    ("plan", "messages", "progress"),
+    ("plan", "messages", "progress", "bench_report"),
     ("sweep", "workers", "report", "claims", "bench"),
     ("train",),
     ("engine", "logs", "checkpoint", "runs"),

@@ -1,0 +1,42 @@
+"""On a CUDA device, where there is one: the CPU's curves, and a member's in company, within a stated tolerance."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_stacking import Silent
+
+from bnexp.config import ArchConfig, DatasetConfig, NormConfig, OptimConfig, RunConfig
+from bnexp.runs import Launch
+from bnexp.train import open_member, train_together
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+TOLERANCE = 0.02  # of validation accuracy, at each evaluation
+CONFIG = RunConfig(
+    dataset=DatasetConfig("digits", validation=200), optim=OptimConfig(lr=0.1), steps=300, device="cuda", compile=True
+)
+
+
+def curve(configs: list[RunConfig], folder: Path) -> list[float]:
+    """Validation accuracies of the first of these, trained together."""
+    members = [open_member(c, Launch(folder / str(i), [], i), len(configs)) for i, c in enumerate(configs)]
+    train_together(members, Silent())
+    assert isinstance(members[0].outcome, dict), members[0].outcome
+    return members[0].accuracy
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("arch", ["mlp", "convnet"])
+def test_curves_of_the_cpu(norm: str, arch: str, tmp_path: Path) -> None:
+    config = replace(CONFIG, norm=NormConfig(norm), arch=ArchConfig(arch, channels=[8]))
+    expected = curve([replace(config, device="cpu", compile=False)], tmp_path / "cpu")
+    assert curve([config], tmp_path / "cuda") == pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("size", [2, 17])
+def test_company_changes_no_curve(size: int, tmp_path: Path) -> None:
+    configs = [replace(CONFIG, norm=NormConfig("batch"), seed=seed) for seed in range(size)]
+    alone = curve(configs[:1], tmp_path / "alone")
+    assert curve(configs, tmp_path / "together") == pytest.approx(alone, abs=TOLERANCE)
