@@ -22,6 +22,7 @@ from torch.func import vmap
 
 from bnexp.archs.registry import make_model, stacks
 from bnexp.batches import Batch, Batches, flip_crop
+from bnexp.compiled import Compiled
 from bnexp.config import ConfigError, RunConfig, require, require_choice
 from bnexp.console import console, count, duration, say
 from bnexp.data import Data, load_data
@@ -201,14 +202,13 @@ class Contender:
         """Calls a second times members, over `seconds` or a little more."""
         batches, calls = cycle(self.batches), 0
         per_look = CALLS_PER_LOOK.get(self.watch.device.type, 1)
-        with torch.compiler.set_stance(skip_guard_eval_unsafe=True):  # as a stack steps once it is warm
-            for batch in self.batches[:UNTIMED]:
-                call(batch)
-            start = self.watch.now()
-            while (passed := self.watch.now() - start) < seconds or not calls:
-                for _ in range(per_look):
-                    call(next(batches))
-                calls += per_look
+        for batch in self.batches[:UNTIMED]:
+            call(batch)
+        start = self.watch.now()
+        while (passed := self.watch.now() - start) < seconds or not calls:
+            for _ in range(per_look):
+                call(next(batches))
+            calls += per_look
         return calls * self.members / passed
 
 
@@ -225,7 +225,7 @@ def make_forward(stack: Stack) -> Callable[[Batch], Tensor]:
     if stack.mapped:
         run = vmap(loss, in_dims=(0, 0, None if stack.config.dataset.augment == "none" else 0, None, None))
     if stack.compiled:
-        run = torch.compile(run, fullgraph=True, dynamic=False)
+        run = Compiled(run, stack.data.scale.device)
 
     @torch.no_grad()
     def forward(batch: Batch) -> Tensor:

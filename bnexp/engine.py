@@ -7,7 +7,6 @@ convolutions on a CPU, which gain nothing from stacking, the members step one af
 
 import copy
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from torch.utils._pytree import tree_map
 from bnexp.archs.block import Block
 from bnexp.archs.registry import make_model, stacks
 from bnexp.batches import Batch, flip_crop
+from bnexp.compiled import Compiled
 from bnexp.config import ConfigError, RunConfig
 from bnexp.data import Data
 from bnexp.datasets.images import Images
@@ -154,25 +154,17 @@ def keep_record(record: Tensors, losses: Tensor) -> None:
     record["diverged_at"].copy_(torch.where(diverges, record["step"], record["diverged_at"]))
 
 
-_compiled: dict[str, Callable[..., Tensor]] = {}
+_compiled: dict[str, Compiled] = {}
 
 
-def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool, size: int) -> Callable[..., Tensor]:
-    """The compiled step of a graph: built once a process, for all stacks that share it."""
-    import torch._dynamo.config as dynamo  # noqa: PLC0415 - a second to import, and only some runs compile
-    import torch._inductor.config as inductor  # noqa: PLC0415
-
+def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool, size: int) -> Compiled:
+    """The compiled step of a graph: built once for all stacks that share it."""
     key = graph_key(config, data, size)
     if key not in _compiled:
-        inductor.compile_threads = 1  # one kernel: a pool of compilers would only cost memory
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here is no news
-        dynamo.recompile_limit = 1024  # one entry a graph; the default of 8 counts all graphs together
         step = make_step(model, config, data, traced=True)
-        crop = None if config.dataset.augment == "none" else 0
         if mapped:
-            step = vmap(step, in_dims=(0, 0, crop, None, None))
-        mode = "reduce-overhead" if data.scale.device.type == "cuda" else None  # a CUDA graph: one launch a step
-        _compiled[key] = torch.compile(step, fullgraph=True, dynamic=False, mode=mode)
+            step = vmap(step, in_dims=(0, 0, None if config.dataset.augment == "none" else 0, None, None))
+        _compiled[key] = Compiled(step, data.scale.device, key, {"model": model, "data": data})
     return _compiled[key]
 
 
@@ -193,7 +185,7 @@ def shape_of(config: RunConfig) -> dict[str, Any]:
 
 
 def graph_key(config: RunConfig, data: Data, size: int) -> str:
-    return json.dumps([shape_of(config), data.checksum, str(data.scale.device), size])
+    return json.dumps([shape_of(config), data.checksum, str(data.scale.device), torch.get_num_threads(), size])
 
 
 def start_member(config: RunConfig, data: Data) -> MemberState:
@@ -227,10 +219,11 @@ class Stack:
 
     def hold(self, members: list[MemberState]) -> None:
         """Take these as the stack's members; mapped, they become views of one state."""
-        self.members, self.warm = members, False
+        self.members = members
         if self.mapped:
             self.state = MemberState(*tree_map(lambda *tensors: torch.stack(tensors), *(tuple(m) for m in members)))
             self.members = [self.state.map(itemgetter(row)) for row in range(len(members))]
+        self.run: Callable[..., Tensor]
         if self.compiled:
             self.run = compiled_step(self.model, self.config, self.data, self.mapped, len(members))
             stay((self.state if self.mapped else self.members, self.data.train.pixels, self.data.train.labels))
@@ -248,13 +241,6 @@ class Stack:
 
     def step(self, batch: Batch) -> None:
         """One update of every member."""
-        if not self.warm:
-            self.update(batch)
-            return
-        with torch.compiler.set_stance(skip_guard_eval_unsafe=True):  # guards take a tenth of a step
-            self.update(batch)
-
-    def update(self, batch: Batch) -> None:
         train = self.data.train
         if self.mapped:
             self.run(self.state, batch.index, batch.crop, train.pixels, train.labels)
@@ -264,14 +250,11 @@ class Stack:
             self.run(member, batch.index[row], crop, train.pixels, train.labels)
 
     def warm_up(self, batch: Batch) -> None:
-        """A first step, which compiles and loads what it needs, and is taken back: no member moves. From then on every
-        call of a compiled step looks the same, and nothing but which graph it is needs to be checked.
-        """
+        """A first step, which compiles and loads what it needs, and is taken back: no member moves."""
         kept = [member.map(torch.clone) for member in self.members]
         self.step(batch)
         for member, before in zip(self.members, kept, strict=True):
             tree_map(lambda now, then: now.copy_(then), tuple(member), tuple(before))
-        self.warm = self.compiled
 
     def set_rates(self, step: int) -> None:
         """Learning rates, by their schedule, for the update that follows `step` updates."""

@@ -24,7 +24,7 @@ LAYERS = (  # from the face down; a module imports from its own layer or a lower
     ("sweep", "workers", "report", "claims", "bench"),
     ("train",),
     ("engine", "logs", "checkpoint", "runs"),
-    ("optim", "data", "archs", "batches", "init"),
+    ("optim", "data", "archs", "batches", "init", "compiled"),
     ("norms", "activations"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
