@@ -126,7 +126,7 @@ def check_companions_are_invisible(config: RunConfig, data: Data) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("norm", "optim", "act"), GRAPHS)
+@pytest.mark.parametrize(("norm", "optim", "act"), GRAPHS[:3])
 def test_compiled_stack(norm: str, optim: str, act: str) -> None:
     """One test a graph, so that a graph is compiled in one process."""
     data, config = toy_data(), mlp(norm, optim, act, compiled=True)

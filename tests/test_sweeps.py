@@ -1,10 +1,8 @@
 """Sweeps: how runs become stacks, what a dry run says, what is refused, and that stacks leave what runs alone leave."""
 
 import csv
-import io
 import json
 from collections.abc import Iterator
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -287,17 +285,18 @@ LAUNCHERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def test_every_launcher_leaves_what_a_run_alone_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same sweep by every launcher, and one run of it alone."""
-    folder = tmp_path_factory.mktemp("sweeps")
+    monkeypatch.chdir(tmp_path)
     words = (*TRAIN, "compile=false")
-    with restored(), pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
-        patch.chdir(folder)
-        for name, launcher in LAUNCHERS.items():
-            assert run([*words, "-m", *ARMS, f"hydra.sweep.dir={name}", *launcher]) == 0
-        assert run([*words, "norm=batch", "seed=1", "hydra.run.dir=alone"]) == 0
-    return folder
+    assert run([*words, "norm=batch", "seed=1", "hydra.run.dir=alone"]) == 0
+    for name, launcher in LAUNCHERS.items():
+        assert run([*words, "-m", *ARMS, f"hydra.sweep.dir={name}", *launcher]) == 0
+        check_files(tmp_path / name, tmp_path / "alone")
+        check_records(tmp_path / name, tmp_path / "alone")
+        for run_name in NAMES:
+            assert result_bytes(tmp_path / "two" / run_name) == result_bytes(tmp_path / name / run_name)
+    assert result_bytes(tmp_path / "two" / NAMES[-1]) == result_bytes(tmp_path / "alone")
 
 
 def result_bytes(folder: Path) -> list[bytes]:
@@ -308,36 +307,28 @@ def log_lines(folder: Path) -> list[str]:
     return (folder / "bnexp.log").read_text().splitlines()
 
 
-@pytest.mark.parametrize("launcher", ["one", "here", "basic"])
-def test_workers_leave_the_bytes_of_every_other_launcher(sweeps: Path, launcher: str) -> None:
+def files_of(folder: Path) -> set[str]:
+    every = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    events = {name for name in every if name.startswith("events.out.tfevents.")}
+    assert len(events) == 1
+    return every - events
+
+
+def check_files(sweep: Path, alone: Path) -> None:
+    assert {path.name for path in sweep.iterdir() if path.is_dir()} == set(NAMES)
     for name in NAMES:
-        assert result_bytes(sweeps / "two" / name) == result_bytes(sweeps / launcher / name)
-    assert result_bytes(sweeps / "two" / NAMES[-1]) == result_bytes(sweeps / "alone")
+        assert files_of(sweep / name) == files_of(alone)
+    member = sweep / NAMES[-1] / ".hydra"
+    assert (member / "config.yaml").read_text() == (alone / ".hydra" / "config.yaml").read_text()
+    assert (member / "overrides.yaml").read_text().splitlines()[-2:] == ["- norm=batch", "- seed=1"]
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_run_of_a_sweep_leaves_the_files_of_a_run_alone(sweeps: Path, launcher: str) -> None:
-    def files(folder: Path) -> set[str]:
-        every = {str(path.relative_to(folder)) for path in folder.rglob("*")}
-        events = {name for name in every if name.startswith("events.out.tfevents.")}
-        assert len(events) == 1
-        return every - events
-
-    assert {path.name for path in (sweeps / launcher).iterdir() if path.is_dir()} == set(NAMES)
-    for name in NAMES:
-        assert files(sweeps / launcher / name) == files(sweeps / "alone")
-    alone, member = (folder / ".hydra" / "config.yaml" for folder in (sweeps / "alone", sweeps / launcher / NAMES[-1]))
-    assert member.read_text() == alone.read_text()
-    assert (member.parent / "overrides.yaml").read_text().splitlines()[-2:] == ["- norm=batch", "- seed=1"]
-
-
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_records_of_a_sweep(sweeps: Path, launcher: str) -> None:
-    alone = json.loads((sweeps / "alone" / "run.json").read_text())
+def check_records(sweep: Path, alone: Path) -> None:
+    keys = json.loads((alone / "run.json").read_text()).keys()
     for number, name in enumerate(NAMES):
-        folder = sweeps / launcher / name
+        folder = sweep / name
         record, summary = (json.loads((folder / file).read_text()) for file in ("run.json", "summary.json"))
-        assert record.keys() == alone.keys()
+        assert record.keys() == keys
         assert (record["job"], record["stack"]) == (number, 1)
         assert record["overrides"] == ["dataset=digits", "device=cpu", "steps=60", "compile=False", *name.split(",")]
         assert (summary["status"], summary["steps"]) == ("finished", 60)
