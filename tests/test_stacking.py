@@ -117,7 +117,7 @@ def check_draw(config: RunConfig, dice: random.Random, sizes: list[int], folder:
 )
 def test_same_bytes_alone_and_in_company(names: tuple[str, str, str], tmp_path: Path) -> None:
     dice = random.Random(" ".join(names))
-    config = graph(*names, hidden=[24, 20], steps=250)
+    config = graph(*names, hidden=[24], steps=250)
     for number in range(3):
         check_draw(config, dice, [3], tmp_path / str(number))
 
@@ -139,7 +139,7 @@ def test_same_bytes_of_fifty_draws(number: int, tmp_path: Path) -> None:
 
 def test_diverged_companions_leave(tmp_path: Path) -> None:
     """A diverged member keeps the parameters of the evaluation that found out, alone and in company."""
-    config = graph("none", "relu", "sgd", hidden=[24, 20], steps=150)
+    config = graph("none", "relu", "sgd", hidden=[24], steps=150)
     dice = random.Random(1)
     lost = draw(config, dice, diverges=True)
     [alone] = train([lost], tmp_path / "alone")
