@@ -48,7 +48,11 @@ class Compiled:
         path = place_of(self.key) if self.key else None
         found = load(path, self.captured) if path else None
         if found is None:
-            found = compiled.aot_compile((arguments, {}))
+            try:
+                found = compiled.aot_compile((arguments, {}))
+            except (AttributeError, RuntimeError) as error:  # torch before 2.15 can't, or not for every graph
+                logging.getLogger("bnexp").debug("not compiled ahead of time: %s", error)
+                return compiled  # type: ignore[no-any-return]
             if path:
                 save(found, path, self.captured)
         found.disable_guard_check()

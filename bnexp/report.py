@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bnexp.config import ConfigError
-from bnexp.console import complain, say, show_table
+from bnexp.console import complain, count, say, show_table
 from bnexp.figures import Curve, accuracy_figure
 from bnexp.logs import flatten, write_bands
 from bnexp.runs import RunRecord, find_runs, to_json
@@ -202,7 +202,7 @@ def footnotes(results: list[ArmResult]) -> list[str]:
     fewest = min((r.difference.n for r in results if r.difference), default=None)
     if fewest is not None and fewest < FEWEST_PAIRS:
         lines.append(
-            f"With {fewest} pairs no difference can be significant (smallest sign-flip p: {2 / 2**fewest:.3g})."
+            f"With {count(fewest, 'pair')} no difference is significant (smallest sign-flip p: {2 / 2**fewest:.3g})."
         )
     return list(dict.fromkeys(lines))
 

@@ -1,5 +1,6 @@
 """Compiled functions: kept on disk, taken from there, and compiled again where that fails."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,18 @@ def test_damaged_file_is_compiled_again(cache: Path, damage: str) -> None:
     assert compiled.load(path, {}) is None
     assert result(make(1.0)) == expected
     assert len(path.read_bytes()) > middle
+
+
+def test_torch_that_cannot_compile_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Older:
+        def __init__(self, function: Callable[..., Any]) -> None:
+            self.function = function
+
+        def __call__(self, *arguments: Any) -> Any:
+            return self.function(*arguments)
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: Older(function))
+    assert result(make(1.0)) == ([3.0] * 3, [6.0] * 3)
 
 
 def test_nothing_is_kept_where_nothing_can_be_written(cache: Path) -> None:
