@@ -37,8 +37,10 @@ class Compiled:
         return self.ready(*arguments)
 
     def prepare(self, arguments: tuple[Any, ...]) -> Callable[..., Any]:
-        import torch._inductor.config as inductor  # noqa: PLC0415 - a second to import, and only some runs compile
+        import torch._dynamo.config as dynamo  # noqa: PLC0415 - a second to import, and only some runs compile
+        import torch._inductor.config as inductor  # noqa: PLC0415
 
+        dynamo.recompile_limit = 1024  # where it isn't ahead of time: one entry a graph, the default of 8 counts all
         inductor.compile_threads = 1  # one kernel: a pool of compilers would only cost memory
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here is no news
         mode = "reduce-overhead" if self.device.type == "cuda" else None  # a CUDA graph: one launch a call

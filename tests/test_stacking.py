@@ -92,7 +92,7 @@ def train(configs: list[RunConfig], folder: Path) -> list[tuple[bytes, bytes]]:
         for number, config in enumerate(configs)
     ]
     train_together(members, Silent())
-    assert all(isinstance(member.outcome, dict) for member in members)
+    assert all(isinstance(member.outcome, dict) for member in members), [m.outcome for m in members]
     return [tuple((folder / str(i) / name).read_bytes() for name in (METRICS, CHECKPOINT)) for i in range(len(configs))]  # type: ignore[misc]
 
 
