@@ -50,7 +50,7 @@ $(BENCH_SETUP): requirements-bench.lock $(SETUP)
 	$(BIN)/uv pip install --quiet --require-hashes --python .venv-bench/bin/python -r requirements-bench.lock
 	touch $@
 
-reproduce: $(SETUP) ## the figures of README.md and results/ (MNIST; 3 minutes on 2 cores)
+reproduce: $(SETUP) ## the figures of README.md and results/ (MNIST; 1½ minutes on 2 cores)
 	BIN=$(BIN) sh scripts/reproduce.sh
 
 tensorboard: $(SETUP) ## curves of all runs and sweeps: RESULTS=results/sweeps/… for one

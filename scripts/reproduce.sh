@@ -1,5 +1,5 @@
 #!/bin/sh
-# The figures of README.md and results/: one line each. Needs MNIST (fetched where it is missing); 2 cores, about 4 minutes.
+# The figures of README.md and results/: one line each. Needs MNIST (fetched where it is missing); 2 cores, about 1½ minutes.
 set -eu
 bin=${BIN:-.venv/bin}
 figures=results/figures
