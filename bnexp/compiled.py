@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -36,7 +37,7 @@ class Compiled:
             self.ready = self.prepare(arguments)
         return self.ready(*arguments)
 
-    def prepare(self, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+    def prepare(self, arguments: tuple[Any, ...]) -> Any:
         import torch._dynamo.config as dynamo  # noqa: PLC0415 - a second to import, and only some runs compile
         import torch._inductor.config as inductor  # noqa: PLC0415
 
@@ -46,7 +47,7 @@ class Compiled:
         mode = "reduce-overhead" if self.device.type == "cuda" else None  # a CUDA graph: one launch a call
         compiled: Any = torch.compile(self.function, fullgraph=True, dynamic=False, mode=mode)
         if self.device.type != "cpu":
-            return compiled  # type: ignore[no-any-return]
+            return compiled
         path = place_of(self.key) if self.key else None
         found = load(path, self.captured) if path else None
         if found is None:
@@ -54,19 +55,19 @@ class Compiled:
                 found = compiled.aot_compile((arguments, {}))
             except (AttributeError, RuntimeError) as error:  # torch before 2.15 can't, or not for every graph
                 logging.getLogger("bnexp").debug("not compiled ahead of time: %s", error)
-                return compiled  # type: ignore[no-any-return]
+                return compiled
             if path:
                 save(found, path, self.captured)
         found.disable_guard_check()
-        return found  # type: ignore[no-any-return]
+        return found
 
 
 def place_of(key: str) -> Path:
     """Its file, beside torch's own compiled code ($TORCHINDUCTOR_CACHE_DIR). One for each version of things."""
     from torch._inductor.runtime.cache_dir_utils import cache_dir  # noqa: PLC0415 - imported only where it compiles
 
-    parts = [key, code_digest(), torch.__version__, torch.backends.cpu.get_cpu_capability()]
-    return Path(cache_dir(), "bnexp", hashlib.sha256(json.dumps(parts).encode()).hexdigest())
+    versions = [code_digest(), sys.version, torch.__version__, torch.backends.cpu.get_cpu_capability()]
+    return Path(cache_dir(), "bnexp", hashlib.sha256(json.dumps([key, *versions]).encode()).hexdigest())
 
 
 @cache
@@ -87,7 +88,7 @@ def load(path: Path, captured: dict[str, Any]) -> Any:
 
 
 def save(compiled: Any, path: Path, captured: dict[str, Any]) -> None:
-    """Behind its SHA-256, whole or not at all; without room or permission it is compiled again next time."""
+    """Behind its SHA-256, whole or not at all. What can't be kept, or not there, is compiled again next time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -96,5 +97,5 @@ def save(compiled: Any, path: Path, captured: dict[str, Any]) -> None:
             kept = whole.read_bytes()
             whole.write_bytes(hashlib.sha256(kept).digest() + kept)
             os.replace(whole, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         logging.getLogger("bnexp").debug("%s is not kept: %s", path, error)

@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnexp.cluster import make_executor, run_jobs
 from bnexp.config import parse
-from bnexp.console import count, describe, say
+from bnexp.console import count, describe, say, tell_uncompiled
+from bnexp.engine import has_compiler
 from bnexp.messages import explain
 from bnexp.plan import launch_here
 from bnexp.progress import SweepDisplay
@@ -127,6 +128,8 @@ class Sweep:
 
     def run(self) -> list[JobReturn]:
         say(str(self.plan))
+        if not has_compiler():
+            tell_uncompiled()  # here: workers have no console
         Path(self.trainer.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         with SweepDisplay(list(self.jobs.values())) as self.display:
             self.train(self.plan.stacks)

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,9 +26,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bnexp.bench import ratio_of
 from bnexp.config import RunConfig
 from bnexp.data import load_data
 from bnexp.runs import git_state, machine
+from bnexp.stats import Spread, interval_words, spread
 from bnexp.sweep import Job, Options, plan_sweep
 
 PEERS = Path(__file__).parent / "peers"
@@ -41,6 +43,7 @@ AGREEMENT = 0.02
 REST = 20.0  # idle seconds before the rounds: a shared machine may have lent its second core
 
 Rates = dict[str, list[float]]  # by task, a value a round
+Ratios = dict[str, dict[str, Spread]]  # by name and task
 
 
 @dataclass
@@ -139,7 +142,7 @@ def better(*contenders: Contender) -> Callable[[str], list[float]]:
     return lambda task: max((contender.rates[task] for contender in contenders), key=statistics.median)
 
 
-def make_ratios(found: dict[str, Contender], cores: int) -> dict[str, dict[str, dict[str, float]]]:
+def make_ratios(found: dict[str, Contender], cores: int) -> Ratios:
     stack = found["bnexp, sweep of 16"].rates
     gemm = better(found[f"sgemm, {cores} processes"], found[f"sgemm, {cores} threads"])
     eager = better(found["PyTorch, eager, 1 thread"], found[f"PyTorch, eager, {cores} threads"])
@@ -161,14 +164,6 @@ def make_ratios(found: dict[str, Contender], cores: int) -> dict[str, dict[str, 
     return ratios
 
 
-def ratio_of(values: list[float], base: list[float]) -> dict[str, float]:
-    return spread([value / other for value, other in zip(values, base, strict=True)])
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
 def gather_facts(rounds: int, seconds: float, found: dict[str, Contender], cores: int) -> dict[str, object]:
     many, one = (found[f"sgemm, {what}"].rates["none"] for what in (f"{cores} processes", "1 process"))
     asked = "import importlib.metadata as m; print(*map(m.version, ['keras', 'tensorflow-cpu', 'jax']))"
@@ -179,31 +174,30 @@ def gather_facts(rounds: int, seconds: float, found: dict[str, Contender], cores
         "commit": git_state(),
         "machine": machine(),
         "cores": cores,
-        "cores_effective": ratio_of(many, one),
+        "cores_effective": numbers(ratio_of(many, one)),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "versions": {"torch": version("torch")} | dict(zip(("keras", "tensorflow-cpu", "jax"), versions, strict=True)),
         "rounds": rounds,
         "seconds": seconds,
-        "spread": "median of the rounds, lowest, highest",
+        "spread": interval_words(rounds),
         "unit": "updates of a model a second; sgemm: GFLOP/s",
     }
 
 
-def show(found: dict[str, Contender], ratios: dict[str, dict[str, dict[str, float]]]) -> None:
+def show(found: dict[str, Contender], ratios: Ratios) -> None:
     print("| updates/s, median [lowest, highest] | none | batch | test accuracy after 3,000 updates |")
     print("|---|---:|---:|---:|")
     for contender in found.values():
-        cells = [figure(spread(contender.rates[task]), 0) for task in TASKS]
+        cells = [spread(contender.rates[task]).words(0) for task in TASKS]
         accuracy = ", ".join(f"{value:.1%}" for value in contender.accuracy.values())
         print(f"| {contender.name} | {' | '.join(cells)} | {accuracy} |")
     print("\n| ratio, median [lowest, highest] | none | batch |\n|---|---:|---:|")
     for name, values in ratios.items():
-        print(f"| {name} | {' | '.join(figure(values[task], 2) if task in values else '' for task in TASKS)} |")
+        print(f"| {name} | {' | '.join(values[task].words(2) if task in values else '' for task in TASKS)} |")
 
 
-def figure(value: dict[str, float], digits: int) -> str:
-    median, low, high = (f"{value[key]:,.{digits}f}" for key in ("median", "low", "high"))
-    return f"{median} [{low}, {high}]"
+def numbers(value: Spread) -> dict[str, float]:
+    return {"median": value.median, "low": value.low, "high": value.high}
 
 
 def main() -> None:
@@ -225,10 +219,11 @@ def main() -> None:
     for contender in found.values():
         contender.stop()
     ratios = make_ratios(found, cores)
-    speeds = {name: {t: spread(rates) | {"rounds": rates} for t, rates in c.rates.items()} for name, c in found.items()}
+    plain = {name: {task: numbers(value) for task, value in values.items()} for name, values in ratios.items()}
+    speeds = {name: {t: asdict(spread(rates)) for t, rates in c.rates.items()} for name, c in found.items()}
     accuracies = {name: contender.accuracy for name, contender in found.items() if contender.accuracy}
     facts = gather_facts(options.rounds, options.seconds, found, cores)
-    OUTPUT.write_text(json.dumps({**facts, "ratios": ratios, "rates": speeds, "accuracy": accuracies}, indent=2) + "\n")
+    OUTPUT.write_text(json.dumps({**facts, "ratios": plain, "rates": speeds, "accuracy": accuracies}, indent=2) + "\n")
     show(found, ratios)
 
 
