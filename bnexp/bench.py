@@ -173,9 +173,8 @@ def mode_problem(mode: str, config: RunConfig) -> str | None:
 class Contender:
     """A norm in a mode, compiled and warm. `steps` and `forwards`: a second, one value a round, over all members."""
 
-    def __init__(self, config: RunConfig, mode: str, options: Options, data: Data) -> None:
-        self.config, self.mode = config, mode
-        self.members = options.stack if mode == "stacked" else 1
+    def __init__(self, config: RunConfig, mode: str, members: int, data: Data) -> None:
+        self.config, self.mode, self.members = config, mode, members
         seeds = list(range(config.seed, config.seed + self.members))
         device = pick_device(config.device)
         self.watch = Stopwatch(device)
@@ -265,7 +264,7 @@ def measure_panel(panel: Panel, options: Options, tick: Callable[[str], None]) -
     data, contenders = load_data(control.dataset), list[Contender]()
     for mode, config in product(panel.modes, panel.runs):
         tick(f"{config.norm.name}, {mode}: {'preparing' if mode == 'eager' else 'compiling'}")
-        contenders.append(Contender(config, mode, options, data))
+        contenders.append(Contender(config, mode, options.stack if mode == "stacked" else 1, data))
         data = contenders[-1].stack.data  # placed on the device once
     gc.collect()  # what compilation left; otherwise a quarter of a second within the first round
     for number in range(options.rounds):

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from bnexp.claims.claim import Sweep
+    from bnexp.plan import Plan
     from bnexp.sweep import SweepPlan
 
 HELP = """\
@@ -24,6 +26,7 @@ bnexp: what does normalization do to training?
   bnexp compare [OVERRIDE …] [by=KEY] a sweep, then the paired comparison: table and figure
                                       (dry_run=true: of both, how it would be done and about how long it takes)
   bnexp report DIR … [by=KEY]         the comparison of runs that are there
+  bnexp reproduce [CLAIM …] [--list] [--seeds N]   published claims, judged
   bnexp bench [WORD …]                steps/s of every norm against none: eager, compiled, stacked
   bnexp data [status|fetch] [dataset=NAME …]
 
@@ -183,6 +186,50 @@ def report(arguments: list[str]) -> int:
     return 0
 
 
+def reproduce(arguments: list[str]) -> int:
+    """Run what the claims still need, a sweep after the other, and judge them."""
+    from bnexp.console import complain, duration, say
+    from bnexp.launch import SweepError
+    from bnexp.reproduce import judge, show, show_list, sweeps_of, take_options, write
+
+    options = take_options(arguments)
+    sweeps, failed = sweeps_of(options.claims), dict[str, str]()
+    if options.listed:
+        plans = {sweep.name: plan_claim(sweep, options.seeds).sweep for sweep in sweeps}
+        show_list(options.claims, {name: duration(p.seconds) if p.stacks else "done" for name, p in plans.items()})
+        say(f"all that is left: about {duration(sum(p.seconds for p in plans.values()))}")
+        return 0
+    for number, sweep in enumerate(sweeps, 1):
+        say(f"sweep {number} of {len(sweeps)}: {sweep.name}")
+        try:
+            run_claim(sweep, options.seeds)
+        except SweepError as error:
+            complain(str(error))
+            failed[sweep.name] = str(error)
+    records = judge(options, failed)
+    write(records, options)
+    show(records, options)
+    return 1 if failed else 0
+
+
+def plan_claim(sweep: Sweep, seeds: int) -> Plan:
+    """What is left of a claim's sweep."""
+    from bnexp.plan import plan
+    from bnexp.reproduce import folder_of, words_of
+
+    return plan(["-m"], [*words_of(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"], resume=True)
+
+
+def run_claim(sweep: Sweep, seeds: int) -> None:
+    from bnexp.reproduce import folder_of
+    from bnexp.runs import discard_unfinished
+
+    checked = plan_claim(sweep, seeds)
+    if checked.sweep.stacks:
+        discard_unfinished(folder_of(sweep))
+        hand_to_hydra(checked.arguments, checked.sweep)
+
+
 def data(arguments: list[str]) -> int:
     from bnexp.config import ConfigError
 
@@ -262,6 +309,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": compare,
     "report": report,
     "bench": bench,
+    "reproduce": reproduce,
     "data": data,
 }
 

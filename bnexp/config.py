@@ -56,6 +56,7 @@ class DatasetConfig:
     size: int = 32
     validation: int = 5000
     standardize: bool = False
+    binarize: bool = False
     limit: int | None = None
     augment: str = "none"
 
@@ -70,6 +71,7 @@ class DatasetConfig:
 class ArchConfig:
     name: str = "mlp"
     hidden: list[int] = field(default_factory=lambda: [100, 100, 100])
+    depth: int | None = None
     channels: list[int] = field(default_factory=lambda: [64, 128])
     dense: int = 256
     norm_position: str = "before"
@@ -79,6 +81,9 @@ class ArchConfig:
         for key, widths in (("hidden", self.hidden), ("channels", self.channels), ("dense", [self.dense])):
             fits = len(widths) > 0 and all(1 <= width <= 65_536 for width in widths)
             require(fits, f"arch.{key}", widths, "one or more widths from 1 to 65536")
+        require(
+            self.depth is None or 1 <= self.depth <= 1000, "arch.depth", self.depth, "null or a number from 1 to 1000"
+        )
         require_choice("arch.norm_position", self.norm_position, ("before", "after"))
         require(self.bias in ("auto", True, False), "arch.bias", self.bias, UNIONS["arch.bias"])
 

@@ -97,6 +97,7 @@ def split(source: Source, config: DatasetConfig) -> Data:
     """Hold out `validation` training images: the first ones, as the published experiments do; of an image folder,
     which is sorted by class, the first of a fixed shuffle.
     """
+    source = binarized(source) if config.binarize else source
     everything = source.train
     if config.name == "image_folder":
         everything = everything[torch.randperm(len(everything), generator=generator(0, "image_folder"))]
@@ -111,6 +112,15 @@ def split(source: Source, config: DatasetConfig) -> Data:
         train = train[: config.limit]
     scale, shift = scaling(train.pixels, source.peak, config.standardize)
     return Data(train, validation, source.test, len(source.classes), scale, shift, checksum(train, validation, source))
+
+
+def binarized(source: Source) -> Source:
+    """Every pixel 0 or the peak, whichever is nearer: the binary images of Ioffe & Szegedy 2015, §4.1."""
+
+    def nearer(images: Images) -> Images:
+        return Images((images.pixels > source.peak // 2).to(torch.uint8) * source.peak, images.labels)
+
+    return replace(source, train=nearer(source.train), test=nearer(source.test))
 
 
 def scaling(pixels: Tensor, peak: int, standardize: bool) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,59 @@ def draw(axis: Axes, curves: list[Curve], against: str) -> None:
 
 
 @dataclass(frozen=True)
+class Line:
+    """Mean over seeds with the lowest and the highest of them: all arrays (points,)."""
+
+    name: str
+    x: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Labels of the axes, and which of them are logarithmic: "", "x", "y" or "xy"; `share`: y is from 0 to 1."""
+
+    x: str
+    y: str
+    log: str = ""
+    share: bool = False
+
+
+def line_figure(title: str, panels: dict[str, list[Line]], scales: Scales, files: list[Path]) -> None:
+    """Small multiples, two to a row."""
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(11 if columns == 2 else 7, 0.9 + 3.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    for axis, (name, lines) in zip(axes, panels.items(), strict=False):
+        draw_lines(axis, lines, scales)
+        axis.set_title(name, loc="left", fontsize=10)
+        axis.set_xlabel(scales.x)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    for axis in axes[::columns]:
+        axis.set_ylabel(scales.y)
+    axes[0].legend(frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11, fontweight="bold")
+    save(figure, files)
+
+
+def draw_lines(axis: Axes, lines: list[Line], scales: Scales) -> None:
+    for number, line in enumerate(lines):
+        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+        axis.plot(line.x, line.mean, color=colour, linestyle=dash, linewidth=1.8, label=line.name)
+        axis.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+    if "x" in scales.log:
+        axis.set_xscale("log")
+    if "y" in scales.log:
+        axis.set_yscale("log")
+    if scales.share:
+        axis.set_ylim(0, 1)
+
+
+@dataclass(frozen=True)
 class Bar:
     """A value with its interval; `note` is written beside it."""
 

@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import Override, OverrideType, Quote, Quot
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnexp.config import ConfigError, RunConfig, known_keys, parse, require
-from bnexp.runs import Launch, holds_run
+from bnexp.runs import Launch, config_digest, finished_runs, holds_run
 
 if TYPE_CHECKING:
     from bnexp.sweep import Job, SweepPlan
@@ -66,8 +66,10 @@ def separate(arguments: list[str]) -> tuple[list[str], list[str]]:
     return [word for word in arguments if word not in overrides], overrides
 
 
-def plan(flags: list[str], overrides: list[str]) -> Plan:
-    """Compose and check every job; name the runs after what is swept. Raises what `explain` says in a line."""
+def plan(flags: list[str], overrides: list[str], resume: bool = False) -> Plan:
+    """Compose and check every job; name the runs after what is swept. `resume`: leave out the runs that the directory
+    already holds, finished. Raises what `explain` says in a line.
+    """
     from bnexp.sweep import parse_options, plan_sweep  # noqa: PLC0415 - torch is loaded once the words themselves are in order
 
     searchpath = [f"hydra.searchpath=[file://{Path(path).absolute()}]" for path in flag_values(flags, "config-dir")]
@@ -85,9 +87,11 @@ def plan(flags: list[str], overrides: list[str]) -> Plan:
     ours = ("workers", "max_stack", "submit")
     options = parse_options(**{key: launcher[key] for key in ours if key in launcher})
     check_runs(runs)
-    check_output(directory)
+    check_output(directory, resume)
     fixed = [f"hydra.sweep.dir={QuotedString(str(directory), Quote.single).with_quotes()}"] if multirun else []
-    sweep = plan_sweep(make_jobs(words, jobs, runs), options)
+    done = finished_runs(directory) if resume else set()
+    left = [job for job in make_jobs(words, jobs, runs) if config_digest(job.config) not in done]
+    sweep = plan_sweep(left, options)
     return Plan([*flags, *overrides, *naming, *fixed], runs, directory, sweep)
 
 
@@ -239,9 +243,9 @@ def check_runs(runs: list[RunConfig]) -> None:
         check(config)
 
 
-def check_output(directory: Path) -> None:
-    """Refuse a directory that holds a run, or where nothing can be written, before it is made."""
-    if holds_run(directory):
+def check_output(directory: Path, resume: bool = False) -> None:
+    """Refuse a directory that holds a run (but to resume it), or where nothing can be written, before it is made."""
+    if holds_run(directory) and not resume:
         raise ConfigError(f"{directory} holds a run already: choose another directory")
     parent = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or os.statvfs(parent).f_flag & os.ST_RDONLY:

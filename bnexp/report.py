@@ -13,7 +13,7 @@ from bnexp.config import ConfigError
 from bnexp.console import complain, count, say, show_table
 from bnexp.figures import Curve, accuracy_figure
 from bnexp.logs import flatten, write_bands
-from bnexp.runs import RunRecord, find_runs, to_json
+from bnexp.runs import COMPLETE, RunRecord, find_runs, to_json
 from bnexp.stats import FEWEST_PAIRS, Estimate, TimeTo, mean_interval, sign_flip_p, time_to
 
 TARGET = "90"  # percent of validation accuracy in the table
@@ -261,7 +261,7 @@ def report(directories: list[Path], by: str | None) -> None:
 
 
 def usable(runs: list[RunRecord], directories: list[Path]) -> list[RunRecord]:
-    complete = [run for run in runs if run.summary["status"] in ("finished", "diverged")]
+    complete = [run for run in runs if run.summary["status"] in COMPLETE]
     for run in runs:
         if run not in complete:
             complain(f"{run.directory} is left out: {run.summary['status']}")

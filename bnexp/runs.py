@@ -165,6 +165,28 @@ def holds_run(directory: Path) -> bool:
     return (directory / RUN).exists() or any(directory.glob(f"*/{RUN}"))
 
 
+COMPLETE = ("finished", "diverged")
+
+
+def finished_runs(sweep: Path) -> set[str]:
+    """Digests of the configurations that a sweep's directory holds a complete run of, made by this version."""
+    now = (version("bnexp"), version("torch"))
+    return {
+        run.record["config_sha256"]
+        for run in find_runs([sweep])
+        if run.summary["status"] in COMPLETE
+        and tuple(run.record["packages"][name] for name in ("bnexp", "torch")) == now
+    }
+
+
+def discard_unfinished(sweep: Path) -> None:
+    """Clear what cannot be reused, so that it can start again."""
+    done = finished_runs(sweep)
+    for run in find_runs([sweep]):
+        if run.record["config_sha256"] not in done:
+            clear_run(run.directory)
+
+
 def find_runs(roots: list[Path]) -> list[RunRecord]:
     """Every run below the given directories: in their order, within one in the order of its sweep. A run that was cut
     off without a word is `unfinished`.

@@ -28,23 +28,33 @@ class Estimate:
 
 
 def mean_interval(values: ArrayLike, random: np.random.Generator) -> Estimate:
-    """Mean over seeds with its BCa bootstrap interval (Efron 1987).
+    """Mean over seeds with its BCa bootstrap interval (Efron 1987), its level expanded for small samples (Hesterberg
+    2015, §3.3): at 10 values the plain one covers the mean of a normal distribution in 91% of cases, this one in 95%.
 
     One value has no interval; equal values have one of width 0, where the bootstrap's correction is 0 / 0.
     """
     sample = np.asarray(values, dtype=np.float64)
-    mean = float(sample.mean())
-    if len(sample) < 2:
-        return Estimate(mean, None, None, len(sample))
+    mean, n = float(sample.mean()), len(sample)
+    if n < 2:
+        return Estimate(mean, None, None, n)
     if np.allclose(sample, mean, rtol=0, atol=ROUNDING):
-        return Estimate(mean, mean, mean, len(sample))
-    method: Literal["BCa", "percentile"] = (
-        "BCa" if len(sample) > 2 else "percentile"
-    )  # the acceleration needs three values
+        return Estimate(mean, mean, mean, n)
+    method: Literal["BCa", "percentile"] = "BCa" if n > 2 else "percentile"  # the acceleration needs three values
+    tail = stats.norm.sf(math.sqrt(n / (n - 1)) * stats.t.isf((1 - CONFIDENCE) / 2, n - 1))
     found = stats.bootstrap(
-        (sample,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method=method, rng=random
+        (sample,), np.mean, n_resamples=RESAMPLES, confidence_level=1 - 2 * tail, method=method, rng=random
     )
-    return Estimate(mean, float(found.confidence_interval.low), float(found.confidence_interval.high), len(sample))
+    return Estimate(mean, float(found.confidence_interval.low), float(found.confidence_interval.high), n)
+
+
+def interquartile_mean(values: ArrayLike) -> float:
+    """IQM: mean of the middle half, a quarter of the values left out at each end, fractions of a value by weight
+    (Agarwal et al. 2021, §4.3). A collapsed seed doesn't move it.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    edges = np.arange(len(ordered) + 1) / len(ordered)
+    weights = np.diff(np.clip(edges, 0.25, 0.75))
+    return float(weights @ ordered / weights.sum())
 
 
 def sign_flip_p(differences: ArrayLike, random: np.random.Generator) -> float | None:
@@ -59,6 +69,75 @@ def sign_flip_p(differences: ArrayLike, random: np.random.Generator) -> float | 
         (sample,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=random, vectorized=True
     )
     return float(found.pvalue)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """p adjusted for as many tests as there are values (Holm 1979), in their order: below 0.05 for some of them, the
+    chance of a false one among those is below 5%.
+    """
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = running
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """What pairing gained: the correlation of the pairs, and the variance of the mean difference as a multiple of
+    what as many unpaired runs would give. None where an arm doesn't vary.
+    """
+
+    correlation: float | None
+    variance_ratio: float | None
+
+
+def pairing(ours: ArrayLike, control: ArrayLike) -> Pairing:
+    a, b = np.asarray(ours, dtype=np.float64), np.asarray(control, dtype=np.float64)
+    if len(a) < 3 or min(a.std(), b.std()) < ROUNDING:
+        return Pairing(None, None)
+    unpaired = a.var(ddof=1) + b.var(ddof=1)
+    return Pairing(float(np.corrcoef(a, b)[0, 1]), float((a - b).var(ddof=1) / unpaired))
+
+
+def prediction_interval(values: ArrayLike) -> Estimate:
+    """Mean, and where one more run falls in 95% of cases: mean ± t · s · √(1 + 1/n), for normal values; without
+    bounds below two values.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    mean, n = float(sample.mean()), len(sample)
+    if n < 2:
+        return Estimate(mean, None, None, n)
+    half = float(stats.t.isf((1 - CONFIDENCE) / 2, n - 1) * sample.std(ddof=1) * math.sqrt(1 + 1 / n))
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def wilson_interval(successes: int, n: int) -> Estimate:
+    """A share with its 95% interval (Wilson 1927), which stays within [0, 1] and has a width at 0 and n too."""
+    found = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(successes / n, float(found.low), float(found.high), n)
+
+
+@dataclass(frozen=True)
+class Survival:
+    """Kaplan-Meier curve: the share that has not got there after `times`, from (0, 1) on, a step function."""
+
+    times: list[float]
+    shares: list[float]
+
+
+def kaplan_meier(times: list[float | None], horizon: float) -> Survival:
+    """Kaplan & Meier 1958. None: not there by the horizon, where the run is censored."""
+    reached = [time for time in times if time is not None]
+    curve = stats.ecdf(stats.CensoredData(uncensored=reached, right=[horizon] * (len(times) - len(reached)))).sf
+    return Survival([0.0, *map(float, curve.quantiles)], [1.0, *map(float, curve.probabilities)])
+
+
+def restricted_times(times: list[float | None], horizon: float) -> list[float]:
+    """min(time, horizon) of each run. As all are censored at the horizon alone, their mean is the area under the
+    Kaplan-Meier curve up to it: the restricted mean time (Royston & Parmar 2013).
+    """
+    return [horizon if time is None else min(time, horizon) for time in times]
 
 
 @dataclass(frozen=True)

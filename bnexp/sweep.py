@@ -94,6 +94,8 @@ class SweepPlan:
 
 def plan_sweep(jobs: list[Job], options: Options) -> SweepPlan:
     """Stacks of equal graphs, as large as caches and memory allow, at least one a worker. Raises ConfigError."""
+    if not jobs:
+        return SweepPlan([], 0, 0.0)
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(stack_key(job.config), []).append(job)

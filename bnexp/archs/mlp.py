@@ -1,6 +1,6 @@
 """Fully connected network."""
 
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from math import prod
 
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from bnexp.norms import IMAGES_ONLY
 
 
 class MLP(nn.Module):
-    """(N, C, H, W) → (N, classes): hidden layers of `arch.hidden` units, each with norm and activation; a classifier
-    without. Raises ConfigError for a norm that needs images.
+    """(N, C, H, W) → (N, classes): hidden layers of `arch.hidden` units, repeated to `arch.depth` layers where it is
+    given, each with norm and activation; a classifier without. Raises ConfigError for a norm that needs images.
     """
 
     stacks = True  # runs of it train as one network on a CPU
@@ -23,7 +23,7 @@ class MLP(nn.Module):
         super().__init__()
         if norm.name in IMAGES_ONLY:
             raise ConfigError(f"norm={norm.name} means nothing for arch=mlp: it needs images, as in arch=convnet")
-        widths = [prod(shape), *arch.hidden]
+        widths = [prod(shape), *islice(cycle(arch.hidden), arch.depth or len(arch.hidden))]
         bias = has_bias(arch, norm)
         self.hidden = nn.Sequential(
             *(make_block(nn.Linear(n, m, bias=bias), m, arch, norm, act) for n, m in pairwise(widths))

@@ -1,0 +1,66 @@
+"""Counter-claims: where batch normalization is published, or known, not to help."""
+
+from bnexp.claims.claim import Claim, Sweep
+from bnexp.claims.drawings import against, by_layer
+from bnexp.claims.probes import gradient_growth, gradient_norms
+from bnexp.claims.rules import Equivalent, Numeric, Share
+from bnexp.claims.values import TRAINS, best, each, tested, validated, validation_accuracy, where
+from bnexp.figures import Scales
+
+YANG = "Yang et al. 2019"
+LAYERS = 50
+DEEP = Sweep(
+    "yang",
+    f"norm=none,batch init=kaiming arch.depth={LAYERS} steps=1000 compile=true eval.first_every=250",
+)
+TUNED = Sweep("tuned", "norm=none,batch optim.lr=0.03,0.1,0.3,1 steps=10000")
+NONE, BATCH = where("norm=none"), where("norm=batch")
+MARGIN = 0.002  # a fifth of a point of test accuracy
+ARMS = {"without": NONE, "with batch normalization": BATCH}
+GRADIENTS = by_layer(
+    "yang",
+    f"Yang et al. 2019: {LAYERS} layers of 100 ReLU units at the start",
+    {"": ARMS},
+    gradient_norms,
+    "squared gradient norm",
+)
+
+CLAIMS = [
+    Claim(
+        id="counter.yang.gradient",
+        source=f"{YANG}, §3.4",
+        statement="Under batch normalization a ReLU network's squared gradient norm grows by π/(π-1) = 1.467 a layer.",
+        published="1.467",
+        rule=Numeric(each("growth a layer", gradient_growth, BATCH), 1.467, 0.1),
+        sweeps=[DEEP],
+        note="The paper's figure is that of infinite width and batch; here 100 units and 60 examples.",
+        figure=GRADIENTS,
+    ),
+    Claim(
+        id="counter.yang.untrainable",
+        source=f"{YANG}, §1, §4",
+        statement=f"A plain ReLU network of {LAYERS} layers does not train with batch normalization.",
+        published="does not train",
+        rule=Share(validated(BATCH), TRAINS, most=False),
+        sweeps=[DEEP],
+        note="Trains: validation accuracy of at least 90% after 1,000 steps of SGD at 0.01, where 3 layers have it.",
+        figure=GRADIENTS,
+    ),
+    Claim(
+        id="counter.tuned_relu",
+        source="Counter-claim",
+        statement="With both rates tuned, a plain ReLU network on MNIST isn't worse at the end.",
+        published=f"not worse, taken as: by no more than {100 * MARGIN:g} points of test accuracy",
+        rule=Equivalent(tested(best(NONE, "optim.lr")), tested(best(BATCH, "optim.lr")), MARGIN, one_sided=True),
+        sweeps=[TUNED],
+        note="Rates 0.03, 0.1, 0.3 and 1, the best of each arm on validation; 10,000 steps.",
+        figure=against(
+            "tuned",
+            "ReLU, 10,000 steps",
+            {"": ARMS},
+            "optim.lr",
+            validation_accuracy,
+            Scales("learning rate", "validation accuracy", log="x"),
+        ),
+    ),
+]

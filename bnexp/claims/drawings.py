@@ -1,0 +1,85 @@
+"""Figures of claims: which runs make a line of which panel, and what is drawn of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bnexp.claims.claim import Runs
+from bnexp.claims.values import Arm, Metric, by_value
+from bnexp.figures import Line, Scales, line_figure
+from bnexp.report import make_curve
+from bnexp.runs import RunRecord
+
+Panels = dict[str, dict[str, Arm]]  # panel → label of the line → its runs
+BAND = "line: mean over seeds, band: lowest to highest"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of results/figures. `lines`: label and runs of an arm → what is drawn of it."""
+
+    name: str
+    title: str
+    panels: Panels
+    scales: Scales
+    lines: Callable[[str, Runs], list[Line]]
+
+    def draw(self, runs: Runs, files: list[Path]) -> None:
+        picked = {panel: {label: arm.pick(runs) for label, arm in arms.items()} for panel, arms in self.panels.items()}
+        seeds = len({run.seed for arms in picked.values() for own in arms.values() for run in own})
+        found = {
+            panel: [line for label, own in arms.items() for line in self.lines(label, own)]
+            for panel, arms in picked.items()
+        }
+        line_figure(f"{self.title}\n{seeds} seeds an arm; {BAND}", found, self.scales, files)
+
+
+def curves(name: str, title: str, panels: Panels) -> Drawing:
+    """Validation accuracy against iteration."""
+
+    def lines(label: str, runs: Runs) -> list[Line]:
+        curve = make_curve(label, runs)
+        return [Line(label, curve.steps, curve.mean, curve.low, curve.high)]
+
+    return Drawing(name, title, panels, Scales("iteration (updates)", "validation accuracy", share=True), lines)
+
+
+def against(name: str, title: str, panels: Panels, key: str, metric: Metric, scales: Scales) -> Drawing:
+    """A metric against a number of the configuration."""
+
+    def lines(label: str, runs: Runs) -> list[Line]:
+        groups = by_value(runs, key)
+        return [band(label, list(groups), [[metric(run) for run in own] for own in groups.values()])]
+
+    return Drawing(name, title, panels, scales, lines)
+
+
+def percentiles(name: str, title: str, panels: Panels, layer: str) -> Drawing:
+    """The 15th, 50th and 85th percentile of a layer's recorded input, over training."""
+
+    def lines(label: str, runs: Runs) -> list[Line]:
+        steps = sorted(runs[0].validation)
+        return [
+            band(f"{p}th", steps, [[run.validation[step][f"{layer}/p{p}"] for run in runs] for step in steps])
+            for p in (85, 50, 15)
+        ]
+
+    return Drawing(name, title, panels, Scales("iteration (updates)", "input to the sigmoid"), lines)
+
+
+def by_layer(name: str, title: str, panels: Panels, read: Callable[[RunRecord], list[float]], words: str) -> Drawing:
+    """A value of each layer, on a logarithmic scale."""
+
+    def lines(label: str, runs: Runs) -> list[Line]:
+        values = np.array([read(run) for run in runs]).T
+        return [band(label, range(1, len(values) + 1), values.tolist())]
+
+    return Drawing(name, title, panels, Scales("hidden layer", words, log="y"), lines)
+
+
+def band(label: str, x: object, values: list[list[float]]) -> Line:
+    """`values`: the seeds' at each x."""
+    low, mean, high = (np.array([of(own) for own in values]) for of in (min, np.mean, max))
+    return Line(label, np.array(list(x), dtype=np.float64), mean, low, high)  # type: ignore[call-overload]

@@ -1,0 +1,124 @@
+"""What handbooks say of batch normalization: Chollet's "Deep Learning with Python" and others."""
+
+from bnexp.claims.claim import Claim, Sweep
+from bnexp.claims.drawings import against, curves
+from bnexp.claims.identities import bias_before
+from bnexp.claims.probes import train_test_gap
+from bnexp.claims.rules import Directional, Equivalent, Exact
+from bnexp.claims.values import each, how_many_train, test_accuracy, tested, validation_accuracy, where
+from bnexp.figures import Scales
+
+CHOLLET = "Chollet, Deep Learning with Python, ch. 9"
+HANDBOOKS = "Handbooks"
+MARGIN = 0.005  # half a point of test accuracy
+
+ORDER = Sweep("order", "norm=batch act=relu,sigmoid arch.norm_position=before,after optim.lr=0.1 steps=10000")
+SCALE = Sweep(
+    "init_scale",
+    "norm=none,batch optim.lr=0.1 init.std=0.001,0.003,0.01,0.03,0.1,0.3,1,3,10 steps=5000 eval.first_every=500",
+)
+OVERFIT = Sweep("overfit", "norm=none,batch dataset.limit=5000 optim.lr=0.1 steps=10000 eval.first_every=500")
+INITS = {"sigmoid": "xavier", "tanh": "xavier", "relu": "kaiming"}  # each activation's own, so that none is handicapped
+DEEP = {
+    act: Sweep(
+        f"depth_{act}",
+        f"norm=none,batch arch.depth=10,20,30 act={act} init={init} optim.lr=0.1 steps=2000 compile=true "
+        "eval.first_every=250",
+    )
+    for act, init in INITS.items()
+}
+NONE, BATCH = where("norm=none"), where("norm=batch")
+ARMS = {"without": NONE, "with batch normalization": BATCH}
+DEPTH = against(
+    "depth",
+    "Layers of 100 units, SGD at 0.1, 2,000 steps, each activation's own initialization",
+    {
+        act: {"without": where(f"norm=none act={act}"), "with batch normalization": where(f"norm=batch act={act}")}
+        for act in INITS
+    },
+    "arch.depth",
+    test_accuracy,
+    Scales("hidden layers", "test accuracy", share=True),
+)
+
+
+def order(act: str) -> Claim:
+    before, after = (where(f"act={act} arch.norm_position={place}") for place in ("before", "after"))
+    return Claim(
+        id=f"chollet.order.{act}",
+        source=CHOLLET,
+        statement=f"Normalizing before or after the activation, neither is clearly worse ({act}).",
+        published=f"alike, taken as: within {100 * MARGIN:g} points of test accuracy",
+        rule=Equivalent(tested(after), tested(before), MARGIN),
+        sweeps=[ORDER],
+        figure=curves(
+            "order",
+            "The order of batch normalization and activation, SGD at 0.1",
+            {
+                name: {
+                    f"{place} the activation": where(f"act={name} arch.norm_position={place}")
+                    for place in ("before", "after")
+                }
+                for name in ("relu", "sigmoid")
+            },
+        ),
+    )
+
+
+def depth(act: str, layers: int) -> Claim:
+    ours, control = (where(f"norm={norm} act={act} arch.depth={layers}") for norm in ("batch", "none"))
+    return Claim(
+        id=f"handbooks.depth.{act}.{layers}",
+        source=HANDBOOKS,
+        statement=f"Batch normalization helps gradients through {layers} layers: accuracy is higher ({act}).",
+        published="higher",
+        rule=Directional(tested(ours), tested(control)),
+        sweeps=[DEEP[act]],
+        note=f"2,000 steps of SGD at 0.1, weights by {INITS[act]}.",
+        figure=DEPTH,
+    )
+
+
+CLAIMS = [
+    order("relu"),
+    order("sigmoid"),
+    Claim(
+        id="chollet.bias",
+        source=CHOLLET,
+        statement="A layer that batch normalization follows needs no bias: output and gradients are those without it.",
+        published="equal",
+        rule=Exact(bias_before),
+    ),
+    Claim(
+        id="handbooks.init_scale",
+        source=HANDBOOKS,
+        statement="Batch normalization makes training less sensitive to initial scale: more of nine scales train.",
+        published="more",
+        rule=Directional(how_many_train(BATCH, "init.std"), how_many_train(NONE, "init.std")),
+        sweeps=[SCALE],
+        note="N(0, σ²), nine σ from 0.001 to 10; trains: validation accuracy of at least 90% after 5,000 steps.",
+        figure=against(
+            "init_scale",
+            "Initial scale of the weights, N(0, σ²): ReLU, SGD at 0.1, 5,000 steps",
+            {"": ARMS},
+            "init.std",
+            validation_accuracy,
+            Scales("σ", "validation accuracy", log="x", share=True),
+        ),
+    ),
+    *(depth(act, layers) for act in INITS for layers in (10, 20, 30)),
+    Claim(
+        id="handbooks.regularises",
+        source=f"{HANDBOOKS}; Ioffe & Szegedy 2015, §3.4",
+        statement="Batch normalization regularises: the gap between training and test accuracy is smaller.",
+        published="smaller",
+        rule=Directional(
+            each("training minus test accuracy", train_test_gap, BATCH, 100, "%"),
+            each("training minus test accuracy", train_test_gap, NONE, 100, "%"),
+            lower=True,
+        ),
+        sweeps=[OVERFIT],
+        note="5,000 training images, 120 epochs: both networks fit them.",
+        figure=curves("overfit", "5,000 training images, SGD at 0.1", {"ReLU": ARMS}),
+    ),
+]

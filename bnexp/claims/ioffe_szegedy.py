@@ -1,0 +1,156 @@
+"""Ioffe & Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift".
+
+§4.1 trains 3×100 sigmoid units on binarised MNIST, 60 examples a batch, 50,000 steps, "small random Gaussian" weights.
+Its learning rate isn't published: the plain network gets the best of a grid, chosen on validation, and the network with
+batch normalization the same one.
+"""
+
+from bnexp.claims.claim import Claim, Sweep
+from bnexp.claims.drawings import against, curves, percentiles
+from bnexp.claims.identities import bias_before, scaled_gradient, scaled_weights
+from bnexp.claims.rules import Directional, Exact, Share, Sooner
+from bnexp.claims.values import (
+    TRAINS,
+    at_best_of,
+    best,
+    drift,
+    drift_of_spread,
+    each,
+    largest_that_trains,
+    tested,
+    validated,
+    validation_accuracy,
+    where,
+)
+from bnexp.figures import Scales
+
+SOURCE = "Ioffe & Szegedy 2015"
+BINARY = "dataset.binarize=true norm=none,batch act=sigmoid"
+FIG1 = Sweep("ioffe_szegedy", f"{BINARY} optim.lr=0.3,1,3")
+RATES = Sweep("ioffe_szegedy_rates", f"{BINARY} optim.lr=0.3,1,3,5,15,30,90 steps=5000")
+
+NONE, BATCH = where("norm=none"), where("norm=batch")
+PLAIN = best(NONE, "optim.lr")
+SAME_RATE = at_best_of(BATCH, NONE, "optim.lr")
+LAST = "hidden.2"  # the last hidden sigmoid
+CHOSEN = "Rates 0.3, 1 and 3; the best of them without normalization, on validation, for both."
+
+FIGURE_1A = curves(
+    "ioffe_szegedy_1a",
+    "Ioffe & Szegedy 2015, figure 1a: 3×100 sigmoid, binarised MNIST",
+    {"the plain network's best rate": {"without": PLAIN, "with batch normalization": SAME_RATE}},
+)
+FIGURE_1BC = percentiles(
+    "ioffe_szegedy_1bc",
+    "Ioffe & Szegedy 2015, figure 1b, c: a typical input of the last hidden sigmoid, percentiles",
+    {"without": {"": PLAIN}, "with batch normalization": {"": SAME_RATE}},
+    LAST,
+)
+FIGURE_RATES = against(
+    "ioffe_szegedy_rates",
+    "3×100 sigmoid, binarised MNIST, 5,000 steps",
+    {"": {"without": NONE, "with batch normalization": BATCH}},
+    "optim.lr",
+    validation_accuracy,
+    Scales("learning rate", "validation accuracy", log="x", share=True),
+)
+
+
+def multiple(norm: str, times: int, most: bool, statement: str) -> Claim:
+    runs = at_best_of(where(f"norm={norm}"), NONE, "optim.lr", times)
+    return Claim(
+        id=f"ioffe_szegedy.rate_x{times}.{norm}",
+        source=f"{SOURCE}, §4.2.1",
+        statement=statement,
+        published=f"×{times}: {'trains' if most else 'does not train'}",
+        rule=Share(validated(runs), TRAINS, most),
+        sweeps=[RATES],
+        note="The paper's networks are Inception's on ImageNet; here its own MNIST network of §4.1.",
+        figure=FIGURE_RATES,
+    )
+
+
+CLAIMS = [
+    Claim(
+        id="ioffe_szegedy.fig1a.accuracy",
+        source=f"{SOURCE}, §4.1, figure 1a",
+        statement="The batch-normalized network has the higher test accuracy.",
+        published="higher",
+        rule=Directional(tested(SAME_RATE), tested(PLAIN)),
+        sweeps=[FIG1],
+        note=CHOSEN,
+        figure=FIGURE_1A,
+    ),
+    Claim(
+        id="ioffe_szegedy.fig1a.faster",
+        source=f"{SOURCE}, §4.1, figure 1a",
+        statement="Batch normalization helps the network train faster: 95% of validation accuracy in fewer steps.",
+        published="faster",
+        rule=Sooner(0.95, SAME_RATE, PLAIN, steps=True),
+        sweeps=[FIG1],
+        note=CHOSEN,
+        figure=FIGURE_1A,
+    ),
+    Claim(
+        id="ioffe_szegedy.fig1b.median",
+        source=f"{SOURCE}, §4.1, figure 1b, c",
+        statement="The median input of the last hidden sigmoid moves less over training with batch normalization.",
+        published="more stable",
+        rule=Directional(
+            each("range of the median", drift(f"{LAST}/p50"), SAME_RATE),
+            each("range of the median", drift(f"{LAST}/p50"), PLAIN),
+            lower=True,
+        ),
+        sweeps=[FIG1],
+        note="The range, over all evaluations, of the first unit's median over 500 validation images.",
+        figure=FIGURE_1BC,
+    ),
+    Claim(
+        id="ioffe_szegedy.fig1b.spread",
+        source=f"{SOURCE}, §4.1, figure 1b, c",
+        statement="So does its spread, the 85th minus the 15th percentile.",
+        published="more stable",
+        rule=Directional(
+            each("range of the spread", drift_of_spread(LAST), SAME_RATE),
+            each("range of the spread", drift_of_spread(LAST), PLAIN),
+            lower=True,
+        ),
+        sweeps=[FIG1],
+        note="The range, over all evaluations, of the first unit's spread over 500 validation images.",
+        figure=FIGURE_1BC,
+    ),
+    Claim(
+        id="ioffe_szegedy.rates",
+        source=f"{SOURCE}, §3.3",
+        statement="Batch normalization enables higher learning rates: the largest one that trains is larger.",
+        published="larger",
+        rule=Directional(largest_that_trains(BATCH, "optim.lr"), largest_that_trains(NONE, "optim.lr")),
+        sweeps=[RATES],
+        note="Trains: validation accuracy of at least 90% after 5,000 steps.",
+        figure=FIGURE_RATES,
+    ),
+    multiple("none", 5, False, "At 5 times its best rate the network without batch normalization does not train."),
+    multiple("batch", 5, True, "At 5 times that rate the network with batch normalization trains."),
+    multiple("batch", 30, True, "At 30 times that rate the network with batch normalization trains."),
+    Claim(
+        id="ioffe_szegedy.scale.output",
+        source=f"{SOURCE}, §3.3",
+        statement="BN((aW)u) = BN(Wu).",
+        published="equal",
+        rule=Exact(scaled_weights),
+    ),
+    Claim(
+        id="ioffe_szegedy.scale.gradient",
+        source=f"{SOURCE}, §3.3",
+        statement="∂BN((aW)u) / ∂(aW) = (1/a) ∂BN(Wu) / ∂W.",
+        published="equal",
+        rule=Exact(scaled_gradient),
+    ),
+    Claim(
+        id="ioffe_szegedy.bias",
+        source=f"{SOURCE}, §3.2",
+        statement="A bias before batch normalization is without effect: BN(Wu + b) = BN(Wu).",
+        published="equal",
+        rule=Exact(bias_before),
+    ),
+]

@@ -1,0 +1,37 @@
+"""Every claim, by source."""
+
+from difflib import get_close_matches
+
+from bnexp.claims import counter, handbooks, ioffe_szegedy, udacity, wiki, wu_he
+from bnexp.claims.claim import Claim
+from bnexp.config import ConfigError
+
+CLAIMS: list[Claim] = [
+    *udacity.CLAIMS,
+    *wiki.CLAIMS,
+    *ioffe_szegedy.CLAIMS,
+    *wu_he.CLAIMS,
+    *handbooks.CLAIMS,
+    *counter.CLAIMS,
+]
+
+
+def family(claim: Claim) -> str:
+    """The first word of its id: the claims that Holm's correction runs over."""
+    return claim.id.split(".", maxsplit=1)[0]
+
+
+def pick(names: list[str]) -> list[Claim]:
+    """Claims by id or by its first words, all of them without a name. Raises ConfigError."""
+    for name in names:
+        if not any(belongs(claim, name) for claim in CLAIMS):
+            starts = sorted({".".join(c.id.split(".")[:n]) for c in CLAIMS for n in range(1, 5)})
+            near = get_close_matches(name, starts, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            families = ", ".join(dict.fromkeys(map(family, CLAIMS)))
+            raise ConfigError(f"{name} is not a claim: {hint}choose from {families}, or see bnexp reproduce --list")
+    return [claim for claim in CLAIMS if not names or any(belongs(claim, name) for name in names)]
+
+
+def belongs(claim: Claim, name: str) -> bool:
+    return claim.id == name or claim.id.startswith(f"{name}.")

@@ -1,0 +1,304 @@
+"""How a claim is judged. Each rule says in words what it does, measures, and gives the verdict."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnexp.claims.claim import Evidence, Runs, Verdict
+from bnexp.claims.values import Arm, PerSeed, Values, crossing
+from bnexp.stats import (
+    FEWEST_PAIRS,
+    Estimate,
+    kaplan_meier,
+    mean_interval,
+    pairing,
+    prediction_interval,
+    restricted_times,
+    sign_flip_p,
+    time_to,
+    wilson_interval,
+)
+
+SIGNIFICANT = 0.05
+WIDEST = 0.5  # of a prediction interval of accuracies: beyond it, it holds both a trained network's and chance
+Judgement = tuple[Verdict, str]
+
+
+def matched(ours: PerSeed, control: PerSeed) -> tuple[list[float], list[float]]:
+    seeds = [seed for seed in ours if seed in control]
+    return [ours[seed] for seed in seeds], [control[seed] for seed in seeds]
+
+
+def both(runs: Runs, ours: Values, control: Values | float) -> tuple[list[float], list[float]]:
+    own = ours.of(runs)
+    return matched(own, control.of(runs) if isinstance(control, Values) else dict.fromkeys(own, control))
+
+
+def named(control: Values | float) -> str:
+    return control.words if isinstance(control, Values) else f"{control:.4g}"
+
+
+@dataclass(frozen=True)
+class Directional:
+    """One arm is higher (or `lower`) than the other, or than a published number."""
+
+    ours: Values
+    control: Values | float
+    lower: bool = False
+
+    @property
+    def words(self) -> str:
+        return (
+            f"directional: {self.ours.words} is {'lower' if self.lower else 'higher'} than {named(self.control)}; sign-flip "
+            "permutation of the differences, seed by seed, Holm over the claims of the source, p < 0.05, and the 95% "
+            "interval of the mean difference excludes 0"
+        )
+
+    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
+        ours, control = both(runs, self.ours, self.control)
+        differences = np.subtract(ours, control)
+        detail = f"{shown(ours, self.ours)} against {shown(control, self.ours)}"
+        gained = pairing(ours, control)
+        if gained.correlation is not None:
+            detail += f"; correlation of the pairs {gained.correlation:.2f}"
+        return Evidence(
+            mean_interval(differences, random),
+            self.ours.scale,
+            self.ours.unit,
+            sign_flip_p(differences, random),
+            detail,
+        )
+
+    def judge(self, evidence: Evidence, p: float | None) -> Judgement:
+        return directional(evidence.measured, p, self.lower)
+
+
+def directional(found: Estimate, p: float | None, lower: bool) -> Judgement:
+    if found.n < FEWEST_PAIRS or p is None or found.low is None or found.high is None:
+        return Verdict.INCONCLUSIVE, f"too few seeds: {found.n} pairs, significance takes {FEWEST_PAIRS}"
+    if p >= SIGNIFICANT or found.low <= 0 <= found.high:
+        return Verdict.INCONCLUSIVE, "the difference may be either way"
+    return (Verdict.REPRODUCED if (found.mean < 0) == lower else Verdict.CONTRADICTED), ""
+
+
+def shown(values: list[float], of: Values) -> str:
+    return f"{of.scale * float(np.mean(values)):.4g}{of.unit and ' ' * (of.unit != '%')}{of.unit}"
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """A single published run."""
+
+    ours: Values
+    published: float
+    tolerance: float
+
+    @property
+    def words(self) -> str:
+        return (
+            f"numeric: the published figure lies in the 95% prediction interval of one run of ours ({self.ours.words}),"
+            f" or within {self.ours.scale * self.tolerance:g}{self.ours.unit} of our mean; inconclusive where the "
+            f"interval is wider than {WIDEST:g}"
+        )
+
+    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
+        return Evidence(prediction_interval(list(self.ours.of(runs).values())), self.ours.scale, self.ours.unit)
+
+    def judge(self, evidence: Evidence, p: float | None) -> Judgement:
+        found = evidence.measured
+        if abs(found.mean - self.published) <= self.tolerance:
+            return Verdict.REPRODUCED, ""
+        if found.low is None or found.high is None:
+            return Verdict.INCONCLUSIVE, "too few seeds for an interval"
+        if found.high - found.low > WIDEST:
+            return Verdict.INCONCLUSIVE, "some seeds train and some do not: the interval holds everything"
+        return (Verdict.REPRODUCED if found.low <= self.published <= found.high else Verdict.CONTRADICTED), ""
+
+
+@dataclass(frozen=True)
+class TimeToAccuracy:
+    """A published crossing, between steps `low` and `high`."""
+
+    target: float
+    arm: Arm
+    low: float
+    high: float
+
+    @property
+    def words(self) -> str:
+        return (
+            f"time to accuracy: {self.target:.0%} of validation accuracy is passed between the published steps "
+            f"{self.low:,g} and {self.high:,g}, and this overlaps the range of our runs ({self.arm.words}; evaluations "
+            "included on both sides, a run that never gets there counts as never)"
+        )
+
+    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
+        own = self.arm.pick(runs)
+        times = [crossing(run, self.target) for run in own]
+        horizon = float(own[0].config["steps"])
+        found = mean_interval(restricted_times(times, horizon), random)
+        earliest = min((self.before(runs, time) for time in times if time is not None), default=horizon)
+        latest = max((time for time in times if time is not None), default=horizon)
+        never = times.count(None)
+        median = time_to([None if time is None else int(time) for time in times]).median
+        detail = (
+            f"median {f'{median:,.0f}' if median is not None else 'never'}; {len(times) - never} of {len(times)} get "
+            f"there, from step {earliest:,.0f} to {f'{latest:,.0f}' if not never else 'never'}; restricted mean of "
+            f"{horizon:,.0f} steps"
+        )
+        measured = Estimate(found.mean, earliest, math.inf if never else latest, found.n)
+        return Evidence(measured, unit="steps", detail=detail)
+
+    def before(self, runs: Runs, time: float) -> float:
+        """The evaluation before: the crossing lies between."""
+        return float(max((step for step in self.arm.pick(runs)[0].validation if step < time), default=0))
+
+    def judge(self, evidence: Evidence, p: float | None) -> Judgement:
+        found = evidence.measured
+        assert found.low is not None
+        assert found.high is not None
+        if found.n < 2:
+            return Verdict.INCONCLUSIVE, "too few seeds for a range"
+        overlap = found.low <= self.high and self.low <= found.high
+        return (Verdict.REPRODUCED if overlap else Verdict.CONTRADICTED), ""
+
+
+@dataclass(frozen=True)
+class Sooner:
+    """An arm reaches an accuracy in fewer seconds of training (or in fewer `steps`)."""
+
+    target: float
+    ours: Arm
+    control: Arm
+    steps: bool = False
+
+    @property
+    def words(self) -> str:
+        return (
+            f"directional: restricted mean of the {'steps' if self.steps else 'seconds of training'} to "
+            f"{self.target:.0%} of validation accuracy is lower for {self.ours.words} than for {self.control.words}, a "
+            "run that never gets there counting the horizon; sign-flip permutation, Holm, interval as above"
+        )
+
+    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
+        arms = [self.ours.pick(runs), self.control.pick(runs)]
+        horizon = float(
+            min(
+                run.config["steps"] if self.steps else run.summary["seconds"]
+                for arm in arms
+                for run in arm
+                if run.summary["status"] == "finished"
+            )
+        )
+        times = [[crossing(run, self.target, seconds=not self.steps) for run in arm] for arm in arms]
+        restricted = [
+            dict(zip((run.seed for run in arm), restricted_times(found, horizon), strict=True))
+            for arm, found in zip(arms, times, strict=True)
+        ]
+        ours, control = matched(*restricted)
+        differences = np.subtract(ours, control)
+        unit = "steps" if self.steps else "s"
+        reached = " against ".join(
+            f"{np.mean(list(values.values())):,.4g} {unit} ({1 - kaplan_meier(found, horizon).shares[-1]:.0%} there)"
+            for values, found in zip(restricted, times, strict=True)
+        )
+        return Evidence(
+            mean_interval(differences, random),
+            unit=unit,
+            p=sign_flip_p(differences, random),
+            detail=f"{reached}; horizon {horizon:,.4g} {unit}",
+        )
+
+    def judge(self, evidence: Evidence, p: float | None) -> Judgement:
+        return directional(evidence.measured, p, lower=True)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of seeds whose value reaches a threshold: `most` of them, few, or (None) some and not others."""
+
+    values: Values
+    threshold: float
+    most: bool | None
+
+    @property
+    def words(self) -> str:
+        event = f"{self.values.words} reaches {self.values.scale * self.threshold:g}{self.values.unit}"
+        if self.most is None:
+            return (
+                f"rate: the share of seeds for which {event}, with its Wilson interval; reproduced where both outcomes "
+                "are seen, contradicted where one alone is and the interval leaves out one half"
+            )
+        side = "above" if self.most else "below"
+        return f"rate: the share of seeds for which {event} has its Wilson interval {side} one half"
+
+    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
+        values = self.values.of(runs).values()
+        reached = sum(value >= self.threshold for value in values)
+        detail = f"{reached} of {len(values)} seeds"
+        return Evidence(wilson_interval(reached, len(values)), 100, "%", detail=detail)
+
+    def judge(self, evidence: Evidence, p: float | None) -> Judgement:
+        share = evidence.measured
+        assert share.low is not None
+        assert share.high is not None
+        if self.most is None and 0 < share.mean < 1:
+            return Verdict.REPRODUCED, ""
+        if share.low <= 0.5 <= share.high:
+            return Verdict.INCONCLUSIVE, "too few seeds: the interval holds one half"
+        return (Verdict.REPRODUCED if self.most is (share.low > 0.5) else Verdict.CONTRADICTED), ""
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """As the other arm, or as a published number, within a margin; `one_sided`: not worse by more than that."""
+
+    ours: Values
+    control: Values | float
+    margin: float
+    one_sided: bool = False
+
+    @property
+    def words(self) -> str:
+        bound = f"{self.ours.scale * self.margin:g}{self.ours.unit}"
+        limits = f"above -{bound}" if self.one_sided else f"inside ±{bound}"
+        return (
+            f"equivalence: the 95% interval of the mean difference, {self.ours.words} minus {named(self.control)}, "
+            f"lies {limits}; contradicted where it lies wholly outside"
+        )
+
+    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
+        ours, control = matched(self.ours.of(runs), self.control.of(runs))
+        detail = f"{shown(ours, self.ours)} against {shown(control, self.ours)}"
+        return Evidence(
+            mean_interval(np.subtract(ours, control), random), self.ours.scale, self.ours.unit, detail=detail
+        )
+
+    def judge(self, evidence: Evidence, p: float | None) -> Judgement:
+        found = evidence.measured
+        if found.low is None or found.high is None:
+            return Verdict.INCONCLUSIVE, "too few seeds for an interval"
+        if found.low > -self.margin and (self.one_sided or found.high < self.margin):
+            return Verdict.REPRODUCED, ""
+        outside = found.high < -self.margin or (found.low > self.margin and not self.one_sided)
+        return (Verdict.CONTRADICTED, "") if outside else (Verdict.INCONCLUSIVE, "the interval spans the margin")
+
+
+@dataclass(frozen=True)
+class Exact:
+    """An identity: the largest error over its elements, in float64."""
+
+    error: Callable[[], float]
+    tolerance: float = 1e-10
+
+    @property
+    def words(self) -> str:
+        return f"exact: both sides computed in float64 differ by at most {self.tolerance:g}"
+
+    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
+        return Evidence(Estimate(self.error(), None, None, 1), detail="largest difference of any element")
+
+    def judge(self, evidence: Evidence, p: float | None) -> Judgement:
+        return (Verdict.REPRODUCED if evidence.measured.mean <= self.tolerance else Verdict.CONTRADICTED), ""

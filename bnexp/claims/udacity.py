@@ -1,0 +1,188 @@
+"""The Udacity batch-normalization lesson (batch-norm/Batch_Normalization_Lesson.ipynb of udacity/deep-learning): every
+published cell, the crossing times of its figures, the inference cell and the throughput.
+
+Its figures are single unseeded runs. Where its text reads them loosely, the figures are what is judged.
+"""
+
+from bnexp.claims.claim import Claim, Sweep
+from bnexp.claims.drawings import Drawing, curves
+from bnexp.claims.probes import distinct_answers, rate_ratio, right_one_by_one
+from bnexp.claims.rules import Equivalent, Numeric, Share, TimeToAccuracy
+from bnexp.claims.values import Arm, each, tested, validated, where
+
+SOURCE = "Udacity lesson"
+TABLE = Sweep(
+    "udacity",
+    "experiment=udacity norm=none,batch act=relu,sigmoid optim.lr=0.01,1,2 init.std=0.05,5",
+)
+START = Sweep("udacity_start", "experiment=udacity norm=none,batch act=relu optim.lr=0.01 steps=2000")
+
+TOLERANCE = 0.005  # of an accuracy: 50 of the 10,000 test images, 25 of the 5,000 for validation
+CHANCE = 0.15  # a constant answer is right for 8.9% to 11.5% of the images, depending on the class
+CHANCE_TOLERANCE = 0.025  # so two networks that are both at chance can differ by this much
+TRAINS = 0.5  # a cell of large weights has trained or stayed at chance
+
+COLUMNS = (("none", "test"), ("batch", "test"), ("none", "validation"), ("batch", "validation"))
+# (init.std, learning rate, activation, steps), accuracies in the order of COLUMNS
+CELLS = (
+    ((0.05, 0.01, "relu", 50_000), (0.9748, 0.9803, 0.9730, 0.9832)),
+    ((0.05, 0.01, "relu", 2_000), (0.8262, 0.9525, 0.8286, 0.9578)),
+    ((0.05, 0.01, "sigmoid", 50_000), (0.8271, 0.9732, 0.8344, 0.9756)),
+    ((0.05, 1, "relu", 50_000), (0.0980, 0.9834, 0.0958, 0.9844)),
+    ((0.05, 1, "relu", 50_000), (0.1010, 0.9822, 0.0986, 0.9840)),
+    ((0.05, 1, "sigmoid", 50_000), (0.9752, 0.9812, 0.9784, 0.9838)),
+    ((0.05, 2, "relu", 50_000), (0.1010, 0.9827, 0.0986, 0.9828)),
+    ((0.05, 2, "sigmoid", 50_000), (0.9782, 0.9782, 0.9796, 0.9804)),
+    ((5, 0.01, "relu", 50_000), (0.0980, 0.7990, 0.0958, 0.7946)),
+    ((5, 0.01, "sigmoid", 50_000), (0.2270, 0.8527, 0.2202, 0.8592)),
+    ((5, 1, "relu", 50_000), (0.1135, 0.9208, 0.1126, 0.9244)),
+    ((5, 1, "relu", 50_000), (0.1135, 0.1010, 0.1126, 0.0988)),
+    ((5, 1, "sigmoid", 50_000), (0.8957, 0.9505, 0.8970, 0.9570)),
+    ((5, 2, "relu", 50_000), (0.0980, 0.9054, 0.0958, 0.9128)),
+    ((5, 2, "relu", 50_000), (0.0980, 0.1010, 0.0958, 0.0986)),
+    ((5, 2, "sigmoid", 50_000), (0.9067, 0.9583, 0.9094, 0.9614)),
+)
+SEED_DEPENDENT = {(5, 1, "relu"), (5, 2, "relu")}  # with batch normalization published twice, with opposite outcomes
+
+TEXT = "The lesson's text says "
+
+
+def arm(norm: str, std: float = 0.05, rate: float = 0.01, act: str = "relu") -> Arm:
+    return where(f"norm={norm} act={act} optim.lr={rate:g} init.std={std:g}")
+
+
+def pair(std: float, rate: float, act: str) -> dict[str, Arm]:
+    return {"without": arm("none", std, rate, act), "with batch normalization": arm("batch", std, rate, act)}
+
+
+def table_figure(std: float) -> Drawing:
+    panels = {f"{act}, rate {rate:g}": pair(std, rate, act) for rate in (0.01, 1, 2) for act in ("relu", "sigmoid")}
+    return curves(f"udacity_{std:g}", f"The lesson's table: MNIST, weights N(0, {std:g}²)", panels)
+
+
+LESSON = curves(
+    "lesson",
+    "MNIST, 784-100-100-100-10, SGD at 0.01",
+    {"ReLU": pair(0.05, 0.01, "relu"), "sigmoid": pair(0.05, 0.01, "sigmoid")},
+)
+FIRST_STEPS = curves("udacity_start", "The lesson's first 2,000 steps", {"ReLU, rate 0.01": pair(0.05, 0.01, "relu")})
+TABLES = {std: table_figure(std) for std in (0.05, 5)}
+
+
+# ---- the table
+
+
+def cells() -> list[Claim]:
+    """A claim for each published accuracy, but where the outcome was published both ways."""
+    found: dict[str, Claim] = {}
+    for (std, rate, act, steps), accuracies in CELLS:
+        for (norm, split), published in zip(COLUMNS, accuracies, strict=True):
+            if norm == "batch" and (std, rate, act) in SEED_DEPENDENT:
+                continue
+            name = f"{'start.' if steps == 2_000 else ''}{act}_{rate:g}_{std:g}.{norm}.{split}"
+            name = name if name not in found else f"{name}.again"
+            found[name] = cell(name, std, arm(norm, std, rate, act), split, published)
+    return list(found.values())
+
+
+def cell(name: str, std: float, runs: Arm, split: str, published: float) -> Claim:
+    start = name.startswith("start.")
+    values = tested(runs) if split == "test" else validated(runs)
+    return Claim(
+        id=f"udacity.{name}",
+        source=f"{SOURCE}, {runs.words}",
+        statement=f"The {values.words} is {published:.2%} after {2_000 if start else 50_000:,} steps.",
+        published=f"{published:.2%}",
+        rule=Numeric(values, published, CHANCE_TOLERANCE if published < CHANCE else TOLERANCE),
+        sweeps=[START if start else TABLE],
+        figure=FIRST_STEPS if start else TABLES[std],
+    )
+
+
+def seed_dependent(std: float, rate: float, act: str) -> Claim:
+    values = tested(arm("batch", std, rate, act))
+    return Claim(
+        id=f"udacity.{act}_{rate:g}_{std:g}.batch.rate",
+        source=f"{SOURCE}, {values.words.removeprefix('test accuracy of ')}",
+        statement="Whether the network trains with batch normalization depends on the seed: published once each way.",
+        published="1 of 2 runs trains",
+        rule=Share(values, TRAINS, most=None),
+        sweeps=[TABLE],
+        figure=TABLES[std],
+    )
+
+
+# ---- crossing times
+
+
+def crossing(name: str, target: float, runs: Arm, low: float, high: float, note: str = "") -> Claim:
+    about = f"about {low / 2 + high / 2:,.0f}" if high - low < 0.3 * high else f"{low:,.0f} to {high:,.0f}"
+    return Claim(
+        id=f"udacity.crossing.{name}",
+        source=f"{SOURCE}, figure of {runs.words}",
+        statement=f"Validation accuracy passes {target:.0%} at step {about}.",
+        published=f"step {about}",
+        rule=TimeToAccuracy(target, runs, low, high),
+        sweeps=[TABLE],
+        note=note,
+        figure=LESSON if "optim.lr=0.01" in runs.words else TABLES[0.05],
+    )
+
+
+# ---- the claims; a step that is read off a figure is taken as ±10%
+
+CLAIMS = [
+    *cells(),
+    seed_dependent(5, 1, "relu"),
+    seed_dependent(5, 2, "relu"),
+    crossing("relu.batch.70", 0.70, arm("batch"), 90, 110),
+    crossing("relu.batch.80", 0.80, arm("batch"), 180, 220),
+    crossing("relu.batch.90", 0.90, arm("batch"), 450, 550),
+    crossing("relu.none.80", 0.80, arm("none"), 1_575, 1_925),
+    crossing("relu.none.90", 0.90, arm("none"), 3_600, 4_400),
+    crossing(
+        "sigmoid.batch.90",
+        0.90,
+        arm("batch", act="sigmoid"),
+        2_000,
+        2_500,
+        note=TEXT + "about 1,000 steps; its figure passes 90% between 2,000 and 2,500, which is what is judged.",
+    ),
+    crossing("sigmoid.none.80", 0.80, arm("none", act="sigmoid"), 45_000, 50_000),
+    crossing("sigmoid_1.batch.90", 0.90, arm("batch", rate=1, act="sigmoid"), 360, 440),
+    crossing("sigmoid_1.none.90", 0.90, arm("none", rate=1, act="sigmoid"), 1_700, 2_000),
+    Claim(
+        id="udacity.inference.identical",
+        source=f"{SOURCE}, inference cell",
+        statement="200 single test images in training mode get one identical answer.",
+        published="1 answer",
+        rule=Numeric(each("number of different answers", distinct_answers, arm("batch")), 1, 0),
+        sweeps=[START],
+    ),
+    Claim(
+        id="udacity.inference.training_mode",
+        source=f"{SOURCE}, inference cell",
+        statement="That answer is right for 5% of the images.",
+        published="5%",
+        rule=Numeric(each("share of right answers", right_one_by_one(True), arm("batch"), 100, "%"), 0.05, TOLERANCE),
+        sweeps=[START],
+        note="Which class the identical answer names depends on the seed, and each class has its share of the images.",
+    ),
+    Claim(
+        id="udacity.inference.population",
+        source=f"{SOURCE}, inference cell",
+        statement="With population statistics 97% of them are right.",
+        published="97%",
+        rule=Numeric(each("share of right answers", right_one_by_one(False), arm("batch"), 100, "%"), 0.97, 0.02),
+        sweeps=[START],
+    ),
+    Claim(
+        id="udacity.throughput",
+        source=f"{SOURCE}, progress bars of all cells",
+        statement="1,069 to 1,412 batches a second without and 488 to 537 with batch normalization: 0.35 to 0.50.",
+        published="0.35 to 0.50",
+        rule=Equivalent(rate_ratio(where("act=relu optim.lr=0.01 seed=0"), "eager"), 0.425, 0.075),
+        sweeps=[START],
+        note="A ratio of this machine and this code, one thread, step by step as the lesson ran; not of the method.",
+    ),
+]

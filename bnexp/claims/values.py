@@ -1,0 +1,212 @@
+"""Runs → a value a seed: which runs make an arm, and what is read off each."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnexp.claims.claim import Runs
+from bnexp.logs import flatten
+from bnexp.runs import RunRecord
+
+PerSeed = dict[int, float]
+Metric = Callable[[RunRecord], float]
+TRAINS = 0.9  # validation accuracy from which on a network has trained
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that share everything but the seed. `words` name it to the reader."""
+
+    words: str
+    pick: Callable[[Runs], Runs]
+
+
+@dataclass(frozen=True)
+class Values:
+    """A value a seed. `words` name it to the reader; `scale` and `unit` show it to them."""
+
+    words: str
+    of: Callable[[Runs], PerSeed]
+    scale: float = 1.0
+    unit: str = ""
+
+
+# ---- arms
+
+
+def where(settings: str) -> Arm:
+    """Runs with these settings, in the words of the command line: norm=batch optim.lr=0.01."""
+    wanted = dict(word.split("=", 1) for word in settings.split())
+    return Arm(settings, lambda runs: [run for run in runs if matches(run, wanted)])
+
+
+def matches(run: RunRecord, wanted: dict[str, str]) -> bool:
+    config = flatten(run.config)
+    return all(same(config[key], value) for key, value in wanted.items())
+
+
+def same(value: object, word: str) -> bool:
+    if isinstance(value, float):
+        return math.isclose(value, float(word))
+    return str(value).replace(" ", "") == word
+
+
+def best(arm: Arm, key: str) -> Arm:
+    """Of an arm that was run at several values of a key, the runs at its best one: by mean validation accuracy at the
+    end.
+    """
+    return Arm(f"{arm.words} at its best {key}", lambda runs: at(arm.pick(runs), key, best_value(arm.pick(runs), key)))
+
+
+def at(runs: Runs, key: str, value: float) -> Runs:
+    return [run for run in runs if flatten(run.config)[key] == value]
+
+
+def by_value(runs: Runs, key: str) -> dict[float, Runs]:
+    return {value: at(runs, key, value) for value in sorted({flatten(run.config)[key] for run in runs})}
+
+
+def best_value(runs: Runs, key: str) -> float:
+    groups = by_value(runs, key)
+    return max(groups, key=lambda value: float(np.mean([validation_accuracy(run) for run in groups[value]])))
+
+
+def at_best_of(arm: Arm, other: Arm, key: str, times: float = 1) -> Arm:
+    """Runs of an arm at the best value of another; `times`: at the smallest value that is this much larger or more."""
+
+    def pick(runs: Runs) -> Runs:
+        least = times * best_value(other.pick(runs), key)
+        own = arm.pick(runs)
+        return at(own, key, min(value for value in by_value(own, key) if value >= least * (1 - 1e-9)))
+
+    return Arm(f"{arm.words} at {f'{times:g} times ' if times != 1 else ''}the best {key} of {other.words}", pick)
+
+
+# ---- what is read off a run
+
+
+def test_accuracy(run: RunRecord) -> float:
+    return float(run.summary["test"]["accuracy"])
+
+
+def validation_accuracy(run: RunRecord) -> float:
+    return float(run.summary["validation"]["final"])
+
+
+def steps_per_second(run: RunRecord) -> float:
+    return float(run.summary["steps_per_second"])
+
+
+def accuracy_at(step: int) -> Metric:
+    """Validation accuracy at an evaluation; one that diverged before keeps its last."""
+
+    def read(run: RunRecord) -> float:
+        return run.validation[max(known for known in run.validation if known <= step)]["accuracy"]
+
+    return read
+
+
+def still_to_gain(step: int) -> Metric:
+    """Best validation accuracy of all, minus the best up to a step."""
+
+    def read(run: RunRecord) -> float:
+        accuracies = {known: row["accuracy"] for known, row in run.validation.items()}
+        return max(accuracies.values()) - max(value for known, value in accuracies.items() if known <= step)
+
+    return read
+
+
+def drift(column: str) -> Metric:
+    """Range of a recorded column over training."""
+
+    def read(run: RunRecord) -> float:
+        values = [row[column] for row in run.validation.values()]
+        return max(values) - min(values)
+
+    return read
+
+
+def drift_of_spread(layer: str) -> Metric:
+    """Range over training of the 85th minus the 15th percentile."""
+
+    def read(run: RunRecord) -> float:
+        spreads = [row[f"{layer}/p85"] - row[f"{layer}/p15"] for row in run.validation.values()]
+        return max(spreads) - min(spreads)
+
+    return read
+
+
+def crossing(run: RunRecord, target: float, seconds: bool = False) -> float | None:
+    """Step (or second) of the first evaluation with at least this validation accuracy; None: never."""
+    step = next((step for step, row in run.validation.items() if row["accuracy"] >= target), None)
+    return None if step is None else run.seconds[step] if seconds else float(step)
+
+
+# ---- values
+
+
+def each(words: str, metric: Metric, arm: Arm, scale: float = 1.0, unit: str = "") -> Values:
+    return Values(
+        f"{words} of {arm.words}", lambda runs: {run.seed: metric(run) for run in arm.pick(runs)}, scale, unit
+    )
+
+
+def tested(arm: Arm) -> Values:
+    return each("test accuracy", test_accuracy, arm, 100, "%")
+
+
+def test_error(arm: Arm) -> Values:
+    return each("test error", lambda run: 1 - test_accuracy(run), arm, 100, "%")
+
+
+def validated(arm: Arm) -> Values:
+    return each("validation accuracy", validation_accuracy, arm, 100, "%")
+
+
+def difference(words: str, ours: Values, other: Values) -> Values:
+    """Seed by seed."""
+
+    def of(runs: Runs) -> PerSeed:
+        a, b = ours.of(runs), other.of(runs)
+        return {seed: a[seed] - b[seed] for seed in a if seed in b}
+
+    return Values(words, of, ours.scale, ours.unit)
+
+
+def steps_within(target: float, arm: Arm) -> Values:
+    """Steps to a validation accuracy; a run that never gets there has all of its steps."""
+
+    def of(runs: Runs) -> PerSeed:
+        found = {run.seed: (crossing(run, target), run.config["steps"]) for run in arm.pick(runs)}
+        return {seed: float(steps if reached is None else reached) for seed, (reached, steps) in found.items()}
+
+    return Values(f"steps to {target:.0%} of {arm.words}", of, unit="steps")
+
+
+def largest_that_trains(arm: Arm, key: str) -> Values:
+    """log10 of the largest value of a key at which a seed trains; below all of them where it doesn't at any."""
+
+    def of(runs: Runs) -> PerSeed:
+        own = arm.pick(runs)
+        floor = math.log10(min(by_value(own, key))) - 1
+        found: PerSeed = {}
+        for run in own:
+            reached = math.log10(flatten(run.config)[key]) if validation_accuracy(run) >= TRAINS else floor
+            found[run.seed] = max(found.get(run.seed, floor), reached)
+        return found
+
+    return Values(f"decades: log10 of the largest {key} at which {arm.words} trains", of, unit="decades")
+
+
+def how_many_train(arm: Arm, key: str) -> Values:
+    """At how many values of a key a seed trains."""
+
+    def of(runs: Runs) -> PerSeed:
+        found: PerSeed = {}
+        for run in arm.pick(runs):
+            found[run.seed] = found.get(run.seed, 0) + (validation_accuracy(run) >= TRAINS)
+        return found
+
+    return Values(f"number of values of {key} at which {arm.words} trains", of)

@@ -1,0 +1,104 @@
+"""Wu & He 2018, "Group Normalization": what it contains as special cases, and small batches.
+
+Every batch size sees as many examples, its rate scaled with the batch, as in §4.1 of the paper.
+"""
+
+from bnexp.claims.claim import Claim, Rule, Sweep
+from bnexp.claims.drawings import against
+from bnexp.claims.identities import batch_of_one_is_instance, groups_of_one_are_instance, one_group_is_layer
+from bnexp.claims.rules import Directional, Equivalent, Exact
+from bnexp.claims.values import Values, test_accuracy, test_error, where
+from bnexp.figures import Scales
+
+SOURCE = "Wu & He 2018"
+BATCH_SIZES = (2, 4, 8, 16, 32, 64)
+EXAMPLES = {"mlp": 64_000, "convnet": 16_000}
+NETWORKS = {"mlp": "", "convnet": "arch=convnet arch.channels=[8,16] arch.dense=32 threads=1"}
+RATE = 0.1  # at 64 examples a batch
+MARGIN = 0.005  # half a point of test error
+
+
+def sweep(arch: str, size: int) -> Sweep:
+    steps = EXAMPLES[arch] // size
+    words = f"{NETWORKS[arch]} norm=batch,group batch_size={size} optim.lr={RATE * size / 64:g} steps={steps}"
+    compiled = "compile=true" if arch == "mlp" else ""
+    return Sweep(
+        f"wu_he_{arch}_{size}", f"{words} eval.first_every={steps // 10} eval.every={steps // 10} {compiled}".strip()
+    )
+
+
+SWEEPS = {arch: [sweep(arch, size) for size in BATCH_SIZES] for arch in NETWORKS}
+FIGURES = {
+    arch: against(
+        f"wu_he_{arch}",
+        f"Wu & He 2018, figure 1, on MNIST: {arch}, {EXAMPLES[arch]:,} examples seen at every batch size",
+        {"": {"batch normalization": where("norm=batch"), "group normalization": where("norm=group")}},
+        "batch_size",
+        lambda run: 1 - test_accuracy(run),
+        Scales("batch size", "test error", log="x"),
+    )
+    for arch in NETWORKS
+}
+
+
+def error(norm: str, size: int) -> Values:
+    return test_error(where(f"norm={norm} batch_size={size}"))
+
+
+def claims(arch: str) -> list[Claim]:
+    found: dict[str, tuple[str, str, Rule]] = {
+        "batch_rises": (
+            "Batch normalization's error is higher at 2 examples a batch than at 32.",
+            "34.7% against 23.6% (ResNet-50, ImageNet)",
+            Directional(error("batch", 2), error("batch", 32)),
+        ),
+        "group_stays": (
+            "Group normalization's error is the same at 2 examples a batch as at 32.",
+            "24.1% against 24.1% (ResNet-50, ImageNet)",
+            Equivalent(error("group", 2), error("group", 32), MARGIN),
+        ),
+        "group_better": (
+            "At 2 examples a batch group normalization has the lower error.",
+            "24.1% against 34.7% (ResNet-50, ImageNet)",
+            Directional(error("group", 2), error("batch", 2), lower=True),
+        ),
+    }
+    return [
+        Claim(
+            id=f"wu_he.{arch}.{name}",
+            source=f"{SOURCE}, §4.1, table 2",
+            statement=f"{statement[:-1]} ({arch}, MNIST).",
+            published=published,
+            rule=rule,
+            sweeps=SWEEPS[arch],
+            figure=FIGURES[arch],
+        )
+        for name, (statement, published, rule) in found.items()
+    ]
+
+
+CLAIMS = [
+    Claim(
+        id="wu_he.one_group",
+        source=f"{SOURCE}, §3.1",
+        statement="One group is layer normalization.",
+        published="equal",
+        rule=Exact(one_group_is_layer),
+    ),
+    Claim(
+        id="wu_he.groups_of_one",
+        source=f"{SOURCE}, §3.1",
+        statement="As many groups as channels is instance normalization.",
+        published="equal",
+        rule=Exact(groups_of_one_are_instance),
+    ),
+    Claim(
+        id="wu_he.batch_of_one",
+        source=f"{SOURCE}, §2",
+        statement="Batch normalization in training mode of one image is instance normalization.",
+        published="equal",
+        rule=Exact(batch_of_one_is_instance),
+    ),
+    *claims("mlp"),
+    *claims("convnet"),
+]

@@ -1,0 +1,250 @@
+"""`bnexp reproduce`: claims and their finished runs → verdicts, figures, claims.json and its README.md."""
+
+import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from bnexp.claims.claim import Claim, Evidence, Runs, Sweep, Verdict
+from bnexp.claims.registry import CLAIMS, family, pick
+from bnexp.claims.rules import Directional, Sooner
+from bnexp.config import ConfigError, require
+from bnexp.console import count, say, show_table
+from bnexp.report import provenance
+from bnexp.runs import COMPLETE, find_runs, to_json
+from bnexp.stats import Estimate, holm
+
+SWEEPS = Path("results/sweeps/claims")
+SEEDS = 10
+RECORD = "claims.json"
+TESTS = (Directional, Sooner)  # rules with a p
+Record = dict[str, Any]
+
+
+# ---- what is asked for
+
+
+@dataclass(frozen=True)
+class Options:
+    claims: list[Claim]
+    listed: bool
+    seeds: int
+    out: Path
+    command: str
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"reproduce: {message}")
+
+
+def take_options(arguments: list[str]) -> Options:
+    """Raises ConfigError."""
+    parser = Parser(prog="bnexp reproduce", description="Published claims, judged; without a name, all of them.")
+    parser.add_argument("names", nargs="*", metavar="CLAIM", help="an id, or what ids begin with: udacity, wiki.sooner")
+    parser.add_argument("--list", action="store_true", help="show them, and the time their runs still need here")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds an arm, 0 to N-1 (default {SEEDS})")
+    parser.add_argument("--out", type=Path, default=SWEEPS, help=f"for {RECORD}, README.md, figures/ ({SWEEPS})")
+    found = parser.parse_intermixed_args(arguments)
+    require(1 <= found.seeds <= 1000, "--seeds", found.seeds, "a whole number from 1 to 1000")
+    return Options(pick(found.names), found.list, found.seeds, found.out, " ".join(["bnexp reproduce", *arguments]))
+
+
+def sweeps_of(claims: list[Claim]) -> list[Sweep]:
+    return list({sweep.name: sweep for claim in claims for sweep in claim.sweeps}.values())
+
+
+def words_of(sweep: Sweep, seeds: int) -> list[str]:
+    """The overrides of a sweep over its seeds, as one types them behind `bnexp train -m`."""
+    return [*sweep.overrides.split(), f"seed=range({seeds})"]
+
+
+def folder_of(sweep: Sweep) -> Path:
+    return SWEEPS / sweep.name
+
+
+@cache
+def runs_of(sweep: Sweep, seeds: int) -> Runs:
+    found = find_runs([folder_of(sweep)])
+    return [run for run in found if run.summary["status"] in COMPLETE and run.seed < seeds]
+
+
+# ---- verdicts
+
+
+def judge(options: Options, failed: dict[str, str]) -> list[Record]:
+    """`failed`: sweep → what went wrong with some of its runs."""
+    evidence = {claim.id: measure(claim, options.seeds, failed) for claim in options.claims}
+    adjusted = adjust({key: found.p for key, found in evidence.items() if found.p is not None})
+    return [record(claim, evidence[claim.id], adjusted.get(claim.id), options) for claim in options.claims]
+
+
+def measure(claim: Claim, seeds: int, failed: dict[str, str]) -> Evidence:
+    problem = next((failed[sweep.name] for sweep in claim.sweeps if sweep.name in failed), None)
+    if problem is not None:
+        return Evidence(Estimate(float("nan"), None, None, 0), problem=problem)
+    runs = [run for sweep in claim.sweeps for run in runs_of(sweep, seeds)]
+    return claim.rule.measure(runs, np.random.default_rng(0))
+
+
+def adjust(p_values: dict[str, float]) -> dict[str, float]:
+    """Holm's correction over all the tests of a source, those that weren't run now counted as without effect."""
+    found: dict[str, float] = {}
+    for _, group in groupby(CLAIMS, family):
+        own = [claim.id for claim in group if isinstance(claim.rule, TESTS)]
+        found |= dict(zip(own, holm([p_values.get(key, 1.0) for key in own]), strict=True))
+    return found
+
+
+def record(claim: Claim, evidence: Evidence, p: float | None, options: Options) -> Record:
+    verdict, why = (Verdict.INCONCLUSIVE, evidence.problem) if evidence.problem else claim.rule.judge(evidence, p)
+    runs = [run for sweep in claim.sweeps for run in runs_of(sweep, options.seeds)]
+    measured, scale = evidence.measured, evidence.scale
+    return {
+        "id": claim.id,
+        "source": claim.source,
+        "statement": claim.statement,
+        "published": claim.published,
+        "measured": {
+            "value": scale * measured.mean,
+            "low": None if measured.low is None else scale * measured.low,
+            "high": None if measured.high is None else scale * measured.high,
+            "unit": evidence.unit,
+            "detail": evidence.detail,
+        },
+        "n": measured.n,
+        "rule": claim.rule.words,
+        "p": evidence.p,
+        "p_holm": p,
+        "verdict": verdict,
+        "why": why,
+        "note": claim.note,
+        "command": f"bnexp reproduce {claim.id}",
+        "sweeps": [" ".join(["bnexp train -m", *words_of(sweep, options.seeds)]) for sweep in claim.sweeps],
+        "seconds": sum(run.summary["seconds"] for run in runs),
+        "figure": claim.figure.name if claim.figure else None,
+        "commit": sorted({str(run.record["code"]["commit"]) for run in runs}),
+        "machine": provenance(runs) if runs else "",
+    }
+
+
+# ---- what is written
+
+
+def write(records: list[Record], options: Options) -> None:
+    """Figures of these claims, and their records beside those of other claims that are there already."""
+    figures = options.out / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    drawn = {claim.figure.name: claim.figure for claim in options.claims if claim.figure}
+    for name, figure in drawn.items():
+        sweeps = sweeps_of([claim for claim in options.claims if claim.figure and claim.figure.name == name])
+        figure.draw([run for sweep in sweeps for run in runs_of(sweep, options.seeds)], [figures / f"{name}.svg"])
+    path = options.out / RECORD
+    known = {entry["id"]: entry for entry in json.loads(path.read_text())} if path.exists() else {}
+    known |= {entry["id"]: entry for entry in records}
+    every = [known[claim.id] for claim in CLAIMS if claim.id in known]
+    path.write_text(to_json(every))
+    (options.out / "README.md").write_text(markdown(json.loads(path.read_text()), options.out))
+
+
+def measured_words(entry: Record) -> str:
+    found = entry["measured"]
+    if found["value"] is None:
+        return "–"
+    unit = f" {found['unit']}" if found["unit"] not in ("", "%") else found["unit"]
+    if found["low"] is None:
+        return f"{found['value']:,.4g}{unit}"
+    high = "never" if found["high"] is None else f"{found['high']:,.4g}"
+    return f"{found['value']:,.4g}{unit} [{found['low']:,.4g}, {high}]"
+
+
+def tally(records: list[Record]) -> str:
+    numbers = {verdict: sum(entry["verdict"] == verdict for entry in records) for verdict in Verdict}
+    return f"{count(len(records), 'claim')}: " + ", ".join(f"{number} {verdict}" for verdict, number in numbers.items())
+
+
+def row(entry: Record) -> list[str]:
+    return [
+        entry["id"],
+        entry["statement"],
+        entry["published"],
+        measured_words(entry),
+        str(entry["n"]),
+        entry["verdict"],
+    ]
+
+
+HEADER = ["claim", "statement", "published", "measured", "n", "verdict"]
+
+
+def markdown(records: list[Record], out: Path) -> str:
+    """Published beside measured, a line a claim; then what did not come out as published."""
+    lines = ["# Published claims", "", tally(records) + ".", "", *EXPLAINED, ""]
+    for _, group in groupby(records, lambda entry: entry["id"].split(".")[0]):
+        own = list(group)
+        lines += [f"## {own[0]['source'].split(',')[0]}", "", *table(HEADER, [row(entry) for entry in own]), ""]
+        figures = dict.fromkeys(entry["figure"] for entry in own if entry["figure"])
+        lines += [f"![{name}](figures/{name}.svg)\n" for name in figures]
+    lines += ["## Not as published", ""]
+    lines += [remark(entry) for entry in records if entry["verdict"] != Verdict.REPRODUCED]
+    lines += [
+        "",
+        "## How each was judged",
+        "",
+        *dict.fromkeys(f"- {entry['id']}: {entry['rule']}." for entry in records),
+    ]
+    lines += ["", *made_on(records), ""]
+    return "\n".join(lines)
+
+
+EXPLAINED = [
+    "Made by `make reproduce` from `claims.json`, which has the rule, the sweep's command, the commit and the machine of",
+    "each. Measured: of a numeric claim our mean and the 95% prediction interval of one run; of a directional one the",
+    "mean difference between the arms, seed by seed, with its 95% BCa interval; of a crossing the mean step (never counts",
+    "as the last) and the earliest and latest seed; of a rate the share of seeds with its Wilson interval; of an identity",
+    "the largest error. n: seeds (of throughput: rounds). Each rule was fixed before its runs were seen.",
+]
+
+
+def table(header: list[str], rows: Iterable[list[str]]) -> list[str]:
+    cells = (" | ".join(cell.replace("|", "\\|") for cell in own) for own in [header, ["---"] * len(header), *rows])
+    return [f"| {line} |" for line in cells]
+
+
+def remark(entry: Record) -> str:
+    parts = [entry["why"], entry["measured"]["detail"], entry["note"]]
+    return f"- **{entry['id']}** {entry['verdict']}: {'. '.join(part.rstrip('.') for part in parts if part)}."
+
+
+def made_on(records: list[Record]) -> list[str]:
+    return [f"- {line}" for line in dict.fromkeys(entry["machine"] for entry in records) if line]
+
+
+# ---- what is said
+
+
+def show(records: list[Record], options: Options) -> None:
+    rows = [
+        [entry["id"], entry["published"], measured_words(entry), str(entry["n"]), entry["verdict"]] for entry in records
+    ]
+    show_table("claims", ["claim", "published", "measured", "n", "verdict"], rows, numbers=False)
+    say(f"{tally(records)}; {options.out / RECORD}, {options.out / 'README.md'}, {options.out / 'figures'}")
+
+
+def show_list(claims: list[Claim], needed: dict[str, str]) -> None:
+    """`needed`: sweep → the time it still takes."""
+    rows = [
+        [
+            claim.id,
+            claim.statement,
+            ", ".join(f"{sweep.name} ({needed[sweep.name]})" for sweep in claim.sweeps) or "no runs",
+        ]
+        for claim in claims
+    ]
+    show_table("claims", ["claim", "statement", "sweep (still to run here, about)"], rows, numbers=False)
