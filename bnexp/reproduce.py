@@ -62,7 +62,7 @@ def sweeps_of(claims: list[Claim]) -> list[Sweep]:
 
 def words_of(sweep: Sweep, seeds: int) -> list[str]:
     """The overrides of a sweep over its seeds, as one types them behind `bnexp train -m`."""
-    return [*sweep.overrides.split(), f"seed=range({seeds})"]
+    return [*sweep.overrides.split(), f"seed=range({min(seeds, sweep.most_seeds or seeds)})"]
 
 
 def folder_of(sweep: Sweep) -> Path:
@@ -204,11 +204,11 @@ def markdown(records: list[Record], out: Path) -> str:
 
 
 EXPLAINED = [
-    "Made by `make reproduce` from `claims.json`, which has the rule, the sweep's command, the commit and the machine of",
-    "each. Measured: of a numeric claim our mean and the 95% prediction interval of one run; of a directional one the",
-    "mean difference between the arms, seed by seed, with its 95% BCa interval; of a crossing the mean step (never counts",
-    "as the last) and the earliest and latest seed; of a rate the share of seeds with its Wilson interval; of an identity",
-    "the largest error. n: seeds (of throughput: rounds). Each rule was fixed before its runs were seen.",
+    "Made by `make reproduce` from `claims.json`, which has the rule, the sweep's command, the commit and the machine",
+    "of each. Measured: of a numeric claim our mean and the 95% prediction interval of one run; of a directional one",
+    "the mean difference between the arms, seed by seed, with its 95% BCa interval; of a crossing the mean step (never",
+    "counts as the last) and the earliest and latest seed; of a rate the share of seeds with its Wilson interval; of",
+    "an identity the largest error. n: seeds (of throughput: rounds). Each rule was fixed before its runs were seen.",
 ]
 
 

@@ -30,10 +30,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Sweep:
-    """Runs that claims share: the folder's name, and the overrides as one types them, without the seeds."""
+    """Runs that claims share: the folder's name, and the overrides as one types them, without the seeds; `most_seeds`:
+    where more would take too long.
+    """
 
     name: str
     overrides: str
+    most_seeds: int | None = None
 
 
 @dataclass(frozen=True)

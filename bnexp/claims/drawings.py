@@ -27,11 +27,13 @@ class Drawing:
     lines: Callable[[str, Runs], list[Line]]
 
     def draw(self, runs: Runs, files: list[Path]) -> None:
+        """Panels and lines whose runs are among these."""
         picked = {panel: {label: arm.pick(runs) for label, arm in arms.items()} for panel, arms in self.panels.items()}
         seeds = len({run.seed for arms in picked.values() for own in arms.values() for run in own})
         found = {
-            panel: [line for label, own in arms.items() for line in self.lines(label, own)]
+            panel: [line for label, own in arms.items() if own for line in self.lines(label, own)]
             for panel, arms in picked.items()
+            if any(arms.values())
         }
         line_figure(f"{self.title}\n{seeds} seeds an arm; {BAND}", found, self.scales, files)
 

@@ -27,7 +27,7 @@ from bnexp.figures import Scales
 SOURCE = "Ioffe & Szegedy 2015"
 BINARY = "dataset.binarize=true norm=none,batch act=sigmoid"
 FIG1 = Sweep("ioffe_szegedy", f"{BINARY} optim.lr=0.3,1,3")
-RATES = Sweep("ioffe_szegedy_rates", f"{BINARY} optim.lr=0.3,1,3,5,15,30,90 steps=5000")
+RATES = Sweep("ioffe_szegedy_rates", f"{BINARY} optim.lr=0.3,1,3,5,15,30,90 steps=5000 eval.first_every=500")
 
 NONE, BATCH = where("norm=none"), where("norm=batch")
 PLAIN = best(NONE, "optim.lr")

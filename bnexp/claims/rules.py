@@ -51,9 +51,9 @@ class Directional:
     @property
     def words(self) -> str:
         return (
-            f"directional: {self.ours.words} is {'lower' if self.lower else 'higher'} than {named(self.control)}; sign-flip "
-            "permutation of the differences, seed by seed, Holm over the claims of the source, p < 0.05, and the 95% "
-            "interval of the mean difference excludes 0"
+            f"directional: {self.ours.words} is {'lower' if self.lower else 'higher'} than {named(self.control)}; "
+            "sign-flip permutation of the differences, seed by seed, Holm over the claims of the source, p < 0.05, "
+            "and the 95% interval of the mean difference excludes 0"
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
@@ -270,7 +270,7 @@ class Equivalent:
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        ours, control = matched(self.ours.of(runs), self.control.of(runs))
+        ours, control = both(runs, self.ours, self.control)
         detail = f"{shown(ours, self.ours)} against {shown(control, self.ours)}"
         return Evidence(
             mean_interval(np.subtract(ours, control), random), self.ours.scale, self.ours.unit, detail=detail

@@ -22,9 +22,7 @@ def sweep(arch: str, size: int) -> Sweep:
     steps = EXAMPLES[arch] // size
     words = f"{NETWORKS[arch]} norm=batch,group batch_size={size} optim.lr={RATE * size / 64:g} steps={steps}"
     compiled = "compile=true" if arch == "mlp" else ""
-    return Sweep(
-        f"wu_he_{arch}_{size}", f"{words} eval.first_every={steps // 10} eval.every={steps // 10} {compiled}".strip()
-    )
+    return Sweep(f"wu_he_{arch}_{size}", f"{words} eval.first_every={steps} eval.every={steps} {compiled}".strip())
 
 
 SWEEPS = {arch: [sweep(arch, size) for size in BATCH_SIZES] for arch in NETWORKS}
