@@ -95,7 +95,8 @@ def compare(arguments: list[str]) -> int:
     dry, arguments = take_dry_run(arguments)
     flags, overrides = separate(arguments)
     checked = plan(["-m", *(flag for flag in flags if flag not in ("-m", "--multirun"))], overrides)
-    from bnexp.report import check_by, report
+    from bnexp.comparison import check_by
+    from bnexp.report import report
 
     check_by(by, [config.as_dict() for config in checked.runs])
     if dry:

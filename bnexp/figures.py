@@ -1,6 +1,8 @@
 """matplotlib figures: arrays in, files out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +35,99 @@ class Curve:
     n: int
 
 
-def accuracy_figure(title: str, panels: dict[str, list[Curve]], files: list[Path]) -> None:
-    """A row a panel: accuracy against iteration and against seconds, a line an arm with the range of its seeds."""
-    figure = Figure(figsize=(11, 0.9 + 3.6 * len(panels)), layout="constrained")
-    axes = figure.subplots(len(panels), 2, squeeze=False, sharey=True)
-    for row, (name, curves) in zip(axes, panels.items(), strict=True):
-        for axis, against in zip(row, ("steps", "seconds"), strict=True):
-            draw(axis, curves, against)
-        row[0].set_ylabel("validation accuracy")
-        row[0].set_title(name, loc="left", fontsize=10)
-        row[1].legend(loc="center right", frameon=False)
-    axes[-1][0].set_xlabel("iteration (updates)")
-    axes[-1][1].set_xlabel("seconds of training")
-    figure.suptitle(title, fontsize=11, fontweight="bold")
+Plot = Callable[[Axes], None]  # draws one axis
+
+
+def plot_figure(title: str, rows: dict[str, list[Plot]], files: list[Path]) -> None:
+    """A row a panel, named at its left."""
+    columns = max(map(len, rows.values()))
+    figure = Figure(figsize=(5.5 * columns, 0.9 + 3.6 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for row, (name, plots) in zip(axes, rows.items(), strict=True):
+        for axis, plot in zip(row, plots, strict=True):
+            plot(axis)
+        row[0].set_title(plain(name), loc="left", fontsize=10)
+    figure.suptitle(plain(title), fontsize=11, fontweight="bold")
     save(figure, files)
+
+
+def plot_svg(plot: Plot) -> str:
+    """One axis as an <svg> element, of a size that a phone can show."""
+    figure, buffer = Figure(figsize=(5.2, 3.5), layout="constrained"), StringIO()
+    plot(figure.subplots())
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def accuracy_plot(curves: list[Curve], against: str) -> Plot:
+    """Validation accuracy against `steps` or `seconds`: a line an arm with the range of its seeds."""
+
+    def plot(axis: Axes) -> None:
+        draw(axis, curves, against)
+        axis.set_ylabel("validation accuracy")
+        axis.set_xlabel("iteration (updates)" if against == "steps" else "seconds of training")
+        axis.legend(loc="center right", frameon=False, fontsize=9)
+
+    return plot
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Kaplan-Meier: the share of an arm's runs that are there by each time; both (points,), from time 0 on."""
+
+    name: str
+    times: list[float]
+    shares: list[float]
+
+
+def arrivals_plot(arms: list[Arrivals], label: str, horizon: float) -> Plot:
+    def plot(axis: Axes) -> None:
+        for number, arm in enumerate(arms):
+            style = style_of(number)
+            axis.step(
+                [*arm.times, horizon], [*arm.shares, arm.shares[-1]], where="post", label=plain(arm.name), **style
+            )
+        axis.set_ylim(-0.03, 1.03)
+        axis.set_xlim(0, horizon)
+        axis.set_xlabel("iteration (updates)")
+        axis.set_ylabel(label)
+        axis.legend(loc="best", frameon=False, fontsize=9)
+
+    return plot
+
+
+def speed_plot(speeds: dict[str, list[float]]) -> Plot:
+    """Median of an arm's runs, and from the slowest to the fastest of them."""
+
+    def plot(axis: Axes) -> None:
+        for number, values in enumerate(speeds.values()):
+            axis.barh(number, float(np.median(values)), 0.6, color=COLOURS[number % len(COLOURS)])
+            axis.plot([min(values), max(values)], [number, number], color="white", linewidth=3.2)
+            axis.plot([min(values), max(values)], [number, number], color="black", linewidth=1.6)
+        axis.set_yticks(range(len(speeds)), [plain(name) for name in speeds])
+        axis.set_xlabel("updates a second")
+        axis.invert_yaxis()
+        axis.grid(visible=False, axis="y")
+        axis.set_axisbelow(True)
+
+    return plot
+
+
+def style_of(number: int) -> dict[str, Any]:
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.8}
+
+
+def plain(text: str) -> str:
+    """Without matplotlib's mathematics: a dollar is a dollar."""
+    return text.replace("$", r"\$")
 
 
 def draw(axis: Axes, curves: list[Curve], against: str) -> None:
     for number, curve in enumerate(curves):
-        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
-        x = getattr(curve, against)
-        axis.plot(x, curve.mean, color=colour, linestyle=dash, linewidth=1.8, label=curve.name)
-        axis.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+        x, style = getattr(curve, against), style_of(number)
+        axis.plot(x, curve.mean, label=plain(curve.name), **style)
+        axis.fill_between(x, curve.low, curve.high, color=style["color"], alpha=0.18, linewidth=0)
     axis.axhline(0.9, color="0.5", linewidth=0.8, linestyle=":")
     axis.set_ylim(0, 1)
     axis.set_xlim(left=0)
@@ -102,9 +175,9 @@ def line_figure(title: str, panels: dict[str, list[Line]], scales: Scales, files
 
 def draw_lines(axis: Axes, lines: list[Line], scales: Scales) -> None:
     for number, line in enumerate(lines):
-        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
-        axis.plot(line.x, line.mean, color=colour, linestyle=dash, linewidth=1.8, label=line.name)
-        axis.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+        style = style_of(number)
+        axis.plot(line.x, line.mean, label=plain(line.name), **style)
+        axis.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.18, linewidth=0)
     if "x" in scales.log:
         axis.set_xscale("log")
     if "y" in scales.log:

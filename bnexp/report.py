@@ -1,161 +1,70 @@
-"""Run directories → the comparison: arms, table, figure, Markdown, TensorBoard's bands. Training never imports it."""
+"""Run directories → the comparison: table, figures, Markdown, page, bands. Training never imports it."""
 
 import os
 import shutil
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from bnexp.comparison import (
+    TARGETS,
+    ArmResult,
+    Panels,
+    Settings,
+    TimeResult,
+    arrange,
+    compare_panels,
+    distinct,
+    make_curve,
+    settings,
+)
 from bnexp.config import ConfigError
 from bnexp.console import complain, count, say, show_table
-from bnexp.figures import Curve, accuracy_figure
-from bnexp.logs import flatten, write_bands
+from bnexp.figures import Arrivals, Curve, Plot, accuracy_plot, arrivals_plot, plot_figure, speed_plot
+from bnexp.logs import write_bands
+from bnexp.report_page import Section, page
 from bnexp.runs import COMPLETE, RunRecord, find_runs, to_json
-from bnexp.stats import FEWEST_PAIRS, Estimate, TimeTo, mean_interval, sign_flip_p, time_to
+from bnexp.stats import FEWEST_PAIRS, Estimate
 
-TARGET = "90"  # percent of validation accuracy in the table
-HEADER = ["arm", "n", "test accuracy", "− control, paired", f"steps to {TARGET}%", "reached", "steps/s", "ratio"]
-NOT_ARMS = {"seed", "dataset.root"}
+TARGET = 0.90  # of validation accuracy, in the table
+HEADER = ["arm", "n", "test accuracy", "− control, paired", "steps to 90%", "reached", "steps/s", "ratio"]
+TIMES_HEADER = ["arm", "to", "reached", "median", "restricted mean", "− control, paired"]
 BANDS = "bands"  # folder of the aggregate TensorBoard runs
-Settings = dict[str, Any]
+
+
+# ---- words
 
 
 @dataclass(frozen=True)
-class ArmResult:
-    """One row of the table. Accuracies are fractions; `difference` is this arm minus the control, seed by seed."""
+class Panel:
+    """One table and its figures: what the arms share besides."""
 
-    panel: str
-    arm: str
-    control: bool
-    n: int
-    diverged: int
-    test_accuracy: Estimate
-    difference: Estimate | None
-    p: float | None
-    steps_to: TimeTo
-    steps_per_second: float
-    speed_ratio: float
-    notes: list[str]
+    name: str
+    runs: dict[str, list[RunRecord]]  # arm → its runs, the control first
+    results: list[ArmResult]
 
+    @cached_property
+    def curves(self) -> list[Curve]:
+        return [make_curve(arm, runs) for arm, runs in self.runs.items()]
 
-# ---- which runs make an arm
+    def accuracy_plots(self) -> list[Plot]:
+        return [accuracy_plot(self.curves, "steps"), accuracy_plot(self.curves, "seconds")]
 
+    def time_plots(self) -> list[Plot]:
+        """Kaplan-Meier curves of the steps to each target, and the throughput."""
+        speeds = {arm: [run.summary["steps_per_second"] for run in runs] for arm, runs in self.runs.items()}
+        return [*(self.arrivals(target) for target in TARGETS), speed_plot(speeds)]
 
-def settings(config: dict[str, Any]) -> Settings:
-    return {key: value for key, value in flatten(config).items() if key not in NOT_ARMS}
-
-
-def swept_keys(configs: list[Settings]) -> list[str]:
-    """Keys whose values differ, without those that come with a choice, as norm.eps comes with norm=batch."""
-    differing = [key for key in dict.fromkeys(k for c in configs for k in c) if len(distinct(configs, key)) > 1]
-    return [key for key in differing if not follows_choice(key, differing, configs)]
+    def arrivals(self, target: float) -> Plot:
+        found = {result.arm: result.time(target, "steps") for result in self.results}
+        arms = [Arrivals(arm, t.survival.times, [1 - share for share in t.survival.shares]) for arm, t in found.items()]
+        horizon = next(iter(found.values())).horizon
+        return arrivals_plot(arms, f"share of runs at {target:.0%}", horizon)
 
 
-def distinct(configs: Iterable[Settings], key: str) -> list[str]:
-    return list(dict.fromkeys(str(config.get(key)) for config in configs))
-
-
-def follows_choice(key: str, differing: list[str], configs: list[Settings]) -> bool:
-    group = key.split(".", maxsplit=1)[0]
-    if "." not in key or group not in differing:
-        return False
-    choices = distinct(configs, group)
-    return all(len(distinct((c for c in configs if str(c[group]) == choice), key)) == 1 for choice in choices)
-
-
-def check_by(by: str | None, configs: list[dict[str, Any]]) -> None:
-    """Raises ConfigError where `by` isn't one of the keys that differ."""
-    pick_by(by, swept_keys([settings(config) for config in configs]))
-
-
-def pick_by(by: str | None, swept: list[str]) -> str | None:
-    if by is None:
-        return "norm" if "norm" in swept else swept[0] if swept else None
-    if by not in swept:
-        allowed = f"choose from {', '.join(swept)}" if swept else "no key but the seed differs between the runs"
-        raise ConfigError(f"by={by} is not a key that differs between the runs: {allowed}")
-    return by
-
-
-Panels = dict[str, dict[str, list[RunRecord]]]  # panel → arm → runs, the control first
-
-
-def arrange(runs: list[RunRecord], by: str | None) -> tuple[Panels, str | None]:
-    """Panels of arms, in the order of the sweep."""
-    configs = [settings(run.config) for run in runs]
-    swept = swept_keys(configs)
-    by = pick_by(by, swept)
-    panels: Panels = {}
-    for run, config in zip(runs, configs, strict=True):
-        panel = ", ".join(f"{key}={config.get(key)}" for key in swept if key != by)
-        arm = f"{by}={config.get(by)}" if by else str(config["norm"])
-        panels.setdefault(panel, {}).setdefault(arm, []).append(run)
-    return panels, by
-
-
-# ---- numbers
-
-
-def compare_panel(panel: str, arms: dict[str, list[RunRecord]]) -> list[ArmResult]:
-    control = next(iter(arms.values()))
-    control_speed = median_speed(control)
-    results = []
-    for name, runs in arms.items():
-        random = np.random.default_rng(0)
-        own = {run.seed: accuracy(run) for run in runs}
-        base = {run.seed: accuracy(run) for run in control}
-        differences = [own[seed] - base[seed] for seed in own if seed in base]
-        paired = runs is not control and differences
-        speed = median_speed(runs)
-        results.append(
-            ArmResult(
-                panel=panel,
-                arm=name,
-                control=runs is control,
-                n=len(runs),
-                diverged=sum(run.summary["status"] == "diverged" for run in runs),
-                test_accuracy=mean_interval(list(own.values()), random),
-                difference=mean_interval(differences, random) if paired else None,
-                p=sign_flip_p(differences, random) if paired else None,
-                steps_to=time_to([run.summary["steps_to"][TARGET] for run in runs]),
-                steps_per_second=speed,
-                speed_ratio=speed / control_speed,
-                notes=runs[0].record["notes"],
-            )
-        )
-    return results
-
-
-def accuracy(run: RunRecord) -> float:
-    return float(run.summary["test"]["accuracy"])
-
-
-def median_speed(runs: list[RunRecord]) -> float:
-    return float(np.median([run.summary["steps_per_second"] for run in runs]))
-
-
-def make_curve(name: str, runs: list[RunRecord]) -> Curve:
-    """Over the evaluations that all seeds have; a run that diverged keeps its last accuracy from there on."""
-    steps = sorted({step for run in runs for step in run.validation})
-    rows, seconds = [], []
-    for run in runs:
-        known = sorted(run.validation)
-        place = np.searchsorted(known, steps, side="right") - 1
-        rows.append([run.validation[known[i]]["accuracy"] for i in place])
-        seconds.append(np.interp(steps, list(run.seconds), list(run.seconds.values())))
-    values = np.array(rows)
-    return Curve(
-        name,
-        np.array(steps, dtype=np.float64),
-        np.mean(seconds, axis=0),
-        values.mean(0),
-        values.min(0),
-        values.max(0),
-        len(runs),
-    )
+def make_panels(arranged: Panels) -> list[Panel]:
+    results = compare_panels(arranged)
+    return [Panel(name, arms, [r for r in results if r.panel == name]) for name, arms in arranged.items()]
 
 
 # ---- words
@@ -170,35 +79,56 @@ def percent(estimate: Estimate, sign: str = "") -> str:
 
 def table_row(result: ArmResult) -> list[str]:
     difference = "control" if result.control else percent(result.difference, "+") if result.difference else "no pairs"
-    median = f"{result.steps_to.median:,.0f}" if result.steps_to.median is not None else "never"
+    times = result.time(TARGET, "steps").times
     diverged = f" ({result.diverged} diverged)" if result.diverged else ""
     return [
         result.arm,
         f"{result.n}{diverged}",
         percent(result.test_accuracy),
         difference,
-        median,
-        f"{result.steps_to.reached} of {result.steps_to.n}",
+        number(times.median),
+        f"{times.reached} of {times.n}",
         f"{result.steps_per_second:,.0f}",
         f"{result.speed_ratio:.2f}",
     ]
+
+
+def time_row(result: ArmResult, found: TimeResult) -> list[str]:
+    digits = 0 if found.unit == "steps" else 2
+    difference = "control" if result.control else interval(found.difference, digits) if found.difference else "no pairs"
+    return [
+        result.arm,
+        f"{found.target:.0%}, {found.unit}",
+        f"{found.times.reached} of {found.times.n}",
+        number(found.times.median, digits),
+        interval(found.restricted, digits),
+        difference,
+    ]
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    return "never" if value is None else f"{value:,.{digits}f}"
+
+
+def interval(estimate: Estimate, digits: int) -> str:
+    text = f"{estimate.mean:,.{digits}f}"
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text} [{estimate.low:,.{digits}f}, {estimate.high:,.{digits}f}]"
 
 
 def footnotes(results: list[ArmResult]) -> list[str]:
     """What a reader has to know to trust the table."""
     lines = [
         "Test accuracy in percent: mean over seeds with its 95% BCa bootstrap interval; the paired difference is taken "
-        f"seed by seed. Steps to {TARGET}% of validation accuracy: median over seeds, a run that never gets there "
+        f"seed by seed. Steps to {TARGET:.0%} of validation accuracy: median over seeds, a run that never gets there "
         "counting as never. Steps/s: median, evaluation and compilation excluded.",
     ]
     for result in results:
         if result.notes:
             lines.append(f"{result.arm} besides: {', '.join(result.notes)}.")
         if result.p is not None and result.difference and result.difference.n >= FEWEST_PAIRS:
-            where = f"{result.panel}, " if result.panel else ""
-            lines.append(
-                f"{where}{result.arm}: sign-flip permutation p = {result.p:.3g} at {result.difference.n} pairs."
-            )
+            lines.append(test_words(result, sum(other.p is not None for other in results)))
     fewest = min((r.difference.n for r in results if r.difference), default=None)
     if fewest is not None and fewest < FEWEST_PAIRS:
         lines.append(
@@ -207,13 +137,64 @@ def footnotes(results: list[ArmResult]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def markdown(title: str, command: str, results: list[ArmResult], by_panel: dict[str, list[ArmResult]]) -> str:
+def test_words(result: ArmResult, tests: int) -> str:
+    where = f"{result.panel}, " if result.panel else ""
+    assert result.difference is not None
+    text = f"{where}{result.arm}: sign-flip permutation p = {result.p:.3g} at {result.difference.n} pairs"
+    text += f" ({result.p_holm:.3g} after Holm over {tests} comparisons)" if tests > 1 else ""
+    text += f"; interquartile mean {100 * result.interquartile_mean:.2f}%"
+    if result.pairing and result.pairing.variance_ratio is not None:
+        text += (
+            f"; the pairs correlate at {result.pairing.correlation:.2f}, so that the difference's variance is "
+            f"{result.pairing.variance_ratio:.2f} times that of unpaired runs"
+        )
+    return f"{text}."
+
+
+TIMES_NOTE = (
+    "Times: those of the first evaluation at the target; restricted mean: mean of min(time, horizon), the area under "
+    "the Kaplan-Meier curve up to the horizon, the last step (or second) that every finished run has; a run that never "
+    "gets there has the horizon."
+)
+
+
+def markdown(title: str, made: str, panels: list[Panel]) -> str:
     lines = [f"# {title}", "", "![accuracy against iteration and seconds](compare.svg)", ""]
-    for panel, rows in by_panel.items():
-        lines += [f"## {panel}", ""] if panel else []
-        lines += ["| " + " | ".join(HEADER) + " |", "|---" + "|---:" * (len(HEADER) - 1) + "|"]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in table_row(row)) + " |" for row in rows] + [""]
-    return "\n".join([*lines, *(f"- {line}" for line in footnotes(results)), "", command, ""])
+    for panel in panels:
+        lines += [f"## {panel.name}", ""] if panel.name else []
+        lines += [*markdown_table(HEADER, main_rows(panel)), ""]
+    lines += [f"- {line}" for line in footnotes([result for panel in panels for result in panel.results])]
+    lines += ["", "# Time to accuracy", "", "![Kaplan-Meier curves and throughput](times.svg)", ""]
+    for panel in panels:
+        lines += [f"**{panel.name}**", ""] if panel.name else []
+        lines += [*markdown_table(TIMES_HEADER, time_rows(panel)), ""]
+    return "\n".join([*lines, f"- {TIMES_NOTE}", "", made, ""])
+
+
+def main_rows(panel: Panel) -> list[list[str]]:
+    return [table_row(result) for result in panel.results]
+
+
+def time_rows(panel: Panel) -> list[list[str]]:
+    places = [(found.target, found.unit) for found in panel.results[0].times]
+    return [time_row(result, result.time(*place)) for place in places for result in panel.results]
+
+
+def markdown_table(header: list[str], rows: list[list[str]], align: str = "---:") -> list[str]:
+    """`align`: of all columns but the first."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in [header, *rows]]
+    return [lines[0], "|---" + f"|{align}" * (len(header) - 1) + "|", *lines[1:]]
+
+
+def html_sections(panels: list[Panel]) -> list[Section]:
+    return [
+        Section(
+            panel.name,
+            [(HEADER, main_rows(panel)), (TIMES_HEADER, time_rows(panel))],
+            [*panel.accuracy_plots(), *panel.time_plots()],
+        )
+        for panel in panels
+    ]
 
 
 def title_of(runs: list[RunRecord]) -> str:
@@ -242,22 +223,23 @@ def provenance(runs: list[RunRecord]) -> str:
 
 
 def report(directories: list[Path], by: str | None) -> None:
-    """Table on the console; compare.json, compare.md, compare.png and .svg, and TensorBoard's bands in the first
-    directory. Raises ConfigError where there is nothing to compare.
+    """Table on the console; compare.json and .md, the figures compare and times (.png, .svg), report.html, and
+    TensorBoard's bands in the first directory. Raises ConfigError where there is nothing to compare.
     """
     runs = usable(find_runs(directories), directories)
-    panels, _ = arrange(runs, by)
-    target = directories[0]
-    by_panel = {panel: compare_panel(panel, arms) for panel, arms in panels.items()}
-    results = [result for rows in by_panel.values() for result in rows]
-    curves = {panel: [make_curve(arm, group) for arm, group in arms.items()] for panel, arms in panels.items()}
-    title = title_of(runs)
-    accuracy_figure(title + ", band: lowest to highest seed", curves, [target / "compare.png", target / "compare.svg"])
+    arranged, _ = arrange(runs, by)
+    panels, target, title, made = make_panels(arranged), directories[0], title_of(runs), provenance(runs)
+    results = [result for panel in panels for result in panel.results]
+    accuracy, times = ({p.name: plots(p) for p in panels} for plots in (Panel.accuracy_plots, Panel.time_plots))
+    plot_figure(f"{title}, band: lowest to highest seed", accuracy, [target / "compare.png", target / "compare.svg"])
+    plot_figure(f"{title}: time to accuracy, throughput", times, [target / "times.png", target / "times.svg"])
     (target / "compare.json").write_text(to_json({"title": title, "arms": [asdict(result) for result in results]}))
-    (target / "compare.md").write_text(markdown(title, provenance(runs), results, by_panel))
+    (target / "compare.md").write_text(markdown(title, made, panels))
+    notes = [*footnotes(results), TIMES_NOTE]
+    (target / "report.html").write_text(page(title, html_sections(panels), notes, made))
     shutil.rmtree(target / BANDS, ignore_errors=True)
-    write_bands(target / BANDS, {folder_name(p, c.name): band(c) for p, found in curves.items() for c in found})
-    show(title, by_panel, results, target)
+    write_bands(target / BANDS, {folder_name(p.name, c.name): band(c) for p in panels for c in p.curves})
+    show(title, panels, results, target)
 
 
 def usable(runs: list[RunRecord], directories: list[Path]) -> list[RunRecord]:
@@ -279,12 +261,12 @@ def band(curve: Curve) -> dict[int, tuple[float, float, float]]:
     return {int(step): (float(mean), float(low), float(high)) for step, mean, low, high in values}
 
 
-def show(title: str, by_panel: dict[str, list[ArmResult]], results: list[ArmResult], target: Path) -> None:
-    for panel, rows in by_panel.items():
-        show_table(f"{title}{f', {panel}' if panel else ''}", HEADER, [table_row(row) for row in rows])
+def show(title: str, panels: list[Panel], results: list[ArmResult], target: Path) -> None:
+    for panel in panels:
+        show_table(f"{title}{f', {panel.name}' if panel.name else ''}", HEADER, main_rows(panel))
     for line in footnotes(results)[1:]:
         say(line)
     if all(result.n == 1 for result in results):
         say("one seed an arm has no interval: add 'seed=range(10)'")
-    say(f"figure: {target / 'compare.png'} (and .svg); table: {target / 'compare.md'}, {target / 'compare.json'}")
-    say(f"curves: tensorboard --logdir {target}")
+    say(f"page: {target / 'report.html'}; figures: {target / 'compare.png'}, {target / 'times.png'} (and .svg)")
+    say(f"tables: {target / 'compare.md'}, {target / 'compare.json'}; curves: tensorboard --logdir {target}")

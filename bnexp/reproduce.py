@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -16,7 +15,7 @@ from bnexp.claims.registry import CLAIMS, family, pick
 from bnexp.claims.rules import Directional, Sooner
 from bnexp.config import ConfigError, require
 from bnexp.console import count, say, show_table
-from bnexp.report import provenance
+from bnexp.report import markdown_table, provenance
 from bnexp.runs import COMPLETE, find_runs, to_json
 from bnexp.stats import Estimate, holm
 
@@ -188,7 +187,12 @@ def markdown(records: list[Record], out: Path) -> str:
     lines = ["# Published claims", "", tally(records) + ".", "", *EXPLAINED, ""]
     for _, group in groupby(records, lambda entry: entry["id"].split(".")[0]):
         own = list(group)
-        lines += [f"## {own[0]['source'].split(',')[0]}", "", *table(HEADER, [row(entry) for entry in own]), ""]
+        lines += [
+            f"## {own[0]['source'].split(',')[0]}",
+            "",
+            *markdown_table(HEADER, [row(entry) for entry in own], "---"),
+            "",
+        ]
         figures = dict.fromkeys(entry["figure"] for entry in own if entry["figure"])
         lines += [f"![{name}](figures/{name}.svg)\n" for name in figures]
     lines += ["## Not as published", ""]
@@ -210,11 +214,6 @@ EXPLAINED = [
     "counts as the last) and the earliest and latest seed; of a rate the share of seeds with its Wilson interval; of",
     "an identity the largest error. n: seeds (of throughput: rounds). Each rule was fixed before its runs were seen.",
 ]
-
-
-def table(header: list[str], rows: Iterable[list[str]]) -> list[str]:
-    cells = (" | ".join(cell.replace("|", "\\|") for cell in own) for own in [header, ["---"] * len(header), *rows])
-    return [f"| {line} |" for line in cells]
 
 
 def remark(entry: Record) -> str:

@@ -142,8 +142,8 @@ def restricted_times(times: list[float | None], horizon: float) -> list[float]:
 
 @dataclass(frozen=True)
 class TimeTo:
-    """Steps to a target: the median over all seeds, where those that never got there count as never (None: the
-    median is one of them), and how many got there.
+    """Steps or seconds to a target: the median over all seeds, where those that never got there count as never (None:
+    the median is one of them), and how many got there.
     """
 
     median: float | None
@@ -151,9 +151,9 @@ class TimeTo:
     n: int
 
 
-def time_to(steps: list[int | None]) -> TimeTo:
+def time_to(found: list[float | None]) -> TimeTo:
     """Median of right-censored times: half of the runs got there no later."""
-    times = np.array([np.inf if step is None else step for step in steps])
+    times = np.array([np.inf if time is None else time for time in found])
     ordered = np.sort(times)
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
     median = None if np.isinf(high) else float((low + high) / 2)

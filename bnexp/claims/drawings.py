@@ -8,8 +8,8 @@ import numpy as np
 
 from bnexp.claims.claim import Runs
 from bnexp.claims.values import Arm, Metric, by_value
+from bnexp.comparison import make_curve
 from bnexp.figures import Line, Scales, line_figure
-from bnexp.report import make_curve
 from bnexp.runs import RunRecord
 
 Panels = dict[str, dict[str, Arm]]  # panel → label of the line → its runs

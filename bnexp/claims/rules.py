@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnexp.claims.claim import Evidence, Runs, Verdict
-from bnexp.claims.values import Arm, PerSeed, Values, crossing
+from bnexp.claims.values import Arm, Values
+from bnexp.comparison import compare_times, crossing, horizon, matched
 from bnexp.stats import (
     FEWEST_PAIRS,
     Estimate,
-    kaplan_meier,
     mean_interval,
     pairing,
     prediction_interval,
@@ -24,11 +24,6 @@ from bnexp.stats import (
 SIGNIFICANT = 0.05
 WIDEST = 0.5  # of a prediction interval of accuracies: beyond it, it holds both a trained network's and chance
 Judgement = tuple[Verdict, str]
-
-
-def matched(ours: PerSeed, control: PerSeed) -> tuple[list[float], list[float]]:
-    seeds = [seed for seed in ours if seed in control]
-    return [ours[seed] for seed in seeds], [control[seed] for seed in seeds]
 
 
 def both(runs: Runs, ours: Values, control: Values | float) -> tuple[list[float], list[float]]:
@@ -137,16 +132,16 @@ class TimeToAccuracy:
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
         own = self.arm.pick(runs)
         times = [crossing(run, self.target) for run in own]
-        horizon = float(own[0].config["steps"])
-        found = mean_interval(restricted_times(times, horizon), random)
-        earliest = min((self.before(runs, time) for time in times if time is not None), default=horizon)
-        latest = max((time for time in times if time is not None), default=horizon)
+        until = horizon(own, "steps")
+        found = mean_interval(restricted_times(times, until), random)
+        earliest = min((self.before(runs, time) for time in times if time is not None), default=until)
+        latest = max((time for time in times if time is not None), default=until)
         never = times.count(None)
-        median = time_to([None if time is None else int(time) for time in times]).median
+        median = time_to(times).median
         detail = (
             f"median {f'{median:,.0f}' if median is not None else 'never'}; {len(times) - never} of {len(times)} get "
             f"there, from step {earliest:,.0f} to {f'{latest:,.0f}' if not never else 'never'}; restricted mean of "
-            f"{horizon:,.0f} steps"
+            f"{until:,.0f} steps"
         )
         measured = Estimate(found.mean, earliest, math.inf if never else latest, found.n)
         return Evidence(measured, unit="steps", detail=detail)
@@ -183,33 +178,15 @@ class Sooner:
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        arms = [self.ours.pick(runs), self.control.pick(runs)]
-        horizon = float(
-            min(
-                run.config["steps"] if self.steps else run.summary["seconds"]
-                for arm in arms
-                for run in arm
-                if run.summary["status"] == "finished"
-            )
-        )
-        times = [[crossing(run, self.target, seconds=not self.steps) for run in arm] for arm in arms]
-        restricted = [
-            dict(zip((run.seed for run in arm), restricted_times(found, horizon), strict=True))
-            for arm, found in zip(arms, times, strict=True)
-        ]
-        ours, control = matched(*restricted)
-        differences = np.subtract(ours, control)
-        unit = "steps" if self.steps else "s"
+        ours, control, unit = self.ours.pick(runs), self.control.pick(runs), "steps" if self.steps else "seconds"
+        until = horizon([*ours, *control], unit)
+        own, base = (compare_times(arm, control, self.target, unit, until, random) for arm in (ours, control))
         reached = " against ".join(
-            f"{np.mean(list(values.values())):,.4g} {unit} ({1 - kaplan_meier(found, horizon).shares[-1]:.0%} there)"
-            for values, found in zip(restricted, times, strict=True)
+            f"{found.restricted.mean:,.4g} {unit} ({found.times.reached} of {found.times.n} there)"
+            for found in (own, base)
         )
-        return Evidence(
-            mean_interval(differences, random),
-            unit=unit,
-            p=sign_flip_p(differences, random),
-            detail=f"{reached}; horizon {horizon:,.4g} {unit}",
-        )
+        difference = own.difference or Estimate(math.nan, None, None, 0)
+        return Evidence(difference, unit=unit, p=own.p, detail=f"{reached}; horizon {until:,.4g} {unit}")
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
         return directional(evidence.measured, p, lower=True)

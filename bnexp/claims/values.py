@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnexp.claims.claim import Runs
+from bnexp.comparison import crossing
 from bnexp.logs import flatten
 from bnexp.runs import RunRecord
 
@@ -136,12 +137,6 @@ def drift_of_spread(layer: str) -> Metric:
         return max(spreads) - min(spreads)
 
     return read
-
-
-def crossing(run: RunRecord, target: float, seconds: bool = False) -> float | None:
-    """Step (or second) of the first evaluation with at least this validation accuracy; None: never."""
-    step = next((step for step, row in run.validation.items() if row["accuracy"] >= target), None)
-    return None if step is None else run.seconds[step] if seconds else float(step)
 
 
 # ---- values

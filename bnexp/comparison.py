@@ -1,0 +1,259 @@
+"""Run directories → what is compared: arms, paired differences, time to accuracy, curves. Arrays in, numbers out of
+`stats`; how they are shown is report.py's.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bnexp.config import ConfigError
+from bnexp.figures import Curve
+from bnexp.logs import flatten
+from bnexp.runs import RunRecord
+from bnexp.stats import (
+    Estimate,
+    Pairing,
+    Survival,
+    TimeTo,
+    holm,
+    interquartile_mean,
+    kaplan_meier,
+    mean_interval,
+    pairing,
+    restricted_times,
+    sign_flip_p,
+    time_to,
+)
+
+TARGETS = (0.90, 0.95)  # validation accuracies whose times are compared
+NOT_ARMS = {"seed", "dataset.root"}
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TimeResult:
+    """Steps or seconds of training to a validation accuracy. `restricted`: mean of min(time, horizon); `difference`: of
+    those, this arm minus the control, seed by seed.
+    """
+
+    target: float
+    unit: str
+    horizon: float
+    times: TimeTo
+    restricted: Estimate
+    difference: Estimate | None
+    p: float | None
+    survival: Survival
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One row of the table. Accuracies are fractions; `difference` is this arm minus the control, seed by seed;
+    `p_holm`: p after Holm's correction over all arms of the report.
+    """
+
+    panel: str
+    arm: str
+    control: bool
+    n: int
+    diverged: int
+    test_accuracy: Estimate
+    interquartile_mean: float
+    difference: Estimate | None
+    pairing: Pairing | None
+    p: float | None
+    p_holm: float | None
+    times: list[TimeResult]
+    steps_per_second: float
+    speed_ratio: float
+    notes: list[str]
+
+    def time(self, target: float, unit: str) -> TimeResult:
+        return next(found for found in self.times if (found.target, found.unit) == (target, unit))
+
+
+# ---- which runs make an arm
+
+
+def settings(config: dict[str, Any]) -> Settings:
+    return {key: value for key, value in flatten(config).items() if key not in NOT_ARMS}
+
+
+def swept_keys(configs: list[Settings]) -> list[str]:
+    """Keys whose values differ, without those that come with a choice, as norm.eps comes with norm=batch."""
+    differing = [key for key in dict.fromkeys(k for c in configs for k in c) if len(distinct(configs, key)) > 1]
+    return [key for key in differing if not follows_choice(key, differing, configs)]
+
+
+def distinct(configs: Iterable[Settings], key: str) -> list[str]:
+    return list(dict.fromkeys(str(config.get(key)) for config in configs))
+
+
+def follows_choice(key: str, differing: list[str], configs: list[Settings]) -> bool:
+    group = key.split(".", maxsplit=1)[0]
+    if "." not in key or group not in differing:
+        return False
+    choices = distinct(configs, group)
+    return all(len(distinct((c for c in configs if str(c[group]) == choice), key)) == 1 for choice in choices)
+
+
+def check_by(by: str | None, configs: list[dict[str, Any]]) -> None:
+    """Raises ConfigError where `by` isn't one of the keys that differ."""
+    pick_by(by, swept_keys([settings(config) for config in configs]))
+
+
+def pick_by(by: str | None, swept: list[str]) -> str | None:
+    if by is None:
+        return "norm" if "norm" in swept else swept[0] if swept else None
+    if by not in swept:
+        allowed = f"choose from {', '.join(swept)}" if swept else "no key but the seed differs between the runs"
+        raise ConfigError(f"by={by} is not a key that differs between the runs: {allowed}")
+    return by
+
+
+Panels = dict[str, dict[str, list[RunRecord]]]  # panel → arm → runs, the control first
+
+
+def arrange(runs: list[RunRecord], by: str | None) -> tuple[Panels, str | None]:
+    """Panels of arms, in the order of the sweep."""
+    configs = [settings(run.config) for run in runs]
+    swept = swept_keys(configs)
+    by = pick_by(by, swept)
+    panels: Panels = {}
+    for run, config in zip(runs, configs, strict=True):
+        panel = ", ".join(f"{key}={config.get(key)}" for key in swept if key != by)
+        arm = f"{by}={config.get(by)}" if by else str(config["norm"])
+        panels.setdefault(panel, {}).setdefault(arm, []).append(run)
+    return panels, by
+
+
+# ---- numbers
+
+
+def compare_panels(panels: Panels) -> list[ArmResult]:
+    results = [result for panel, arms in panels.items() for result in compare_panel(panel, arms)]
+    tested = [result for result in results if result.p is not None]
+    adjusted = holm([result.p for result in tested if result.p is not None])
+    corrected = {id(result): p for result, p in zip(tested, adjusted, strict=True)}
+    return [replace(result, p_holm=corrected.get(id(result))) for result in results]
+
+
+def compare_panel(panel: str, arms: dict[str, list[RunRecord]]) -> list[ArmResult]:
+    control = next(iter(arms.values()))
+    everything = [run for runs in arms.values() for run in runs]
+    results = []
+    for name, runs in arms.items():
+        random = np.random.default_rng(0)
+        own, base = ({run.seed: accuracy(run) for run in group} for group in (runs, control))
+        differences = paired(own, base)
+        compared = runs is not control and len(differences) > 0
+        results.append(
+            ArmResult(
+                panel=panel,
+                arm=name,
+                control=runs is control,
+                n=len(runs),
+                diverged=sum(run.summary["status"] == "diverged" for run in runs),
+                test_accuracy=mean_interval(list(own.values()), random),
+                interquartile_mean=interquartile_mean(list(own.values())),
+                difference=mean_interval(differences, random) if compared else None,
+                pairing=pairing(*matched(own, base)) if compared else None,
+                p=sign_flip_p(differences, random) if compared else None,
+                p_holm=None,
+                times=[
+                    compare_times(runs, control, target, unit, horizon(everything, unit), random)
+                    for target in TARGETS
+                    for unit in ("steps", "seconds")
+                ],
+                steps_per_second=median_speed(runs),
+                speed_ratio=median_speed(runs) / median_speed(control),
+                notes=runs[0].record["notes"],
+            )
+        )
+    return results
+
+
+def compare_times(
+    runs: list[RunRecord],
+    control: list[RunRecord],
+    target: float,
+    unit: str,
+    until: float,
+    random: np.random.Generator,
+) -> TimeResult:
+    times = [within(crossing(run, target, unit), until) for run in runs]
+    own, base = (
+        {run.seed: restricted_times([crossing(run, target, unit)], until)[0] for run in group}
+        for group in (runs, control)
+    )
+    differences = paired(own, base)
+    compared = runs is not control and len(differences) > 0
+    return TimeResult(
+        target=target,
+        unit=unit,
+        horizon=until,
+        times=time_to(times),
+        restricted=mean_interval(list(own.values()), random),
+        difference=mean_interval(differences, random) if compared else None,
+        p=sign_flip_p(differences, random) if compared else None,
+        survival=kaplan_meier(times, until),
+    )
+
+
+def matched(own: dict[int, float], base: dict[int, float]) -> tuple[list[float], list[float]]:
+    """Values of the seeds that both arms have."""
+    seeds = [seed for seed in own if seed in base]
+    return [own[seed] for seed in seeds], [base[seed] for seed in seeds]
+
+
+def paired(own: dict[int, float], base: dict[int, float]) -> list[float]:
+    """Own minus base, seed by seed."""
+    ours, control = matched(own, base)
+    return list(np.subtract(ours, control))
+
+
+def accuracy(run: RunRecord) -> float:
+    return float(run.summary["test"]["accuracy"])
+
+
+def crossing(run: RunRecord, target: float, unit: str = "steps") -> float | None:
+    """Steps (or seconds of training) to the first evaluation with at least this validation accuracy; None: never."""
+    step = next((step for step, row in run.validation.items() if row["accuracy"] >= target), None)
+    return None if step is None else run.seconds[step] if unit == "seconds" else float(step)
+
+
+def horizon(runs: list[RunRecord], unit: str) -> float:
+    """Up to where every run that finished was watched; one that diverged never gets there."""
+    watched = [run for run in runs if run.summary["status"] == "finished"] or runs
+    return float(min(run.summary["seconds"] if unit == "seconds" else run.config["steps"] for run in watched))
+
+
+def within(time: float | None, until: float) -> float | None:
+    return None if time is None or time > until else time
+
+
+def median_speed(runs: list[RunRecord]) -> float:
+    return float(np.median([run.summary["steps_per_second"] for run in runs]))
+
+
+def make_curve(name: str, runs: list[RunRecord]) -> Curve:
+    """Over the evaluations that all seeds have; a run that diverged keeps its last accuracy from there on."""
+    steps = sorted({step for run in runs for step in run.validation})
+    rows, seconds = [], []
+    for run in runs:
+        known = sorted(run.validation)
+        place = np.searchsorted(known, steps, side="right") - 1
+        rows.append([run.validation[known[i]]["accuracy"] for i in place])
+        seconds.append(np.interp(steps, list(run.seconds), list(run.seconds.values())))
+    values = np.array(rows)
+    return Curve(
+        name,
+        np.array(steps, dtype=np.float64),
+        np.mean(seconds, axis=0),
+        values.mean(0),
+        values.min(0),
+        values.max(0),
+        len(runs),
+    )
