@@ -191,7 +191,7 @@ def reproduce(arguments: list[str]) -> int:
     """Run what the claims still need, a sweep after the other, and judge them."""
     from bnexp.console import complain, duration, say
     from bnexp.launch import SweepError
-    from bnexp.reproduce import judge, show, show_list, sweeps_of, take_options, write
+    from bnexp.reproduce import judge, load_runs, show, show_list, sweeps_of, take_options, write
 
     options = take_options(arguments)
     sweeps, failed = sweeps_of(options.claims), dict[str, str]()
@@ -207,8 +207,9 @@ def reproduce(arguments: list[str]) -> int:
         except SweepError as error:
             complain(str(error))
             failed[sweep.name] = str(error)
-    records = judge(options, failed)
-    write(records, options)
+    runs = load_runs(options)
+    records = judge(options, runs, failed)
+    write(records, options, runs)
     show(records, options)
     return 1 if failed else 0
 

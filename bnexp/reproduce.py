@@ -3,7 +3,6 @@
 import argparse
 import json
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +23,7 @@ SEEDS = 10
 RECORD = "claims.json"
 TESTS = (Directional, Sooner)  # rules with a p
 Record = dict[str, Any]
+RunsOf = dict[str, Runs]  # sweep → its runs
 
 
 # ---- what is asked for
@@ -68,28 +68,40 @@ def folder_of(sweep: Sweep) -> Path:
     return SWEEPS / sweep.name
 
 
-@cache
-def runs_of(sweep: Sweep, seeds: int) -> Runs:
-    found = find_runs([folder_of(sweep)])
-    return [run for run in found if run.summary["status"] in COMPLETE and run.seed < seeds]
+def load_runs(options: Options) -> RunsOf:
+    """Complete runs of every sweep that these claims need."""
+    return {
+        sweep.name: [
+            run
+            for run in find_runs([folder_of(sweep)])
+            if run.summary["status"] in COMPLETE and run.seed < options.seeds
+        ]
+        for sweep in sweeps_of(options.claims)
+    }
+
+
+def runs_for(claims: list[Claim], runs: RunsOf) -> Runs:
+    return [run for sweep in sweeps_of(claims) for run in runs[sweep.name]]
 
 
 # ---- verdicts
 
 
-def judge(options: Options, failed: dict[str, str]) -> list[Record]:
+def judge(options: Options, runs: RunsOf, failed: dict[str, str]) -> list[Record]:
     """`failed`: sweep → what went wrong with some of its runs."""
-    evidence = {claim.id: measure(claim, options.seeds, failed) for claim in options.claims}
+    evidence = {claim.id: measure(claim, runs, failed) for claim in options.claims}
     adjusted = adjust({key: found.p for key, found in evidence.items() if found.p is not None})
-    return [record(claim, evidence[claim.id], adjusted.get(claim.id), options) for claim in options.claims]
+    return [
+        record(claim, evidence[claim.id], adjusted.get(claim.id), runs_for([claim], runs), options)
+        for claim in options.claims
+    ]
 
 
-def measure(claim: Claim, seeds: int, failed: dict[str, str]) -> Evidence:
+def measure(claim: Claim, runs: RunsOf, failed: dict[str, str]) -> Evidence:
     problem = next((failed[sweep.name] for sweep in claim.sweeps if sweep.name in failed), None)
     if problem is not None:
         return Evidence(Estimate(float("nan"), None, None, 0), problem=problem)
-    runs = [run for sweep in claim.sweeps for run in runs_of(sweep, seeds)]
-    return claim.rule.measure(runs, np.random.default_rng(0))
+    return claim.rule.measure(runs_for([claim], runs), np.random.default_rng(0))
 
 
 def adjust(p_values: dict[str, float]) -> dict[str, float]:
@@ -101,9 +113,8 @@ def adjust(p_values: dict[str, float]) -> dict[str, float]:
     return found
 
 
-def record(claim: Claim, evidence: Evidence, p: float | None, options: Options) -> Record:
+def record(claim: Claim, evidence: Evidence, p: float | None, runs: Runs, options: Options) -> Record:
     verdict, why = (Verdict.INCONCLUSIVE, evidence.problem) if evidence.problem else claim.rule.judge(evidence, p)
-    runs = [run for sweep in claim.sweeps for run in runs_of(sweep, options.seeds)]
     measured, scale = evidence.measured, evidence.scale
     return {
         "id": claim.id,
@@ -115,6 +126,7 @@ def record(claim: Claim, evidence: Evidence, p: float | None, options: Options) 
             "low": None if measured.low is None else scale * measured.low,
             "high": None if measured.high is None else scale * measured.high,
             "unit": evidence.unit,
+            "difference": evidence.difference,
             "detail": evidence.detail,
         },
         "n": measured.n,
@@ -127,7 +139,7 @@ def record(claim: Claim, evidence: Evidence, p: float | None, options: Options) 
         "command": f"bnexp reproduce {claim.id}",
         "sweeps": [" ".join(["bnexp train -m", *words_of(sweep, options.seeds)]) for sweep in claim.sweeps],
         "seconds": sum(run.summary["seconds"] for run in runs),
-        "figure": claim.figure.name if claim.figure else None,
+        "figure": claim.figure.name if claim.figure and runs else None,
         "commit": sorted({str(run.record["code"]["commit"]) for run in runs}),
         "machine": provenance(runs) if runs else "",
     }
@@ -136,14 +148,15 @@ def record(claim: Claim, evidence: Evidence, p: float | None, options: Options) 
 # ---- what is written
 
 
-def write(records: list[Record], options: Options) -> None:
+def write(records: list[Record], options: Options, runs: RunsOf) -> None:
     """Figures of these claims, and their records beside those of other claims that are there already."""
     figures = options.out / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     drawn = {claim.figure.name: claim.figure for claim in options.claims if claim.figure}
     for name, figure in drawn.items():
-        sweeps = sweeps_of([claim for claim in options.claims if claim.figure and claim.figure.name == name])
-        figure.draw([run for sweep in sweeps for run in runs_of(sweep, options.seeds)], [figures / f"{name}.svg"])
+        own = [claim for claim in options.claims if claim.figure and claim.figure.name == name]
+        if found := runs_for(own, runs):
+            figure.draw(found, [figures / f"{name}.svg"])
     path = options.out / RECORD
     known = {entry["id"]: entry for entry in json.loads(path.read_text())} if path.exists() else {}
     known |= {entry["id"]: entry for entry in records}
@@ -156,11 +169,17 @@ def measured_words(entry: Record) -> str:
     found = entry["measured"]
     if found["value"] is None:
         return "–"
+    value, low, high = (short(found[key], found["difference"]) for key in ("value", "low", "high"))
     unit = f" {found['unit']}" if found["unit"] not in ("", "%") else found["unit"]
-    if found["low"] is None:
-        return f"{found['value']:,.4g}{unit}"
-    high = "never" if found["high"] is None else f"{found['high']:,.4g}"
-    return f"{found['value']:,.4g}{unit} [{found['low']:,.4g}, {high}]"
+    return f"{value}{unit}" if found["low"] is None else f"{value}{unit} [{low}, {high}]"
+
+
+def short(value: float | None, signed: bool) -> str:
+    """Four digits; null stands for infinite: never."""
+    if value is None:
+        return "never"
+    sign = "+" if signed else ""
+    return f"{value:{sign},.0f}" if abs(value) >= 1000 else f"{value:{sign}.4g}"
 
 
 def tally(records: list[Record]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,13 @@ from conftest import Bnexp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bnexp.cli import run
+from bnexp.comparison import check_by, settings, swept_keys
 from bnexp.config import ArchConfig, ConfigError, NormConfig, OptimConfig, RunConfig
 from bnexp.figures import COLOURS
-from bnexp.report import check_by, settings, swept_keys
 from bnexp.runs import find_runs
 
 COMPARE = ("compare", "dataset=digits", "steps=60", "optim.lr=0.1")
+OUTPUT = ("compare.json", "compare.md", "compare.svg", "times.svg", "report.html")
 ARMS = [
     ("act=relu", "norm=none"),
     ("act=relu", "norm=batch"),
@@ -83,18 +85,20 @@ def test_numbers_by_hand(original: Path) -> None:
 
 def test_never_is_said(original: Path) -> None:
     [row] = [arm for arm in arms(original) if (arm["panel"], arm["arm"]) == ("act=sigmoid", "norm=none")]
-    assert row["steps_to"] == {"median": None, "reached": 0, "n": 2}
-    panel = (original / "compare.md").read_text().split("## act=sigmoid")[1]
+    assert [found["times"] for found in row["times"]] == [{"median": None, "reached": 0, "n": 2}] * 4
+    assert [found["restricted"]["mean"] for found in row["times"] if found["unit"] == "steps"] == [60, 60]
+    assert [found["survival"]["shares"] for found in row["times"]] == [[1.0, 1.0]] * 4
+    panel = (original / "compare.md").read_text().split("## act=sigmoid")[1].split("# Time")[0]
     [line] = [line for line in panel.splitlines() if line.startswith("| norm=none")]
     assert "| never | 0 of 2 |" in line
 
 
 def test_report_repeats_compare_to_the_byte(bnexp: Bnexp, sweep: Path, original: Path) -> None:
-    for name in ("compare.json", "compare.md", "compare.png", "compare.svg"):
+    for name in (*OUTPUT, "compare.png", "times.png"):
         (sweep / name).unlink()
     outcome = bnexp("report", str(sweep))
     assert (outcome.status, outcome.err) == (0, "")
-    for name in ("compare.json", "compare.md", "compare.svg"):
+    for name in OUTPUT:
         assert (sweep / name).read_bytes() == (original / name).read_bytes()
 
 
@@ -170,6 +174,54 @@ def test_bands_for_tensorboard(original: Path) -> None:
         assert len(mean) == 3
         assert np.all(np.less_equal(low, np.add(mean, 1e-6)))
         assert np.all(np.less_equal(mean, np.add(high, 1e-6)))
+
+
+# ---- the page
+
+
+def test_page_is_whole(original: Path) -> None:
+    """Tables of both panels and five figures each; nothing is fetched; every reference finds its target."""
+    text = (original / "report.html").read_text()
+    assert text.count("<svg") == text.count("</svg>") == 10
+    assert text.count("<table>") == 4
+    assert "prefers-color-scheme: dark" in text
+    assert not re.findall(r"<(?:script|link|img|iframe)|src=|@import", text)
+    assert not re.findall(r'href="(?!#)', text)
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(set(ids)) == len(ids)
+    assert set(re.findall(r'href="#([^"]+)"', text)) | set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
+
+
+def test_values_of_runs_are_escaped(bnexp: Bnexp, sweep: Path) -> None:
+    """In the page, and as text in the figures: neither markup nor matplotlib's mathematics."""
+    evil = "<script>alert(1)</script>&$\\frac{x}$|"
+    for run in find_runs([sweep]):
+        record = run.record | {
+            "config": run.config | {"dataset": run.config["dataset"] | {"path": evil + str(run.seed)}}
+        }
+        (run.directory / "run.json").write_text(json.dumps(record))
+    assert bnexp("report", str(sweep), "by=dataset.path").status == 0
+    page = (sweep / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;$" in page
+    assert "<script" not in (sweep / "compare.svg").read_text()
+    assert "\\|" in (sweep / "compare.md").read_text()
+
+
+def test_markdown_has_the_times(original: Path) -> None:
+    text = (original / "compare.md").read_text().split("# Time to accuracy")[1]
+    assert "![Kaplan-Meier curves and throughput](times.svg)" in text
+    assert text.count("| 95%, seconds |") == 4
+    assert "| norm=none | 90%, steps | 0 of 2 | never | 60 [60, 60] | control |" in text.split("**act=sigmoid**")[1]
+
+
+def test_diverged_runs_are_counted(bnexp: Bnexp, sweep: Path) -> None:
+    victim = next(run.directory for run in find_runs([sweep]) if run.config["norm"]["name"] == "batch")
+    summary = json.loads((victim / "summary.json").read_text()) | {"status": "diverged", "diverged_at": 30}
+    (victim / "summary.json").write_text(json.dumps(summary))
+    assert bnexp("report", str(sweep)).status == 0
+    assert "<td>2 (1 diverged)</td>" in (sweep / "report.html").read_text()
+    assert [arm["diverged"] for arm in arms(sweep) if arm["diverged"]] == [1]
 
 
 def grey(colour: str) -> float:

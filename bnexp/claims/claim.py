@@ -41,12 +41,15 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a rule measured. `scale` and `unit` are for the reader: 0.98 with (100, "%") is 98%."""
+    """What a rule measured. `scale` and `unit` are for the reader: 0.98 with (100, "%") is 98%; `difference`: it
+    is one, and has a sign.
+    """
 
     measured: Estimate
     scale: float = 1.0
     unit: str = ""
     p: float | None = None  # of a test, before Holm's correction
+    difference: bool = False
     detail: str = ""  # in words, what the figures leave out
     problem: str | None = None  # why no verdict can be given
 

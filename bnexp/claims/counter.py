@@ -4,7 +4,7 @@ from bnexp.claims.claim import Claim, Sweep
 from bnexp.claims.drawings import against, by_layer
 from bnexp.claims.probes import gradient_growth, gradient_norms
 from bnexp.claims.rules import Equivalent, Numeric, Share
-from bnexp.claims.values import TRAINS, best, each, tested, validated, validation_accuracy, where
+from bnexp.claims.values import TRAINS, best, each, on_test, on_validation, validation_accuracy, where
 from bnexp.figures import Scales
 
 YANG = "Yang et al. 2019"
@@ -43,7 +43,7 @@ CLAIMS = [
         source=f"{YANG}, §1, §4",
         statement=f"A plain ReLU network of {LAYERS} layers does not train with batch normalization.",
         published="does not train",
-        rule=Share(validated(best(BATCH, "optim.lr")), TRAINS, most=False),
+        rule=Share(on_validation(best(BATCH, "optim.lr")), TRAINS, most=False),
         sweeps=[DEEP],
         note="Trains: validation accuracy of at least 90% after 1,000 steps; rates 0.001, 0.01 and 0.1.",
         figure=GRADIENTS,
@@ -53,7 +53,7 @@ CLAIMS = [
         source="Counter-claim",
         statement="With both rates tuned, a plain ReLU network on MNIST isn't worse at the end.",
         published=f"not worse, taken as: by no more than {100 * MARGIN:g} points of test accuracy",
-        rule=Equivalent(tested(best(NONE, "optim.lr")), tested(best(BATCH, "optim.lr")), MARGIN, one_sided=True),
+        rule=Equivalent(on_test(best(NONE, "optim.lr")), on_test(best(BATCH, "optim.lr")), MARGIN, one_sided=True),
         sweeps=[TUNED],
         note="Rates 0.03, 0.1, 0.3 and 1, the best of each arm on validation; 10,000 steps.",
         figure=against(

@@ -5,7 +5,7 @@ from bnexp.claims.drawings import against, curves
 from bnexp.claims.identities import bias_before
 from bnexp.claims.probes import train_test_gap
 from bnexp.claims.rules import Directional, Equivalent, Exact
-from bnexp.claims.values import each, how_many_train, test_accuracy, tested, validation_accuracy, where
+from bnexp.claims.values import each, how_many_train, on_test, test_accuracy, validation_accuracy, where
 from bnexp.figures import Scales
 
 CHOLLET = "Chollet, Deep Learning with Python, ch. 9"
@@ -52,7 +52,7 @@ def order(act: str) -> Claim:
         source=CHOLLET,
         statement=f"Normalizing before or after the activation, neither is clearly worse ({act}).",
         published=f"alike, taken as: within {100 * MARGIN:g} points of test accuracy",
-        rule=Equivalent(tested(after), tested(before), MARGIN),
+        rule=Equivalent(on_test(after), on_test(before), MARGIN),
         sweeps=[ORDER],
         figure=curves(
             "order",
@@ -75,7 +75,7 @@ def depth(act: str, layers: int) -> Claim:
         source=HANDBOOKS,
         statement=f"Batch normalization helps gradients through {layers} layers: accuracy is higher ({act}).",
         published="higher",
-        rule=Directional(tested(ours), tested(control)),
+        rule=Directional(on_test(ours), on_test(control)),
         sweeps=[DEEP[act]],
         note=f"2,000 steps of SGD at 0.1, weights by {INITS[act]}.",
         figure=DEPTH,

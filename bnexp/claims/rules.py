@@ -63,7 +63,8 @@ class Directional:
             self.ours.scale,
             self.ours.unit,
             sign_flip_p(differences, random),
-            detail,
+            difference=True,
+            detail=detail,
         )
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
@@ -186,7 +187,9 @@ class Sooner:
             for found in (own, base)
         )
         difference = own.difference or Estimate(math.nan, None, None, 0)
-        return Evidence(difference, unit=unit, p=own.p, detail=f"{reached}; horizon {until:,.4g} {unit}")
+        return Evidence(
+            difference, unit=unit, p=own.p, difference=True, detail=f"{reached}; horizon {until:,.4g} {unit}"
+        )
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
         return directional(evidence.measured, p, lower=True)
@@ -249,9 +252,8 @@ class Equivalent:
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
         ours, control = both(runs, self.ours, self.control)
         detail = f"{shown(ours, self.ours)} against {shown(control, self.ours)}"
-        return Evidence(
-            mean_interval(np.subtract(ours, control), random), self.ours.scale, self.ours.unit, detail=detail
-        )
+        found = mean_interval(np.subtract(ours, control), random)
+        return Evidence(found, self.ours.scale, self.ours.unit, difference=True, detail=detail)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
         found = evidence.measured

@@ -8,7 +8,7 @@ from bnexp.claims.claim import Claim, Sweep
 from bnexp.claims.drawings import Drawing, curves
 from bnexp.claims.probes import distinct_answers, rate_ratio, right_one_by_one
 from bnexp.claims.rules import Equivalent, Numeric, Share, TimeToAccuracy
-from bnexp.claims.values import Arm, each, tested, validated, where
+from bnexp.claims.values import Arm, each, on_test, on_validation, where
 
 SOURCE = "Udacity lesson"
 GRID = "experiment=udacity norm=none,batch act=relu,sigmoid init.std=0.05,5"
@@ -95,7 +95,7 @@ def cells() -> list[Claim]:
 
 def cell(name: str, std: float, runs: Arm, split: str, published: float) -> Claim:
     start = name.startswith("start.")
-    values = tested(runs) if split == "test" else validated(runs)
+    values = on_test(runs) if split == "test" else on_validation(runs)
     return Claim(
         id=f"udacity.{name}",
         source=f"{SOURCE}, {runs.words}",
@@ -109,7 +109,7 @@ def cell(name: str, std: float, runs: Arm, split: str, published: float) -> Clai
 
 
 def seed_dependent(std: float, rate: float, act: str) -> Claim:
-    values = tested(arm("batch", std, rate, act))
+    values = on_test(arm("batch", std, rate, act))
     return Claim(
         id=f"udacity.{act}_{rate:g}_{std:g}.batch.rate",
         source=f"{SOURCE}, {values.words.removeprefix('test accuracy of ')}",

@@ -148,15 +148,15 @@ def each(words: str, metric: Metric, arm: Arm, scale: float = 1.0, unit: str = "
     )
 
 
-def tested(arm: Arm) -> Values:
+def on_test(arm: Arm) -> Values:
     return each("test accuracy", test_accuracy, arm, 100, "%")
 
 
-def test_error(arm: Arm) -> Values:
+def error_on_test(arm: Arm) -> Values:
     return each("test error", lambda run: 1 - test_accuracy(run), arm, 100, "%")
 
 
-def validated(arm: Arm) -> Values:
+def on_validation(arm: Arm) -> Values:
     return each("validation accuracy", validation_accuracy, arm, 100, "%")
 
 

@@ -4,7 +4,7 @@ from bnexp.claims.claim import Claim
 from bnexp.claims.probes import rate_ratio, rates
 from bnexp.claims.rules import Directional, Equivalent, Share, Sooner
 from bnexp.claims.udacity import LESSON, START, TABLE, arm
-from bnexp.claims.values import each, steps_within, still_to_gain, tested, where
+from bnexp.claims.values import each, on_test, steps_within, still_to_gain, where
 
 SOURCE = "Wiki on the lesson"
 ACTS = ("relu", "sigmoid")
@@ -29,7 +29,7 @@ CLAIMS = [
         id="wiki.both_get_there",
         source=SOURCE,
         statement="Without batch normalization the ReLU network reaches over 90% in the end, too.",
-        rule=Share(tested(arm("none")), 0.90, most=True),
+        rule=Share(on_test(arm("none")), 0.90, most=True),
         sweeps=[TABLE],
         published="over 90%",
         figure=LESSON,

@@ -7,7 +7,7 @@ from bnexp.claims.claim import Claim, Rule, Sweep
 from bnexp.claims.drawings import against
 from bnexp.claims.identities import batch_of_one_is_instance, groups_of_one_are_instance, one_group_is_layer
 from bnexp.claims.rules import Directional, Equivalent, Exact
-from bnexp.claims.values import Values, test_accuracy, test_error, where
+from bnexp.claims.values import Values, error_on_test, test_accuracy, where
 from bnexp.figures import Scales
 
 SOURCE = "Wu & He 2018"
@@ -40,7 +40,7 @@ FIGURES = {
 
 
 def error(norm: str, size: int) -> Values:
-    return test_error(where(f"norm={norm} batch_size={size}"))
+    return error_on_test(where(f"norm={norm} batch_size={size}"))
 
 
 def claims(arch: str) -> list[Claim]:

@@ -1,0 +1,172 @@
+"""`bnexp reproduce` as one types it, on claims about the embedded digits."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Bnexp
+
+from bnexp.claims.claim import Claim, Sweep
+from bnexp.claims.drawings import curves
+from bnexp.claims.identities import one_group_is_layer
+from bnexp.claims.registry import CLAIMS
+from bnexp.claims.rules import Directional, Exact, Share
+from bnexp.claims.values import on_test, where
+from bnexp.runs import find_runs
+
+SHORT = "dataset=digits steps=40 optim.lr=0.1 eval.first_every=20"
+ARMS = {"without": where("norm=none"), "with": where("norm=batch")}
+SWEEP = Sweep("digits", f"{SHORT} norm=none,batch")
+FEW = Sweep("few", f"{SHORT} norm=batch", most_seeds=1)
+SMALL = [
+    Claim(
+        id="digits.better",
+        source="A paper, §1",
+        statement="It is better | with <norms>.",
+        published="better",
+        rule=Directional(on_test(ARMS["with"]), on_test(ARMS["without"])),
+        sweeps=[SWEEP],
+        figure=curves("digits", "Digits at $0.1", {"ReLU": ARMS}),
+        note="A note.",
+    ),
+    Claim(
+        id="digits.rate",
+        source="A paper, §2",
+        statement="It trains.",
+        published="trains",
+        rule=Share(on_test(ARMS["with"]), 0.3, most=True),
+        sweeps=[FEW],
+    ),
+    Claim(
+        id="other.equal",
+        source="Another paper",
+        statement="It is equal.",
+        published="equal",
+        rule=Exact(one_group_is_layer),
+    ),
+]
+RUNS = Path("results/sweeps/claims")
+
+
+@pytest.fixture(autouse=True)
+def small() -> Iterator[None]:
+    """These claims in place of the published ones."""
+    published = CLAIMS[:]
+    CLAIMS[:] = SMALL
+    yield
+    CLAIMS[:] = published
+
+
+def records(folder: Path = RUNS) -> dict[str, dict[str, Any]]:
+    return {entry["id"]: entry for entry in json.loads((folder / "claims.json").read_text())}
+
+
+def test_all_of_it(bnexp: Bnexp) -> None:
+    outcome = bnexp("reproduce", "--seeds", "6", "--out", "out")
+    assert (outcome.status, outcome.err) == (0, "")
+    found = records(Path("out"))
+    assert list(found) == ["digits.better", "digits.rate", "other.equal"]
+    better = found["digits.better"]
+    assert better["verdict"] == "reproduced"
+    assert better["n"] == 6
+    assert better["p"] == pytest.approx(2 / 2**6)
+    assert better["p_holm"] == better["p"]
+    accuracies = {
+        norm: [r.summary["test"]["accuracy"] for r in find_runs([RUNS / "digits"]) if r.config["norm"]["name"] == norm]
+        for norm in ("none", "batch")
+    }
+    assert better["measured"]["value"] == pytest.approx(100 * (sum(accuracies["batch"]) - sum(accuracies["none"])) / 6)
+    assert better["measured"]["unit"] == "%"
+    assert better["command"] == "bnexp reproduce digits.better"
+    assert better["sweeps"] == [f"bnexp train -m {SWEEP.overrides} seed=range(6)"]
+    assert better["seconds"] > 0
+    assert len(better["commit"]) == 1
+    assert found["digits.rate"]["n"] == 1
+    assert found["digits.rate"]["verdict"] == "inconclusive"
+    assert found["other.equal"]["verdict"] == "reproduced"
+    assert "<svg" in Path("out/figures/digits.svg").read_text()
+    text = Path("out/README.md").read_text()
+    assert "3 claims: 2 reproduced, 0 contradicted, 1 inconclusive." in text
+    assert "| digits.better | It is better \\| with <norms>. | better | +" in text
+    assert "**digits.rate** inconclusive: too few seeds" in text
+    assert "3 claims: 2 reproduced" in outcome.out
+
+
+def test_finished_runs_are_reused_and_lost_ones_made_again(bnexp: Bnexp) -> None:
+    assert bnexp("reproduce", "digits.better", "--seeds", "2").status == 0
+    runs = find_runs([RUNS])
+    before = {run.directory: (run.directory / "run.json").stat().st_mtime_ns for run in runs}
+    first = records()
+    lost, kept = runs[0].directory, runs[1].directory
+    curve = (lost / "metrics.csv").read_bytes()
+    (lost / "summary.json").unlink()  # as a killed process leaves it
+    outcome = bnexp("reproduce", "digits.better", "--seeds", "2")
+    assert outcome.status == 0
+    assert "1 run: " in outcome.out
+    assert (lost / "run.json").stat().st_mtime_ns > before[lost]
+    assert (kept / "run.json").stat().st_mtime_ns == before[kept]
+    assert (lost / "metrics.csv").read_bytes() == curve
+    again = records()
+    assert again["digits.better"]["measured"] == first["digits.better"]["measured"]
+    third = bnexp("reproduce", "digits.better", "--seeds", "2")
+    assert "run: " not in third.out
+    assert "runs: " not in third.out
+    assert {run.directory for run in find_runs([RUNS])} == set(before)
+
+
+def test_more_seeds_add_runs(bnexp: Bnexp) -> None:
+    assert bnexp("reproduce", "digits.better", "--seeds", "1").status == 0
+    outcome = bnexp("reproduce", "digits.better", "--seeds", "2")
+    assert "2 runs: " in outcome.out
+    assert records()["digits.better"]["n"] == 2
+    assert bnexp("reproduce", "digits.better", "--seeds", "1").status == 0
+    assert records()["digits.better"]["n"] == 1, "seeds that weren't asked for are left out"
+
+
+def test_other_claims_stay_in_the_record(bnexp: Bnexp) -> None:
+    assert bnexp("reproduce", "other").status == 0
+    assert bnexp("reproduce", "digits.rate", "--seeds", "1").status == 0
+    assert list(records()) == ["digits.rate", "other.equal"]
+
+
+def test_a_failed_run_leaves_its_claims_without_a_verdict(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bnexp import train  # noqa: PLC0415
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(train, "train", fail)
+    outcome = bnexp("reproduce", "digits.better", "other", "--seeds", "1")
+    assert outcome.status == 1
+    assert "no more" in outcome.err
+    assert records()["digits.better"]["verdict"] == "inconclusive"
+    assert "no more" in records()["digits.better"]["why"]
+    assert records()["other.equal"]["verdict"] == "reproduced"
+
+
+def test_list_runs_nothing(bnexp: Bnexp) -> None:
+    outcome = bnexp("reproduce", "--list", "--seeds", "2")
+    assert outcome.status == 0
+    assert all(claim.id in outcome.out for claim in SMALL)
+    assert "all that is left: about" in outcome.out
+    assert not RUNS.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["digit"], "digit is not a claim: did you mean digits? choose from digits, other"),
+        (["--seeds", "0"], "--seeds=0 is not allowed: a whole number from 1 to 1000"),
+        (["--seeds", "many"], "argument --seeds: invalid int value: 'many'"),
+        (["--seed", "3", "--sees", "4"], "unrecognized arguments: --sees"),
+        (["--wrong"], "unrecognized arguments: --wrong"),
+    ],
+)
+def test_bad_words(bnexp: Bnexp, words: list[str], says: str) -> None:
+    outcome = bnexp("reproduce", *words)
+    assert outcome.status == 2
+    assert says in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not Path("results").exists()
