@@ -189,14 +189,15 @@ def report(arguments: list[str]) -> int:
 
 def reproduce(arguments: list[str]) -> int:
     """Run what the claims still need, a sweep after the other, and judge them."""
-    from bnexp.console import complain, duration, say
+    from bnexp.console import complain, console, duration, say
     from bnexp.launch import SweepError
     from bnexp.reproduce import judge, load_runs, show, show_list, sweeps_of, take_options, write
 
     options = take_options(arguments)
     sweeps, failed = sweeps_of(options.claims), dict[str, str]()
     if options.listed:
-        plans = {sweep.name: plan_claim(sweep, options.seeds).sweep for sweep in sweeps}
+        with console.status("looking at what is left to run"):
+            plans = {sweep.name: plan_claim(sweep, options.seeds).sweep for sweep in sweeps}
         show_list(options.claims, {name: duration(p.seconds) if p.stacks else "done" for name, p in plans.items()})
         say(f"all that is left: about {duration(sum(p.seconds for p in plans.values()))}")
         return 0

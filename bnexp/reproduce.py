@@ -223,6 +223,7 @@ def markdown(records: list[Record], out: Path) -> str:
         *dict.fromkeys(f"- {entry['id']}: {entry['rule']}." for entry in records),
     ]
     lines += ["", *made_on(records), ""]
+    lines += ["Speed: [performance.md](performance.md).", ""] if (out / "performance.md").exists() else []
     return "\n".join(lines)
 
 

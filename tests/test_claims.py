@@ -219,7 +219,7 @@ def arrivals(norm: str, steps: list[int | None]) -> Runs:
     [
         (30, 40, Verdict.REPRODUCED),
         (21, 25, Verdict.REPRODUCED),  # the earliest one came between the evaluations at 20 and 30
-        (15, 19, Verdict.CONTRADICTED),
+        (15, 20, Verdict.CONTRADICTED),
         (51, 99, Verdict.CONTRADICTED),
     ],
 )
@@ -238,6 +238,7 @@ def test_published_step_where_some_never_get_there() -> None:
 def test_published_step_where_none_gets_there() -> None:
     runs = arrivals("none", [None, None])
     assert verdict(TimeToAccuracy(0.9, NONE, 50, 60), runs) == Verdict.CONTRADICTED
+    assert verdict(TimeToAccuracy(0.9, NONE, 90, STEPS), runs) == Verdict.CONTRADICTED
     assert verdict(TimeToAccuracy(0.9, NONE, 150, 160), runs) == Verdict.REPRODUCED  # after the last step
 
 

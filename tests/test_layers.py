@@ -20,8 +20,9 @@ TRAINING = {f"bnexp.{name}" for name in ("train", "engine", "logs", "checkpoint"
 LAYERS = (  # from the face down; a module imports from its own layer or a lower one
     ("cli",),
     ("launch",),
-    ("plan", "messages", "progress", "bench_report"),
-    ("sweep", "workers", "report", "claims", "bench"),
+    ("plan", "messages", "progress", "bench_report", "reproduce"),
+    ("report", "report_page", "claims"),
+    ("sweep", "workers", "comparison", "bench"),
     ("train",),
     ("engine", "logs", "checkpoint", "runs"),
     ("optim", "data", "archs", "batches", "init", "compiled"),
@@ -78,7 +79,7 @@ def test_statistics_and_figures_know_nothing_of_training(module: str) -> None:
 
 
 def test_training_knows_nothing_of_reports_or_of_the_command_line() -> None:
-    faces = {"bnexp.report", "bnexp.cli", "bnexp.plan", "bnexp.figures", "bnexp.stats"}
+    faces = {"bnexp.report", "bnexp.comparison", "bnexp.cli", "bnexp.plan", "bnexp.figures", "bnexp.stats"}
     assert not {name: IMPORTS[name] & faces for name in TRAINING if IMPORTS[name] & faces}
 
 

@@ -195,11 +195,10 @@ def test_page_is_whole(original: Path) -> None:
 def test_values_of_runs_are_escaped(bnexp: Bnexp, sweep: Path) -> None:
     """In the page, and as text in the figures: neither markup nor matplotlib's mathematics."""
     evil = "<script>alert(1)</script>&$\\frac{x}$|"
-    for run in find_runs([sweep]):
-        record = run.record | {
-            "config": run.config | {"dataset": run.config["dataset"] | {"path": evil + str(run.seed)}}
-        }
-        (run.directory / "run.json").write_text(json.dumps(record))
+    for found in find_runs([sweep]):
+        dataset = found.config["dataset"] | {"path": f"{evil}{found.seed}"}
+        record = found.record | {"config": found.config | {"dataset": dataset}}
+        (found.directory / "run.json").write_text(json.dumps(record))
     assert bnexp("report", str(sweep), "by=dataset.path").status == 0
     page = (sweep / "report.html").read_text()
     assert "<script" not in page

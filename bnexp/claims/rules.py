@@ -157,7 +157,7 @@ class TimeToAccuracy:
         assert found.high is not None
         if found.n < 2:
             return Verdict.INCONCLUSIVE, "too few seeds for a range"
-        overlap = found.low <= self.high and self.low <= found.high
+        overlap = found.low < self.high and self.low <= found.high  # it comes after the evaluation before
         return (Verdict.REPRODUCED if overlap else Verdict.CONTRADICTED), ""
 
 
