@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from bnexp.claims.claim import Sweep
+    from bnexp.config import RunConfig
     from bnexp.plan import Plan
     from bnexp.sweep import SweepPlan
 
@@ -191,10 +192,14 @@ def reproduce(arguments: list[str]) -> int:
     """Run what the claims still need, a sweep after the other, and judge them."""
     from bnexp.console import complain, console, duration, say
     from bnexp.launch import SweepError
-    from bnexp.reproduce import judge, load_runs, show, show_list, sweeps_of, take_options, write
+    from bnexp.plan import check_output
+    from bnexp.reproduce import check_readme, judge, load_runs, show, show_list, sweeps_of, take_options, write
 
     options = take_options(arguments)
+    check_output(options.out, resume=True)
+    check_readme(options.out)
     sweeps, failed = sweeps_of(options.claims), dict[str, str]()
+    planned: dict[str, list[RunConfig]] = {}
     if options.listed:
         with console.status("looking at what is left to run"):
             plans = {sweep.name: plan_claim(sweep, options.seeds).sweep for sweep in sweeps}
@@ -204,14 +209,13 @@ def reproduce(arguments: list[str]) -> int:
     for number, sweep in enumerate(sweeps, 1):
         say(f"sweep {number} of {len(sweeps)}: {sweep.name}")
         try:
-            run_claim(sweep, options.seeds)
+            planned[sweep.name] = run_claim(sweep, options.seeds)
         except SweepError as error:
             complain(str(error))
             failed[sweep.name] = str(error)
-    runs = load_runs(options)
+    runs = load_runs(options.claims, planned)
     records = judge(options, runs, failed)
-    write(records, options, runs)
-    show(records, options)
+    show(write(records, options, runs), options)
     return 1 if failed else 0
 
 
@@ -223,14 +227,12 @@ def plan_claim(sweep: Sweep, seeds: int) -> Plan:
     return plan(["-m"], [*words_of(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"], resume=True)
 
 
-def run_claim(sweep: Sweep, seeds: int) -> None:
-    from bnexp.reproduce import folder_of
-    from bnexp.runs import discard_unfinished
-
+def run_claim(sweep: Sweep, seeds: int) -> list[RunConfig]:
+    """Train what is left of a claim's sweep; the runs that make it up."""
     checked = plan_claim(sweep, seeds)
     if checked.sweep.stacks:
-        discard_unfinished(folder_of(sweep))
         hand_to_hydra(checked.arguments, checked.sweep)
+    return checked.runs
 
 
 def data(arguments: list[str]) -> int:

@@ -67,7 +67,7 @@ class ArmResult:
     p_holm: float | None
     times: list[TimeResult]
     steps_per_second: float
-    speed_ratio: float
+    speed_ratio: float | None
     notes: list[str]
 
     def time(self, target: float, unit: str) -> TimeResult:
@@ -132,16 +132,17 @@ def arrange(runs: list[RunRecord], by: str | None) -> tuple[Panels, str | None]:
 # ---- numbers
 
 
-def compare_panels(panels: Panels) -> list[ArmResult]:
-    results = [result for panel, arms in panels.items() for result in compare_panel(panel, arms)]
+def compare_panels(panels: Panels, control: str) -> list[ArmResult]:
+    """`control`: the arm that the others are compared with; a panel without it compares nothing."""
+    results = [result for panel, arms in panels.items() for result in compare_panel(panel, arms, control)]
     tested = [result for result in results if result.p is not None]
     adjusted = holm([result.p for result in tested if result.p is not None])
     corrected = {id(result): p for result, p in zip(tested, adjusted, strict=True)}
     return [replace(result, p_holm=corrected.get(id(result))) for result in results]
 
 
-def compare_panel(panel: str, arms: dict[str, list[RunRecord]]) -> list[ArmResult]:
-    control = next(iter(arms.values()))
+def compare_panel(panel: str, arms: dict[str, list[RunRecord]], control_arm: str) -> list[ArmResult]:
+    control = arms.get(control_arm, [])
     everything = [run for runs in arms.values() for run in runs]
     results = []
     for name, runs in arms.items():
@@ -168,7 +169,7 @@ def compare_panel(panel: str, arms: dict[str, list[RunRecord]]) -> list[ArmResul
                     for unit in ("steps", "seconds")
                 ],
                 steps_per_second=median_speed(runs),
-                speed_ratio=median_speed(runs) / median_speed(control),
+                speed_ratio=median_speed(runs) / median_speed(control) if control else None,
                 notes=runs[0].record["notes"],
             )
         )
@@ -239,7 +240,7 @@ def median_speed(runs: list[RunRecord]) -> float:
 
 
 def make_curve(name: str, runs: list[RunRecord]) -> Curve:
-    """Over the evaluations that all seeds have; a run that diverged keeps its last accuracy from there on."""
+    """Over the evaluations that any seed has; a run that diverged keeps its last accuracy from there on."""
     steps = sorted({step for run in runs for step in run.validation})
     rows, seconds = [], []
     for run in runs:

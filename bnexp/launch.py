@@ -100,7 +100,10 @@ class Nest:
         try:
             run = parse(config)
             assert run == job.config, "planned and composed alike"
-            member = open_member(run, launch_here(), len(self.stack))
+            launch = launch_here()
+            if job.replace:
+                clear_run(launch.directory)
+            member = open_member(run, launch, len(self.stack))
             self.members[job.number] = member
             self.emit(Opened(job.number, member.launch.directory))
         except Exception as error:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,7 +91,7 @@ def plan(flags: list[str], overrides: list[str], resume: bool = False) -> Plan:
     fixed = [f"hydra.sweep.dir={QuotedString(str(directory), Quote.single).with_quotes()}"] if multirun else []
     done = finished_runs(directory) if resume else set()
     left = [job for job in make_jobs(words, jobs, runs) if config_digest(job.config) not in done]
-    sweep = plan_sweep(left, options)
+    sweep = plan_sweep([replace(job, replace=resume) for job in left], options)
     return Plan([*flags, *overrides, *naming, *fixed], runs, directory, sweep)
 
 

@@ -62,8 +62,8 @@ class Panel:
         return arrivals_plot(arms, f"share of runs at {target:.0%}", horizon)
 
 
-def make_panels(arranged: Panels) -> list[Panel]:
-    results = compare_panels(arranged)
+def make_panels(arranged: Panels, control: str) -> list[Panel]:
+    results = compare_panels(arranged, control)
     return [Panel(name, arms, [r for r in results if r.panel == name]) for name, arms in arranged.items()]
 
 
@@ -89,7 +89,7 @@ def table_row(result: ArmResult) -> list[str]:
         number(times.median),
         f"{times.reached} of {times.n}",
         f"{result.steps_per_second:,.0f}",
-        f"{result.speed_ratio:.2f}",
+        f"{result.speed_ratio:.2f}" if result.speed_ratio is not None else "–",
     ]
 
 
@@ -226,9 +226,11 @@ def report(directories: list[Path], by: str | None) -> None:
     """Table on the console; compare.json and .md, the figures compare and times (.png, .svg), report.html, and
     TensorBoard's bands in the first directory. Raises ConfigError where there is nothing to compare.
     """
-    runs = usable(find_runs(directories), directories)
-    arranged, _ = arrange(runs, by)
-    panels, target, title, made = make_panels(arranged), directories[0], title_of(runs), provenance(runs)
+    found = find_runs(directories)
+    runs = usable(found, directories)
+    control = next(iter(next(iter(arrange(found, by)[0].values()))))  # also where none of its runs finished
+    panels, target = make_panels(arrange(runs, by)[0], control), directories[0]
+    title, made = title_of(runs), provenance(runs)
     results = [result for panel in panels for result in panel.results]
     accuracy, times = ({p.name: plots(p) for p in panels} for plots in (Panel.accuracy_plots, Panel.time_plots))
     plot_figure(f"{title}, band: lowest to highest seed", accuracy, [target / "compare.png", target / "compare.svg"])

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import math
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -9,18 +11,19 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from bnexp.claims.claim import Claim, Evidence, Runs, Sweep, Verdict
+from bnexp.claims.claim import Claim, Evidence, NoVerdictError, Runs, Sweep, Verdict
 from bnexp.claims.registry import CLAIMS, family, pick
 from bnexp.claims.rules import Directional, Sooner
-from bnexp.config import ConfigError, require
+from bnexp.config import ConfigError, RunConfig, require
 from bnexp.console import count, say, show_table
 from bnexp.report import markdown_table, provenance
-from bnexp.runs import COMPLETE, find_runs, to_json
+from bnexp.runs import COMPLETE, config_digest, find_runs, to_json
 from bnexp.stats import Estimate, holm
 
 SWEEPS = Path("results/sweeps/claims")
 SEEDS = 10
 RECORD = "claims.json"
+HEADING = "# Results: published claims"
 TESTS = (Directional, Sooner)  # rules with a p
 Record = dict[str, Any]
 RunsOf = dict[str, Runs]  # sweep → its runs
@@ -68,20 +71,25 @@ def folder_of(sweep: Sweep) -> Path:
     return SWEEPS / sweep.name
 
 
-def load_runs(options: Options) -> RunsOf:
-    """Complete runs of every sweep that these claims need."""
-    return {
-        sweep.name: [
-            run
-            for run in find_runs([folder_of(sweep)])
-            if run.summary["status"] in COMPLETE and run.seed < options.seeds
-        ]
-        for sweep in sweeps_of(options.claims)
-    }
+def load_runs(claims: list[Claim], planned: dict[str, list[RunConfig]]) -> RunsOf:
+    """Of every sweep the complete runs that were planned: a directory may hold others, of more seeds or older grids."""
+    found: RunsOf = {}
+    for sweep in sweeps_of(claims):
+        wanted = {config_digest(config) for config in planned.get(sweep.name, [])}
+        own = [run for run in find_runs([folder_of(sweep)]) if run.summary["status"] in COMPLETE]
+        found[sweep.name] = [run for run in own if run.record["config_sha256"] in wanted]
+    return found
 
 
 def runs_for(claims: list[Claim], runs: RunsOf) -> Runs:
     return [run for sweep in sweeps_of(claims) for run in runs[sweep.name]]
+
+
+def check_readme(out: Path) -> None:
+    """Refuse to write over a README.md that is none of ours. Raises ConfigError."""
+    path = out / "README.md"
+    ours = not path.exists() or path.read_text(errors="replace").startswith(HEADING)
+    require(ours, "--out", out, f"a folder without a README.md, or with one that begins with {HEADING!r}")
 
 
 # ---- verdicts
@@ -90,7 +98,8 @@ def runs_for(claims: list[Claim], runs: RunsOf) -> Runs:
 def judge(options: Options, runs: RunsOf, failed: dict[str, str]) -> list[Record]:
     """`failed`: sweep → what went wrong with some of its runs."""
     evidence = {claim.id: measure(claim, runs, failed) for claim in options.claims}
-    adjusted = adjust({key: found.p for key, found in evidence.items() if found.p is not None})
+    known = {entry["id"]: entry["p"] for entry in read_records(options.out) if entry["p"] is not None}
+    adjusted = adjust(known | {key: found.p for key, found in evidence.items() if found.p is not None})
     return [
         record(claim, evidence[claim.id], adjusted.get(claim.id), runs_for([claim], runs), options)
         for claim in options.claims
@@ -99,16 +108,22 @@ def judge(options: Options, runs: RunsOf, failed: dict[str, str]) -> list[Record
 
 def measure(claim: Claim, runs: RunsOf, failed: dict[str, str]) -> Evidence:
     problem = next((failed[sweep.name] for sweep in claim.sweeps if sweep.name in failed), None)
-    if problem is not None:
-        return Evidence(Estimate(float("nan"), None, None, 0), problem=problem)
-    return claim.rule.measure(runs_for([claim], runs), np.random.default_rng(0))
+    try:
+        if problem is not None:
+            raise NoVerdictError(problem)
+        found = claim.rule.measure(runs_for([claim], runs), np.random.default_rng(0))
+        if not math.isfinite(found.measured.mean):
+            raise NoVerdictError("what was measured is not a number")
+        return found
+    except NoVerdictError as error:
+        return Evidence(Estimate(math.nan, None, None, 0), problem=str(error))
 
 
 def adjust(p_values: dict[str, float]) -> dict[str, float]:
-    """Holm's correction over all the tests of a source, those that weren't run now counted as without effect."""
+    """Holm's correction over all the tests of a source, those that were never run counted as without effect."""
     found: dict[str, float] = {}
-    for _, group in groupby(CLAIMS, family):
-        own = [claim.id for claim in group if isinstance(claim.rule, TESTS)]
+    for source in dict.fromkeys(map(family, CLAIMS)):
+        own = [claim.id for claim in CLAIMS if family(claim) == source and isinstance(claim.rule, TESTS)]
         found |= dict(zip(own, holm([p_values.get(key, 1.0) for key in own]), strict=True))
     return found
 
@@ -148,21 +163,38 @@ def record(claim: Claim, evidence: Evidence, p: float | None, runs: Runs, option
 # ---- what is written
 
 
-def write(records: list[Record], options: Options, runs: RunsOf) -> None:
-    """Figures of these claims, and their records beside those of other claims that are there already."""
-    figures = options.out / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
-    drawn = {claim.figure.name: claim.figure for claim in options.claims if claim.figure}
-    for name, figure in drawn.items():
-        own = [claim for claim in options.claims if claim.figure and claim.figure.name == name]
-        if found := runs_for(own, runs):
-            figure.draw(found, [figures / f"{name}.svg"])
-    path = options.out / RECORD
-    known = {entry["id"]: entry for entry in json.loads(path.read_text())} if path.exists() else {}
-    known |= {entry["id"]: entry for entry in records}
-    every = [known[claim.id] for claim in CLAIMS if claim.id in known]
-    path.write_text(to_json(every))
-    (options.out / "README.md").write_text(markdown(json.loads(path.read_text()), options.out))
+def write(records: list[Record], options: Options, runs: RunsOf) -> list[Record]:
+    """The records beside those of other claims that are there already, and these claims' figures. Returns the records
+    as they can be read back.
+    """
+    options.out.mkdir(parents=True, exist_ok=True)
+    known = {entry["id"]: entry for entry in [*read_records(options.out), *records]}
+    (options.out / RECORD).write_text(to_json([known[claim.id] for claim in CLAIMS if claim.id in known]))
+    every = read_records(options.out)
+    (options.out / "README.md").write_text(markdown(every, options.out))
+    draw(options, runs)
+    now = {entry["id"] for entry in records}
+    return [entry for entry in every if entry["id"] in now]
+
+
+def read_records(out: Path) -> list[Record]:
+    path = out / RECORD
+    found: list[Record] = json.loads(path.read_text()) if path.exists() else []
+    return found
+
+
+def draw(options: Options, runs: RunsOf) -> None:
+    """Figures of these claims; one that also shows other claims' runs is left as it is, if it is there."""
+    folder = options.out / "figures"
+    folder.mkdir(exist_ok=True)
+    for figure in {claim.figure.name: claim.figure for claim in options.claims if claim.figure}.values():
+        sharing = [claim for claim in CLAIMS if claim.figure and claim.figure.name == figure.name]
+        whole = all(runs.get(sweep.name) for sweep in sweeps_of(sharing))
+        file = folder / f"{figure.name}.svg"
+        if whole or not file.exists():
+            found = [run for sweep in sweeps_of(sharing) for run in runs.get(sweep.name, [])]
+            with suppress(NoVerdictError):  # an arm without runs
+                figure.draw(found, [file])
 
 
 def measured_words(entry: Record) -> str:
@@ -203,15 +235,10 @@ HEADER = ["claim", "statement", "published", "measured", "n", "verdict"]
 
 def markdown(records: list[Record], out: Path) -> str:
     """Published beside measured, a line a claim; then what did not come out as published."""
-    lines = ["# Published claims", "", tally(records) + ".", "", *EXPLAINED, ""]
-    for _, group in groupby(records, lambda entry: entry["id"].split(".")[0]):
+    lines = [HEADING, "", tally(records) + ".", "", *EXPLAINED, ""]
+    for source, group in groupby(records, lambda entry: entry["source"].split(",")[0].split(";")[0]):
         own = list(group)
-        lines += [
-            f"## {own[0]['source'].split(',')[0]}",
-            "",
-            *markdown_table(HEADER, [row(entry) for entry in own], "---"),
-            "",
-        ]
+        lines += [f"## {source}", "", *markdown_table(HEADER, [row(entry) for entry in own], "---"), ""]
         figures = dict.fromkeys(entry["figure"] for entry in own if entry["figure"])
         lines += [f"![{name}](figures/{name}.svg)\n" for name in figures]
     lines += ["## Not as published", ""]
@@ -232,7 +259,8 @@ EXPLAINED = [
     "of each. Measured: of a numeric claim our mean and the 95% prediction interval of one run; of a directional one",
     "the mean difference between the arms, seed by seed, with its 95% BCa interval; of a crossing the mean step (never",
     "counts as the last) and the earliest and latest seed; of a rate the share of seeds with its Wilson interval; of",
-    "an identity the largest error. n: seeds (of throughput: rounds). Each rule was fixed before its runs were seen.",
+    "an identity the largest error. n: seeds (of throughput: rounds). Each rule was fixed before its result was seen.",
+    "Of numeric claims that hold and lie outside the tolerance, one in twenty comes out contradicted by chance.",
 ]
 
 

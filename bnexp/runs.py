@@ -179,14 +179,6 @@ def finished_runs(sweep: Path) -> set[str]:
     }
 
 
-def discard_unfinished(sweep: Path) -> None:
-    """Clear what cannot be reused, so that it can start again."""
-    done = finished_runs(sweep)
-    for run in find_runs([sweep]):
-        if run.record["config_sha256"] not in done:
-            clear_run(run.directory)
-
-
 def find_runs(roots: list[Path]) -> list[RunRecord]:
     """Every run below the given directories: in their order, within one in the order of its sweep. A run that was cut
     off without a word is `unfinished`.
@@ -201,7 +193,8 @@ def find_runs(roots: list[Path]) -> list[RunRecord]:
 
 def read_run(directory: Path) -> RunRecord:
     record = json.loads((directory / RUN).read_text())
-    summary = directory / SUMMARY
-    return RunRecord(
-        directory, record, json.loads(summary.read_text()) if summary.exists() else {"status": "unfinished"}
-    )
+    try:
+        summary = json.loads((directory / SUMMARY).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):  # killed before it was written, or while it was
+        summary = {"status": "unfinished"}
+    return RunRecord(directory, record, summary)

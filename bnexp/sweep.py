@@ -30,12 +30,15 @@ WORTH_WORKERS = 12.0  # seconds of training: shorter sweeps are over before a se
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a sweep: its number, its overrides, those of them that tell it from the others, its configuration."""
+    """A run of a sweep: its number, its overrides, those of them that tell it from the others, its configuration;
+    `replace`: what its directory holds was found unfit, and gives way.
+    """
 
     number: int
     words: list[str]
     overrides: list[str]
     config: RunConfig
+    replace: bool = False
 
     @property
     def title(self) -> str:

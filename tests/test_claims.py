@@ -7,20 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnexp.claims.claim import Claim, Evidence, Rule, Runs, Verdict
+from bnexp.claims.claim import Claim, NoVerdictError, Rule, Runs, Verdict
 from bnexp.claims.registry import CLAIMS, family, pick
 from bnexp.claims.rules import Directional, Equivalent, Exact, Numeric, Share, Sooner, TimeToAccuracy
 from bnexp.claims.udacity import CELLS
 from bnexp.claims.values import (
     at_best_of,
     best,
-    difference,
     drift,
     each,
     how_many_train,
     largest_that_trains,
     on_test,
-    on_validation,
     steps_within,
     still_to_gain,
     where,
@@ -59,9 +57,13 @@ def make_arms(none: list[float], batch: list[float]) -> Runs:
     return runs + [make_run("batch", seed, value) for seed, value in enumerate(batch)]
 
 
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
 def verdict(rule: Rule, runs: Runs, correct: float = 1.0) -> Verdict:
     """`correct`: what Holm's correction multiplies p by."""
-    evidence = rule.measure(runs, np.random.default_rng(0))
+    evidence = rule.measure(runs, rng())
     p = None if evidence.p is None else min(1.0, correct * evidence.p)
     found, why = rule.judge(evidence, p)
     assert bool(why) == (found is Verdict.INCONCLUSIVE)
@@ -111,7 +113,7 @@ def test_directional_against_a_number() -> None:
 
 
 def test_only_seeds_that_both_arms_have_are_paired() -> None:
-    evidence = Directional(on_test(BATCH), on_test(NONE)).measure(make_arms(LOW, HIGH[:7]), np.random.default_rng(0))
+    evidence = Directional(on_test(BATCH), on_test(NONE)).measure(make_arms(LOW, HIGH[:7]), rng())
     assert evidence.measured.n == 7
 
 
@@ -139,7 +141,7 @@ def test_numeric_within_the_tolerance() -> None:
 
 def test_numeric_decides_nothing_where_it_could_not_contradict() -> None:
     assert verdict(Numeric(on_test(NONE), 0.97, 0.01), make_arms([0.1, 0.97] * 5, [])) == Verdict.INCONCLUSIVE
-    assert verdict(Numeric(on_test(NONE), 0.97, 0.01), make_arms([0.9], [])) == Verdict.INCONCLUSIVE
+    assert verdict(Numeric(on_test(NONE), 0.9, 0.01), make_arms([0.9] * 2, [])) == Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,7 @@ def test_not_worse_is_contradicted_by_worse() -> None:
 def test_equivalence_to_a_number() -> None:
     assert verdict(Equivalent(on_test(NONE), 0.9, 0.01), make_arms(LOW, [])) == Verdict.REPRODUCED
     assert verdict(Equivalent(on_test(NONE), 0.8, 0.01), make_arms(LOW, [])) == Verdict.CONTRADICTED
-    assert verdict(Equivalent(on_test(NONE), 0.9, 0.01), make_arms(LOW[:1], [])) == Verdict.INCONCLUSIVE
+    assert verdict(Equivalent(on_test(NONE), 0.9, 0.01), make_arms(LOW[:5], [])) == Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
@@ -192,8 +194,19 @@ def test_share_of_ten(trained: int, most: bool | None, expected: Verdict) -> Non
 
 
 @pytest.mark.parametrize("most", [True, False, None])
-def test_share_of_two_seeds_that_agree(most: bool | None) -> None:
-    assert verdict(Share(on_test(NONE), 0.9, most), make_arms([0.97, 0.97], [])) == Verdict.INCONCLUSIVE
+def test_share_of_five_seeds_that_agree(most: bool | None) -> None:
+    assert verdict(Share(on_test(NONE), 0.9, most), make_arms([0.97] * 5, [])) == Verdict.INCONCLUSIVE
+
+
+def test_few_say_something_beside_a_control_that_trains() -> None:
+    rule = Share(on_test(BATCH), 0.9, most=False, control=on_test(NONE))
+    trains, fails = (
+        rule.measure(make_arms(LOW, [0.1] * 10), rng()),
+        rule.measure(make_arms([0.1] * 10, [0.1] * 10), rng()),
+    )
+    assert trains.problem is None
+    assert rule.judge(trains, None)[0] == Verdict.REPRODUCED
+    assert fails.problem == "the control doesn't get there either: 0 of 10 seeds of test accuracy of norm=none"
 
 
 def test_exact() -> None:
@@ -230,26 +243,32 @@ def test_published_step(low: float, high: float, expected: Verdict) -> None:
 def test_published_step_where_some_never_get_there() -> None:
     runs = arrivals("none", [30, None, 40])
     assert verdict(TimeToAccuracy(0.9, NONE, 90, 95), runs) == Verdict.REPRODUCED
-    evidence = TimeToAccuracy(0.9, NONE, 90, 95).measure(runs, np.random.default_rng(0))
+    evidence = TimeToAccuracy(0.9, NONE, 90, 95).measure(runs, rng())
     assert evidence.measured.mean == pytest.approx((30 + STEPS + 40) / 3)
     assert "2 of 3 get there" in evidence.detail
 
 
 def test_published_step_where_none_gets_there() -> None:
-    runs = arrivals("none", [None, None])
+    runs = arrivals("none", [None, None, None])
     assert verdict(TimeToAccuracy(0.9, NONE, 50, 60), runs) == Verdict.CONTRADICTED
     assert verdict(TimeToAccuracy(0.9, NONE, 90, STEPS), runs) == Verdict.CONTRADICTED
     assert verdict(TimeToAccuracy(0.9, NONE, 150, 160), runs) == Verdict.REPRODUCED  # after the last step
 
 
-def test_published_step_needs_two_seeds() -> None:
-    assert verdict(TimeToAccuracy(0.9, NONE, 30, 40), arrivals("none", [30])) == Verdict.INCONCLUSIVE
+def test_published_step_needs_three_seeds() -> None:
+    assert verdict(TimeToAccuracy(0.9, NONE, 30, 40), arrivals("none", [30, 40])) == Verdict.INCONCLUSIVE
+
+
+def test_published_step_beside_a_run_that_diverged() -> None:
+    """Its few evaluations say nothing of the others'."""
+    runs = [make_run("none", 9, 0.1, {0: 0.1}, status="diverged"), *arrivals("none", [80, 90, 80])]
+    assert verdict(TimeToAccuracy(0.9, NONE, 40, 60), runs) == Verdict.CONTRADICTED
 
 
 def test_sooner_in_seconds_though_each_step_is_slower() -> None:
     runs = arrivals("none", [80, 90, None, 80, 70, 90]) + arrivals("batch", [20, 20, 30, 20, 30, 20])
     assert verdict(Sooner(0.9, BATCH, NONE), runs) == Verdict.REPRODUCED
-    evidence = Sooner(0.9, BATCH, NONE).measure(runs, np.random.default_rng(0))
+    evidence = Sooner(0.9, BATCH, NONE).measure(runs, rng())
     # horizon: 10 s, what the shorter arm takes; never counts as 10
     assert evidence.measured.mean == pytest.approx((4 + 4 + 6 + 4 + 6 + 4) / 6 - (8 + 9 + 10 + 8 + 7 + 9) / 6)
     assert verdict(Sooner(0.9, NONE, BATCH), runs) == Verdict.CONTRADICTED
@@ -265,7 +284,7 @@ def test_sooner_in_steps_alone() -> None:
 def test_a_diverged_run_never_gets_there() -> None:
     runs = arrivals("none", [90] * 6) + arrivals("batch", [20] * 5)
     runs.append(make_run("batch", 5, 0.1, {0: 0.1, 10: 0.1}, status="diverged"))
-    evidence = Sooner(0.9, BATCH, NONE, steps=True).measure(runs, np.random.default_rng(0))
+    evidence = Sooner(0.9, BATCH, NONE, steps=True).measure(runs, rng())
     assert evidence.measured.mean == pytest.approx((5 * -70 + (STEPS - 90)) / 6)
 
 
@@ -309,10 +328,10 @@ def test_values_of_a_curve() -> None:
     runs = [make_run("none", 0, 0.9, {0: 0.1, 50: 0.8, 100: 0.7})]
     assert each("x", still_to_gain(0), NONE).of(runs)[0] == pytest.approx(0.7)
     assert each("x", still_to_gain(50), NONE).of(runs)[0] == 0
-    assert each("x", drift("x"), NONE).of(runs)[0] == pytest.approx(1.4)
+    assert each("x", drift("x", 0), NONE).of(runs)[0] == pytest.approx(1.4)
+    assert each("x", drift("x", 50), NONE).of(runs)[0] == pytest.approx(0.2)
     assert steps_within(0.75, NONE).of(runs) == {0: 50}
     assert steps_within(0.85, NONE).of(runs) == {0: STEPS}
-    assert difference("x", on_test(NONE), on_validation(NONE)).of(runs)[0] == pytest.approx(0.2)
 
 
 # ---- the claims
@@ -364,6 +383,7 @@ def test_pick_by_the_beginning_of_an_id() -> None:
     assert {family(claim) for claim in pick(["wiki"])} == {"wiki"}
     assert [claim.id for claim in pick(["wiki.maximum", "wiki.maximum"])] == ["wiki.maximum"]
     assert pick([]) == CLAIMS
+    assert len(pick(["wiki.sooner"])) == 6
     with pytest.raises(ConfigError, match="did you mean wiki"):
         pick(["wikis"])
 
@@ -375,12 +395,28 @@ def test_holm_runs_over_a_source_whatever_was_run() -> None:
     assert adjust(dict.fromkeys(own, 0.002))[own[-1]] == pytest.approx(0.002 * len(own))
 
 
-def test_evidence_without_a_value_is_no_verdict() -> None:
-    rule = Sooner(0.9, BATCH, NONE)
-    assert (
-        rule.judge(
-            Evidence(rule.measure(arrivals("none", [10]) + arrivals("batch", [10]), np.random.default_rng(0)).measured),
-            None,
-        )[0]
-        == Verdict.INCONCLUSIVE
-    )
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Directional(on_test(BATCH), on_test(NONE)),
+        Directional(on_test(best(BATCH, "optim.lr")), 0.5),
+        Equivalent(on_test(BATCH), on_test(NONE), 0.1),
+        Share(on_test(BATCH), 0.5, most=True),
+        Sooner(0.5, BATCH, NONE),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_an_arm_without_runs_gives_no_verdict(rule: Rule) -> None:
+    with pytest.raises(NoVerdictError, match="no complete runs"):
+        rule.measure(make_arms(LOW, []), rng())
+
+
+def test_a_multiple_beyond_the_grid_gives_no_verdict() -> None:
+    with pytest.raises(NoVerdictError, match=r"optim.lr=9, 30 times the best, is beyond the grid"):
+        on_test(at_best_of(BATCH, NONE, "optim.lr", 30)).of(GRID)
+
+
+def test_the_choice_of_a_rate_is_told() -> None:
+    found = Equivalent(on_test(best(NONE, "optim.lr")), on_test(best(BATCH, "optim.lr")), 0.1).measure(GRID, rng())
+    assert "norm=none is best at optim.lr=0.3 of 0.1, 0.3, 1;" in found.detail
+    assert "norm=batch is best at optim.lr=1 of 0.1, 0.3, 1, the edge of the grid" in found.detail

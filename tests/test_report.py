@@ -214,6 +214,26 @@ def test_markdown_has_the_times(original: Path) -> None:
     assert "| norm=none | 90%, steps | 0 of 2 | never | 60 [60, 60] | control |" in text.split("**act=sigmoid**")[1]
 
 
+def test_an_arm_does_not_become_the_control_of_a_panel(bnexp: Bnexp, sweep: Path) -> None:
+    """Where the control's runs of a panel all failed, the others are compared with nothing."""
+    for found in find_runs([sweep]):
+        if (found.config["norm"]["name"], found.config["act"]["name"]) == ("none", "sigmoid"):
+            (found.directory / "summary.json").write_text('{"status": "failed", "error": "x"}')
+    assert bnexp("report", str(sweep)).status == 0
+    [alone] = [arm for arm in arms(sweep) if arm["panel"] == "act=sigmoid"]
+    assert (alone["arm"], alone["control"], alone["difference"]) == ("norm=batch", False, None)
+    assert "| norm=batch | 2 |" in (sweep / "compare.md").read_text()
+    assert "| no pairs |" in (sweep / "compare.md").read_text()
+
+
+def test_a_truncated_summary_counts_as_unfinished(bnexp: Bnexp, sweep: Path) -> None:
+    victim = find_runs([sweep])[0].directory
+    (victim / "summary.json").write_text('{"status": "fini')
+    outcome = bnexp("report", str(sweep))
+    assert outcome.status == 0
+    assert f"{victim.name} is left out: unfinished" in outcome.err
+
+
 def test_diverged_runs_are_counted(bnexp: Bnexp, sweep: Path) -> None:
     victim = next(run.directory for run in find_runs([sweep]) if run.config["norm"]["name"] == "batch")
     summary = json.loads((victim / "summary.json").read_text()) | {"status": "diverged", "diverged_at": 30}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,44 @@ def test_more_seeds_add_runs(bnexp: Bnexp) -> None:
     assert records()["digits.better"]["n"] == 1, "seeds that weren't asked for are left out"
 
 
+def test_a_run_of_another_configuration_gives_way(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a change of a sweep's overrides that its directories' names don't tell."""
+    assert bnexp("reproduce", "digits.better", "--seeds", "2").status == 0
+    longer = Sweep("digits", SWEEP.overrides.replace("steps=40", "steps=60"))
+    CLAIMS[0] = replace(SMALL[0], sweeps=[longer])
+    outcome = bnexp("reproduce", "digits.better", "--seeds", "1")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert sorted(run.config["steps"] for run in find_runs([RUNS])) == [40, 40, 60, 60], "other seeds are left alone"
+    assert records()["digits.better"]["n"] == 1
+
+
+def test_runs_of_an_older_grid_are_not_judged(bnexp: Bnexp) -> None:
+    wide = Sweep("digits", f"{SHORT} norm=none,batch,layer")
+    CLAIMS[0] = replace(SMALL[0], sweeps=[wide], rule=Share(on_test(where("act=relu")), 0.0, most=True))
+    assert bnexp("reproduce", "digits.better", "--seeds", "1").status == 0
+    assert records()["digits.better"]["measured"]["detail"] == "1 of 1 seeds"
+    CLAIMS[0] = replace(CLAIMS[0], sweeps=[SWEEP], rule=Share(on_test(where("norm=layer")), 0.0, most=True))
+    assert bnexp("reproduce", "digits.better", "--seeds", "1").status == 0
+    assert records()["digits.better"]["why"] == "an arm has no complete runs"
+
+
+def test_a_part_does_not_overwrite_a_shared_figure(bnexp: Bnexp) -> None:
+    other = replace(SMALL[1], id="digits.few", figure=SMALL[0].figure)
+    CLAIMS.append(other)
+    assert bnexp("reproduce", "--seeds", "1").status == 0
+    whole = (RUNS / "figures" / "digits.svg").read_bytes()
+    assert bnexp("reproduce", "digits.few", "--seeds", "1").status == 0
+    assert (RUNS / "figures" / "digits.svg").read_bytes() == whole
+
+
+def test_p_of_claims_judged_before_count(bnexp: Bnexp) -> None:
+    CLAIMS.append(replace(SMALL[0], id="digits.again"))
+    assert bnexp("reproduce", "--seeds", "6").status == 0
+    together = records()["digits.better"]["p_holm"]
+    assert bnexp("reproduce", "digits.better", "--seeds", "6").status == 0
+    assert records()["digits.better"]["p_holm"] == together == pytest.approx(2 * 2 / 2**6)
+
+
 def test_other_claims_stay_in_the_record(bnexp: Bnexp) -> None:
     assert bnexp("reproduce", "other").status == 0
     assert bnexp("reproduce", "digits.rate", "--seeds", "1").status == 0
@@ -157,16 +196,21 @@ def test_list_runs_nothing(bnexp: Bnexp) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["digit"], "digit is not a claim: did you mean digits? choose from digits, other"),
+        (["digti"], "digti is not a claim: did you mean digits? choose from digits, other"),
         (["--seeds", "0"], "--seeds=0 is not allowed: a whole number from 1 to 1000"),
         (["--seeds", "many"], "argument --seeds: invalid int value: 'many'"),
         (["--seed", "3", "--sees", "4"], "unrecognized arguments: --sees"),
+        (["--out", "taken"], "--out=taken is not allowed: a folder without a README.md"),
+        (["--out", "taken/README.md"], "taken/README.md is not a folder one can write to"),
         (["--wrong"], "unrecognized arguments: --wrong"),
     ],
 )
 def test_bad_words(bnexp: Bnexp, words: list[str], says: str) -> None:
+    Path("taken").mkdir()
+    Path("taken/README.md").write_text("# Mine")
     outcome = bnexp("reproduce", *words)
     assert outcome.status == 2
+    assert Path("taken/README.md").read_text() == "# Mine"
     assert says in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert not Path("results").exists()

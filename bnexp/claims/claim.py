@@ -54,6 +54,10 @@ class Evidence:
     problem: str | None = None  # why no verdict can be given
 
 
+class NoVerdictError(ValueError):
+    """These runs cannot decide the claim; the text says why."""
+
+
 class Rule(Protocol):
     """Fixed before the runs: how they are measured, and what makes a verdict of it."""
 

@@ -11,7 +11,7 @@ YANG = "Yang et al. 2019"
 LAYERS = 50
 DEEP = Sweep(
     "yang",
-    f"norm=none,batch init=kaiming arch.depth={LAYERS} optim.lr=0.001,0.01,0.1 steps=1000 compile=true "
+    f"norm=none,batch init=kaiming arch.depth={LAYERS} optim.lr=0.001,0.01,0.1 steps=3000 compile=true "
     "eval.first_every=250",
 )
 TUNED = Sweep("tuned", "norm=none,batch optim.lr=0.03,0.1,0.3,1 steps=10000 eval.first_every=500")
@@ -41,11 +41,16 @@ CLAIMS = [
     Claim(
         id="counter.yang.untrainable",
         source=f"{YANG}, §1, §4",
-        statement=f"A plain ReLU network of {LAYERS} layers does not train with batch normalization.",
+        statement=f"A plain ReLU network of {LAYERS} layers does not train with batch normalization, and without does.",
         published="does not train",
-        rule=Share(on_validation(best(BATCH, "optim.lr")), TRAINS, most=False),
+        rule=Share(
+            on_validation(best(BATCH, "optim.lr")),
+            TRAINS,
+            most=False,
+            control=on_validation(best(NONE, "optim.lr")),
+        ),
         sweeps=[DEEP],
-        note="Trains: validation accuracy of at least 90% after 1,000 steps; rates 0.001, 0.01 and 0.1.",
+        note="Trains: validation accuracy of at least 90% after 3,000 steps; rates 0.001, 0.01 and 0.1.",
         figure=GRADIENTS,
     ),
     Claim(

@@ -29,13 +29,15 @@ class Drawing:
     def draw(self, runs: Runs, files: list[Path]) -> None:
         """Panels and lines whose runs are among these."""
         picked = {panel: {label: arm.pick(runs) for label, arm in arms.items()} for panel, arms in self.panels.items()}
-        seeds = len({run.seed for arms in picked.values() for own in arms.values() for run in own})
+        sizes = [len({run.seed for run in own}) for arms in picked.values() for own in arms.values() if own]
+        seeds = f"{min(sizes)}" if len(set(sizes)) == 1 else f"{min(sizes)} to {max(sizes)}"
         found = {
             panel: [line for label, own in arms.items() if own for line in self.lines(label, own)]
             for panel, arms in picked.items()
             if any(arms.values())
         }
-        line_figure(f"{self.title}\n{seeds} seeds an arm; {BAND}", found, self.scales, files)
+        if found:
+            line_figure(f"{self.title}\n{seeds} seeds an arm; {BAND}", found, self.scales, files)
 
 
 def curves(name: str, title: str, panels: Panels) -> Drawing:
@@ -62,7 +64,7 @@ def percentiles(name: str, title: str, panels: Panels, layer: str) -> Drawing:
     """The 15th, 50th and 85th percentile of a layer's recorded input, over training."""
 
     def lines(label: str, runs: Runs) -> list[Line]:
-        steps = sorted(runs[0].validation)
+        steps = sorted(set.intersection(*(set(run.validation) for run in runs)))
         return [
             band(f"{p}th", steps, [[run.validation[step][f"{layer}/p{p}"] for run in runs] for step in steps])
             for p in (85, 50, 15)

@@ -5,7 +5,8 @@ from bnexp.claims.drawings import against, curves
 from bnexp.claims.identities import bias_before
 from bnexp.claims.probes import train_test_gap
 from bnexp.claims.rules import Directional, Equivalent, Exact
-from bnexp.claims.values import each, how_many_train, on_test, test_accuracy, validation_accuracy, where
+from bnexp.claims.values import each, how_many_train, on_test, validation_accuracy, where
+from bnexp.comparison import accuracy
 from bnexp.figures import Scales
 
 CHOLLET = "Chollet, Deep Learning with Python, ch. 9"
@@ -40,7 +41,7 @@ DEPTH = against(
         for act in INITS
     },
     "arch.depth",
-    test_accuracy,
+    accuracy,
     Scales("hidden layers", "test accuracy", share=True),
 )
 

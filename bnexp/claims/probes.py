@@ -1,5 +1,7 @@
 """What isn't recorded while a run trains, read off its checkpoint or its start."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from omegaconf import OmegaConf
@@ -11,12 +13,13 @@ from bnexp.archs.registry import make_model
 from bnexp.batches import Order
 from bnexp.bench import Contender
 from bnexp.checkpoint import load_checkpoint
-from bnexp.claims.claim import Runs
-from bnexp.claims.values import Arm, Metric, PerSeed, Values, test_accuracy
+from bnexp.claims.claim import NoVerdictError, Runs
+from bnexp.claims.values import Arm, Metric, PerSeed, Values
+from bnexp.comparison import accuracy
 from bnexp.config import RunConfig, parse
 from bnexp.data import Data, load_data
 from bnexp.datasets.images import Images
-from bnexp.engine import Evaluator, Tensors, start_member
+from bnexp.engine import Evaluator, Tensors, compiles, start_member
 from bnexp.runs import CHECKPOINT, RunRecord
 
 SINGLE_IMAGES = 200  # of the lesson's inference cell
@@ -40,7 +43,7 @@ def trained(run: RunRecord) -> tuple[nn.Module, Tensors, Tensors, Data]:
 def train_test_gap(run: RunRecord) -> float:
     """Accuracy on the images it was trained on minus that on the test images, both in evaluation mode."""
     model, parameters, buffers, data = trained(run)
-    return Evaluator(model, data).evaluate(parameters, buffers, data.train).accuracy - test_accuracy(run)
+    return Evaluator(model, data).evaluate(parameters, buffers, data.train).accuracy - accuracy(run)
 
 
 # ---- the lesson's inference cell
@@ -111,7 +114,10 @@ def batches_per_second(runs: Runs, mode: str) -> dict[str, list[float]]:
     configs = {run.config["norm"]["name"]: config_of(run) for run in runs}
     key = (mode, repr(configs))
     if key not in _measured:
+        if mode != "eager" and not compiles(replace(next(iter(configs.values())), compile=True), torch.device("cpu")):
+            raise NoVerdictError("no C++ compiler (g++ or clang++) was found")
         torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
         data = load_data(config_of(runs[0]).dataset)
         contenders = {norm: Contender(config, mode, 1, data) for norm, config in configs.items()}
         for _ in range(ROUNDS):

@@ -22,16 +22,12 @@ def family(claim: Claim) -> str:
 
 
 def pick(names: list[str]) -> list[Claim]:
-    """Claims by id or by its first words, all of them without a name. Raises ConfigError."""
+    """Claims by what their ids begin with, all of them without a name. Raises ConfigError."""
     for name in names:
-        if not any(belongs(claim, name) for claim in CLAIMS):
+        if not any(claim.id.startswith(name) for claim in CLAIMS):
             starts = sorted({".".join(c.id.split(".")[:n]) for c in CLAIMS for n in range(1, 5)})
             near = get_close_matches(name, starts, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             families = ", ".join(dict.fromkeys(map(family, CLAIMS)))
             raise ConfigError(f"{name} is not a claim: {hint}choose from {families}, or see bnexp reproduce --list")
-    return [claim for claim in CLAIMS if not names or any(belongs(claim, name) for name in names)]
-
-
-def belongs(claim: Claim, name: str) -> bool:
-    return claim.id == name or claim.id.startswith(f"{name}.")
+    return [claim for claim in CLAIMS if not names or claim.id.startswith(tuple(names))]

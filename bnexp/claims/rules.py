@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnexp.claims.claim import Evidence, Runs, Verdict
+from bnexp.claims.claim import Evidence, NoVerdictError, Runs, Verdict
 from bnexp.claims.values import Arm, Values
 from bnexp.comparison import compare_times, crossing, horizon, matched
+from bnexp.runs import RunRecord
 from bnexp.stats import (
     FEWEST_PAIRS,
     Estimate,
@@ -22,13 +23,17 @@ from bnexp.stats import (
 )
 
 SIGNIFICANT = 0.05
+FEWEST = 3  # values of an interval or a range
 WIDEST = 0.5  # of a prediction interval of accuracies: beyond it, it holds both a trained network's and chance
 Judgement = tuple[Verdict, str]
 
 
 def both(runs: Runs, ours: Values, control: Values | float) -> tuple[list[float], list[float]]:
     own = ours.of(runs)
-    return matched(own, control.of(runs) if isinstance(control, Values) else dict.fromkeys(own, control))
+    found = matched(own, control.of(runs) if isinstance(control, Values) else dict.fromkeys(own, control))
+    if not found[0]:
+        raise NoVerdictError("an arm has no complete runs")
+    return found
 
 
 def named(control: Values | float) -> str:
@@ -58,6 +63,7 @@ class Directional:
         gained = pairing(ours, control)
         if gained.correlation is not None:
             detail += f"; correlation of the pairs {gained.correlation:.2f}"
+        detail += told(runs, self.ours, self.control)
         return Evidence(
             mean_interval(differences, random),
             self.ours.scale,
@@ -74,9 +80,17 @@ class Directional:
 def directional(found: Estimate, p: float | None, lower: bool) -> Judgement:
     if found.n < FEWEST_PAIRS or p is None or found.low is None or found.high is None:
         return Verdict.INCONCLUSIVE, f"too few seeds: {found.n} pairs, significance takes {FEWEST_PAIRS}"
-    if p >= SIGNIFICANT or found.low <= 0 <= found.high:
+    if found.low <= 0 <= found.high:
         return Verdict.INCONCLUSIVE, "the difference may be either way"
+    if p >= SIGNIFICANT:
+        return Verdict.INCONCLUSIVE, f"too few seeds for as many claims: p = {p:.2g} after Holm's correction"
     return (Verdict.REPRODUCED if (found.mean < 0) == lower else Verdict.CONTRADICTED), ""
+
+
+def told(runs: Runs, *sides: Values | Arm | float) -> str:
+    """What was chosen on the way, once."""
+    found = dict.fromkeys(side.tell(runs) for side in sides if not isinstance(side, float | int))
+    return "".join(f"; {words}" for words in found if words)
 
 
 def shown(values: list[float], of: Values) -> str:
@@ -104,10 +118,10 @@ class Numeric:
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
         found = evidence.measured
+        if found.n < FEWEST or found.low is None or found.high is None:
+            return Verdict.INCONCLUSIVE, f"too few seeds: {found.n}, an interval takes {FEWEST}"
         if abs(found.mean - self.published) <= self.tolerance:
             return Verdict.REPRODUCED, ""
-        if found.low is None or found.high is None:
-            return Verdict.INCONCLUSIVE, "too few seeds for an interval"
         if found.high - found.low > WIDEST:
             return Verdict.INCONCLUSIVE, "some seeds train and some do not: the interval holds everything"
         return (Verdict.REPRODUCED if found.low <= self.published <= found.high else Verdict.CONTRADICTED), ""
@@ -132,33 +146,32 @@ class TimeToAccuracy:
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
         own = self.arm.pick(runs)
-        times = [crossing(run, self.target) for run in own]
-        until = horizon(own, "steps")
-        found = mean_interval(restricted_times(times, until), random)
-        earliest = min((self.before(runs, time) for time in times if time is not None), default=until)
-        latest = max((time for time in times if time is not None), default=until)
-        never = times.count(None)
-        median = time_to(times).median
+        times = {run.seed: crossing(run, self.target) for run in own}
+        until, never = horizon(own, "steps"), list(times.values()).count(None)
+        between = [(before(run, time), time) for run in own if (time := times[run.seed]) is not None]
+        earliest = min((first for first, _ in between), default=until)
+        latest = math.inf if never else max(time for _, time in between)
+        median = time_to(list(times.values())).median
         detail = (
-            f"median {f'{median:,.0f}' if median is not None else 'never'}; {len(times) - never} of {len(times)} get "
-            f"there, from step {earliest:,.0f} to {f'{latest:,.0f}' if not never else 'never'}; restricted mean of "
-            f"{until:,.0f} steps"
+            f"{len(own) - never} of {len(own)} get there, median step {f'{median:,.0f}' if median else 'never'}; "
+            f"restricted mean of {until:,.0f} steps"
         )
-        measured = Estimate(found.mean, earliest, math.inf if never else latest, found.n)
-        return Evidence(measured, unit="steps", detail=detail)
-
-    def before(self, runs: Runs, time: float) -> float:
-        """The evaluation before: the crossing lies between."""
-        return float(max((step for step in self.arm.pick(runs)[0].validation if step < time), default=0))
+        mean = float(np.mean(restricted_times(list(times.values()), until)))
+        return Evidence(Estimate(mean, earliest, latest, len(own)), unit="steps", detail=detail)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
         found = evidence.measured
         assert found.low is not None
         assert found.high is not None
-        if found.n < 2:
-            return Verdict.INCONCLUSIVE, "too few seeds for a range"
+        if found.n < FEWEST:
+            return Verdict.INCONCLUSIVE, f"too few seeds: {found.n}, a range takes {FEWEST}"
         overlap = found.low < self.high and self.low <= found.high  # it comes after the evaluation before
         return (Verdict.REPRODUCED if overlap else Verdict.CONTRADICTED), ""
+
+
+def before(run: RunRecord, step: float) -> float:
+    """The evaluation before: the crossing lies between."""
+    return float(max((known for known in run.validation if known < step), default=0))
 
 
 @dataclass(frozen=True)
@@ -180,6 +193,8 @@ class Sooner:
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
         ours, control, unit = self.ours.pick(runs), self.control.pick(runs), "steps" if self.steps else "seconds"
+        if not (ours and control):
+            raise NoVerdictError("an arm has no complete runs")
         until = horizon([*ours, *control], unit)
         own, base = (compare_times(arm, control, self.target, unit, until, random) for arm in (ours, control))
         reached = " against ".join(
@@ -187,9 +202,8 @@ class Sooner:
             for found in (own, base)
         )
         difference = own.difference or Estimate(math.nan, None, None, 0)
-        return Evidence(
-            difference, unit=unit, p=own.p, difference=True, detail=f"{reached}; horizon {until:,.4g} {unit}"
-        )
+        detail = f"{reached}; horizon {until:,.4g} {unit}{told(runs, self.ours, self.control)}"
+        return Evidence(difference, unit=unit, p=own.p, difference=True, detail=detail)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
         return directional(evidence.measured, p, lower=True)
@@ -197,11 +211,14 @@ class Sooner:
 
 @dataclass(frozen=True)
 class Share:
-    """The share of seeds whose value reaches a threshold: `most` of them, few, or (None) some and not others."""
+    """The share of seeds whose value reaches a threshold: `most` of them, few, or (None) some and not others. Few says
+    something only where most of a `control`'s do reach it.
+    """
 
     values: Values
     threshold: float
     most: bool | None
+    control: Values | None = None
 
     @property
     def words(self) -> str:
@@ -212,13 +229,24 @@ class Share:
                 "are seen, contradicted where one alone is and the interval leaves out one half"
             )
         side = "above" if self.most else "below"
-        return f"rate: the share of seeds for which {event} has its Wilson interval {side} one half"
+        given = f", where most of {self.control.words} does" if self.control else ""
+        return f"rate: the share of seeds for which {event} has its Wilson interval {side} one half{given}"
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
         values = self.values.of(runs).values()
         reached = sum(value >= self.threshold for value in values)
-        detail = f"{reached} of {len(values)} seeds"
-        return Evidence(wilson_interval(reached, len(values)), 100, "%", detail=detail)
+        if not values:
+            raise NoVerdictError("an arm has no complete runs")
+        detail = f"{reached} of {len(values)} seeds{told(runs, self.values)}"
+        return Evidence(wilson_interval(reached, len(values)), 100, "%", detail=detail, problem=self.problem(runs))
+
+    def problem(self, runs: Runs) -> str | None:
+        if self.control is None:
+            return None
+        reached = [value >= self.threshold for value in self.control.of(runs).values()]
+        if sum(reached) > len(reached) / 2:
+            return None
+        return f"the control doesn't get there either: {sum(reached)} of {len(reached)} seeds of {self.control.words}"
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
         share = evidence.measured
@@ -226,8 +254,10 @@ class Share:
         assert share.high is not None
         if self.most is None and 0 < share.mean < 1:
             return Verdict.REPRODUCED, ""
+        if share.n < FEWEST_PAIRS:
+            return Verdict.INCONCLUSIVE, f"too few seeds: {share.n}, a rate takes {FEWEST_PAIRS}"
         if share.low <= 0.5 <= share.high:
-            return Verdict.INCONCLUSIVE, "too few seeds: the interval holds one half"
+            return Verdict.INCONCLUSIVE, "the interval holds one half"
         return (Verdict.REPRODUCED if self.most is (share.low > 0.5) else Verdict.CONTRADICTED), ""
 
 
@@ -251,14 +281,14 @@ class Equivalent:
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
         ours, control = both(runs, self.ours, self.control)
-        detail = f"{shown(ours, self.ours)} against {shown(control, self.ours)}"
+        detail = f"{shown(ours, self.ours)} against {shown(control, self.ours)}{told(runs, self.ours, self.control)}"
         found = mean_interval(np.subtract(ours, control), random)
         return Evidence(found, self.ours.scale, self.ours.unit, difference=True, detail=detail)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
         found = evidence.measured
-        if found.low is None or found.high is None:
-            return Verdict.INCONCLUSIVE, "too few seeds for an interval"
+        if found.n < FEWEST_PAIRS or found.low is None or found.high is None:
+            return Verdict.INCONCLUSIVE, f"too few seeds: {found.n}, an equivalence takes {FEWEST_PAIRS}"
         if found.low > -self.margin and (self.one_sided or found.high < self.margin):
             return Verdict.REPRODUCED, ""
         outside = found.high < -self.margin or (found.low > self.margin and not self.one_sided)

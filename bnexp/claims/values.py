@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnexp.claims.claim import Runs
-from bnexp.comparison import crossing
+from bnexp.claims.claim import NoVerdictError, Runs
+from bnexp.comparison import accuracy, crossing
 from bnexp.logs import flatten
 from bnexp.runs import RunRecord
 
@@ -16,22 +16,28 @@ Metric = Callable[[RunRecord], float]
 TRAINS = 0.9  # validation accuracy from which on a network has trained
 
 
+def nothing(runs: Runs) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Arm:
-    """Runs that share everything but the seed. `words` name it to the reader."""
+    """Runs that share everything but the seed. `words` name it to the reader; `tell`: what was chosen on the way."""
 
     words: str
     pick: Callable[[Runs], Runs]
+    tell: Callable[[Runs], str] = nothing
 
 
 @dataclass(frozen=True)
 class Values:
-    """A value a seed. `words` name it to the reader; `scale` and `unit` show it to them."""
+    """A value a seed. `words` name it to the reader; `scale` and `unit` show it to them; `tell`: as of an arm."""
 
     words: str
     of: Callable[[Runs], PerSeed]
     scale: float = 1.0
     unit: str = ""
+    tell: Callable[[Runs], str] = nothing
 
 
 # ---- arms
@@ -58,7 +64,18 @@ def best(arm: Arm, key: str) -> Arm:
     """Of an arm that was run at several values of a key, the runs at its best one: by mean validation accuracy at the
     end.
     """
-    return Arm(f"{arm.words} at its best {key}", lambda runs: at(arm.pick(runs), key, best_value(arm.pick(runs), key)))
+
+    def tell(runs: Runs) -> str:
+        values = list(by_value(arm.pick(runs), key))
+        chosen = best_value(arm.pick(runs), key)
+        edge = ", the edge of the grid" if chosen in (values[0], values[-1]) else ""
+        return f"{arm.words} is best at {key}={chosen:g} of {', '.join(f'{value:g}' for value in values)}{edge}"
+
+    return Arm(
+        f"{arm.words} at its best {key}",
+        lambda runs: at(arm.pick(runs), key, best_value(arm.pick(runs), key)),
+        tell,
+    )
 
 
 def at(runs: Runs, key: str, value: float) -> Runs:
@@ -70,43 +87,34 @@ def by_value(runs: Runs, key: str) -> dict[float, Runs]:
 
 
 def best_value(runs: Runs, key: str) -> float:
+    """Raises NoVerdictError without runs."""
     groups = by_value(runs, key)
+    if not groups:
+        raise NoVerdictError("an arm has no complete runs")
     return max(groups, key=lambda value: float(np.mean([validation_accuracy(run) for run in groups[value]])))
 
 
 def at_best_of(arm: Arm, other: Arm, key: str, times: float = 1) -> Arm:
-    """Runs of an arm at the best value of another; `times`: at the smallest value that is this much larger or more."""
+    """Runs of an arm at the best value of another; `times`: at the smallest value that is this much larger or more.
+    Raises NoVerdictError where that is beyond the grid.
+    """
 
     def pick(runs: Runs) -> Runs:
-        least = times * best_value(other.pick(runs), key)
-        own = arm.pick(runs)
-        return at(own, key, min(value for value in by_value(own, key) if value >= least * (1 - 1e-9)))
+        own, least = arm.pick(runs), times * best_value(other.pick(runs), key)
+        value = min((value for value in by_value(own, key) if value >= least * (1 - 1e-9)), default=None)
+        if value is None:
+            raise NoVerdictError(f"{key}={least:g}, {times:g} times the best, is beyond the grid")
+        return at(own, key, value)
 
-    return Arm(f"{arm.words} at {f'{times:g} times ' if times != 1 else ''}the best {key} of {other.words}", pick)
+    words = f"{arm.words} at {f'{times:g} times (or the next value of the grid) ' if times != 1 else ''}the best {key}"
+    return Arm(f"{words} of {other.words}", pick, best(other, key).tell)
 
 
 # ---- what is read off a run
 
 
-def test_accuracy(run: RunRecord) -> float:
-    return float(run.summary["test"]["accuracy"])
-
-
 def validation_accuracy(run: RunRecord) -> float:
     return float(run.summary["validation"]["final"])
-
-
-def steps_per_second(run: RunRecord) -> float:
-    return float(run.summary["steps_per_second"])
-
-
-def accuracy_at(step: int) -> Metric:
-    """Validation accuracy at an evaluation; one that diverged before keeps its last."""
-
-    def read(run: RunRecord) -> float:
-        return run.validation[max(known for known in run.validation if known <= step)]["accuracy"]
-
-    return read
 
 
 def still_to_gain(step: int) -> Metric:
@@ -119,22 +127,21 @@ def still_to_gain(step: int) -> Metric:
     return read
 
 
-def drift(column: str) -> Metric:
-    """Range of a recorded column over training."""
+def drift(column: str, since: int) -> Metric:
+    """Range of a recorded column over training, from a step on."""
 
     def read(run: RunRecord) -> float:
-        values = [row[column] for row in run.validation.values()]
-        return max(values) - min(values)
+        return float(np.ptp([row[column] for step, row in run.validation.items() if step >= since]))
 
     return read
 
 
-def drift_of_spread(layer: str) -> Metric:
-    """Range over training of the 85th minus the 15th percentile."""
+def drift_of_spread(layer: str, since: int) -> Metric:
+    """Range over training, from a step on, of the 85th minus the 15th percentile."""
 
     def read(run: RunRecord) -> float:
-        spreads = [row[f"{layer}/p85"] - row[f"{layer}/p15"] for row in run.validation.values()]
-        return max(spreads) - min(spreads)
+        rows = [row for step, row in run.validation.items() if step >= since]
+        return float(np.ptp([row[f"{layer}/p85"] - row[f"{layer}/p15"] for row in rows]))
 
     return read
 
@@ -143,31 +150,22 @@ def drift_of_spread(layer: str) -> Metric:
 
 
 def each(words: str, metric: Metric, arm: Arm, scale: float = 1.0, unit: str = "") -> Values:
-    return Values(
-        f"{words} of {arm.words}", lambda runs: {run.seed: metric(run) for run in arm.pick(runs)}, scale, unit
-    )
+    def of(runs: Runs) -> PerSeed:
+        return {run.seed: metric(run) for run in arm.pick(runs)}
+
+    return Values(f"{words} of {arm.words}", of, scale, unit, arm.tell)
 
 
 def on_test(arm: Arm) -> Values:
-    return each("test accuracy", test_accuracy, arm, 100, "%")
+    return each("test accuracy", accuracy, arm, 100, "%")
 
 
 def error_on_test(arm: Arm) -> Values:
-    return each("test error", lambda run: 1 - test_accuracy(run), arm, 100, "%")
+    return each("test error", lambda run: 1 - accuracy(run), arm, 100, "%")
 
 
 def on_validation(arm: Arm) -> Values:
     return each("validation accuracy", validation_accuracy, arm, 100, "%")
-
-
-def difference(words: str, ours: Values, other: Values) -> Values:
-    """Seed by seed."""
-
-    def of(runs: Runs) -> PerSeed:
-        a, b = ours.of(runs), other.of(runs)
-        return {seed: a[seed] - b[seed] for seed in a if seed in b}
-
-    return Values(words, of, ours.scale, ours.unit)
 
 
 def steps_within(target: float, arm: Arm) -> Values:

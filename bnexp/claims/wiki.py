@@ -20,6 +20,7 @@ def sooner(act: str, target: int) -> Claim:
         published="sooner",
         rule=Sooner(target / 100, arm("batch", act=act), arm("none", act=act)),
         sweeps=[TABLE],
+        note="Seconds are a run's share of its stack's: the seeds of a stack share a clock.",
         figure=LESSON,
     )
 

@@ -7,7 +7,8 @@ from bnexp.claims.claim import Claim, Rule, Sweep
 from bnexp.claims.drawings import against
 from bnexp.claims.identities import batch_of_one_is_instance, groups_of_one_are_instance, one_group_is_layer
 from bnexp.claims.rules import Directional, Equivalent, Exact
-from bnexp.claims.values import Values, error_on_test, test_accuracy, where
+from bnexp.claims.values import Values, error_on_test, where
+from bnexp.comparison import accuracy
 from bnexp.figures import Scales
 
 SOURCE = "Wu & He 2018"
@@ -32,7 +33,7 @@ FIGURES = {
         f"Wu & He 2018, figure 1, on MNIST: {arch}, {EXAMPLES[arch]:,} examples seen at every batch size",
         {"": {"batch normalization": where("norm=batch"), "group normalization": where("norm=group")}},
         "batch_size",
-        lambda run: 1 - test_accuracy(run),
+        lambda run: 1 - accuracy(run),
         Scales("batch size", "test error", log="x"),
     )
     for arch in NETWORKS
