@@ -202,7 +202,8 @@ def measured_words(entry: Record) -> str:
     if found["value"] is None:
         return "–"
     value, low, high = (short(found[key], found["difference"]) for key in ("value", "low", "high"))
-    unit = f" {found['unit']}" if found["unit"] not in ("", "%") else found["unit"]
+    unit = "points" if found["difference"] and found["unit"] == "%" else found["unit"]
+    unit = f" {unit}" if unit not in ("", "%") else unit
     return f"{value}{unit}" if found["low"] is None else f"{value}{unit} [{low}, {high}]"
 
 

@@ -14,7 +14,7 @@ HANDBOOKS = "Handbooks"
 MARGIN = 0.005  # half a point of test accuracy
 
 ORDER = Sweep(
-    "order", "norm=batch act=relu,sigmoid arch.norm_position=before,after optim.lr=0.1 steps=10000 eval.first_every=200"
+    "order", "norm=batch act=relu,sigmoid arch.norm_position=before,after optim.lr=0.1 steps=5000 eval.first_every=200"
 )
 SCALE = Sweep(
     "init_scale",
@@ -26,7 +26,7 @@ INITS = {"sigmoid": "xavier", "tanh": "xavier", "relu": "kaiming"}  # each activ
 DEEP = {
     act: Sweep(
         f"depth_{act}",
-        f"norm=none,batch arch.depth=10,20,30 act={act} init={init} optim.lr=0.1 steps=2000 compile=true "
+        f"norm=none,batch arch.depth=10,20,30 act={act} init={init} optim.lr=0.1 steps=1000 compile=true "
         "eval.first_every=250",
     )
     for act, init in INITS.items()
@@ -35,7 +35,7 @@ NONE, BATCH = where("norm=none"), where("norm=batch")
 ARMS = {"without": NONE, "with batch normalization": BATCH}
 DEPTH = against(
     "depth",
-    "Layers of 100 units, SGD at 0.1, 2,000 steps, each activation's own initialization",
+    "Layers of 100 units, SGD at 0.1, 1,000 steps, each activation's own initialization",
     {
         act: {"without": where(f"norm=none act={act}"), "with batch normalization": where(f"norm=batch act={act}")}
         for act in INITS
@@ -78,7 +78,7 @@ def depth(act: str, layers: int) -> Claim:
         published="higher",
         rule=Directional(on_test(ours), on_test(control)),
         sweeps=[DEEP[act]],
-        note=f"2,000 steps of SGD at 0.1, weights by {INITS[act]}.",
+        note=f"1,000 steps of SGD at 0.1, weights by {INITS[act]}.",
         figure=DEPTH,
     )
 

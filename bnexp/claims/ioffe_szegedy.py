@@ -25,16 +25,21 @@ from bnexp.claims.values import (
 from bnexp.figures import Scales
 
 SOURCE = "Ioffe & Szegedy 2015"
-BINARY = "dataset.binarize=true norm=none,batch act=sigmoid"
-FIG1 = Sweep("ioffe_szegedy", f"{BINARY} optim.lr=0.3,1,3")
-RATES = Sweep("ioffe_szegedy_rates", f"{BINARY} optim.lr=0.3,1,3,5,15,30,90 steps=5000 eval.first_every=500")
+BINARY = "dataset.binarize=true act=sigmoid"
+FIG1 = [
+    Sweep("ioffe_szegedy_none", f"{BINARY} norm=none optim.lr=0.3,1,3 eval.first_every=100"),
+    Sweep("ioffe_szegedy_batch", f"{BINARY} norm=batch optim.lr=1,3 eval.first_every=100"),
+]
+RATES = Sweep(
+    "ioffe_szegedy_rates", f"{BINARY} norm=none,batch optim.lr=0.3,1,3,5,15,30,90 steps=5000 eval.first_every=500"
+)
 
 NONE, BATCH = where("norm=none"), where("norm=batch")
 PLAIN = best(NONE, "optim.lr")
 SAME_RATE = at_best_of(BATCH, NONE, "optim.lr")
 LAST = "hidden.2"  # the last hidden sigmoid
 SETTLED = 100  # steps, by when the running averages have forgotten their start: it is these that evaluation uses
-CHOSEN = "Rates 0.3, 1 and 3; the best of them without normalization, on validation, for both."
+CHOSEN = "Rates 0.3, 1 and 3 without normalization; the best of them, on validation, for both."
 
 FIGURE_1A = curves(
     "ioffe_szegedy_1a",
@@ -57,7 +62,10 @@ FIGURE_RATES = against(
 )
 
 
-def multiple(norm: str, times: int, most: bool, statement: str) -> Claim:
+INCEPTION = "The paper's networks are Inception's on ImageNet; here its own MNIST network of §4.1."
+
+
+def multiple(norm: str, times: int, most: bool, statement: str, note: str = INCEPTION) -> Claim:
     runs = at_best_of(where(f"norm={norm}"), NONE, "optim.lr", times)
     return Claim(
         id=f"ioffe_szegedy.rate_x{times}.{norm}",
@@ -66,7 +74,7 @@ def multiple(norm: str, times: int, most: bool, statement: str) -> Claim:
         published=f"×{times}: {'trains' if most else 'does not train'}",
         rule=Share(on_validation(runs), TRAINS, most),
         sweeps=[RATES],
-        note="The paper's networks are Inception's on ImageNet; here its own MNIST network of §4.1.",
+        note=note,
         figure=FIGURE_RATES,
     )
 
@@ -78,7 +86,7 @@ CLAIMS = [
         statement="The batch-normalized network has the higher test accuracy.",
         published="higher",
         rule=Directional(on_test(SAME_RATE), on_test(PLAIN)),
-        sweeps=[FIG1],
+        sweeps=FIG1,
         note=CHOSEN,
         figure=FIGURE_1A,
     ),
@@ -88,7 +96,7 @@ CLAIMS = [
         statement="Batch normalization helps the network train faster: 95% of validation accuracy in fewer steps.",
         published="faster",
         rule=Sooner(0.95, SAME_RATE, PLAIN, steps=True),
-        sweeps=[FIG1],
+        sweeps=FIG1,
         note=CHOSEN,
         figure=FIGURE_1A,
     ),
@@ -102,7 +110,7 @@ CLAIMS = [
             each("range of the median", drift(f"{LAST}/p50", SETTLED), PLAIN),
             lower=True,
         ),
-        sweeps=[FIG1],
+        sweeps=FIG1,
         note=f"The range, from step {SETTLED} on, of the first unit's median over 500 validation images.",
         figure=FIGURE_1BC,
     ),
@@ -116,7 +124,7 @@ CLAIMS = [
             each("range of the spread", drift_of_spread(LAST, SETTLED), PLAIN),
             lower=True,
         ),
-        sweeps=[FIG1],
+        sweeps=FIG1,
         note=f"The range, from step {SETTLED} on, of the first unit's spread over 500 validation images.",
         figure=FIGURE_1BC,
     ),
@@ -132,7 +140,14 @@ CLAIMS = [
     ),
     multiple("none", 5, False, "At 5 times its best rate the network without batch normalization does not train."),
     multiple("batch", 5, True, "At 5 times that rate the network with batch normalization trains."),
-    multiple("batch", 30, True, "At 30 times that rate the network with batch normalization trains."),
+    multiple(
+        "batch",
+        30,
+        True,
+        "At 30 times that rate the network with batch normalization trains.",
+        note=f"{INCEPTION} The paper multiplies Inception's customary rate; here it is the best of a grid, which "
+        "leaves less room: the largest rate that trains with batch normalization is 10 times as high.",
+    ),
     Claim(
         id="ioffe_szegedy.scale.output",
         source=f"{SOURCE}, §3.3",

@@ -13,7 +13,7 @@ from bnexp.figures import Scales
 
 SOURCE = "Wu & He 2018"
 BATCH_SIZES = (2, 4, 8, 16, 32, 64)
-EXAMPLES = {"mlp": 64_000, "convnet": 16_000}
+EXAMPLES = {"mlp": 32_000, "convnet": 8_000}
 NETWORKS = {"mlp": "", "convnet": "arch=convnet arch.channels=[8,16] arch.dense=32 threads=1"}
 RATE = 0.1  # at 64 examples a batch
 MARGIN = 0.005  # half a point of test error
