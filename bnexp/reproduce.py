@@ -130,16 +130,17 @@ def adjust(p_values: dict[str, float]) -> dict[str, float]:
 
 def record(claim: Claim, evidence: Evidence, p: float | None, runs: Runs, options: Options) -> Record:
     verdict, why = (Verdict.INCONCLUSIVE, evidence.problem) if evidence.problem else claim.rule.judge(evidence, p)
-    measured, scale = evidence.measured, evidence.scale
+    measured = evidence.measured
+    value, low, high = (seen(evidence, number) for number in (measured.mean, measured.low, measured.high))
     return {
         "id": claim.id,
         "source": claim.source,
         "statement": claim.statement,
         "published": claim.published,
         "measured": {
-            "value": scale * measured.mean,
-            "low": None if measured.low is None else scale * measured.low,
-            "high": None if measured.high is None else scale * measured.high,
+            "value": value,
+            "low": low,
+            "high": high,
             "unit": evidence.unit,
             "difference": evidence.difference,
             "detail": evidence.detail,
@@ -158,6 +159,11 @@ def record(claim: Claim, evidence: Evidence, p: float | None, runs: Runs, option
         "commit": sorted({str(run.record["code"]["commit"]) for run in runs}),
         "machine": provenance(runs) if runs else "",
     }
+
+
+def seen(evidence: Evidence, number: float | None) -> float | None:
+    """As the reader sees it."""
+    return None if number is None else evidence.scale * (number + evidence.shift)
 
 
 # ---- what is written
@@ -201,17 +207,18 @@ def measured_words(entry: Record) -> str:
     found = entry["measured"]
     if found["value"] is None:
         return "–"
-    value, low, high = (short(found[key], found["difference"]) for key in ("value", "low", "high"))
-    unit = "points" if found["difference"] and found["unit"] == "%" else found["unit"]
-    unit = f" {unit}" if unit not in ("", "%") else unit
+    value, low, high = (short(found[key], found) for key in ("value", "low", "high"))
+    unit = {"": "", "%": " points" if found["difference"] else "%"}.get(found["unit"], f" {found['unit']}")
     return f"{value}{unit}" if found["low"] is None else f"{value}{unit} [{low}, {high}]"
 
 
-def short(value: float | None, signed: bool) -> str:
-    """Four digits; null stands for infinite: never."""
+def short(value: float | None, found: Record) -> str:
+    """Accuracies to two places, anything else to four digits; null stands for infinite: never."""
     if value is None:
         return "never"
-    sign = "+" if signed else ""
+    sign = "+" if found["difference"] else ""
+    if found["unit"] == "%":
+        return f"{value:{sign}.2f}"
     return f"{value:{sign},.0f}" if abs(value) >= 1000 else f"{value:{sign}.4g}"
 
 
@@ -244,24 +251,25 @@ def markdown(records: list[Record], out: Path) -> str:
         lines += [f"![{name}](figures/{name}.svg)\n" for name in figures]
     lines += ["## Not as published", ""]
     lines += [remark(entry) for entry in records if entry["verdict"] != Verdict.REPRODUCED]
-    lines += [
-        "",
-        "## How each was judged",
-        "",
-        *dict.fromkeys(f"- {entry['id']}: {entry['rule']}." for entry in records),
-    ]
     lines += ["", *made_on(records), ""]
     lines += ["Speed: [performance.md](performance.md).", ""] if (out / "performance.md").exists() else []
     return "\n".join(lines)
 
 
 EXPLAINED = [
-    "Made by `make reproduce` from `claims.json`, which has the rule, the sweep's command, the commit and the machine",
-    "of each. Measured: of a numeric claim our mean and the 95% prediction interval of one run; of a directional one",
-    "the mean difference between the arms, seed by seed, with its 95% BCa interval; of a crossing the mean step (never",
-    "counts as the last) and the earliest and latest seed; of a rate the share of seeds with its Wilson interval; of",
-    "an identity the largest error. n: seeds (of throughput: rounds). Each rule was fixed before its result was seen.",
-    "Of numeric claims that hold and lie outside the tolerance, one in twenty comes out contradicted by chance.",
+    "Made by `make reproduce` from `claims.json`, which has each claim's rule in full, its sweep's command, its p,",
+    "seconds of training, commit and machine. Each rule was fixed before its result was seen. By kind of claim, what",
+    "was measured and what makes a verdict of it (n: seeds, of throughput: rounds):",
+    "",
+    "- a published single run: our mean and the 95% prediction interval of one run. Reproduced where the published",
+    "  figure is in it, or within the tolerance of our mean. One such claim in twenty is contradicted by chance.",
+    "- one arm better: the mean difference, seed by seed, with its 95% BCa interval, or what was measured, where the",
+    "  other side is a number. Sign-flip permutation, Holm over the claims of a source, p < 0.05.",
+    "- as good as: the same; the interval lies inside a margin stated beforehand.",
+    "- a crossing: the mean step, where never counts as the last one, and the earliest and latest seed. Reproduced",
+    "  where the published step lies between those.",
+    "- a rate: the share of seeds, with its Wilson interval.",
+    "- an identity: the largest error in float64, at most 1e-10.",
 ]
 
 
@@ -278,10 +286,9 @@ def made_on(records: list[Record]) -> list[str]:
 
 
 def show(records: list[Record], options: Options) -> None:
-    rows = [
-        [entry["id"], entry["published"], measured_words(entry), str(entry["n"]), entry["verdict"]] for entry in records
-    ]
-    show_table("claims", ["claim", "published", "measured", "n", "verdict"], rows, numbers=False)
+    for entry in records:
+        measured = f"measured {measured_words(entry)}, n = {entry['n']}" if entry["n"] else entry["why"]
+        say(f"{entry['verdict']:<12}  {entry['id']}: published {entry['published']}, {measured}")
     say(f"{tally(records)}; {options.out / RECORD}, {options.out / 'README.md'}, {options.out / 'figures'}")
 
 

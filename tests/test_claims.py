@@ -25,7 +25,7 @@ from bnexp.claims.values import (
 )
 from bnexp.config import ConfigError, NormConfig, OptimConfig, RunConfig
 from bnexp.plan import compose_jobs, configurations, parse_overrides, split_jobs
-from bnexp.reproduce import adjust, sweeps_of, words_of
+from bnexp.reproduce import adjust, seen, sweeps_of, words_of
 from bnexp.runs import RunRecord
 from bnexp.sweep import stack_key
 
@@ -110,6 +110,13 @@ def test_directional_against_a_number() -> None:
     runs = make_arms(LOW, HIGH)
     assert verdict(Directional(on_test(BATCH), 0.9), runs) == Verdict.REPRODUCED
     assert verdict(Directional(on_test(BATCH), 0.99), runs) == Verdict.CONTRADICTED
+
+
+def test_what_is_compared_with_a_number_is_shown_as_measured() -> None:
+    evidence = Directional(on_test(BATCH), 0.9).measure(make_arms(LOW, HIGH), rng())
+    assert seen(evidence, evidence.measured.mean) == pytest.approx(100 * np.mean(HIGH))
+    assert not evidence.difference
+    assert Directional(on_test(BATCH), on_test(NONE)).measure(make_arms(LOW, HIGH), rng()).difference
 
 
 def test_only_seeds_that_both_arms_have_are_paired() -> None:

@@ -42,7 +42,7 @@ class Sweep:
 @dataclass(frozen=True)
 class Evidence:
     """What a rule measured. `scale` and `unit` are for the reader: 0.98 with (100, "%") is 98%; `difference`: it
-    is one, and has a sign.
+    is one between two arms, and has a sign.
     """
 
     measured: Estimate
@@ -50,6 +50,7 @@ class Evidence:
     unit: str = ""
     p: float | None = None  # of a test, before Holm's correction
     difference: bool = False
+    shift: float = 0.0  # the published number that was subtracted, for the reader to see what was measured
     detail: str = ""  # in words, what the figures leave out
     problem: str | None = None  # why no verdict can be given
 

@@ -52,7 +52,8 @@ def order(act: str) -> Claim:
         id=f"chollet.order.{act}",
         source=CHOLLET,
         statement=f"Normalizing before or after the activation, neither is clearly worse ({act}).",
-        published=f"alike, taken as: within {100 * MARGIN:g} points of test accuracy",
+        published="alike",
+        note=f"Taken as: within {100 * MARGIN:g} points of test accuracy.",
         rule=Equivalent(on_test(after), on_test(before), MARGIN),
         sweeps=[ORDER],
         figure=curves(

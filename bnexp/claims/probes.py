@@ -105,7 +105,7 @@ def to_double(tensor: Tensor) -> Tensor:
 
 # ---- throughput
 
-ROUNDS, SECONDS = 10, 0.3
+ROUNDS, SECONDS = 20, 0.3
 _measured: dict[tuple[str, str], dict[str, list[float]]] = {}
 
 

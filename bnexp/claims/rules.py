@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -28,6 +29,11 @@ WIDEST = 0.5  # of a prediction interval of accuracies: beyond it, it holds both
 Judgement = tuple[Verdict, str]
 
 
+class Against(TypedDict, total=False):
+    difference: bool
+    shift: float
+
+
 def both(runs: Runs, ours: Values, control: Values | float) -> tuple[list[float], list[float]]:
     own = ours.of(runs)
     found = matched(own, control.of(runs) if isinstance(control, Values) else dict.fromkeys(own, control))
@@ -36,8 +42,13 @@ def both(runs: Runs, ours: Values, control: Values | float) -> tuple[list[float]
     return found
 
 
+def against(control: Values | float) -> Against:
+    """How the reader is to see a difference: from another arm as such, from a number as what was measured."""
+    return {"difference": True} if isinstance(control, Values) else {"shift": control}
+
+
 def named(control: Values | float) -> str:
-    return control.words if isinstance(control, Values) else f"{control:.4g}"
+    return control.words if isinstance(control, Values) else f"{control:,.6g}"
 
 
 @dataclass(frozen=True)
@@ -69,8 +80,8 @@ class Directional:
             self.ours.scale,
             self.ours.unit,
             sign_flip_p(differences, random),
-            difference=True,
             detail=detail,
+            **against(self.control),
         )
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
@@ -283,7 +294,7 @@ class Equivalent:
         ours, control = both(runs, self.ours, self.control)
         detail = f"{shown(ours, self.ours)} against {shown(control, self.ours)}{told(runs, self.ours, self.control)}"
         found = mean_interval(np.subtract(ours, control), random)
-        return Evidence(found, self.ours.scale, self.ours.unit, difference=True, detail=detail)
+        return Evidence(found, self.ours.scale, self.ours.unit, detail=detail, **against(self.control))
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
         found = evidence.measured

@@ -39,7 +39,8 @@ CLAIMS = [
         id="wiki.at_once",
         source=SOURCE,
         statement="With batch normalization accuracy passes 90% almost at once.",
-        published="almost at once, taken as: within 1,000 of 50,000 iterations",
+        published="almost at once",
+        note="Taken as: within 1,000 of 50,000 iterations.",
         rule=Directional(steps_within(0.90, arm("batch")), 1_000, lower=True),
         sweeps=[TABLE],
         figure=LESSON,
@@ -48,7 +49,8 @@ CLAIMS = [
         id="wiki.maximum",
         source=SOURCE,
         statement="With batch normalization accuracy has its maximum by about 10,000 iterations.",
-        published="by about 10,000, taken as: less than 1 point is gained after",
+        published="by about 10,000",
+        note="Taken as: less than 1 point of validation accuracy is gained after.",
         rule=Directional(
             each("gain after step 10,000", still_to_gain(10_000), arm("batch"), 100, "%"), NEAR, lower=True
         ),
