@@ -223,8 +223,8 @@ def provenance(runs: list[RunRecord]) -> str:
 
 
 def report(directories: list[Path], by: str | None) -> None:
-    """Table on the console; compare.json and .md, the figures compare and times (.png, .svg), report.html, and
-    TensorBoard's bands in the first directory. Raises ConfigError where there is nothing to compare.
+    """Table on the console; compare.json and .md, the figures compare (.png, .svg) and times (.svg), report.html,
+    and TensorBoard's bands in the first directory. Raises ConfigError where there is nothing to compare.
     """
     found = find_runs(directories)
     runs = usable(found, directories)
@@ -234,7 +234,7 @@ def report(directories: list[Path], by: str | None) -> None:
     results = [result for panel in panels for result in panel.results]
     accuracy, times = ({p.name: plots(p) for p in panels} for plots in (Panel.accuracy_plots, Panel.time_plots))
     plot_figure(f"{title}, band: lowest to highest seed", accuracy, [target / "compare.png", target / "compare.svg"])
-    plot_figure(f"{title}: time to accuracy, throughput", times, [target / "times.png", target / "times.svg"])
+    plot_figure(f"{title}: time to accuracy, throughput", times, [target / "times.svg"])
     (target / "compare.json").write_text(to_json({"title": title, "arms": [asdict(result) for result in results]}))
     (target / "compare.md").write_text(markdown(title, made, panels))
     notes = [*footnotes(results), TIMES_NOTE]
@@ -270,5 +270,5 @@ def show(title: str, panels: list[Panel], results: list[ArmResult], target: Path
         say(line)
     if all(result.n == 1 for result in results):
         say("one seed an arm has no interval: add 'seed=range(10)'")
-    say(f"page: {target / 'report.html'}; figures: {target / 'compare.png'}, {target / 'times.png'} (and .svg)")
+    say(f"page: {target / 'report.html'}; figures: {target / 'compare.png'} (and .svg), {target / 'times.svg'}")
     say(f"tables: {target / 'compare.md'}, {target / 'compare.json'}; curves: tensorboard --logdir {target}")

@@ -43,6 +43,13 @@ def sweep(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "sweep"))
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without figures, for tests of what is in the tables."""
+    monkeypatch.setattr("bnexp.report.plot_figure", lambda *_: None)
+    monkeypatch.setattr("bnexp.report_page.plot_svg", lambda _: "<svg></svg>")
+
+
 def arms(folder: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads((folder / "compare.json").read_text())["arms"]
     return found
@@ -94,7 +101,7 @@ def test_never_is_said(original: Path) -> None:
 
 
 def test_report_repeats_compare_to_the_byte(bnexp: Bnexp, sweep: Path, original: Path) -> None:
-    for name in (*OUTPUT, "compare.png", "times.png"):
+    for name in (*OUTPUT, "compare.png"):
         (sweep / name).unlink()
     outcome = bnexp("report", str(sweep))
     assert (outcome.status, outcome.err) == (0, "")
@@ -102,6 +109,7 @@ def test_report_repeats_compare_to_the_byte(bnexp: Bnexp, sweep: Path, original:
         assert (sweep / name).read_bytes() == (original / name).read_bytes()
 
 
+@pytest.mark.usefixtures("quick")
 def test_by_another_key(bnexp: Bnexp, sweep: Path) -> None:
     assert bnexp("report", str(sweep), "by=act").status == 0
     found = [(arm["panel"], arm["arm"], arm["control"]) for arm in arms(sweep)]
@@ -113,6 +121,7 @@ def test_by_another_key(bnexp: Bnexp, sweep: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("by", ["foo", "seed", "steps"])
 def test_by_must_differ(bnexp: Bnexp, sweep: Path, by: str) -> None:
     outcome = bnexp("report", str(sweep), f"by={by}")
@@ -120,11 +129,13 @@ def test_by_must_differ(bnexp: Bnexp, sweep: Path, by: str) -> None:
     assert f"by={by} is not a key that differs between the runs: choose from" in outcome.err
 
 
+@pytest.mark.usefixtures("quick")
 def test_control_is_the_first_value_typed(bnexp: Bnexp) -> None:
     assert bnexp(*COMPARE, "norm=batch,none", "hydra.sweep.dir=mine").status == 0
     assert [(arm["arm"], arm["control"]) for arm in arms(Path("mine"))] == [("norm=batch", True), ("norm=none", False)]
 
 
+@pytest.mark.usefixtures("quick")
 def test_comparison_of_learning_rates(bnexp: Bnexp) -> None:
     assert bnexp(*COMPARE[:3], "optim.lr=0.01,0.1", "hydra.sweep.dir=mine").status == 0
     found = arms(Path("mine"))
@@ -132,6 +143,7 @@ def test_comparison_of_learning_rates(bnexp: Bnexp) -> None:
     assert {arm["panel"] for arm in found} == {""}
 
 
+@pytest.mark.usefixtures("quick")
 def test_report_of_separate_runs(bnexp: Bnexp) -> None:
     for norm in ("none", "batch"):
         assert bnexp("train", *COMPARE[1:], f"norm={norm}", f"hydra.run.dir={norm}").status == 0
@@ -142,6 +154,7 @@ def test_report_of_separate_runs(bnexp: Bnexp) -> None:
     assert arms(Path("none"))[1]["difference"]["low"] is None
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("status", ["interrupted", "failed"])
 def test_unfinished_runs_are_left_out_and_named(bnexp: Bnexp, sweep: Path, status: str) -> None:
     victim = next(run.directory for run in find_runs([sweep]) if run.config["norm"]["name"] == "batch")
@@ -153,6 +166,7 @@ def test_unfinished_runs_are_left_out_and_named(bnexp: Bnexp, sweep: Path, statu
     assert sorted(arm["n"] for arm in arms(sweep)) == [1, 2, 2, 2]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_run_without_a_summary_is_named(bnexp: Bnexp, sweep: Path) -> None:
     victim = find_runs([sweep])[-1].directory
     (victim / "summary.json").unlink()  # as a killed process leaves it
@@ -214,6 +228,7 @@ def test_markdown_has_the_times(original: Path) -> None:
     assert "| norm=none | 90%, steps | 0 of 2 | never | 60 [60, 60] | control |" in text.split("**act=sigmoid**")[1]
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_arm_does_not_become_the_control_of_a_panel(bnexp: Bnexp, sweep: Path) -> None:
     """Where the control's runs of a panel all failed, the others are compared with nothing."""
     for found in find_runs([sweep]):
@@ -226,6 +241,7 @@ def test_an_arm_does_not_become_the_control_of_a_panel(bnexp: Bnexp, sweep: Path
     assert "| no pairs |" in (sweep / "compare.md").read_text()
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_truncated_summary_counts_as_unfinished(bnexp: Bnexp, sweep: Path) -> None:
     victim = find_runs([sweep])[0].directory
     (victim / "summary.json").write_text('{"status": "fini')
@@ -234,6 +250,7 @@ def test_a_truncated_summary_counts_as_unfinished(bnexp: Bnexp, sweep: Path) -> 
     assert f"{victim.name} is left out: unfinished" in outcome.err
 
 
+@pytest.mark.usefixtures("quick")
 def test_diverged_runs_are_counted(bnexp: Bnexp, sweep: Path) -> None:
     victim = next(run.directory for run in find_runs([sweep]) if run.config["norm"]["name"] == "batch")
     summary = json.loads((victim / "summary.json").read_text()) | {"status": "diverged", "diverged_at": 30}

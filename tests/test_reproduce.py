@@ -158,10 +158,10 @@ def test_a_part_does_not_overwrite_a_shared_figure(bnexp: Bnexp) -> None:
 
 def test_p_of_claims_judged_before_count(bnexp: Bnexp) -> None:
     CLAIMS.append(replace(SMALL[0], id="digits.again"))
-    assert bnexp("reproduce", "--seeds", "6").status == 0
+    assert bnexp("reproduce", "--seeds", "3").status == 0
     together = records()["digits.better"]["p_holm"]
-    assert bnexp("reproduce", "digits.better", "--seeds", "6").status == 0
-    assert records()["digits.better"]["p_holm"] == together == pytest.approx(2 * 2 / 2**6)
+    assert bnexp("reproduce", "digits.better", "--seeds", "3").status == 0
+    assert records()["digits.better"]["p_holm"] == together == pytest.approx(2 * 2 / 2**3)
 
 
 def test_other_claims_stay_in_the_record(bnexp: Bnexp) -> None:

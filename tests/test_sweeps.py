@@ -279,7 +279,6 @@ ARMS = ("norm=none,batch", "seed=0,1")
 NAMES = [f"norm={norm},seed={seed}" for norm in ("none", "batch") for seed in (0, 1)]
 LAUNCHERS = {
     "two": ("hydra.launcher.workers=2",),
-    "one": ("hydra.launcher.workers=1",),
     "here": (),
     "basic": ("hydra/launcher=basic",),
 }
