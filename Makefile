@@ -50,7 +50,7 @@ $(BENCH_SETUP): requirements-bench.lock $(SETUP)
 	$(BIN)/uv pip install --quiet --require-hashes --python .venv-bench/bin/python -r requirements-bench.lock
 	touch $@
 
-reproduce: $(SETUP) ## every published claim, judged: results/claims.json, README.md, figures (MNIST; 80 minutes on 2 cores)
+reproduce: $(SETUP) ## every published claim, judged: results/claims.json, README.md, figures (MNIST; about 1½ hours on 2 cores)
 	$(BIN)/bnexp reproduce --out results
 
 tensorboard: $(SETUP) ## curves of all runs and sweeps: RESULTS=results/sweeps/… for one

@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import Override, OverrideType, Quote, Quot
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnexp.config import ConfigError, RunConfig, known_keys, parse, require
-from bnexp.runs import Launch, config_digest, finished_runs, holds_run
+from bnexp.runs import Launch, complete_runs, config_digest, holds_run
 
 if TYPE_CHECKING:
     from bnexp.sweep import Job, SweepPlan
@@ -89,7 +89,7 @@ def plan(flags: list[str], overrides: list[str], resume: bool = False) -> Plan:
     check_runs(runs)
     check_output(directory, resume)
     fixed = [f"hydra.sweep.dir={QuotedString(str(directory), Quote.single).with_quotes()}"] if multirun else []
-    done = finished_runs(directory) if resume else set()
+    done = complete_runs(directory) if resume else {}
     left = [job for job in make_jobs(words, jobs, runs) if config_digest(job.config) not in done]
     sweep = plan_sweep([replace(job, replace=resume) for job in left], options)
     return Plan([*flags, *overrides, *naming, *fixed], runs, directory, sweep)

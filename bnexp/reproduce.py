@@ -17,7 +17,7 @@ from bnexp.claims.rules import Directional, Sooner
 from bnexp.config import ConfigError, RunConfig, require
 from bnexp.console import count, say, show_table
 from bnexp.report import markdown_table, provenance
-from bnexp.runs import COMPLETE, config_digest, find_runs, to_json
+from bnexp.runs import complete_runs, config_digest, to_json
 from bnexp.stats import Estimate, holm
 
 SWEEPS = Path("results/sweeps/claims")
@@ -38,7 +38,6 @@ class Options:
     listed: bool
     seeds: int
     out: Path
-    command: str
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,7 +54,7 @@ def take_options(arguments: list[str]) -> Options:
     parser.add_argument("--out", type=Path, default=SWEEPS, help=f"for {RECORD}, README.md, figures/ ({SWEEPS})")
     found = parser.parse_intermixed_args(arguments)
     require(1 <= found.seeds <= 1000, "--seeds", found.seeds, "a whole number from 1 to 1000")
-    return Options(pick(found.names), found.list, found.seeds, found.out, " ".join(["bnexp reproduce", *arguments]))
+    return Options(pick(found.names), found.list, found.seeds, found.out)
 
 
 def sweeps_of(claims: list[Claim]) -> list[Sweep]:
@@ -75,9 +74,9 @@ def load_runs(claims: list[Claim], planned: dict[str, list[RunConfig]]) -> RunsO
     """Of every sweep the complete runs that were planned: a directory may hold others, of more seeds or older grids."""
     found: RunsOf = {}
     for sweep in sweeps_of(claims):
-        wanted = {config_digest(config) for config in planned.get(sweep.name, [])}
-        own = [run for run in find_runs([folder_of(sweep)]) if run.summary["status"] in COMPLETE]
-        found[sweep.name] = [run for run in own if run.record["config_sha256"] in wanted]
+        there = complete_runs(folder_of(sweep))
+        wanted = [config_digest(config) for config in planned.get(sweep.name, [])]
+        found[sweep.name] = [there[digest] for digest in wanted if digest in there]
     return found
 
 
@@ -257,9 +256,10 @@ def markdown(records: list[Record], out: Path) -> str:
 
 
 EXPLAINED = [
-    "Made by `make reproduce` from `claims.json`, which has each claim's rule in full, its sweep's command, its p,",
-    "seconds of training, commit and machine. Each rule was fixed before its result was seen. By kind of claim, what",
-    "was measured and what makes a verdict of it (n: seeds, of throughput: rounds):",
+    "Made by `bnexp reproduce` from `claims.json`, which has each claim's rule in full, its sweep's command, its p,",
+    "seconds of training, commit and machine. A rule is fixed before its result is seen; where a look came first, the",
+    "claim's note says so. By kind of claim, what was measured and what makes a verdict of it (n: seeds, of",
+    "throughput: rounds):",
     "",
     "- a published single run: our mean and the 95% prediction interval of one run. Reproduced where the published",
     "  figure is in it, or within the tolerance of our mean. One such claim in twenty is contradicted by chance.",

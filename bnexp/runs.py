@@ -168,14 +168,15 @@ def holds_run(directory: Path) -> bool:
 COMPLETE = ("finished", "diverged")
 
 
-def finished_runs(sweep: Path) -> set[str]:
-    """Digests of the configurations that a sweep's directory holds a complete run of, made by this version."""
-    now = (version("bnexp"), version("torch"))
+def complete_runs(sweep: Path) -> dict[str, RunRecord]:
+    """Of a sweep's directory the complete runs that these versions of bnexp and torch made, by their configuration's
+    digest.
+    """
+    now = {name: version(name) for name in ("bnexp", "torch")}
     return {
-        run.record["config_sha256"]
+        run.record["config_sha256"]: run
         for run in find_runs([sweep])
-        if run.summary["status"] in COMPLETE
-        and tuple(run.record["packages"][name] for name in ("bnexp", "torch")) == now
+        if run.summary["status"] in COMPLETE and run.record["packages"].items() >= now.items()
     }
 
 

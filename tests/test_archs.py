@@ -44,6 +44,13 @@ def blocks(model: nn.Module) -> list[Block]:
     return [module for module in model.modules() if isinstance(module, Block)]
 
 
+@pytest.mark.parametrize(("depth", "widths"), [(None, [8, 12]), (1, [8]), (2, [8, 12]), (5, [8, 12, 8, 12, 8])])
+def test_depth_repeats_the_widths(depth: int | None, widths: list[int]) -> None:
+    model = build(small("mlp", depth=depth), MNIST)
+    assert [block.layer.weight.shape[0] for block in blocks(model)] == widths
+    assert model(images(MNIST)).shape == (3, CLASSES)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("norm", NORMS)

@@ -144,6 +144,7 @@ def test_wrong_type(bnexp: Bnexp, tmp_path: Path, word: str, allowed: str) -> No
         ("compile=maybe", "auto, true or false"),
         ("arch.bias=maybe", "auto, true or false"),
         ("arch.hidden=[]", "one or more widths"),
+        ("arch.depth=0", "null or a number from 1 to 1000"),
         ("norm=group norm.groups=7", "choose from 1, 2, 4"),
         ("norm=instance", "arch=convnet"),
         ("dataset.validation=1437", "fewer than the 1437"),

@@ -103,6 +103,15 @@ def test_standardized_training_images_have_mean_zero_and_deviation_one() -> None
     assert float(found.scaled(found.test.pixels).mean().abs()) > 1e-4  # of the training set, not of the test set
 
 
+def test_binarized_pixels_are_0_or_1_whichever_is_nearer() -> None:
+    pixels = torch.tensor([0, 1, 127, 128, 254, 255], dtype=torch.uint8).reshape(6, 1, 1, 1)
+    source = Source(Images(pixels, torch.arange(6) % 2), Images(pixels, torch.arange(6) % 2), ("a", "b"))
+    found = split(source, DatasetConfig("mnist", validation=1, binarize=True))
+    assert found.scaled(found.train.pixels).flatten().tolist() == [0, 0, 1, 1, 1]
+    assert found.scaled(found.test.pixels).flatten().tolist() == [0, 0, 0, 1, 1, 1]
+    assert found.checksum != split(source, DatasetConfig("mnist", validation=1)).checksum
+
+
 def test_standardizing_a_constant_channel_stays_finite() -> None:
     source = Source(Images(torch.full((9, 1, 4, 4), 7, dtype=torch.uint8), torch.arange(9) % 2), COLOURED.test, ("a",))
     found = split(source, DatasetConfig("mnist", validation=1, standardize=True))

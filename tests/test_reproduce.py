@@ -180,6 +180,8 @@ def test_a_failed_run_leaves_its_claims_without_a_verdict(bnexp: Bnexp, monkeypa
     outcome = bnexp("reproduce", "digits.better", "other", "--seeds", "1")
     assert outcome.status == 1
     assert "no more" in outcome.err
+    assert "ValueError" not in outcome.err
+    assert "2 claims: 1 reproduced, 0 contradicted, 1 inconclusive" in outcome.out
     assert records()["digits.better"]["verdict"] == "inconclusive"
     assert "no more" in records()["digits.better"]["why"]
     assert records()["other.equal"]["verdict"] == "reproduced"

@@ -1,6 +1,6 @@
 """Figures of claims: which runs make a line of which panel, and what is drawn of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +27,10 @@ class Drawing:
     lines: Callable[[str, Runs], list[Line]]
 
     def draw(self, runs: Runs, files: list[Path]) -> None:
-        """Panels and lines whose runs are among these."""
+        """Panels and lines whose runs are among these; nothing where none are."""
         picked = {panel: {label: arm.pick(runs) for label, arm in arms.items()} for panel, arms in self.panels.items()}
+        if not any(own for arms in picked.values() for own in arms.values()):
+            return
         sizes = [len({run.seed for run in own}) for arms in picked.values() for own in arms.values() if own]
         seeds = f"{min(sizes)}" if len(set(sizes)) == 1 else f"{min(sizes)} to {max(sizes)}"
         found = {
@@ -36,8 +38,7 @@ class Drawing:
             for panel, arms in picked.items()
             if any(arms.values())
         }
-        if found:
-            line_figure(f"{self.title}\n{seeds} seeds an arm; {BAND}", found, self.scales, files)
+        line_figure(f"{self.title}\n{seeds} seeds an arm; {BAND}", found, self.scales, files)
 
 
 def curves(name: str, title: str, panels: Panels) -> Drawing:
@@ -83,7 +84,7 @@ def by_layer(name: str, title: str, panels: Panels, read: Callable[[RunRecord], 
     return Drawing(name, title, panels, Scales("hidden layer", words, log="y"), lines)
 
 
-def band(label: str, x: object, values: list[list[float]]) -> Line:
+def band(label: str, x: Iterable[float], values: list[list[float]]) -> Line:
     """`values`: the seeds' at each x."""
     low, mean, high = (np.array([of(own) for own in values]) for of in (min, np.mean, max))
-    return Line(label, np.array(list(x), dtype=np.float64), mean, low, high)  # type: ignore[call-overload]
+    return Line(label, np.array(list(x), dtype=np.float64), mean, low, high)

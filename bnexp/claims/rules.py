@@ -26,6 +26,10 @@ from bnexp.stats import (
 SIGNIFICANT = 0.05
 FEWEST = 3  # values of an interval or a range
 WIDEST = 0.5  # of a prediction interval of accuracies: beyond it, it holds both a trained network's and chance
+TEST = (
+    "sign-flip permutation of the differences, seed by seed, Holm over the claims of the source, p < 0.05, and the 95% "
+    "interval of the mean difference excludes 0"
+)
 Judgement = tuple[Verdict, str]
 
 
@@ -63,8 +67,7 @@ class Directional:
     def words(self) -> str:
         return (
             f"directional: {self.ours.words} is {'lower' if self.lower else 'higher'} than {named(self.control)}; "
-            "sign-flip permutation of the differences, seed by seed, Holm over the claims of the source, p < 0.05, "
-            "and the 95% interval of the mean difference excludes 0"
+            f"{TEST}"
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
@@ -199,7 +202,7 @@ class Sooner:
         return (
             f"directional: restricted mean of the {'steps' if self.steps else 'seconds of training'} to "
             f"{self.target:.0%} of validation accuracy is lower for {self.ours.words} than for {self.control.words}, a "
-            "run that never gets there counting the horizon; sign-flip permutation, Holm, interval as above"
+            f"run that never gets there counting the horizon; {TEST}"
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
