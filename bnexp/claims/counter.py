@@ -50,8 +50,8 @@ CLAIMS = [
         ),
         sweeps=[DEEP],
         note="Trains: validation accuracy of at least 90% after 2,000 steps; rates 0.01 and 0.1. "
-        "That the control must train was added after a look at one seed of each, at 1,000 steps and 0.01, neither of "
-        "which did.",
+        "Without normalization it gets further, but not to 90%. That the control must train was added after a look at "
+        "one seed of each, at 1,000 steps and 0.01, neither of which did.",
         figure=GRADIENTS,
     ),
     Claim(
@@ -62,7 +62,7 @@ CLAIMS = [
         rule=Equivalent(on_test(best(NONE, "optim.lr")), on_test(best(BATCH, "optim.lr")), MARGIN, one_sided=True),
         sweeps=[TUNED],
         note=f"Taken as: by no more than {100 * MARGIN:g} points of test accuracy. Rates 0.03, 0.1, 0.3 and 1, the "
-        "best of each arm on validation; 10,000 steps.",
+        "best of each arm on validation; 10,000 steps. Batch normalization is ahead at every rate of the grid.",
         figure=against(
             "tuned",
             "ReLU, 10,000 steps",
