@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
@@ -20,6 +21,9 @@ matplotlib.rcParams.update({"grid.alpha": 0.25, "axes.spines.top": False, "axes.
 # Told apart by people with every kind of colour vision, and in grey: the lightness falls in steps, the dashes differ.
 COLOURS = ("#d55e00", "#0b3c5d", "#56b4e9", "#7b2d66", "#9c7a00", "#4f9d69", "#000000")
 DASHES = ("-", "-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (2, 2)))
+
+FEW = 12  # points that each get a tick of their own
+CHARACTERS = 10  # of a title, an inch
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,8 @@ def line_figure(title: str, panels: dict[str, list[Line]], scales: Scales, files
     """Small multiples, two to a row."""
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(11 if columns == 2 else 7, 0.9 + 3.4 * rows), layout="constrained")
+    width = 11 if columns == 2 else 7
+    figure = Figure(figsize=(width, 0.9 + 3.4 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     for axis, (name, lines) in zip(axes, panels.items(), strict=False):
         draw_lines(axis, lines, scales)
@@ -170,8 +175,19 @@ def line_figure(title: str, panels: dict[str, list[Line]], scales: Scales, files
     for axis in axes[::columns]:
         axis.set_ylabel(scales.y)
     axes[0].legend(frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11, fontweight="bold")
+    lines_of_title = [line for part in title.splitlines() for line in wrap(part, width * CHARACTERS)]
+    figure.suptitle("\n".join(lines_of_title), fontsize=11, fontweight="bold")
     save(figure, files)
+
+
+def lines_plot(lines: list[Line], scales: Scales) -> Plot:
+    def plot(axis: Axes) -> None:
+        draw_lines(axis, lines, scales)
+        axis.set_xlabel(scales.x)
+        axis.set_ylabel(scales.y)
+        axis.legend(loc="best", frameon=False, fontsize=9)
+
+    return plot
 
 
 def draw_lines(axis: Axes, lines: list[Line], scales: Scales) -> None:
@@ -181,6 +197,10 @@ def draw_lines(axis: Axes, lines: list[Line], scales: Scales) -> None:
         axis.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.18, linewidth=0)
     if "x" in scales.log:
         axis.set_xscale("log")
+    values = sorted({float(x) for line in lines for x in line.x})
+    if len(values) <= FEW:
+        axis.set_xticks(values, [f"{value:g}" for value in values])
+        axis.minorticks_off()
     if "y" in scales.log:
         axis.set_yscale("log")
     if scales.share:
