@@ -15,8 +15,16 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16")
+TRAINABLE = ("all", "norms")
 SCHEDULES = ("constant", "cosine", "step")
 AUGMENTS = ("none", "flip_crop")
+OVER_THE_BATCH = (
+    "batch",
+    "batch_scratch",
+    "sync_batch",
+    "noisy_batch",
+    "conditional_batch",
+)  # norms that take statistics there
 UNIONS = {
     "arch.bias": "auto, true or false",
     "compile": "auto, true or false",
@@ -59,12 +67,19 @@ class DatasetConfig:
     binarize: bool = False
     limit: int | None = None
     augment: str = "none"
+    conditions: list[str] = field(default_factory=list)
+    classes: list[int] | None = None
 
     def __post_init__(self) -> None:
         require(1 <= self.size <= 4096, "dataset.size", self.size, "a whole number from 1 to 4096")
         require(self.validation >= 1, "dataset.validation", self.validation, "a whole number of at least 1")
         require(self.limit is None or self.limit >= 1, "dataset.limit", self.limit, "null or a number of at least 1")
         require_choice("dataset.augment", self.augment, AUGMENTS)
+        chosen = self.classes
+        fits = chosen is None or len(set(chosen)) == len(chosen) >= 2
+        require(fits, "dataset.classes", chosen, "null or two or more numbers of classes, each once")
+        twice = len(set(self.conditions)) < len(self.conditions)
+        require(not twice, "dataset.conditions", self.conditions, "each style once")
 
 
 @dataclass
@@ -74,11 +89,20 @@ class ArchConfig:
     depth: int | None = None
     channels: list[int] = field(default_factory=lambda: [64, 128])
     dense: int = 256
+    growth: int = 12
     norm_position: str = "before"
     bias: bool | str = "auto"
+    pre_activation: bool = False
+    residual_init_zero: bool = False
+    skip_init: bool = False
 
     def __post_init__(self) -> None:
-        for key, widths in (("hidden", self.hidden), ("channels", self.channels), ("dense", [self.dense])):
+        for key, widths in (
+            ("hidden", self.hidden),
+            ("channels", self.channels),
+            ("dense", [self.dense]),
+            ("growth", [self.growth]),
+        ):
             fits = len(widths) > 0 and all(1 <= width <= 65_536 for width in widths)
             require(fits, f"arch.{key}", widths, "one or more widths from 1 to 65536")
         require(
@@ -101,10 +125,25 @@ class NormConfig:
     unbiased: bool = True
     affine: bool = True
     groups: int = 4
+    noise_shift: float = 0.5
+    noise_scale: float = 1.25
+    conditions: int = 1
 
     def __post_init__(self) -> None:
         require_positive("norm.eps", self.eps)
         require(0 < self.momentum <= 1, "norm.momentum", self.momentum, "a number above 0 and up to 1")
+        require(
+            math.isfinite(self.noise_shift) and self.noise_shift >= 0,
+            "norm.noise_shift",
+            self.noise_shift,
+            "a finite number of at least 0",
+        )
+        require(
+            math.isfinite(self.noise_scale) and self.noise_scale >= 1,
+            "norm.noise_scale",
+            self.noise_scale,
+            "a finite number of at least 1",
+        )
         require(self.groups >= 1, "norm.groups", self.groups, "a whole number of at least 1")
 
 
@@ -143,6 +182,8 @@ class EvalConfig:
     first_every: int = 50
     first_until: int = 2000
     every: int = 500
+    recalibrate: bool = False
+    keep: bool = False
 
     def __post_init__(self) -> None:
         require(self.first_every >= 1, "eval.first_every", self.first_every, "a whole number of at least 1")
@@ -178,18 +219,21 @@ class RunConfig:
     threads: int | str = "auto"
     compile: bool | str = "auto"
     precision: str = "fp32"
+    init_from: str | None = None
+    trainable: str = "all"
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
         require(1 <= self.steps <= 10**9, "steps", self.steps, "a whole number from 1 to 1000000000")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")
-        batch_of_one = self.norm.name == "batch" and self.batch_size == 1
-        require(not batch_of_one, "batch_size", 1, "at least 2 with norm=batch (the variance of one example is 0)")
+        alone = self.norm.name in OVER_THE_BATCH and self.batch_size == 1
+        require(not alone, "batch_size", 1, f"at least 2 with norm={self.norm.name} (the variance of one example is 0)")
         require_choice("device", self.device, DEVICES)
         count = isinstance(self.threads, int) and not isinstance(self.threads, bool) and 1 <= self.threads <= 1024
         require(self.threads == "auto" or count, "threads", self.threads, UNIONS["threads"])
         require(self.compile in ("auto", True, False), "compile", self.compile, UNIONS["compile"])
         require_choice("precision", self.precision, PRECISIONS)
+        require_choice("trainable", self.trainable, TRAINABLE)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -204,6 +248,11 @@ def parse(config: DictConfig) -> RunConfig:
         raise ConfigError(type_error(key, OmegaConf.select(config, key, default="?"), error)) from error
     assert isinstance(run, RunConfig)
     return run
+
+
+def recorded(config: dict[str, Any]) -> RunConfig:
+    """The configuration of a run's record; a key that is newer than the run has its default."""
+    return parse(OmegaConf.create(config))
 
 
 def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:

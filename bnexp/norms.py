@@ -6,12 +6,15 @@ same formula (0.95 against 0.62 thousand images/s in a ConvNet on two cores).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.config import ConfigError, NormConfig, require_choice
+from bnexp.parallel import mean as mean_over_processes
+from bnexp.parallel import processes
 
 
 class BatchNorm(nn.Module):
@@ -69,6 +72,135 @@ class BatchNorm(nn.Module):
         self.running_var.add_(self.momentum * (variance - self.running_var))
 
 
+class BatchNormFromScratch(nn.Module):
+    """Batch normalization as a textbook writes it: what `BatchNorm` computes, line by line.
+
+    (N, C) or (N, C, H, W) → same shape.
+    """
+
+    epsilon: Tensor
+    momentum: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, features: int, eps: float, momentum: float, unbiased: bool, affine: bool) -> None:
+        super().__init__()
+        self.unbiased = unbiased
+        register_numbers(self, epsilon=eps, momentum=momentum)
+        self.weight = nn.Parameter(torch.ones(features)) if affine else None  # γ
+        self.bias = nn.Parameter(torch.zeros(features)) if affine else None  # β
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = at_least_fp32(x)
+        channels = (1, -1, *(1 for _ in x.shape[2:]))  # (1, C) or (1, C, 1, 1)
+        if self.training:
+            others = [axis for axis in range(x.dim()) if axis != 1]  # the examples, and of images the positions
+            mean = x.mean(others)
+            variance = (x - mean.view(channels)).square().mean(others)
+            n = x.numel() // x.shape[1]
+            with torch.no_grad():
+                kept = variance * n / max(n - 1, 1) if self.unbiased else variance
+                self.running_mean.copy_((1 - self.momentum) * self.running_mean + self.momentum * mean)
+                self.running_var.copy_((1 - self.momentum) * self.running_var + self.momentum * kept)
+        else:
+            mean, variance = self.running_mean, self.running_var
+        x = (x - mean.view(channels)) / torch.sqrt(variance.view(channels) + self.epsilon)
+        if self.weight is None or self.bias is None:
+            return x
+        return self.weight.view(channels) * x + self.bias.view(channels)
+
+
+class SyncBatchNorm(BatchNorm):
+    """Batch normalization over the joined batch of all processes (`bnexp.parallel`), whose shares are equal: what one
+    process would compute of it. With one process, `BatchNorm`. (N, C) or (N, C, H, W) → same shape.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or processes() == 1:
+            return super().forward(x)
+        x = at_least_fp32(x)
+        others = [axis for axis in range(x.dim()) if axis != 1]
+        mean = mean_over_processes(x.mean(others))
+        variance = mean_over_processes((x - spread(mean[None], x)).square().mean(others))
+        self.update_averages(mean.detach(), variance.detach(), processes() * x.numel() // x.shape[1])
+        x = (x - spread(mean[None], x)) * spread(torch.rsqrt(variance + self.epsilon)[None], x)
+        return x if self.weight is None or self.bias is None else per_channel(x, self.weight, self.bias)
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch normalization whose statistics, γ and β stay as they are, in training too: what fine-tuning at a small
+    batch wants (`init_from`). (N, C) or (N, C, H, W) → same shape.
+    """
+
+    epsilon: Tensor
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, features: int, eps: float) -> None:
+        super().__init__()
+        register_numbers(self, epsilon=eps)
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((features,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * torch.rsqrt(self.running_var + self.epsilon)
+        return per_channel(at_least_fp32(x), scale, self.bias - self.running_mean * scale)
+
+
+class NoisyBatchNorm(nn.Module):
+    """Batch normalization and then, in training, a random shift and scale of every channel, drawn anew each step:
+    m ~ U(-noise_shift, noise_shift), s ~ U(1, noise_scale), y ← s y + m (Santurkar et al. 2018, §2.1 and appendix A,
+    whose noise differs from example to example as well). Whoever trains puts them into `scale` and `shift`.
+
+    (N, C) or (N, C, H, W) → same shape.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.Module, features: int, noise_shift: float, noise_scale: float) -> None:
+        super().__init__()
+        self.norm, self.noise_shift, self.noise_scale = norm, noise_shift, noise_scale
+        self.register_buffer("scale", torch.ones(features))
+        self.register_buffer("shift", torch.zeros(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(x)
+        return per_channel(y, self.scale, self.shift) if self.training else y
+
+    def draw(self, random: torch.Generator) -> dict[str, Tensor]:
+        """Of one step."""
+        shift, scale = torch.rand(2, len(self.shift), generator=random)
+        return {"shift": self.noise_shift * (2 * shift - 1), "scale": 1 + (self.noise_scale - 1) * scale}
+
+
+class ConditionalNorm(nn.Module):
+    """A norm without γ and β, then those of the example's condition: γ and β are (conditions, C) (Dumoulin et al.
+    2017, eq. 5). (N, C) or (N, C, H, W) → same shape.
+
+    `condition`: int64 (N,), or (1,) for all examples; whoever calls puts it in place.
+    """
+
+    condition: Tensor
+
+    def __init__(self, norm: nn.Module, features: int, conditions: int) -> None:
+        super().__init__()
+        self.norm = norm
+        self.weight = nn.Parameter(torch.ones(conditions, features))  # γ
+        self.bias = nn.Parameter(torch.zeros(conditions, features))  # β
+        self.register_buffer("condition", torch.zeros(1, dtype=torch.int64), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(x)
+        which = self.condition[:, None] == torch.arange(len(self.weight), device=x.device)
+        chosen = which.to(self.weight.dtype)  # a product with it is the same in any stack; a gather's gradient isn't
+        return per_example(y, chosen @ self.weight, chosen @ self.bias)
+
+
 class GroupNorm(nn.Module):
     """Group normalization (Wu & He 2018, eq. 1-7): an example's mean and variance over C / groups channels and all
     positions; the same in training and evaluation. (N, C) or (N, C, H, W) → same shape.
@@ -98,6 +230,25 @@ class GroupNorm(nn.Module):
         return affine(normalize(grouped, mean, variance, self.epsilon).flatten(1), self.weight, self.bias)
 
 
+class RMSNorm(nn.Module):
+    """x / √(mean(x²) + ε), then γ x̂: no mean is subtracted and there is no β (Zhang & Sennrich 2019, eq. 4). The mean
+    square is an example's over channels and positions. (N, C) or (N, C, H, W) → same shape.
+    """
+
+    epsilon: Tensor
+
+    def __init__(self, features: int, eps: float, affine: bool) -> None:
+        super().__init__()
+        register_numbers(self, epsilon=eps)
+        self.weight = nn.Parameter(torch.ones(features)) if affine else None  # γ
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = at_least_fp32(x)
+        square = x.square().flatten(1).mean(1)
+        x = x * torch.rsqrt(square + self.epsilon).view(-1, *(1 for _ in x.shape[1:]))
+        return x if self.weight is None else x * spread(self.weight[None], x)
+
+
 def register_numbers(module: nn.Module, **numbers: float) -> None:
     """Hyperparameters as buffers, so that the members of a stack may differ in them. torch's kernels for images take
     a float, so ε is kept as one too.
@@ -121,16 +272,60 @@ def affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return x * weight + bias
 
 
-NORMS: dict[str, Callable[[NormConfig, int], nn.Module]] = {
-    "none": lambda config, features: nn.Identity(),  # the control arm: same network, no normalization
-    "batch": lambda config, features: BatchNorm(
+def spread(values: Tensor, x: Tensor) -> Tensor:
+    """(1 or N, C) → the shape that broadcasts over x, (N, C) or (N, C, H, W)."""
+    return values.reshape(*values.shape, *(1 for _ in x.shape[2:]))
+
+
+def per_example(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`scale` and `shift`: (1 or N, C)."""
+    return x * spread(scale, x) + spread(shift, x)
+
+
+def per_channel(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`scale` and `shift`: (C,)."""
+    return per_example(x, scale[None], shift[None])
+
+
+Make = Callable[[NormConfig, int], nn.Module]
+
+
+def over_batch(kind: type[BatchNorm] | type[BatchNormFromScratch]) -> Make:
+    return lambda config, features: kind(
         features, eps=config.eps, momentum=config.momentum, unbiased=config.unbiased, affine=config.affine
+    )
+
+
+def over_groups(config: NormConfig, features: int, groups: int) -> GroupNorm:
+    return GroupNorm(features, groups, eps=config.eps, affine=config.affine)
+
+
+def conditional(make: Make) -> Make:
+    """With a γ and β a condition in place of its own."""
+    return lambda config, features: ConditionalNorm(
+        make(replace(config, affine=False), features), features, config.conditions
+    )
+
+
+NORMS: dict[str, Make] = {
+    "none": lambda config, features: nn.Identity(),  # the control arm: same network, no normalization
+    "batch": over_batch(BatchNorm),
+    "batch_scratch": over_batch(BatchNormFromScratch),
+    "sync_batch": over_batch(SyncBatchNorm),
+    "frozen_batch": lambda config, features: FrozenBatchNorm(features, eps=config.eps),
+    "noisy_batch": lambda config, features: NoisyBatchNorm(
+        over_batch(BatchNorm)(config, features), features, config.noise_shift, config.noise_scale
     ),
-    "layer": lambda config, features: GroupNorm(features, groups=1, eps=config.eps, affine=config.affine),
-    "instance": lambda config, features: GroupNorm(features, groups=features, eps=config.eps, affine=config.affine),
-    "group": lambda config, features: GroupNorm(features, config.groups, eps=config.eps, affine=config.affine),
+    "layer": lambda config, features: over_groups(config, features, 1),
+    "instance": lambda config, features: over_groups(config, features, features),
+    "group": lambda config, features: over_groups(config, features, config.groups),
+    "conditional_batch": conditional(over_batch(BatchNorm)),
+    "conditional_instance": conditional(lambda config, features: over_groups(config, features, features)),
+    "rms": lambda config, features: RMSNorm(features, eps=config.eps, affine=config.affine),
 }
-IMAGES_ONLY = {"instance"}  # of a vector, each "image" is one number: what is left of it is β
+WITHOUT_SHIFT = {"none", "rms"}  # nothing in them takes the place of a layer's bias
+CONDITIONAL = {"conditional_batch", "conditional_instance"}  # one γ and β for each of dataset.conditions
+IMAGES_ONLY = {"instance", "conditional_instance"}  # of a vector, each "image" is one number: what is left of it is β
 
 
 def make_norm(config: NormConfig, features: int) -> nn.Module:

@@ -1,5 +1,7 @@
 """Architectures: shapes, the norm's place, biases, parameter counts, refusals."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,10 +11,11 @@ from bnexp.archs.block import Block
 from bnexp.archs.registry import ARCHS, make_model, notes, stacks
 from bnexp.config import ActConfig, ArchConfig, ConfigError, NormConfig, RunConfig
 from bnexp.init import initialize
-from bnexp.norms import NORMS
+from bnexp.norms import IMAGES_ONLY, NORMS
 
 CLASSES = 7
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 20, 24)]
+GREY, COLOUR = SHAPES[1], SHAPES[3]
 MNIST = (1, 28, 28)
 BIAS = {  # norm, its position, arch.bias → whether a block's layer has a bias
     ("none", "before", "auto"): True,
@@ -22,11 +25,23 @@ BIAS = {  # norm, its position, arch.bias → whether a block's layer has a bias
     ("batch", "before", True): True,
     ("batch", "after", False): False,
     ("none", "before", False): False,
+    ("rms", "before", "auto"): True,
 }
 
 
+SMALL: dict[str, dict[str, object]] = {
+    "mlp": {"hidden": [8, 12]},
+    "convnet": {"channels": [4, 8], "dense": 12},
+    "lenet": {"channels": [4], "hidden": [8, 12]},
+    "vgg": {"channels": [4, 4, 4, 4, 8, 8, 8, 8], "dense": 12},
+    "resnet": {"channels": [4, 8, 8], "depth": 8},
+    "densenet": {"depth": 10, "growth": 4},
+}
+POSITIONED = ("mlp", "convnet", "lenet", "vgg")  # have arch.norm_position
+
+
 def small(arch: str, norm: str = "batch", act: str = "relu", **changes: object) -> RunConfig:
-    architecture = ArchConfig(arch, **{"hidden": [8, 12], "channels": [4, 8], "dense": 12, **changes})
+    architecture = ArchConfig(arch, **{**SMALL.get(arch, {}), **changes})
     return RunConfig(arch=architecture, norm=NormConfig(norm), act=ActConfig(act))
 
 
@@ -51,17 +66,48 @@ def test_depth_repeats_the_widths(depth: int | None, widths: list[int]) -> None:
     assert model(images(MNIST)).shape == (3, CLASSES)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("arch", ARCHS)
-def test_logits_are_finite_for_every_combination(arch: str, norm: str, act: str, shape: tuple[int, int, int]) -> None:
+def test_every_combination_trains(arch: str, norm: str, act: str) -> None:
+    """Two steps of gradient descent; tests/test_engine.py has the engine's."""
     config = small(arch, norm, act)
-    if (arch, norm) == ("mlp", "instance"):
-        with pytest.raises(ConfigError, match=r"norm=instance .* arch=mlp"):
-            build(config, shape)
+    if arch == "mlp" and norm in IMAGES_ONLY:
+        with pytest.raises(ConfigError, match=rf"norm={norm} .* arch=mlp"):
+            build(config, GREY)
         return
-    model = build(config, shape)
+    model, x, labels = build(config, GREY), images(GREY), torch.tensor([3, 1, 2])
+    start = model.classifier.bias.detach().clone()
+    for _ in range(2):
+        loss = nn.functional.cross_entropy(model(x), labels)
+        model.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.sub_(0.1 * parameter.grad)
+    assert math.isfinite(loss.item())
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+    assert not torch.equal(model.classifier.bias, start)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_logits_of_colour_images(arch: str, norm: str) -> None:
+    if arch != "mlp" or norm not in IMAGES_ONLY:
+        check_logits(build(small(arch, norm), COLOUR), COLOUR)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_sizes_of_images(arch: str, shape: tuple[int, int, int]) -> None:
+    if (arch, shape) == ("vgg", (1, 8, 8)):
+        with pytest.raises(ConfigError, match="arch=vgg needs at least 17×17 pixels, not 8×8"):
+            build(small(arch), shape)
+        return
+    check_logits(build(small(arch), shape), shape)
+
+
+def check_logits(model: nn.Module, shape: tuple[int, int, int]) -> None:
     for training in (True, False):
         logits = model.train(training)(images(shape)).detach()
         assert logits.shape == (3, CLASSES)
@@ -70,10 +116,10 @@ def test_logits_are_finite_for_every_combination(arch: str, norm: str, act: str,
 
 
 @pytest.mark.parametrize("position", ["before", "after"])
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", POSITIONED)
 def test_norm_position(arch: str, position: str) -> None:
-    block = blocks(build(small(arch, act="sigmoid", norm_position=position), SHAPES[0]))[0]
-    x = images(SHAPES[0]) if arch == "convnet" else images(SHAPES[0]).flatten(1)
+    block = blocks(build(small(arch, act="sigmoid", norm_position=position), MNIST))[0]
+    x = images(MNIST).flatten(1) if arch == "mlp" else images(MNIST)
     activate, layer = make_activation("sigmoid"), block.layer
     expected = block.norm(activate(layer(x))) if position == "after" else activate(block.norm(layer(x)))
     assert torch.equal(block(x), expected)
@@ -87,7 +133,7 @@ def test_norm_positions_differ() -> None:
 
 
 @pytest.mark.parametrize(("norm", "position", "bias"), BIAS)
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", POSITIONED)
 def test_bias(arch: str, norm: str, position: str, bias: bool | str) -> None:
     model = build(small(arch, norm, norm_position=position, bias=bias), MNIST)
     assert [block.layer.bias is not None for block in blocks(model)] == [BIAS[norm, position, bias]] * len(
@@ -103,7 +149,18 @@ def test_dense_layer_without_its_norm_keeps_its_bias() -> None:
     assert [block.layer.bias for block in model.convolutions] == [None, None]
 
 
-@pytest.mark.parametrize(("arch", "norms"), [("mlp", 2), ("convnet", 3)])
+@pytest.mark.parametrize("pre_activation", [False, True])
+@pytest.mark.parametrize(("norm", "bias"), [("none", True), ("rms", True), ("batch", False), ("group", False)])
+def test_bias_of_a_residual_network(norm: str, bias: bool, pre_activation: bool) -> None:
+    model = build(small("resnet", norm, pre_activation=pre_activation), MNIST)
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert [layer.bias is not None for layer in layers] == [bias] * 7
+    assert model.classifier.bias is not None
+
+
+@pytest.mark.parametrize(
+    ("arch", "norms"), [("mlp", 2), ("convnet", 3), ("lenet", 3), ("vgg", 10), ("resnet", 7), ("densenet", 9)]
+)
 def test_no_norm_on_the_output_layer(arch: str, norms: int) -> None:
     model = build(small(arch), MNIST)
     inputs: list[Tensor] = []
@@ -132,6 +189,123 @@ def test_on_the_meta_device_a_model_has_no_values(arch: str) -> None:
     assert all(parameter.is_meta for parameter in make_model(small(arch), MNIST, 10).parameters())
 
 
+# ---- the published counts
+
+
+@pytest.mark.parametrize(
+    ("arch", "keys", "published"),
+    [
+        ("resnet", {"depth": 20}, 0.27e6),  # He et al. 2016, table 6
+        ("resnet", {"depth": 32}, 0.46e6),
+        ("resnet", {"depth": 56}, 0.85e6),
+        ("densenet", {"depth": 40, "growth": 12}, 1.0e6),  # Huang et al. 2017, table 2
+    ],
+)
+@pytest.mark.parametrize("norm", ["none", "batch", "group"])
+def test_parameter_counts_of_the_papers(arch: str, keys: dict[str, object], published: float, norm: str) -> None:
+    config = RunConfig(arch=ArchConfig(arch, **{"channels": [16, 32, 64], **keys}), norm=NormConfig(norm))
+    model = make_model(config, (3, 32, 32), 10)
+    learned_by_norms = sum(p.numel() for name, p in model.named_parameters() if ".norm." in name)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert round(count / 1e4) == pytest.approx(round(published / 1e4), abs=2 if arch == "densenet" else 0.5)
+    assert learned_by_norms < 0.03 * count
+
+
+def layers(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules())
+
+
+@pytest.mark.parametrize(("arch", "depths"), [("resnet", (8, 20, 32, 56)), ("densenet", (7, 22, 40))])
+def test_depth_counts_the_layers(arch: str, depths: tuple[int, ...]) -> None:
+    for depth in depths:
+        assert layers(make_model(small(arch, depth=depth), (3, 32, 32), 10)) == depth
+
+
+@pytest.mark.parametrize(("arch", "depth"), [("resnet", 9), ("resnet", 2), ("densenet", 8), ("densenet", 4)])
+def test_other_depths_are_refused(arch: str, depth: int) -> None:
+    with pytest.raises(ConfigError, match=rf"arch.depth={depth} is not allowed: arch={arch} has"):
+        make_model(small(arch, depth=depth), MNIST, CLASSES)
+
+
+def test_vgg_has_eight_convolutions() -> None:
+    with pytest.raises(ConfigError, match=r"arch.channels=\[4, 8\] is not allowed: arch=vgg has 8"):
+        make_model(small("vgg", channels=[4, 8]), MNIST, CLASSES)
+    model = build(small("vgg"), (3, 32, 32))
+    assert layers(model) == 11
+    assert model.dense[0].layer.weight.shape[1] == build(small("vgg"), MNIST).dense[0].layer.weight.shape[1] == 8
+
+
+def test_lenet_of_the_book() -> None:
+    """6 and 16 channels, 256 inputs to the dense layers, 44,426 parameters without batch normalization."""
+    config = RunConfig(arch=ArchConfig("lenet", channels=[6, 16], hidden=[120, 84]), norm=NormConfig("none"))
+    model = make_model(config, MNIST, 10)
+    assert model.hidden[0].layer.weight.shape == (120, 256)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 44_426
+
+
+# ---- residual blocks
+
+
+def test_basic_block_by_hand() -> None:
+    """Against the formula of the paper with torch's functions; the second stage halves and widens."""
+    model = build(small("resnet", "batch", residual_init_zero=False), MNIST).eval()
+    block, x = model.stages[1][0], torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(1))
+    y = nn.functional.conv2d(x, block.first.layer.weight, stride=2, padding=1)
+    y = torch.relu(block.first.norm(y))
+    y = block.norm(nn.functional.conv2d(y, block.layer.weight, padding=1))
+    shortcut = torch.cat([x[:, :, ::2, ::2], torch.zeros(2, 4, 3, 3)], 1)
+    torch.testing.assert_close(block(x), torch.relu(shortcut + y))
+
+
+def test_pre_activation_block_by_hand() -> None:
+    model = build(small("resnet", "layer", pre_activation=True), MNIST)
+    block, x = model.stages[0][0], torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(1))
+    y = nn.functional.conv2d(torch.relu(block.first.norm(x)), block.first.layer.weight, padding=1)
+    y = nn.functional.conv2d(torch.relu(block.second.norm(y)), block.second.layer.weight, padding=1)
+    torch.testing.assert_close(block(x), x + y)
+
+
+@pytest.mark.parametrize(
+    ("norm", "keys"),
+    [
+        ("batch", {"residual_init_zero": True}),
+        ("none", {"skip_init": True}),
+        ("none", {"skip_init": True, "pre_activation": True}),
+    ],
+)
+def test_a_block_starts_as_its_shortcut(norm: str, keys: dict[str, object]) -> None:
+    block = build(small("resnet", norm, act="identity", **keys), MNIST).stages[0][0]
+    x = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(block(x), x)
+    loss = (block(x) ** 3).sum()
+    loss.backward()
+    moved = block.factor if "skip_init" in keys else block.norm.weight
+    assert bool((moved.grad != 0).all())
+
+
+@pytest.mark.parametrize(
+    ("norm", "keys", "why"),
+    [("none", {}, "arch.skip_init=true does the same"), ("batch", {"pre_activation": True}, "ends in a convolution")],
+)
+def test_residual_init_zero_needs_a_last_scale(norm: str, keys: dict[str, object], why: str) -> None:
+    with pytest.raises(ConfigError, match=rf"arch.residual_init_zero=true is not allowed: .*{why}"):
+        make_model(small("resnet", norm, residual_init_zero=True, **keys), MNIST, CLASSES)
+
+
+def test_dense_block_by_hand() -> None:
+    """Every layer reads all channels before it and adds `growth` of its own."""
+    model = build(small("densenet", "layer"), MNIST)
+    x = torch.randn(2, 16, 6, 6, generator=torch.Generator().manual_seed(1))
+    first, second = (layer.branch for layer in model.parts[0])
+    one = torch.cat([x, nn.functional.conv2d(torch.relu(first.norm(x)), first.layer.weight, padding=1)], 1)
+    two = nn.functional.conv2d(torch.relu(second.norm(one)), second.layer.weight, padding=1)
+    torch.testing.assert_close(model.parts[0](x), torch.cat([one, two], 1))
+    assert model.classifier.in_features == 16 + 3 * 2 * 4
+
+
+# ---- refusals
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 8), (1, 8, 3)], ids=str)
 def test_images_too_small_for_the_pooling_are_refused(shape: tuple[int, int, int]) -> None:
     with pytest.raises(ConfigError, match=r"arch.channels=\[4, 8\] .* at least 4×4 pixels, not " + f"{shape[1]}×"):
@@ -147,7 +321,9 @@ def test_the_smallest_images_are_accepted(norm: str) -> None:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_channels_that_the_groups_do_not_divide_are_refused(arch: str) -> None:
     with pytest.raises(ConfigError, match=r"norm.groups=4"):
-        make_model(small(arch, "group", hidden=[6], channels=[6]), MNIST, CLASSES)
+        make_model(
+            small(arch, "group", hidden=[6], channels=[6] * (8 if arch == "vgg" else 1), growth=6), MNIST, CLASSES
+        )
 
 
 def test_unknown_names_are_refused_with_the_choices() -> None:
@@ -179,9 +355,11 @@ def test_what_sets_an_arm_apart_is_noted() -> None:
     assert notes(small("mlp", "batch")) == ["no bias where the norm follows"]
     assert notes(small("mlp", "batch", norm_position="after")) == []
     assert notes(small("mlp", "batch", bias=True)) == []
+    assert notes(small("mlp", "rms")) == []
     assert "no norm on the dense layer" in notes(small("convnet", "instance"))
+    assert "no norm on the dense layer" not in notes(small("resnet", "instance"))
 
 
 def test_only_the_mlp_stacks() -> None:
     assert stacks(small("mlp"))
-    assert not stacks(small("convnet"))
+    assert not any(stacks(small(arch)) for arch in ARCHS if arch != "mlp")

@@ -38,6 +38,18 @@ class ImageLayerNorm(nn.Module):
         return y * self.weight[:, None, None] + self.bias[:, None, None]
 
 
+class ImageRMSNorm(nn.Module):
+    """Root mean square normalization of images over (C, H, W), γ a channel."""
+
+    def __init__(self, affine: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(FEATURES)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.rms_norm(x, x.shape[1:], eps=EPS)
+        return y if self.weight is None else y * self.weight[:, None, None]
+
+
 REFERENCES: dict[tuple[str, str], Callable[[bool], nn.Module]] = {
     ("none", "vectors"): lambda affine: nn.Identity(),
     ("none", "images"): lambda affine: nn.Identity(),
@@ -48,7 +60,15 @@ REFERENCES: dict[tuple[str, str], Callable[[bool], nn.Module]] = {
     ("instance", "images"): lambda affine: nn.InstanceNorm2d(FEATURES, EPS, affine=affine),
     ("group", "vectors"): lambda affine: nn.GroupNorm(GROUPS, FEATURES, EPS, affine=affine),
     ("group", "images"): lambda affine: nn.GroupNorm(GROUPS, FEATURES, EPS, affine=affine),
+    ("batch_scratch", "vectors"): lambda affine: nn.BatchNorm1d(FEATURES, EPS, affine=affine),
+    ("batch_scratch", "images"): lambda affine: nn.BatchNorm2d(FEATURES, EPS, affine=affine),
+    ("sync_batch", "vectors"): lambda affine: nn.BatchNorm1d(FEATURES, EPS, affine=affine),  # of one process
+    ("sync_batch", "images"): lambda affine: nn.BatchNorm2d(FEATURES, EPS, affine=affine),
+    ("rms", "vectors"): lambda affine: nn.RMSNorm(FEATURES, EPS, elementwise_affine=affine),
+    ("rms", "images"): ImageRMSNorm,
 }
+BATCH = ("batch", "batch_scratch")
+TESTED_BELOW = {"frozen_batch", "noisy_batch", "conditional_batch", "conditional_instance"}  # torch has none like them
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +106,7 @@ def forward_and_gradients(module: nn.Module, x: Tensor, upstream: Tensor) -> lis
 
 
 def test_every_norm_has_a_reference() -> None:
-    assert {name for name, _ in REFERENCES} == set(NORMS)
+    assert {name for name, _ in REFERENCES} | TESTED_BELOW == set(NORMS)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -101,14 +121,16 @@ def test_equals_torch(name: str, kind: str, affine: bool, training: bool) -> Non
     theirs.train(training)
     x, upstream = draw(SHAPES[kind], 10), draw(SHAPES[kind], 11)
     found, expected = forward_and_gradients(ours, x, upstream), forward_and_gradients(theirs, x, upstream)
-    assert len(found) == 2 + (2 if affine and name != "none" else 0)
+    learned = {"none": 0, "rms": 1}.get(name, 2)  # γ, β
+    assert len(found) == 2 + (learned if affine else 0)
     for mine, other in zip(found, expected, strict=True):
         close(mine, other)
 
 
+@pytest.mark.parametrize("name", BATCH)
 @pytest.mark.parametrize("kind", SHAPES)
-def test_running_averages_equal_torch(kind: str) -> None:
-    ours, theirs = pair("batch", kind)
+def test_running_averages_equal_torch(kind: str, name: str) -> None:
+    ours, theirs = pair(name, kind)
     for seed in range(5):
         x = draw(SHAPES[kind], seed)
         ours(x)
@@ -117,9 +139,10 @@ def test_running_averages_equal_torch(kind: str) -> None:
         close(ours.running_var, theirs.running_var)
 
 
+@pytest.mark.parametrize("name", BATCH)
 @pytest.mark.parametrize("kind", SHAPES)
-def test_evaluation_leaves_running_averages(kind: str) -> None:
-    norm = make_norm(NormConfig("batch"), FEATURES)
+def test_evaluation_leaves_running_averages(kind: str, name: str) -> None:
+    norm = make_norm(NormConfig(name), FEATURES)
     norm(draw(SHAPES[kind]))
     mean, variance = norm.running_mean.clone(), norm.running_var.clone()
     norm.eval()(draw(SHAPES[kind], 1))
@@ -136,11 +159,12 @@ def test_evaluation_does_not_depend_on_companions(kind: str) -> None:
     close(norm(x)[:1], norm(x[:1]))
 
 
+@pytest.mark.parametrize("name", BATCH)
 @pytest.mark.parametrize("shape", [(2, 1), (2, 1, 1, 1)])
 @pytest.mark.parametrize(("unbiased", "variance"), [(True, 1.5), (False, 1.0)])
-def test_running_variance_by_hand(shape: tuple[int, ...], unbiased: bool, variance: float) -> None:
+def test_running_variance_by_hand(shape: tuple[int, ...], unbiased: bool, variance: float, name: str) -> None:
     """Of 1 and 3 the mean is 2 and the variance 1, or 2 with n - 1; half of it and half of the start, 0 and 1."""
-    norm = BatchNorm(1, eps=EPS, momentum=0.5, unbiased=unbiased, affine=False)
+    norm = make_norm(NormConfig(name, eps=EPS, momentum=0.5, unbiased=unbiased, affine=False), 1)
     norm(torch.tensor([1.0, 3.0]).reshape(shape))
     close(norm.running_mean, torch.tensor([1.0]))
     close(norm.running_var, torch.tensor([variance]))
@@ -162,6 +186,86 @@ def test_momentum_weighs_the_new_value(momentum: float) -> None:
     norm(x)
     close(norm.running_mean, momentum * x.mean(0))
     close(norm.running_var, (1 - momentum) + momentum * x.var(0))
+
+
+# ---- frozen, noisy, conditional
+
+
+def trained_batch_norm(kind: str) -> BatchNorm:
+    norm, _ = pair("batch", kind)
+    for seed in range(3):
+        norm(draw(SHAPES[kind], seed))
+    return norm
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", SHAPES)
+def test_frozen_is_the_evaluation_of_what_it_was_loaded_from(kind: str, training: bool) -> None:
+    norm, frozen = trained_batch_norm(kind).eval(), make_norm(NormConfig("frozen_batch", eps=EPS), FEATURES)
+    frozen.train(training).load_state_dict(norm.state_dict(), strict=False)
+    before = {name: tensor.clone() for name, tensor in frozen.state_dict().items()}
+    x, upstream = draw(SHAPES[kind], 10).requires_grad_(), draw(SHAPES[kind], 11)
+    expected, found = norm(x), frozen(x)
+    close(found, expected)
+    close(*(torch.autograd.grad((y * upstream).sum(), x)[0] for y in (found, expected)))
+    assert list(frozen.parameters()) == []
+    assert all(torch.equal(frozen.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_noise_is_added_to_batch_norm_in_training_alone(kind: str) -> None:
+    norm, noisy = trained_batch_norm(kind), make_norm(NormConfig("noisy_batch", eps=EPS), FEATURES)
+    noisy.norm.load_state_dict(norm.state_dict())
+    noise = noisy.draw(torch.Generator().manual_seed(3))
+    noisy.scale.copy_(noise["scale"])
+    noisy.shift.copy_(noise["shift"])
+    x, channels = draw(SHAPES[kind], 10), (1, -1, *(1 for _ in SHAPES[kind][2:]))
+    close(noisy(x), norm(x) * noise["scale"].view(channels) + noise["shift"].view(channels))
+    close(noisy.eval()(x), norm.eval()(x))
+
+
+def test_noise_has_the_published_range() -> None:
+    norm = make_norm(NormConfig("noisy_batch", noise_shift=0.5, noise_scale=1.25), 10_000)
+    first, second = (norm.draw(torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    for name, low, high in (("shift", -0.5, 0.5), ("scale", 1.0, 1.25)):
+        values = first[name]
+        assert low <= float(values.min()) < low + 0.01 * (high - low)
+        assert high - 0.01 * (high - low) < float(values.max()) <= high
+        assert float(values.mean()) == pytest.approx((low + high) / 2, abs=0.02 * (high - low))
+        assert not torch.equal(values, second[name])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("batch", "vectors"), ("batch", "images"), ("instance", "images")])
+def test_conditional_scales_each_example_by_its_condition(name: str, kind: str) -> None:
+    """Against the norm without γ and β, and those of the example's condition picked by hand."""
+    norm = make_norm(NormConfig(f"conditional_{name}", eps=EPS, conditions=3), FEATURES)
+    plain = make_norm(NormConfig(name, eps=EPS, affine=False), FEATURES)
+    with torch.no_grad():
+        norm.weight.copy_(draw((3, FEATURES), 5))
+        norm.bias.copy_(draw((3, FEATURES), 6))
+    x, upstream = draw(SHAPES[kind]), draw(SHAPES[kind], 1)
+    norm.condition = torch.tensor([2, 0, 0, 1, 2, 2])[: len(x)]
+    normal = plain(x)
+    expected = torch.stack(
+        [
+            y * norm.weight[c].view(-1, *(1 for _ in y.shape[1:])) + norm.bias[c].view(-1, *(1 for _ in y.shape[1:]))
+            for y, c in zip(normal, norm.condition.tolist(), strict=True)
+        ]
+    )
+    found = norm(x)
+    close(found, expected)
+    for mine, other in zip(
+        *(torch.autograd.grad((y * upstream).sum(), [norm.weight, norm.bias]) for y in (found, expected)), strict=True
+    ):
+        close(mine, other)
+
+
+def test_one_condition_is_for_all_examples() -> None:
+    norm, plain = make_norm(NormConfig("conditional_batch"), FEATURES), make_norm(NormConfig("batch"), FEATURES)
+    close(norm(draw(SHAPES["images"])), plain(draw(SHAPES["images"])))
+
+
+# ---- identities
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -223,6 +327,7 @@ def test_groups_that_do_not_divide_name_those_that_do(groups: int) -> None:
 def test_without_affine_nothing_is_learned() -> None:
     assert not list(GroupNorm(FEATURES, 2, EPS, affine=False).parameters())
     assert not list(BatchNorm(FEATURES, EPS, 0.1, True, affine=False).parameters())
+    assert not list(make_norm(NormConfig("rms", affine=False), FEATURES).parameters())
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """What every architecture is made of."""
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from bnexp.activations import make_activation
 from bnexp.config import ActConfig, ArchConfig, NormConfig
-from bnexp.norms import make_norm
+from bnexp.norms import IMAGES_ONLY, WITHOUT_SHIFT, make_norm
 
 
 class Block(nn.Module):
@@ -24,12 +26,34 @@ class Block(nn.Module):
         return y
 
 
+class PreActivation(nn.Module):
+    """norm → activation → layer (He et al. 2016, "Identity mappings in deep residual networks")."""
+
+    def __init__(self, layer: nn.Module, norm: nn.Module, activation: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.activation, self.layer = norm, activation, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(self.activation(self.norm(x)))
+        return y
+
+
 def has_bias(arch: ArchConfig, norm: NormConfig) -> bool:
     """Whether a block's layer has a bias: by default not where a norm follows it, whose β takes its place."""
     if isinstance(arch.bias, bool):
         return arch.bias
-    return norm.name == "none" or arch.norm_position == "after"
+    return norm.name in WITHOUT_SHIFT or arch.norm_position == "after"
 
 
 def make_block(layer: nn.Module, features: int, arch: ArchConfig, norm: NormConfig, act: ActConfig) -> Block:
     return Block(layer, make_norm(norm, features), make_activation(act.name), after=arch.norm_position == "after")
+
+
+def make_pre_activation(layer: nn.Module, features: int, norm: NormConfig, act: ActConfig) -> PreActivation:
+    """`features`: channels that it reads."""
+    return PreActivation(layer, make_norm(norm, features), make_activation(act.name))
+
+
+def norm_for_vectors(norm: NormConfig) -> NormConfig:
+    """The norm of a network's dense layers: none where the chosen one needs images."""
+    return replace(norm, name="none") if norm.name in IMAGES_ONLY else norm

@@ -1,13 +1,10 @@
 """Small convolutional network."""
 
-from dataclasses import replace
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnexp.archs.block import has_bias, make_block
+from bnexp.archs.block import has_bias, make_block, norm_for_vectors
 from bnexp.config import ActConfig, ArchConfig, ConfigError, NormConfig
-from bnexp.norms import IMAGES_ONLY
 
 
 class ConvNet(nn.Module):
@@ -15,8 +12,6 @@ class ConvNet(nn.Module):
     norm and activation; a classifier. A norm that needs images (instance) leaves the dense layer without.
     Raises ConfigError for images that the pooling would use up.
     """
-
-    stacks = False  # grouped convolutions are slower on a CPU than one network after the other
 
     def __init__(
         self, arch: ArchConfig, norm: NormConfig, act: ActConfig, shape: tuple[int, int, int], classes: int
@@ -34,7 +29,7 @@ class ConvNet(nn.Module):
             layer = nn.Conv2d(channels, features, 3, padding=1, bias=has_bias(arch, norm))
             self.convolutions.append(make_block(layer, features, arch, norm, act))
             channels, height, width = features, height // 2, width // 2
-        flat = replace(norm, name="none") if norm.name in IMAGES_ONLY else norm
+        flat = norm_for_vectors(norm)
         dense = nn.Linear(channels * height * width, arch.dense, bias=has_bias(arch, flat))
         self.dense = make_block(dense, arch.dense, arch, flat, act)
         self.classifier = nn.Linear(arch.dense, classes)

@@ -15,8 +15,6 @@ class MLP(nn.Module):
     given, each with norm and activation; a classifier without. Raises ConfigError for a norm that needs images.
     """
 
-    stacks = True  # runs of it train as one network on a CPU
-
     def __init__(
         self, arch: ArchConfig, norm: NormConfig, act: ActConfig, shape: tuple[int, int, int], classes: int
     ) -> None:
