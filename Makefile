@@ -26,7 +26,7 @@ demo: $(SETUP) ## none against batch normalization on the embedded digits, 5 see
 test: $(SETUP) lint types ## lint, types and tests, offline
 	$(BIN)/pytest
 
-test-slow: $(SETUP) ## the long ones: 50 draws of stacks against runs alone, byte for byte (6 minutes)
+test-slow: $(SETUP) ## the long ones: every graph in a stack against alone, byte for byte (8 minutes)
 	$(BIN)/pytest -m slow
 
 lint: $(SETUP) ## ruff

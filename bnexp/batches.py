@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp.parallel import share
 from bnexp.seeds import generator
 
 PADDING = 4  # pixels around an image that a crop may reach into (He et al. 2016, §4.2)
@@ -43,7 +44,7 @@ class Order:
 
 
 class Batches:
-    """The batches of a stack's members, each in the order of its own seed."""
+    """The batches of a stack's members, each in the order of its own seed; under torchrun this process's share."""
 
     def __init__(self, seeds: list[int], examples: int, batch_size: int, augment: bool, device: torch.device) -> None:
         self.orders = [Order(seed, examples, batch_size) for seed in seeds]
@@ -53,9 +54,9 @@ class Batches:
         self.orders = [self.orders[row] for row in rows]
 
     def batch(self, step: int) -> Batch:
-        index = torch.stack([order.batch(step) for order in self.orders])
-        crop = torch.stack([draw_crop(order, step) for order in self.orders]).to(self.device) if self.augment else None
-        return Batch(index.to(self.device), crop)
+        index = share(torch.stack([order.batch(step) for order in self.orders]))
+        crop = share(torch.stack([draw_crop(order, step) for order in self.orders])) if self.augment else None
+        return Batch(index.to(self.device), None if crop is None else crop.to(self.device))
 
 
 def draw_crop(order: Order, step: int) -> Tensor:

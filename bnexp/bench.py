@@ -21,12 +21,22 @@ from torch import Tensor
 from torch.func import vmap
 
 from bnexp.archs.registry import make_model, stacks
-from bnexp.batches import Batch, Batches, flip_crop
+from bnexp.batches import Batch, Batches
 from bnexp.compiled import Compiled
 from bnexp.config import ConfigError, RunConfig, require, require_choice
 from bnexp.console import console, count, duration, say
 from bnexp.data import Data, load_data
-from bnexp.engine import MemberState, Stack, compiles, make_loss, pick_device, thread_count
+from bnexp.engine import (
+    Examples,
+    MemberState,
+    Stack,
+    compiles,
+    dimensions,
+    gather,
+    make_loss,
+    pick_device,
+    thread_count,
+)
 from bnexp.norms import NORMS
 from bnexp.stats import Spread, spread
 from bnexp.train import Stopwatch, check
@@ -214,15 +224,14 @@ class Contender:
 def make_forward(stack: Stack) -> Callable[[Batch], Tensor]:
     """A step's forward pass alone: gather the batch, the network in training mode, the loss (a member); no gradient."""
     loss_of = make_loss(stack.model, stack.config, stack.data)
-    train, state = stack.data.train, stack.state if stack.mapped else stack.members[0]
+    state = stack.state if stack.mapped else stack.members[0]
 
-    def loss(state: MemberState, index: Tensor, crop: Tensor | None, images: Tensor, labels: Tensor) -> Tensor:
-        pixels = images[index] if crop is None else flip_crop(images[index], crop)
-        return loss_of(state.parameters, state.buffers, pixels, labels[index])[0]
+    def loss(state: MemberState, index: Tensor, crop: Tensor | None, train: Examples) -> Tensor:
+        return loss_of(state.parameters, state.buffers, gather(index, crop, train))[0]
 
     run: Callable[..., Tensor] = loss
     if stack.mapped:
-        run = vmap(loss, in_dims=(0, 0, None if stack.config.dataset.augment == "none" else 0, None, None))
+        run = vmap(loss, in_dims=dimensions(stack.config))
     if stack.compiled:
         run = Compiled(run, stack.data.scale.device)
 
@@ -231,7 +240,7 @@ def make_forward(stack: Stack) -> Callable[[Batch], Tensor]:
         index, crop = batch.index, batch.crop
         if not stack.mapped:
             index, crop = index[0], None if crop is None else crop[0]
-        return run(state, index, crop, train.pixels, train.labels)
+        return run(state, index, crop, stack.train)
 
     return forward
 

@@ -27,6 +27,7 @@ bnexp: what does normalization do to training?
   bnexp compare [OVERRIDE …] [by=KEY] a sweep, then the paired comparison: table and figure
                                       (dry_run=true: of both, how it would be done and about how long it takes)
   bnexp report DIR … [by=KEY]         the comparison of runs that are there
+  bnexp probe DIR … [by=KEY]          the loss around their checkpoints: smoothness, internal covariate shift
   bnexp reproduce [CLAIM …] [--list] [--seeds N]   published claims, judged
   bnexp bench [WORD …]                steps/s of every norm against none: eager, compiled, stacked
   bnexp data [status|fetch] [dataset=NAME …]
@@ -44,6 +45,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Exit status: 0 done, 1 a run failed, 2 the user's words are off, 130 interrupted."""
     try:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            take_part(arguments)
         return dispatch(arguments)
     except KeyboardInterrupt as error:
         return 128 + getattr(error, "signum", 2)
@@ -54,6 +57,19 @@ def run(arguments: list[str]) -> int:
         status, line = explain(error)
         complain(line)
         return status
+
+
+def take_part(arguments: list[str]) -> None:
+    """Under torchrun the processes meet, and one of them speaks."""
+    from bnexp import parallel
+    from bnexp.config import ConfigError
+    from bnexp.console import console, errors
+
+    console.quiet = errors.quiet = os.environ["RANK"] != "0"
+    if arguments[:1] != ["train"]:
+        name = " ".join(arguments[:1])
+        raise ConfigError(f"bnexp {name} is not for torchrun, whose processes share one run: bnexp train")
+    parallel.join()
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -86,7 +102,27 @@ def train(arguments: list[str]) -> int:
         hand_to_hydra([*flags, *overrides])
         return 0
     checked = plan(flags, overrides)
-    return announce(checked.sweep) if dry else hand_to_hydra(checked.arguments, checked.sweep)
+    if dry:
+        return announce(checked.sweep)
+    from bnexp import parallel
+
+    if parallel.processes() > 1:
+        return train_in_parallel(checked)
+    return hand_to_hydra(checked.arguments, checked.sweep)
+
+
+def train_in_parallel(checked: Plan) -> int:
+    """Under torchrun: rank 0 is the run, the others take their shares of its batches."""
+    from bnexp import parallel
+    from bnexp.config import ConfigError
+    from bnexp.train import follow
+
+    if len(checked.runs) > 1:
+        raise ConfigError("a sweep is not allowed under torchrun: its processes share the batches of one run")
+    if parallel.rank() == 0:
+        return hand_to_hydra(checked.arguments, checked.sweep)
+    follow(checked.runs[0])
+    return 0
 
 
 def compare(arguments: list[str]) -> int:
@@ -174,17 +210,31 @@ def take_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
 
 
 def report(arguments: list[str]) -> int:
+    by, directories = take_directories("report", arguments)
+    from bnexp.report import report as make_report
+
+    make_report(directories, by)
+    return 0
+
+
+def take_directories(command: str, arguments: list[str]) -> tuple[str | None, list[Path]]:
+    """by=KEY, and directories that are there."""
     from bnexp.config import ConfigError
 
     by, names = take("by", arguments)
     if not names:
-        raise ConfigError("report needs a directory: bnexp report results/sweeps/…")
+        raise ConfigError(f"{command} needs a directory: bnexp {command} results/sweeps/…")
     for name in names:
         if not Path(name).is_dir():
             raise ConfigError(f"{name} is not a directory")
-    from bnexp.report import report as make_report
+    return by, [Path(name) for name in names]
 
-    make_report([Path(name) for name in names], by)
+
+def probe(arguments: list[str]) -> int:
+    by, directories = take_directories("probe", arguments)
+    from bnexp.probe_report import report_probes
+
+    report_probes(directories, by)
     return 0
 
 
@@ -313,6 +363,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "compare": compare,
     "report": report,
+    "probe": probe,
     "bench": bench,
     "reproduce": reproduce,
     "data": data,

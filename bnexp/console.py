@@ -39,6 +39,8 @@ def describe(summary: dict[str, Any]) -> str:
     if summary["status"] == "interrupted":
         return f"interrupted at step {summary['steps']:,}"
     parts = [f"test accuracy {summary['test']['accuracy']:.1%}"]
+    if "test_recalibrated" in summary:
+        parts.append(f"{summary['test_recalibrated']['accuracy']:.1%} recalibrated")
     if summary["status"] == "diverged":
         parts.insert(0, f"diverged at step {summary['diverged_at']:,}")
     if summary["steps_to"]["90"] is not None:

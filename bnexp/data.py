@@ -1,6 +1,7 @@
 """Data sets as uint8 tensors in memory, scaled when they are used; every data set, by name."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bnexp.config import ConfigError, DatasetConfig, require_choice
+from bnexp.datasets.conditions import CONDITIONS, in_every_style
 from bnexp.datasets.images import Images, Source
 from bnexp.seeds import generator
 
@@ -68,7 +70,8 @@ class Data:
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Data":
         def moved(images: Images) -> Images:
             pixels = images.pixels.contiguous(memory_format=memory_format)
-            return Images(pixels.to(device), images.labels.to(device))
+            condition = None if images.condition is None else images.condition.to(device)
+            return Images(pixels.to(device), images.labels.to(device), condition)
 
         return replace(
             self,
@@ -80,13 +83,13 @@ class Data:
         )
 
 
-_loaded: dict[tuple[object, ...], Data] = {}
+_loaded: dict[str, Data] = {}
 
 
 def load_data(config: DatasetConfig) -> Data:
     """The data set of a configuration, read once a process. Raises ConfigError where it can't be used."""
     loader = find_loader(config.name)
-    key = tuple(asdict(config).values())
+    key = json.dumps(asdict(config))
     if key not in _loaded:
         _loaded.clear()  # a sweep over data sets needs one at a time
         _loaded[key] = split(loader.load(config), config)
@@ -97,6 +100,7 @@ def split(source: Source, config: DatasetConfig) -> Data:
     """Hold out `validation` training images: the first ones, as the published experiments do; of an image folder,
     which is sorted by class, the first of a fixed shuffle.
     """
+    source = of_classes(source, config.classes) if config.classes else source
     source = binarized(source) if config.binarize else source
     everything = source.train
     if config.name == "image_folder":
@@ -110,8 +114,35 @@ def split(source: Source, config: DatasetConfig) -> Data:
     validation, train = everything[: config.validation], everything[config.validation :]
     if config.limit is not None:
         train = train[: config.limit]
-    scale, shift = scaling(train.pixels, source.peak, config.standardize)
-    return Data(train, validation, source.test, len(source.classes), scale, shift, checksum(train, validation, source))
+    splits = styled([train, validation, source.test], source.peak, config.conditions)
+    scale, shift = scaling(splits[0].pixels, source.peak, config.standardize)
+    train, validation, test = splits
+    return Data(train, validation, test, len(source.classes), scale, shift, checksum(splits))
+
+
+def styled(splits: list[Images], peak: int, conditions: list[str]) -> list[Images]:
+    """Every image in each style. Raises ConfigError where the styles and the images don't fit one another."""
+    for name in conditions:
+        require_choice("dataset.conditions", name, CONDITIONS)
+    height, width = splits[0].pixels.shape[2:]
+    if "rotated90" in conditions and height != width:
+        raise ConfigError(f"dataset.conditions=rotated90 is not allowed: images of {height}×{width} are not square")
+    return [in_every_style(images, conditions, peak) for images in splits] if conditions else splits
+
+
+def of_classes(source: Source, chosen: list[int]) -> Source:
+    """The images of these classes alone, numbered in the order given."""
+    count = len(source.classes)
+    if not all(0 <= number < count for number in chosen):
+        raise ConfigError(f"dataset.classes={chosen} is not allowed: the classes are 0 to {count - 1}")
+
+    def picked(images: Images) -> Images:
+        place = torch.full((count,), -1).scatter(0, torch.tensor(chosen), torch.arange(len(chosen)))
+        labels = place[images.labels]
+        return Images(images.pixels[labels >= 0], labels[labels >= 0])
+
+    names = tuple(source.classes[number] for number in chosen)
+    return replace(source, train=picked(source.train), test=picked(source.test), classes=names)
 
 
 def binarized(source: Source) -> Source:
@@ -135,9 +166,9 @@ def scaling(pixels: Tensor, peak: int, standardize: bool) -> tuple[Tensor, Tenso
     return (1 / deviation).float().view(-1, 1, 1), (-mean / deviation).float().view(-1, 1, 1)
 
 
-def checksum(train: Images, validation: Images, source: Source) -> str:
+def checksum(splits: list[Images]) -> str:
     digest = hashlib.sha256()
-    for images in (train, validation, source.test):
+    for images in splits:
         for tensor in (images.pixels, images.labels):
             digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_map_only
 
-from bnexp.archs.block import Block
+from bnexp import parallel
 from bnexp.archs.registry import make_model, stacks
 from bnexp.batches import Batch, flip_crop
 from bnexp.compiled import Compiled
@@ -28,9 +28,13 @@ from bnexp.config import ConfigError, RunConfig
 from bnexp.data import Data
 from bnexp.datasets.images import Images
 from bnexp.init import initialize
+from bnexp.norms import ConditionalNorm, NoisyBatchNorm
 from bnexp.optim import NUMBERS, find_optimizer, schedule_factor
+from bnexp.pretrained import load_start
+from bnexp.seeds import generator
 
 Tensors = dict[str, Tensor]
+Examples = tuple[Tensor, Tensor, Tensor | None]  # pixels, labels, conditions
 
 COMPILE_FROM = 5_000  # steps; compiling costs 1 to 10 s, a step then takes half the time
 EVALUATION_BATCH = 500
@@ -83,6 +87,8 @@ def has_compiler() -> bool:
 
 def compiles(config: RunConfig, device: torch.device) -> bool:
     """Whether a run's step is compiled. It looks at the run and the machine, never at a stack: bytes depend on it."""
+    if parallel.processes() > 1:
+        return False  # gradients are averaged between the passes
     if config.compile != "auto":
         return bool(config.compile) and (device.type != "cpu" or has_compiler())
     gains = device.type == "cuda" or (device.type == "cpu" and has_compiler() and stacks(config))
@@ -93,21 +99,40 @@ def thread_count(config: RunConfig, device: torch.device) -> int:
     """One where an architecture stacks, so that a run alone and in a sweep writes the same bytes."""
     if isinstance(config.threads, int):
         return config.threads
-    return 1 if device.type == "cpu" and stacks(config) else os.cpu_count() or 1
+    return 1 if device.type == "cpu" and stacks(config) else max(1, (os.cpu_count() or 1) // parallel.processes())
 
 
-Loss = Callable[[Tensors, Tensors, Tensor, Tensor], tuple[Tensor, Tensor]]
+Answer = Callable[[Tensors, Tensors, Tensor, Tensor | None], Tensor]
+
+
+def make_answer(model: nn.Module) -> Answer:
+    """Logits (N, classes) as a function of parameters, buffers, images x (N, C, H, W) and, where they have one, the
+    condition (N,) of each.
+    """
+    named = [name for name, module in model.named_modules() if isinstance(module, ConditionalNorm)]
+
+    def answer(parameters: Tensors, buffers: Tensors, x: Tensor, condition: Tensor | None) -> Tensor:
+        where = torch.zeros(1, dtype=torch.int64, device=x.device) if condition is None else condition
+        conditions = {f"{name}.condition": where for name in named}
+        logits: Tensor = functional_call(model, (parameters, buffers, conditions), (x,))
+        return logits
+
+    return answer
+
+
+Loss = Callable[[Tensors, Tensors, Examples], tuple[Tensor, Tensor]]
 
 
 def make_loss(model: nn.Module, config: RunConfig, data: Data) -> Loss:
-    """Mean cross-entropy of one member on a batch of uint8 images, as a function of its parameters and buffers; and
-    each example's. Those are what is recorded: the compiler sums a mean in another order where it stands alone.
+    """Mean cross-entropy of one member on a batch, as a function of its parameters and buffers; and each example's.
+    Those are what is recorded: the compiler sums a mean in another order where it stands alone.
     """
-    device_type = data.scale.device.type
+    device_type, answer = data.scale.device.type, make_answer(model)
 
-    def loss_of(parameters: Tensors, buffers: Tensors, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_of(parameters: Tensors, buffers: Tensors, batch: Examples) -> tuple[Tensor, Tensor]:
+        pixels, labels, condition = batch
         with torch.autocast(device_type, torch.bfloat16, enabled=config.precision == "bf16"):
-            logits = functional_call(model, (parameters, buffers), (data.scaled(pixels),))
+            logits = answer(parameters, buffers, data.scaled(pixels), condition)
         losses = F.cross_entropy(logits.float(), labels, reduction="none")
         return losses.mean(), losses.detach()
 
@@ -123,18 +148,18 @@ def make_step(model: nn.Module, config: RunConfig, data: Data, traced: bool) -> 
     loss_of = make_loss(model, config, data)
     optimizer = find_optimizer(config.optim)
 
-    def differentiate(state: MemberState, pixels: Tensor, labels: Tensor) -> tuple[Tensors, Tensor]:
+    def differentiate(state: MemberState, batch: Examples) -> tuple[Tensors, Tensor]:
         parameters, buffers = state.parameters, state.buffers
         if traced:
-            gradients, (_, losses) = grad_and_value(loss_of, has_aux=True)(parameters, buffers, pixels, labels)
+            gradients, (_, losses) = grad_and_value(loss_of, has_aux=True)(parameters, buffers, batch)
             return gradients, losses
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
-        loss, losses = loss_of(leaves, buffers, pixels, labels)
+        loss, losses = loss_of(leaves, buffers, batch)
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), losses
 
-    def step(state: MemberState, index: Tensor, crop: Tensor | None, images: Tensor, labels: Tensor) -> Tensor:
-        pixels = images[index] if crop is None else flip_crop(images[index], crop)
-        gradients, losses = differentiate(state, pixels, labels[index])
+    def step(state: MemberState, index: Tensor, crop: Tensor | None, train: Examples) -> Tensor:
+        gradients, losses = differentiate(state, gather(index, crop, train))
+        gradients, losses = parallel.average(gradients), parallel.joined(losses)
         with torch.no_grad():
             keep_record(state.record, losses)
             tensors = state.numbers | {"t": state.record["step"].to(losses.dtype)}
@@ -145,6 +170,13 @@ def make_step(model: nn.Module, config: RunConfig, data: Data, traced: bool) -> 
         return losses
 
     return step
+
+
+def gather(index: Tensor, crop: Tensor | None, train: Examples) -> Examples:
+    """A batch of the training set."""
+    images, labels, conditions = train
+    pixels = images[index] if crop is None else flip_crop(images[index], crop)
+    return pixels, labels[index], None if conditions is None else conditions[index]
 
 
 def keep_record(record: Tensors, losses: Tensor) -> None:
@@ -163,21 +195,28 @@ def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool,
     if key not in _compiled:
         step = make_step(model, config, data, traced=True)
         if mapped:
-            step = vmap(step, in_dims=(0, 0, None if config.dataset.augment == "none" else 0, None, None))
+            step = vmap(step, in_dims=dimensions(config))
         _compiled[key] = Compiled(step, data.scale.device, key, {"model": model, "data": data})
     return _compiled[key]
+
+
+def dimensions(config: RunConfig) -> tuple[int | None, ...]:
+    """Of a step's arguments: which are stacked. The training set is everybody's."""
+    return 0, 0, None if config.dataset.augment == "none" else 0, None
 
 
 def stay(tensors: Any) -> None:
     """Promise that these keep their place in memory: a CUDA graph changes them there, and copies any other input."""
     import torch._dynamo  # noqa: PLC0415 - a second to import, and only some runs compile
 
-    tree_map(torch._dynamo.mark_static_address, tensors)
+    tree_map_only(Tensor, torch._dynamo.mark_static_address, tensors)
 
 
 def shape_of(config: RunConfig) -> dict[str, Any]:
     """What shapes the computation of a step; runs that differ in other numbers alone share it, compiled."""
-    shared = {key: asdict(config)[key] for key in ("dataset", "arch", "act", "norm", "batch_size", "precision")}
+    shared = {
+        key: asdict(config)[key] for key in ("dataset", "arch", "act", "norm", "batch_size", "precision", "trainable")
+    }
     if stacks(config):
         for number in ("eps", "momentum"):  # buffers of the norms for vectors
             del shared["norm"][number]
@@ -189,18 +228,33 @@ def graph_key(config: RunConfig, data: Data, size: int) -> str:
 
 
 def start_member(config: RunConfig, data: Data) -> MemberState:
-    """A member before its first update, on the CPU: weights from its seed, everything else at 0."""
+    """A member before its first update, on the CPU: weights from its seed or from a finished run, everything else
+    at 0. What isn't trained is a buffer.
+    """
     model = make_model(config, data.shape, data.classes, device="cpu")
     initialize(model, config.init, config.seed)
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    if config.init_from is not None:
+        load_start(model, config)
+    values = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    parameters = {name: values.pop(name) for name in trained_names(model, config)}
     slots = {
         slot: {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
         for slot in find_optimizer(config.optim).slots
     }
     record = {"step": torch.tensor(0), "losses": torch.zeros(config.batch_size), "diverged_at": torch.tensor(-1)}
     numbers = {name: torch.tensor(getattr(config.optim, name)) for name in NUMBERS}
-    buffers = {name: buffer.float() for name, buffer in model.named_buffers()}
-    return MemberState(parameters, buffers, slots, record, numbers)
+    buffers = {name: buffer.float() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    return MemberState(parameters, values | buffers, slots, record, numbers)
+
+
+def trained_names(model: nn.Module, config: RunConfig) -> list[str]:
+    """Parameters that are trained: all, or those of the norms. Raises ConfigError where those have none."""
+    names = [name for name, _ in model.named_parameters()]
+    if config.trainable == "norms":
+        names = [name for name in names if "norm" in name.split(".")[:-1]]
+    if not names:
+        raise ConfigError(f"trainable=norms is not allowed: norm={config.norm.name} has nothing that is trained")
+    return names
 
 
 class Stack:
@@ -209,9 +263,11 @@ class Stack:
     def __init__(self, configs: list[RunConfig], data: Data, device: torch.device) -> None:
         self.configs, self.config = configs, configs[0]
         self.model = make_model(self.config, data.shape, data.classes)
+        self.noisy = {name: norm for name, norm in self.model.named_modules() if isinstance(norm, NoisyBatchNorm)}
         convolutional = any(isinstance(module, nn.Conv2d) for module in self.model.modules())
         self.memory_format = torch.channels_last if convolutional else torch.contiguous_format
         self.data = data.to(device, self.memory_format)
+        self.train: Examples = (self.data.train.pixels, self.data.train.labels, self.data.train.condition)
         self.compiled = compiles(self.config, device)
         self.mapped = self.compiled and stacks(self.config)
         self.hold([start_member(config, data).map(self.place) for config in configs])
@@ -226,7 +282,7 @@ class Stack:
         self.run: Callable[..., Tensor]
         if self.compiled:
             self.run = compiled_step(self.model, self.config, self.data, self.mapped, len(members))
-            stay((self.state if self.mapped else self.members, self.data.train.pixels, self.data.train.labels))
+            stay((self.state if self.mapped else self.members, self.train))
         else:
             self.run = make_step(self.model, self.config, self.data, traced=False)
 
@@ -241,13 +297,13 @@ class Stack:
 
     def step(self, batch: Batch) -> None:
         """One update of every member."""
-        train = self.data.train
+        train = self.train
         if self.mapped:
-            self.run(self.state, batch.index, batch.crop, train.pixels, train.labels)
+            self.run(self.state, batch.index, batch.crop, train)
             return
         for row, member in enumerate(self.members):
             crop = None if batch.crop is None else batch.crop[row]
-            self.run(member, batch.index[row], crop, train.pixels, train.labels)
+            self.run(member, batch.index[row], crop, train)
 
     def warm_up(self, batch: Batch) -> None:
         """A first step, which compiles and loads what it needs, and is taken back: no member moves."""
@@ -261,6 +317,13 @@ class Stack:
         for config, member in zip(self.configs, self.members, strict=True):
             if config.optim.schedule != "constant":
                 member.numbers["lr"].fill_(config.optim.lr * schedule_factor(config.optim.schedule, step, config.steps))
+
+    def set_noise(self, step: int) -> None:
+        """The noise of the update that follows `step` updates, in the norms that have some."""
+        for config, member in zip(self.configs, self.members, strict=True):
+            for name, norm in self.noisy.items():
+                for key, value in norm.draw(generator(config.seed, "noise", name, step)).items():
+                    member.buffers[f"{name}.{key}"].copy_(value)
 
     def take_loss(self, row: int, updates: int) -> float:
         """Mean training loss of a member's last `updates`; starts the next mean."""
@@ -280,18 +343,25 @@ class Stack:
 
 def activation_columns(model: nn.Module) -> list[str]:
     """Names of the activations' percentiles, in the order of the network."""
-    blocks = [name for name, module in model.named_modules() if isinstance(module, Block)]
-    return [f"{name}/p{p}" for name in blocks for p in PERCENTILES]
+    return [f"{name}/p{p}" for name in activations(model) for p in PERCENTILES]
+
+
+def activations(model: nn.Module) -> dict[str, nn.Module]:
+    """Activations by the layer or block that they belong to, in the order of the network."""
+    return {
+        name.removesuffix(".activation"): module
+        for name, module in model.named_modules()
+        if name.endswith(".activation")
+    }
 
 
 class Evaluator:
     """Evaluates members one by one, uncompiled and in fp32: what a member scores can't depend on its companions."""
 
     def __init__(self, model: nn.Module, data: Data) -> None:
-        self.model, self.data, self.inputs = model.eval(), data, dict[str, Tensor]()
-        for name, module in model.named_modules():
-            if isinstance(module, Block):
-                module.activation.register_forward_pre_hook(self.recorder(name))
+        self.answer, self.data, self.inputs = make_answer(model.eval()), data, dict[str, Tensor]()
+        for name, activation in activations(model).items():
+            activation.register_forward_pre_hook(self.recorder(name))
 
     def recorder(self, name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
         def record(module: nn.Module, arguments: tuple[Tensor]) -> None:
@@ -304,7 +374,7 @@ class Evaluator:
         loss, right, activations = 0.0, 0, dict[str, float]()
         for start in range(0, len(images), EVALUATION_BATCH):
             batch = images[start : start + EVALUATION_BATCH]
-            logits = functional_call(self.model, (parameters, buffers), (self.data.scaled(batch.pixels),))
+            logits = self.answer(parameters, buffers, self.data.scaled(batch.pixels), batch.condition)
             loss += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
             right += int((logits.argmax(1) == batch.labels).sum())
             activations = activations or self.percentiles()

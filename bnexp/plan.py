@@ -23,6 +23,7 @@ from hydra.core.override_parser.types import Override, OverrideType, Quote, Quot
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnexp.config import ConfigError, RunConfig, known_keys, parse, require
+from bnexp.console import say
 from bnexp.runs import Launch, complete_runs, config_digest, holds_run
 
 if TYPE_CHECKING:
@@ -239,8 +240,9 @@ def leave_out(keys: list[str]) -> list[str]:
 def check_runs(runs: list[RunConfig]) -> None:
     from bnexp.train import check  # noqa: PLC0415 - torch is loaded once the words themselves are in order
 
-    for config in sorted(runs, key=lambda config: str(config.dataset)):  # each data set is read once
-        check(config)
+    ordered = sorted(runs, key=lambda config: str(config.dataset))  # each data set is read once
+    for line in dict.fromkeys(line for config in ordered for line in check(config)):
+        say(line)
 
 
 def check_output(directory: Path, resume: bool = False) -> None:

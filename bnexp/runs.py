@@ -26,6 +26,7 @@ RUN, METRICS, TIMING, SUMMARY, CHECKPOINT = (
 )
 FILES = (METRICS, TIMING, SUMMARY, CHECKPOINT, f"{CHECKPOINT}.sha256", RUN)
 EVENTS = "events.out.tfevents.*"
+KEPT = "checkpoint-*.safetensors"
 PACKAGES = ("bnexp", "torch", "torchvision", "numpy", "hydra-core", "tensorboard")
 
 
@@ -81,8 +82,18 @@ def close_interrupted(directory: Path, step: int) -> None:
 
 def clear_run(directory: Path) -> None:
     """Remove what a run wrote, so that it can start again in the same directory. Hydra's record stays."""
-    for path in (*(directory / name for name in FILES), *directory.glob(EVENTS)):
+    for path in (*(directory / name for name in FILES), *directory.glob(EVENTS), *directory.glob(f"{KEPT}*")):
         path.unlink(missing_ok=True)
+
+
+def checkpoint_at(directory: Path, step: int) -> Path:
+    """Of an evaluation, where `eval.keep`."""
+    return directory / KEPT.replace("*", f"{step:09d}")
+
+
+def kept_checkpoints(directory: Path) -> list[Path]:
+    """Those of the evaluations in their order, or the last state alone."""
+    return sorted(directory.glob(KEPT)) or [directory / CHECKPOINT]
 
 
 def to_json(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 
 import torch
 
+from bnexp import parallel
 from bnexp.archs.registry import make_model, notes
 from bnexp.batches import Batches
 from bnexp.checkpoint import save_checkpoint
@@ -24,11 +25,15 @@ from bnexp.engine import (
     has_compiler,
     pick_device,
     thread_count,
+    trained_names,
 )
 from bnexp.init import INITS
 from bnexp.logs import Recorder
+from bnexp.norms import CONDITIONAL
 from bnexp.optim import find_optimizer
-from bnexp.runs import CHECKPOINT, Launch, config_digest, create_run, write_failure, write_summary
+from bnexp.pretrained import describe_start, find_start
+from bnexp.recalibrate import recalibrated
+from bnexp.runs import CHECKPOINT, Launch, checkpoint_at, config_digest, create_run, write_failure, write_summary
 
 TARGETS = (80, 90, 95, 97, 98)  # percent of validation accuracy whose first crossing is noted
 
@@ -143,17 +148,27 @@ class Member:
         return next((i for i, accuracy in enumerate(self.accuracy) if accuracy >= target), None)
 
 
-def check(config: RunConfig) -> None:
-    """Everything that can be known before a run starts. Raises ConfigError; makes no file but a data set's."""
+def check(config: RunConfig) -> list[str]:
+    """Everything that can be known before a run starts; returns what is worth telling. Raises ConfigError; makes no
+    file but a data set's.
+    """
     require_choice("init", config.init.name, INITS)
     find_optimizer(config.optim)
     pick_device(config.device)
     data = load_data(config.dataset)
-    make_model(config, data.shape, data.classes)
+    model = make_model(config, data.shape, data.classes)
+    trained_names(model, config)
+    if config.norm.name in CONDITIONAL and not config.dataset.conditions:
+        raise ConfigError(f"norm={config.norm.name} needs dataset.conditions, as in [plain,inverted]")
     if config.batch_size > len(data.train):
         raise ConfigError(
             f"batch_size={config.batch_size} is not allowed: at most the {len(data.train)} training images"
         )
+    if config.batch_size % parallel.processes():
+        raise ConfigError(
+            f"batch_size={config.batch_size} is not allowed: {parallel.processes()} processes share it equally"
+        )
+    return [f"init_from={config.init_from}: {find_start(model, config)}"] if config.init_from else []
 
 
 def run_alone(config: RunConfig, launch: Launch, display: Display) -> dict[str, Any]:
@@ -166,6 +181,27 @@ def run_alone(config: RunConfig, launch: Launch, display: Display) -> dict[str, 
     return member.outcome
 
 
+def follow(config: RunConfig) -> None:
+    """A process beside rank 0: its share of every batch, and nothing else. Where rank 0 stops, so does it."""
+    device, data = pick_device(config.device), load_data(config.dataset)
+    torch.set_num_threads(thread_count(config, device))
+    torch.set_flush_denormal(True)
+    stack = Stack([config], data, device)
+    batches = Batches([config.seed], len(data.train), config.batch_size, config.dataset.augment != "none", device)
+    with StopRequest() as stop:
+        try:
+            stack.warm_up(batches.batch(0))
+            for step in range(config.steps):
+                if config.eval.due(step, config.steps) and stack.diverged_at(0) is not None:
+                    break
+                stack.set_rates(step)
+                stack.set_noise(step)
+                stack.step(batches.batch(step))
+        except RuntimeError:  # rank 0 has left
+            if stop.signum is None:
+                raise
+
+
 def open_member(config: RunConfig, launch: Launch, companions: int) -> Member:
     """Make a run's directory. `companions`: members of its stack, itself included."""
     device, data = pick_device(config.device), load_data(config.dataset)
@@ -173,11 +209,13 @@ def open_member(config: RunConfig, launch: Launch, companions: int) -> Member:
     facts = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": thread_count(config, device),
+        "processes": parallel.processes(),
         "compiled": compiles(config, device),
         "stack": companions,
         "dataset": {"sha256": data.checksum, "train": len(data.train), "shape": data.shape, "classes": data.classes},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "notes": notes(config),
+        "start": describe_start(model, config) if config.init_from else None,
     }
     create_run(launch, config, facts)
     recorder = Recorder(launch.directory, activation_columns(model))
@@ -226,6 +264,7 @@ def train(members: list[Member], stack: Stack, display: Display) -> None:
                 watch.stop(len(racing))
                 break
             stack.set_rates(step)
+            stack.set_noise(step)
             stack.step(batches.batch(step))
             if step % 20 == 0:
                 display.progress(step)
@@ -262,6 +301,9 @@ def goes_on(member: Member, stack: Stack, step: int, seconds: float, display: Di
         updates = step - member.steps[-1] if member.steps else 0
         result = stack.evaluate(member.row, stack.data.validation)
         member.note(step, seconds, stack.take_loss(member.row, updates) if updates else None, result)
+        if member.config.eval.keep:
+            path = checkpoint_at(member.launch.directory, step)
+            save_checkpoint(path, stack.members[member.row], config_digest(member.config))
     except OSError as error:
         fail(member, error)
         display.closed(member)
@@ -283,9 +325,21 @@ def close(member: Member, stack: Stack, step: int, seconds: float, status: str) 
         state = stack.members[member.row]
         save_checkpoint(member.launch.directory / CHECKPOINT, state, config_digest(member.config))
         member.outcome = member.summary(status, step, seconds, test)
+        if member.config.eval.recalibrate and status == "finished":
+            member.outcome |= test_recalibrated(member, stack, step)
         write_summary(member.launch.directory, member.outcome)
     except OSError as error:
         fail(member, error)
+
+
+def test_recalibrated(member: Member, stack: Stack, step: int) -> dict[str, Any]:
+    """The test once more, with population statistics in the place of running averages, where there are some."""
+    state, buffers = stack.members[member.row], recalibrated(stack, member.row)
+    if buffers is None:
+        return {}
+    found = stack.evaluator.evaluate(state.parameters, buffers, stack.data.test)
+    member.recorder.evaluation(step, "test_recalibrated", found)
+    return {"test_recalibrated": {"accuracy": found.accuracy, "loss": found.loss}}
 
 
 def fail(member: Member, error: Exception) -> None:

@@ -13,6 +13,8 @@ import torch
 
 from bnexp.cli import run
 
+torch.set_num_threads(1)  # as many processes run tests as there are cores
+
 
 @pytest.fixture(autouse=True)
 def restored_process() -> Iterator[None]:

@@ -21,12 +21,16 @@ LAYERS = (  # from the face down; a module imports from its own layer or a lower
     ("cli",),
     ("launch",),
     ("plan", "messages", "progress", "bench_report", "reproduce"),
-    ("report", "report_page", "claims"),
-    ("sweep", "workers", "comparison", "bench"),
+    ("report", "report_page", "probe_report", "claims"),
+    ("sweep", "workers", "comparison", "bench", "probe"),
     ("train",),
-    ("engine", "logs", "checkpoint", "runs"),
+    ("logs", "checkpoint", "recalibrate"),
+    ("engine",),
+    ("pretrained",),
+    ("runs",),
     ("optim", "data", "archs", "batches", "init", "compiled"),
     ("norms", "activations"),
+    ("parallel",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 LONGEST = 45

@@ -24,6 +24,7 @@ OTHERS = {  # the first word of what is neither → why it isn't run here
     "git": "fetches the source",
     "cd": "goes to it",
     "tensorboard": "serves until it is stopped",
+    "torchrun": "starts processes: tests/test_parallel.py",
     "eval": "installs completion: tests/test_cli.py",
     "source": "activates the environment",
     ".": "activates the environment",
@@ -34,7 +35,7 @@ OTHERS = {  # the first word of what is neither → why it isn't run here
 def needed_data(line: str) -> Path | None:
     """What a command reads of data/."""
     if (
-        line.startswith(("bnexp report", "bnexp reproduce", "bnexp data", "bnexp --", "bnexp -sc"))
+        line.startswith(("bnexp report", "bnexp probe", "bnexp reproduce", "bnexp data", "bnexp --", "bnexp -sc"))
         or "experiment=demo" in line
     ):
         return None
@@ -82,8 +83,10 @@ def test_command(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch, line: str) -> No
     if needed is not None and not needed.exists():
         pytest.skip(f"{needed.relative_to(ROOT)} is absent")
     monkeypatch.setenv("BNEXP_DATA", str(ROOT / "data"))
-    words = prepared(line)
-    if words[0] == "report":
+    words = [word.replace("results/runs/SOURCE", "source") for word in prepared(line)]
+    if "init_from=source" in words:
+        assert bnexp("train", "steps=4", "hydra.run.dir=source").status == 0
+    if words[0] in ("report", "probe"):
         folder = next(word for word in words[1:] if "=" not in word)
         words[words.index(folder)] = "mine"
         sweep = ("train", "-m", "dataset=digits", "steps=4", "norm=none,batch", "act=relu,sigmoid")

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -16,7 +15,7 @@ from bnexp.checkpoint import load_checkpoint
 from bnexp.claims.claim import NoVerdictError, Runs
 from bnexp.claims.values import Arm, Metric, PerSeed, Values
 from bnexp.comparison import accuracy
-from bnexp.config import RunConfig, parse
+from bnexp.config import RunConfig, recorded
 from bnexp.data import Data, load_data
 from bnexp.datasets.images import Images
 from bnexp.engine import Evaluator, Tensors, compiles, start_member
@@ -26,7 +25,7 @@ SINGLE_IMAGES = 200  # of the lesson's inference cell
 
 
 def config_of(run: RunRecord) -> RunConfig:
-    return parse(OmegaConf.create(run.config))
+    return recorded(run.config)
 
 
 def trained(run: RunRecord) -> tuple[nn.Module, Tensors, Tensors, Data]:

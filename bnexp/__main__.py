@@ -1,0 +1,5 @@
+"""`python -m bnexp`, which is how torchrun starts it."""
+
+from bnexp.cli import main
+
+main()

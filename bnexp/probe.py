@@ -1,0 +1,120 @@
+"""The loss around a run's checkpoints, and how far a layer's gradient moves with the layers before it.
+
+Santurkar et al. 2018, "How does batch normalization help optimization?": §3.1 and figure 4 (loss range, gradient
+distance, effective smoothness along the gradient), definition 2.1 (internal covariate shift).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bnexp.batches import Order
+from bnexp.checkpoint import load_checkpoint
+from bnexp.config import ConfigError, recorded
+from bnexp.data import load_data
+from bnexp.engine import Stack, Tensors, make_loss, pick_device, thread_count
+from bnexp.runs import RunRecord, kept_checkpoints
+from bnexp.storage import DamagedFileError
+
+FACTORS = tuple(np.linspace(0.5, 4.0, 8).tolist())  # of the learning rate: how far along the gradient
+
+
+@dataclass(frozen=True)
+class Probe:
+    """At θ after `step` updates, on the batch that comes next, with g = ∇L(θ) and θ_t = θ - t · lr · g, t from ½ to 4.
+
+    loss: L(θ); losses: L(θ_t); distances: ‖∇L(θ_t) - g‖; smoothness: the largest of ‖∇L(θ_t) - g‖ / ‖θ_t - θ‖;
+    shift: layer → ‖G - G'‖, G the gradient of its weights, G' the same after the layers before it took their step;
+    cosine: layer → cos(G, G').
+    """
+
+    step: int
+    loss: float
+    losses: list[float]
+    distances: list[float]
+    smoothness: float
+    shift: dict[str, float]
+    cosine: dict[str, float]
+
+
+def probe_run(run: RunRecord) -> list[Probe]:
+    """At each checkpoint that the run kept (`eval.keep=true`), or at its last. Raises ConfigError where there is none,
+    or a damaged one.
+    """
+    config = recorded(run.config)
+    device, data = pick_device(config.device), load_data(config.dataset)
+    torch.set_num_threads(thread_count(config, device))
+    torch.set_flush_denormal(True)
+    landscape = Landscape(Stack([config], data, device))
+    return [landscape.probe(path) for path in kept_checkpoints(run.directory)]
+
+
+class Landscape:
+    """The loss of one network as a function of its parameters."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack, [self.config] = stack, stack.configs
+        self.loss_of = make_loss(stack.model, self.config, stack.data)
+        self.order = Order(self.config.seed, len(stack.data.train), self.config.batch_size)
+
+    def probe(self, path: Path) -> Probe:
+        step = self.restore(path)
+        self.stack.set_rates(step)
+        self.stack.set_noise(step)
+        member, train = self.stack.members[0], self.stack.data.train
+        batch = train[self.order.batch(step).to(train.labels.device)]
+        self.batch = (batch.pixels, batch.labels, batch.condition)
+        theta, rate = member.parameters, float(member.numbers["lr"])
+        loss, gradient = self.gradient(theta)
+        along = [self.gradient(moved(theta, gradient, factor * rate)) for factor in FACTORS]
+        distances = [distance(other, gradient) for _, other in along]
+        length = rate * distance(gradient, {name: torch.zeros_like(part) for name, part in gradient.items()})
+        ratios = [d / (factor * length) if length else 0.0 for d, factor in zip(distances, FACTORS, strict=True)]
+        shift, cosine = self.covariate_shift(theta, gradient, rate)
+        return Probe(step, loss, [loss for loss, _ in along], distances, max(ratios), shift, cosine)
+
+    def restore(self, path: Path) -> int:
+        """Put a checkpoint's values into the network; the updates it had made."""
+        try:
+            tensors = load_checkpoint(path)
+        except (FileNotFoundError, DamagedFileError) as error:
+            raise ConfigError(f"probe: {path} is missing or damaged") from error
+        for name, tensor in self.stack.members[0].flat().items():
+            tensor.copy_(tensors[name])
+        return int(tensors["record.step"])
+
+    def gradient(self, theta: Tensors) -> tuple[float, Tensors]:
+        """Loss and gradient in training mode; running averages stay as they are."""
+        leaves = {name: part.detach().requires_grad_() for name, part in theta.items()}
+        buffers = {name: tensor.clone() for name, tensor in self.stack.members[0].buffers.items()}
+        loss, _ = self.loss_of(leaves, buffers, self.batch)
+        found = torch.autograd.grad(loss, list(leaves.values()))
+        return float(loss.detach()), dict(zip(leaves, found, strict=True))
+
+    def covariate_shift(
+        self, theta: Tensors, gradient: Tensors, rate: float
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Of every layer's weights, the layers before it having taken a step of gradient descent."""
+        stepped, names = moved(theta, gradient, rate), list(theta)
+        shift, cosine = dict[str, float](), dict[str, float]()
+        for number, name in enumerate(names):
+            if theta[name].dim() < 2:
+                continue
+            mixed = {other: (stepped if place < number else theta)[other] for place, other in enumerate(names)}
+            before, after = gradient[name].flatten(), self.gradient(mixed)[1][name].flatten()
+            layer = name.removesuffix(".weight").removesuffix(".layer")
+            shift[layer] = float((before - after).norm())
+            cosine[layer] = float(torch.cosine_similarity(before, after, 0))
+        return shift, cosine
+
+
+def moved(theta: Tensors, gradient: Tensors, length: float) -> Tensors:
+    return {name: part.detach() - length * gradient[name] for name, part in theta.items()}
+
+
+def distance(one: Tensors, two: Tensors) -> float:
+    parts: list[Tensor] = [(one[name] - two[name]).square().sum() for name in one]
+    return float(torch.stack(parts).sum().sqrt())

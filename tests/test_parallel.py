@@ -1,0 +1,150 @@
+"""Data-parallel training: two processes of torchrun against one process on the joined batch."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Bnexp
+
+from bnexp import parallel
+from bnexp.checkpoint import load_checkpoint
+from bnexp.runs import find_runs
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+WORDS = ("dataset=digits", "steps=10", "optim.lr=0.1", "threads=1")
+CONVNET = ("arch=convnet", "arch.channels=[8]", "arch.dense=12")
+PAIRS = {  # directory → what two processes run, what one does
+    "mlp": (("norm=sync_batch",), ("norm=batch", "compile=false")),
+    "convnet": (("norm=sync_batch", *CONVNET), ("norm=batch", *CONVNET)),
+    "layer": (("norm=layer",), ("norm=layer", "compile=false")),
+    "apart": (("norm=batch",), ("norm=batch", "compile=false")),
+}
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Runs of two processes, and what those said."""
+    folder = tmp_path_factory.mktemp("parallel")
+    commands = [["train", *WORDS, *two, f"hydra.run.dir={name}"] for name, (two, _) in PAIRS.items()]
+    script = Path(__file__).with_name("under_torchrun.py")
+    done = subprocess.run(
+        [*TORCHRUN, str(script), json.dumps(commands)],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def largest_difference(one: Path, two: Path) -> float:
+    """Of all parameters and running averages."""
+    first, second = (load_checkpoint(folder / "checkpoint.safetensors") for folder in (one, two))
+    names = [name for name in first if name.startswith(("parameters.", "buffers."))]
+    assert set(names) <= set(second)
+    return max(float((first[name] - second[name]).abs().max()) for name in names)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_two_processes_equal_one_on_the_joined_batch(bnexp: Bnexp, shared: tuple[Path, str], name: str) -> None:
+    """With sync_batch, and where there are no statistics of the batch; batch norm takes those of its own share."""
+    assert bnexp("train", *WORDS, *PAIRS[name][1], "hydra.run.dir=one").status == 0
+    difference = largest_difference(Path("one"), shared[0] / name)
+    if name == "apart":
+        assert difference > 1e-4
+    else:
+        assert difference <= 1e-6
+
+
+def test_one_process_writes_and_speaks(shared: tuple[Path, str]) -> None:
+    folder, said = shared
+    runs = find_runs([folder])
+    assert [run.record["processes"] for run in runs] == [2] * len(PAIRS)
+    assert [run.summary["status"] for run in runs] == ["finished"] * len(PAIRS)
+    assert len([line for line in said.splitlines() if "test accuracy" in line]) == len(PAIRS)
+    with (folder / "mlp" / "metrics.csv").open(newline="") as file:
+        assert sum(row["split"] == "test" for row in csv.DictReader(file)) == 1
+
+
+@pytest.mark.slow
+def test_interruption(tmp_path: Path) -> None:
+    words = ["train", "dataset=digits", "steps=1000000", "norm=sync_batch", "hydra.run.dir=mine"]
+    process = subprocess.Popen(
+        [*TORCHRUN, "-m", "bnexp", *words],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    metrics = tmp_path / "mine" / "metrics.csv"
+    try:
+        for _ in range(600):
+            if metrics.exists() and len(metrics.read_text().splitlines()) > 4:
+                break
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches every process of the terminal
+        process.communicate(timeout=40)
+    finally:
+        process.kill()
+    [run] = find_runs([tmp_path])
+    assert run.summary["status"] == "interrupted"
+    assert run.summary["steps"] > 0
+    assert int(load_checkpoint(run.directory / "checkpoint.safetensors")["record.step"]) == run.summary["steps"]
+
+
+# ---- what is refused
+
+
+@pytest.fixture
+def under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As rank 0 of three, alone."""
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(parallel, "join", lambda: None)
+
+
+@pytest.mark.usefixtures("under_torchrun")
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("train", "dataset=digits", "batch_size=64"), "batch_size=64 is not allowed: 3 processes share it equally"),
+        (("compare", "norm=none,batch"), "bnexp compare is not for torchrun"),
+    ],
+)
+def test_bad_input_is_one_line(bnexp: Bnexp, words: tuple[str, ...], complaint: str) -> None:
+    outcome = bnexp(*words)
+    assert outcome.status == 2
+    assert complaint in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_clusters_own_variables_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "2")
+    assert (parallel.processes(), parallel.rank()) == (1, 0)
+
+
+def test_shares_are_equal_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = torch.arange(12).view(2, 6)
+    assert parallel.share(batch) is not None
+    parts = []
+    for rank in range(3):
+        for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": str(rank), "WORLD_SIZE": "3"}.items():
+            monkeypatch.setenv(name, value)
+        parts.append(parallel.share(batch))
+    assert torch.equal(torch.cat(parts, 1), batch)
+    assert {part.shape for part in parts} == {(2, 2)}
