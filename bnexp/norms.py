@@ -72,25 +72,11 @@ class BatchNorm(nn.Module):
         self.running_var.add_(self.momentum * (variance - self.running_var))
 
 
-class BatchNormFromScratch(nn.Module):
+class BatchNormFromScratch(BatchNorm):
     """Batch normalization as a textbook writes it: what `BatchNorm` computes, line by line.
 
     (N, C) or (N, C, H, W) → same shape.
     """
-
-    epsilon: Tensor
-    momentum: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, features: int, eps: float, momentum: float, unbiased: bool, affine: bool) -> None:
-        super().__init__()
-        self.unbiased = unbiased
-        register_numbers(self, epsilon=eps, momentum=momentum)
-        self.weight = nn.Parameter(torch.ones(features)) if affine else None  # γ
-        self.bias = nn.Parameter(torch.zeros(features)) if affine else None  # β
-        self.register_buffer("running_mean", torch.zeros(features))
-        self.register_buffer("running_var", torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
         x = at_least_fp32(x)
@@ -290,7 +276,7 @@ def per_channel(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 Make = Callable[[NormConfig, int], nn.Module]
 
 
-def over_batch(kind: type[BatchNorm] | type[BatchNormFromScratch]) -> Make:
+def over_batch(kind: type[BatchNorm]) -> Make:
     return lambda config, features: kind(
         features, eps=config.eps, momentum=config.momentum, unbiased=config.unbiased, affine=config.affine
     )

@@ -269,6 +269,7 @@ def test_pre_activation_block_by_hand() -> None:
     ("norm", "keys"),
     [
         ("batch", {"residual_init_zero": True}),
+        ("noisy_batch", {"residual_init_zero": True}),
         ("none", {"skip_init": True}),
         ("none", {"skip_init": True, "pre_activation": True}),
     ],
@@ -279,13 +280,17 @@ def test_a_block_starts_as_its_shortcut(norm: str, keys: dict[str, object]) -> N
     torch.testing.assert_close(block(x), x)
     loss = (block(x) ** 3).sum()
     loss.backward()
-    moved = block.factor if "skip_init" in keys else block.norm.weight
+    moved = block.factor if "skip_init" in keys else next(block.norm.parameters())
     assert bool((moved.grad != 0).all())
 
 
 @pytest.mark.parametrize(
     ("norm", "keys", "why"),
-    [("none", {}, "arch.skip_init=true does the same"), ("batch", {"pre_activation": True}, "ends in a convolution")],
+    [
+        ("none", {}, "arch.skip_init=true does the same"),
+        ("frozen_batch", {}, "needs a norm that learns a scale"),
+        ("batch", {"pre_activation": True}, "ends in a convolution"),
+    ],
 )
 def test_residual_init_zero_needs_a_last_scale(norm: str, keys: dict[str, object], why: str) -> None:
     with pytest.raises(ConfigError, match=rf"arch.residual_init_zero=true is not allowed: .*{why}"):

@@ -1,6 +1,5 @@
 """Conditions: styles of a data set, and networks with a scale and shift for each."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -16,14 +15,6 @@ from bnexp.engine import Stack
 
 CPU = torch.device("cpu")
 STYLES = ["plain", "inverted", "rotated90"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def digits(conditions: list[str], **keys: object) -> DatasetConfig:

@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +20,6 @@ from bnexp.runs import RunRecord, find_runs, kept_checkpoints
 
 LR = 0.2
 WORDS = ("dataset=digits", "arch.hidden=[12,10]", f"optim.lr={LR}", "steps=40", "eval.first_every=20", "batch_size=32")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trained(bnexp: Bnexp, *words: str) -> RunRecord:

@@ -26,7 +26,10 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         widths, blocks = arch.channels, blocks_a_stage(arch)
-        check_zero(arch, norm)
+        if arch.residual_init_zero and arch.pre_activation:
+            raise ConfigError(
+                "arch.residual_init_zero=true is not allowed: a pre-activation block ends in a convolution"
+            )
         first = nn.Conv2d(shape[0], widths[0], 3, padding=1, bias=has_bias(arch, norm))
         block = PreActivationBlock if arch.pre_activation else BasicBlock
         self.first = first if arch.pre_activation else make_block(first, widths[0], arch, norm, act)
@@ -74,14 +77,13 @@ class BasicBlock(Residual):
         self, inputs: int, features: int, stride: int, arch: ArchConfig, norm: NormConfig, act: ActConfig
     ) -> None:
         super().__init__(features, stride, arch.skip_init)
-        bias = has_bias(arch, norm)
-        first = nn.Conv2d(inputs, features, 3, stride, padding=1, bias=bias)
+        first, second = convolutions(inputs, features, stride, has_bias(arch, norm))
         self.first = make_block(first, features, arch, norm, act)
-        self.layer = nn.Conv2d(features, features, 3, padding=1, bias=bias)
+        self.layer = second
         self.norm = make_norm(norm, features)
         self.activation = make_activation(act.name)
-        if arch.residual_init_zero and isinstance(self.norm.weight, Tensor):
-            nn.init.zeros_(self.norm.weight)
+        if arch.residual_init_zero:
+            start_at_zero(self.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.activation(self.add(x, self.norm(self.layer(self.first(x)))))
@@ -95,14 +97,18 @@ class PreActivationBlock(Residual):
         self, inputs: int, features: int, stride: int, arch: ArchConfig, norm: NormConfig, act: ActConfig
     ) -> None:
         super().__init__(features, stride, arch.skip_init)
-        bias = has_bias(arch, norm)
-        first = nn.Conv2d(inputs, features, 3, stride, padding=1, bias=bias)
-        second = nn.Conv2d(features, features, 3, padding=1, bias=bias)
+        first, second = convolutions(inputs, features, stride, has_bias(arch, norm))
         self.first = make_pre_activation(first, inputs, norm, act)
         self.second = make_pre_activation(second, features, norm, act)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.add(x, self.second(self.first(x)))
+
+
+def convolutions(inputs: int, features: int, stride: int, bias: bool) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """The two of a block."""
+    first = nn.Conv2d(inputs, features, 3, stride, padding=1, bias=bias)
+    return first, nn.Conv2d(features, features, 3, padding=1, bias=bias)
 
 
 def blocks_a_stage(arch: ArchConfig) -> int:
@@ -114,13 +120,12 @@ def blocks_a_stage(arch: ArchConfig) -> int:
     return (depth - 2) // step
 
 
-def check_zero(arch: ArchConfig, norm: NormConfig) -> None:
-    if not arch.residual_init_zero:
-        return
-    if arch.pre_activation:
-        raise ConfigError("arch.residual_init_zero=true is not allowed: a pre-activation block ends in a convolution")
-    if norm.name == "none" or not norm.affine:
+def start_at_zero(norm: nn.Module) -> None:
+    """Its γ."""
+    scales = [parameter for name, parameter in norm.named_parameters() if name.split(".")[-1] == "weight"]
+    if not scales:
         raise ConfigError(
-            "arch.residual_init_zero=true is not allowed: it needs a norm with norm.affine=true; arch.skip_init=true "
-            "does the same without one"
+            "arch.residual_init_zero=true is not allowed: it needs a norm that learns a scale; "
+            "arch.skip_init=true does the same without one"
         )
+    nn.init.zeros_(scales[0])
