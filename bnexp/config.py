@@ -18,13 +18,8 @@ PRECISIONS = ("fp32", "bf16")
 TRAINABLE = ("all", "norms")
 SCHEDULES = ("constant", "cosine", "step")
 AUGMENTS = ("none", "flip_crop")
-OVER_THE_BATCH = (
-    "batch",
-    "batch_scratch",
-    "sync_batch",
-    "noisy_batch",
-    "conditional_batch",
-)  # norms that take statistics there
+# Norms that take statistics there.
+OVER_THE_BATCH = ("batch", "batch_scratch", "sync_batch", "noisy_batch", "conditional_batch")
 UNIONS = {
     "arch.bias": "auto, true or false",
     "compile": "auto, true or false",

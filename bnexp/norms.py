@@ -183,7 +183,7 @@ class ConditionalNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.norm(x)
         which = self.condition[:, None] == torch.arange(len(self.weight), device=x.device)
-        chosen = which.to(self.weight.dtype)  # a product with it is the same in any stack; a gather's gradient isn't
+        chosen = which.to(self.weight.dtype)  # a product, as in every layer
         return per_example(y, chosen @ self.weight, chosen @ self.bias)
 
 

@@ -14,7 +14,7 @@ from bnexp import parallel
 from bnexp.archs.registry import make_model, notes
 from bnexp.batches import Batches
 from bnexp.checkpoint import save_checkpoint
-from bnexp.config import ConfigError, RunConfig, require_choice
+from bnexp.config import ConfigError, RunConfig, require, require_choice
 from bnexp.data import load_data
 from bnexp.engine import (
     COMPILE_FROM,
@@ -168,6 +168,8 @@ def check(config: RunConfig) -> list[str]:
         raise ConfigError(
             f"batch_size={config.batch_size} is not allowed: {parallel.processes()} processes share it equally"
         )
+    together = parallel.processes() > 1 and config.eval.recalibrate
+    require(not together, "eval.recalibrate", "true", "one process, not torchrun: the others have left by then")
     return [f"init_from={config.init_from}: {find_start(model, config)}"] if config.init_from else []
 
 

@@ -4,7 +4,7 @@
 
 Both train the same network (3×32×32, batches of 128, SGD with momentum) on the same uint8 images in memory; the plain
 loop has torch's own norms, torch.optim.SGD, channels_last, and autocast for bf16. They take turns in one process, with
-every core. Evaluation is left out. Prints the table of results/performance.md.
+every core. Evaluation is left out. Prints a table in Markdown.
 """
 
 import argparse

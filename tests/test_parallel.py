@@ -122,6 +122,7 @@ def under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "complaint"),
     [
         (("train", "dataset=digits", "batch_size=64"), "batch_size=64 is not allowed: 3 processes share it equally"),
+        (("train", "dataset=digits", "batch_size=60", "eval.recalibrate=true"), "eval.recalibrate=true is not allowed"),
         (("compare", "norm=none,batch"), "bnexp compare is not for torchrun"),
     ],
 )
