@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from bnexp.claims.claim import Sweep
+    from bnexp.claims.claim import Claim, Sweep
     from bnexp.config import RunConfig
     from bnexp.plan import Plan
     from bnexp.sweep import SweepPlan
@@ -117,7 +117,7 @@ def train_in_parallel(checked: Plan) -> int:
     from bnexp.config import ConfigError
     from bnexp.train import follow
 
-    if len(checked.runs) > 1:
+    if not {"-m", "--multirun"}.isdisjoint(checked.arguments):
         raise ConfigError("a sweep is not allowed under torchrun: its processes share the batches of one run")
     if parallel.rank() == 0:
         return hand_to_hydra(checked.arguments, checked.sweep)
@@ -239,23 +239,23 @@ def probe(arguments: list[str]) -> int:
 
 
 def reproduce(arguments: list[str]) -> int:
-    """Run what the claims still need, a sweep after the other, and judge them."""
-    from bnexp.console import complain, console, duration, say
+    """Run what the claims still need, a sweep after the other, and judge them. Claims whose sweep cannot run here, as
+    one on photographs that aren't there, are said and left as they were.
+    """
+    from bnexp.config import ConfigError
+    from bnexp.console import complain, say
     from bnexp.launch import SweepError
     from bnexp.plan import check_output
-    from bnexp.reproduce import check_readme, judge, load_runs, show, show_list, sweeps_of, take_options, write
+    from bnexp.reproduce import check_readme, judge, load_runs, show, sweeps_of, take_options, without, write
 
     options = take_options(arguments)
     check_output(options.out, resume=True)
     check_readme(options.out)
-    sweeps, failed = sweeps_of(options.claims), dict[str, str]()
-    planned: dict[str, list[RunConfig]] = {}
+    sweeps = sweeps_of(options.claims)
     if options.listed:
-        with console.status("looking at what is left to run"):
-            plans = {sweep.name: plan_claim(sweep, options.seeds).sweep for sweep in sweeps}
-        show_list(options.claims, {name: duration(p.seconds) if p.stacks else "done" for name, p in plans.items()})
-        say(f"all that is left: about {duration(sum(p.seconds for p in plans.values()))}")
+        list_claims(options.claims, sweeps, options.seeds)
         return 0
+    planned, failed, impossible = dict[str, list[RunConfig]](), dict[str, str](), dict[str, str]()
     for number, sweep in enumerate(sweeps, 1):
         say(f"sweep {number} of {len(sweeps)}: {sweep.name}")
         try:
@@ -263,10 +263,31 @@ def reproduce(arguments: list[str]) -> int:
         except SweepError as error:
             complain(str(error))
             failed[sweep.name] = str(error)
+        except ConfigError as error:
+            complain(f"{sweep.name} cannot run: {error}")
+            impossible[sweep.name] = str(error)
+    options = without(options, impossible)
     runs = load_runs(options.claims, planned)
     records = judge(options, runs, failed)
     show(write(records, options, runs), options)
-    return 1 if failed else 0
+    return 1 if failed or impossible else 0
+
+
+def list_claims(claims: list[Claim], sweeps: list[Sweep], seeds: int) -> None:
+    """What their sweeps still need; one that starts from runs which aren't there yet cannot be planned."""
+    from bnexp.console import console, duration, say
+    from bnexp.reproduce import show_list
+
+    plans: dict[str, SweepPlan] = {}
+    with console.status("looking at what is left to run"):
+        for sweep in sweeps:
+            start = plans.get(sweep.after.name) if sweep.after else None
+            if sweep.after is None or (start and not start.stacks):
+                plans[sweep.name] = plan_claim(sweep, seeds).sweep
+    times = {name: duration(plan.seconds) if plan.stacks else "done" for name, plan in plans.items()}
+    waiting = {sweep.name: f"after {sweep.after.name}" for sweep in sweeps if sweep.after}
+    show_list(claims, waiting | times)
+    say(f"all that is left: about {duration(sum(plan.seconds for plan in plans.values()))}")
 
 
 def plan_claim(sweep: Sweep, seeds: int) -> Plan:

@@ -4,7 +4,7 @@ import argparse
 import json
 import math
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn
@@ -57,8 +57,25 @@ def take_options(arguments: list[str]) -> Options:
     return Options(pick(found.names), found.list, found.seeds, found.out)
 
 
-def sweeps_of(claims: list[Claim]) -> list[Sweep]:
+def own_sweeps(claims: list[Claim]) -> list[Sweep]:
     return list({sweep.name: sweep for claim in claims for sweep in claim.sweeps}.values())
+
+
+def sweeps_of(claims: list[Claim]) -> list[Sweep]:
+    """With those they start from, in an order in which they can run."""
+    return list({step.name: step for sweep in own_sweeps(claims) for step in with_start(sweep)}.values())
+
+
+def with_start(sweep: Sweep) -> list[Sweep]:
+    return [sweep] if sweep.after is None else [*with_start(sweep.after), sweep]
+
+
+def without(options: Options, impossible: dict[str, str]) -> Options:
+    """Claims whose own sweeps can run. Raises ConfigError where none is left."""
+    left = [claim for claim in options.claims if impossible.keys().isdisjoint(sweep.name for sweep in claim.sweeps)]
+    if not left:
+        raise ConfigError(next(iter(impossible.values())))
+    return replace(options, claims=left)
 
 
 def words_of(sweep: Sweep, seeds: int) -> list[str]:
@@ -73,7 +90,7 @@ def folder_of(sweep: Sweep) -> Path:
 def load_runs(claims: list[Claim], planned: dict[str, list[RunConfig]]) -> RunsOf:
     """Of every sweep the complete runs that were planned: a directory may hold others, of more seeds or older grids."""
     found: RunsOf = {}
-    for sweep in sweeps_of(claims):
+    for sweep in own_sweeps(claims):
         there = complete_runs(folder_of(sweep))
         wanted = [config_digest(config) for config in planned.get(sweep.name, [])]
         found[sweep.name] = [there[digest] for digest in wanted if digest in there]
@@ -81,7 +98,7 @@ def load_runs(claims: list[Claim], planned: dict[str, list[RunConfig]]) -> RunsO
 
 
 def runs_for(claims: list[Claim], runs: RunsOf) -> Runs:
-    return [run for sweep in sweeps_of(claims) for run in runs[sweep.name]]
+    return [run for sweep in own_sweeps(claims) for run in runs[sweep.name]]
 
 
 def check_readme(out: Path) -> None:
@@ -194,10 +211,10 @@ def draw(options: Options, runs: RunsOf) -> None:
     folder.mkdir(exist_ok=True)
     for figure in {claim.figure.name: claim.figure for claim in options.claims if claim.figure}.values():
         sharing = [claim for claim in CLAIMS if claim.figure and claim.figure.name == figure.name]
-        whole = all(runs.get(sweep.name) for sweep in sweeps_of(sharing))
+        own = [runs.get(sweep.name, []) for sweep in own_sweeps(sharing)]
         file = folder / f"{figure.name}.svg"
-        if whole or not file.exists():
-            found = [run for sweep in sweeps_of(sharing) for run in runs.get(sweep.name, [])]
+        if all(own) or not file.exists():
+            found = [run for part in own for run in part]
             with suppress(NoVerdictError):  # an arm without runs
                 figure.draw(found, [file])
 

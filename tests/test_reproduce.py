@@ -195,6 +195,39 @@ def test_list_runs_nothing(bnexp: Bnexp) -> None:
     assert not RUNS.exists()
 
 
+FIRST = Sweep("first", f"{SHORT} norm=conditional_batch dataset.conditions=[plain,inverted]")
+NEXT = Sweep(
+    "next",
+    f"{SHORT} norm=conditional_batch dataset.conditions=[edges] trainable=norms "
+    "init_from='results/sweeps/claims/first/seed=${seed}'",
+    after=FIRST,
+)
+
+
+def test_a_sweep_that_starts_from_another_ones_runs(bnexp: Bnexp) -> None:
+    CLAIMS[:] = [replace(SMALL[1], sweeps=[NEXT], rule=Share(on_test(where("act=relu")), 0.0, most=True))]
+    assert "next (after first)" in " ".join(bnexp("reproduce", "--list", "--seeds", "2").out.split())
+    outcome = bnexp("reproduce", "--seeds", "2")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert [run.config["init_from"] for run in find_runs([RUNS / "next"])] == [f"{RUNS}/first/seed={n}" for n in (0, 1)]
+    assert records()["digits.rate"]["n"] == 2, "the runs it starts from are not judged"
+    assert "next (done)" in " ".join(bnexp("reproduce", "--list", "--seeds", "2").out.split())
+
+
+def test_claims_whose_data_is_missing_are_left_as_they_were(bnexp: Bnexp) -> None:
+    assert bnexp("reproduce", "digits", "--seeds", "1").status == 0
+    known = records()["digits.rate"]
+    CLAIMS[1] = replace(SMALL[1], sweeps=[Sweep("photographs", "dataset=image_folder dataset.path=nowhere")])
+    outcome = bnexp("reproduce", "--seeds", "1")
+    assert outcome.status == 1
+    assert "photographs cannot run: dataset.path=nowhere" in outcome.err
+    assert "2 claims: 1 reproduced" in outcome.out
+    assert records()["digits.rate"] == known
+    alone = bnexp("reproduce", "digits.rate", "--seeds", "1")
+    assert alone.status == 2
+    assert "dataset.path=nowhere" in alone.err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -31,12 +31,13 @@ class Verdict(StrEnum):
 @dataclass(frozen=True)
 class Sweep:
     """Runs that claims share: the folder's name, and the overrides as one types them, without the seeds; `most_seeds`:
-    where more would take too long.
+    where more would take too long; `after`: the sweep whose runs they start from.
     """
 
     name: str
     overrides: str
     most_seeds: int | None = None
+    after: "Sweep | None" = None
 
 
 @dataclass(frozen=True)
