@@ -168,8 +168,11 @@ def check(config: RunConfig) -> list[str]:
         raise ConfigError(
             f"batch_size={config.batch_size} is not allowed: {parallel.processes()} processes share it equally"
         )
-    together = parallel.processes() > 1 and config.eval.recalibrate
-    require(not together, "eval.recalibrate", "true", "one process, not torchrun: the others have left by then")
+    together = parallel.processes() > 1
+    left = together and config.eval.recalibrate
+    require(not left, "eval.recalibrate", "true", "one process, not torchrun: the others have left by then")
+    compiled = together and config.compile is True
+    require(not compiled, "compile", "true", "under torchrun gradients are averaged between the passes: auto or false")
     return [f"init_from={config.init_from}: {find_start(model, config)}"] if config.init_from else []
 
 

@@ -123,6 +123,8 @@ def under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("train", "dataset=digits", "batch_size=64"), "batch_size=64 is not allowed: 3 processes share it equally"),
         (("train", "dataset=digits", "batch_size=60", "eval.recalibrate=true"), "eval.recalibrate=true is not allowed"),
+        (("train", "dataset=digits", "batch_size=60", "compile=true"), "compile=true is not allowed: under torchrun"),
+        (("train", "-m", "dataset=digits", "seed=0"), "a sweep is not allowed under torchrun"),
         (("compare", "norm=none,batch"), "bnexp compare is not for torchrun"),
     ],
 )
