@@ -27,7 +27,7 @@ def curve(configs: list[RunConfig], folder: Path) -> list[float]:
     return members[0].accuracy
 
 
-@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("norm", ["none", "batch", "batch_scratch", "noisy_batch", "layer", "group", "rms"])
 @pytest.mark.parametrize("arch", ["mlp", "convnet"])
 def test_curves_of_the_cpu(norm: str, arch: str, tmp_path: Path) -> None:
     config = replace(CONFIG, norm=NormConfig(norm), arch=ArchConfig(arch, channels=[8]))

@@ -16,6 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from conftest import Bnexp
 from PIL import Image
 
 from bnexp import data
@@ -23,6 +24,7 @@ from bnexp.config import ConfigError, DatasetConfig
 from bnexp.data import Data, find_loader, load_data, split
 from bnexp.datasets import image_folder
 from bnexp.datasets.images import Images, Source
+from bnexp.runs import find_runs
 
 DATA = Path(os.environ.get("BNEXP_DATA", Path(__file__).parents[1] / "data"))
 DIGITS = DatasetConfig("digits", validation=200)
@@ -648,6 +650,15 @@ def test_cifar_is_read(fake_cifar: DatasetConfig) -> None:
     first = np.random.default_rng(0).integers(0, 256, (20, 3072), dtype=np.uint8).reshape(20, 3, 32, 32)
     assert np.array_equal(found.validation.pixels[:20].numpy(), first)
     assert found.validation.labels[:20].tolist() == [row % 10 for row in range(20)]
+
+
+def test_cifar_trains_from_the_command_line(bnexp: Bnexp, fake_cifar: DatasetConfig) -> None:
+    data = ("dataset=cifar10", f"dataset.root={fake_cifar.root}", "dataset.validation=30", "dataset.augment=flip_crop")
+    outcome = bnexp("train", *data, "arch=resnet", "arch.depth=8", "batch_size=10", "steps=2", "hydra.run.dir=mine")
+    assert (outcome.status, outcome.err) == (0, "")
+    [run] = find_runs([Path("mine")])
+    assert run.summary["status"] == "finished"
+    assert run.record["dataset"]["sha256"] == load_data(fake_cifar).checksum
 
 
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
