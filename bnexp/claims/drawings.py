@@ -1,6 +1,6 @@
 """Figures of claims: which runs make a line of which panel, and what is drawn of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from bnexp.figures import Line, Scales, line_figure
 from bnexp.runs import RunRecord
 
 Panels = dict[str, dict[str, Arm]]  # panel → label of the line → its runs
+MetricAt = Callable[[RunRecord, float], float]  # something of a run at a given x
 BAND = "line: mean over seeds, band: lowest to highest"
 
 
@@ -59,6 +60,15 @@ def against(name: str, title: str, panels: Panels, key: str, metric: Metric, sca
         return [band(label, list(groups), [[metric(run) for run in own] for own in groups.values()])]
 
     return Drawing(name, title, panels, scales, lines)
+
+
+def at_each(name: str, title: str, arm: Arm, reads: dict[str, MetricAt], x: Sequence[float], scales: Scales) -> Drawing:
+    """Of one arm several things (label → what is read), each at every x."""
+
+    def lines(label: str, runs: Runs) -> list[Line]:
+        return [band(label, x, [[reads[label](run, at) for run in runs] for at in x])]
+
+    return Drawing(name, title, {"": dict.fromkeys(reads, arm)}, scales, lines)
 
 
 def percentiles(name: str, title: str, panels: Panels, layer: str) -> Drawing:

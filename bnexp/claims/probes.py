@@ -1,6 +1,8 @@
 """What isn't recorded while a run trains, read off its checkpoint or its start."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +20,9 @@ from bnexp.comparison import accuracy
 from bnexp.config import RunConfig, recorded
 from bnexp.data import Data, load_data
 from bnexp.datasets.images import Images
-from bnexp.engine import Evaluator, Tensors, compiles, start_member
+from bnexp.engine import Evaluator, Tensors, compiles, make_answer, start_member
+from bnexp.norms import ConditionalNorm
+from bnexp.probe import Probe, probe_run
 from bnexp.runs import CHECKPOINT, RunRecord
 
 SINGLE_IMAGES = 200  # of the lesson's inference cell
@@ -69,6 +73,43 @@ def right_one_by_one(training: bool) -> Metric:
     def read(run: RunRecord) -> float:
         answers, labels = answers_one_by_one(run, training)
         return float((answers == labels).double().mean())
+
+    return read
+
+
+# ---- styles
+
+
+def accuracy_on_mixture(run: RunRecord, styles: tuple[str, str], images: float, norms: float) -> float:
+    """Test accuracy of a conditional network with its γ and β mixed linearly, a share `norms` of the second style's,
+    on images that are mixed pixel by pixel, a share `images` of the second style.
+    """
+    model, parameters, buffers, data = trained(run)
+    first, second = (config_of(run).dataset.conditions.index(style) for style in styles)
+    for name, module in model.named_modules():
+        if isinstance(module, ConditionalNorm):
+            for own in (f"{name}.weight", f"{name}.bias"):
+                parameters[own] = torch.lerp(parameters[own][first], parameters[own][second], norms)[None]
+    assert data.test.condition is not None
+    one, two = (data.test[torch.eq(data.test.condition, number)] for number in (first, second))
+    mixed = torch.lerp(one.pixels.float(), two.pixels.float(), images)
+    with torch.no_grad():
+        logits = make_answer(model.eval())(parameters, buffers, data.scaled(mixed), None)
+    return float((logits.argmax(1) == one.labels).double().mean())
+
+
+# ---- the loss around the checkpoints
+
+_probed: dict[Path, list[Probe]] = {}
+
+
+def over_probes(measure: Callable[[Probe], float]) -> Metric:
+    """Mean over a run's checkpoints, which are probed once for all claims."""
+
+    def read(run: RunRecord) -> float:
+        if run.directory not in _probed:
+            _probed[run.directory] = probe_run(run)
+        return float(np.mean([measure(probe) for probe in _probed[run.directory]]))
 
     return read
 

@@ -2,7 +2,18 @@
 
 from difflib import get_close_matches
 
-from bnexp.claims import counter, handbooks, ioffe_szegedy, udacity, wiki, wu_he
+from bnexp.claims import (
+    counter,
+    fine_tuning,
+    handbooks,
+    ioffe_szegedy,
+    photographs,
+    santurkar,
+    styles,
+    udacity,
+    wiki,
+    wu_he,
+)
 from bnexp.claims.claim import Claim
 from bnexp.config import ConfigError
 
@@ -13,6 +24,10 @@ CLAIMS: list[Claim] = [
     *wu_he.CLAIMS,
     *handbooks.CLAIMS,
     *counter.CLAIMS,
+    *styles.CLAIMS,
+    *fine_tuning.CLAIMS,
+    *santurkar.CLAIMS,
+    *photographs.CLAIMS,
 ]
 
 

@@ -156,6 +156,30 @@ def each(words: str, metric: Metric, arm: Arm, scale: float = 1.0, unit: str = "
     return Values(f"{words} of {arm.words}", of, scale, unit, arm.tell)
 
 
+def over_runs(
+    words: str, metric: Metric, arm: Arm, take: Callable[[list[float]], float], scale: float = 1.0, unit: str = ""
+) -> Values:
+    """Of an arm that has several runs of a seed: their mean, say, or their sum."""
+
+    def of(runs: Runs) -> PerSeed:
+        found: dict[int, list[float]] = {}
+        for run in arm.pick(runs):
+            found.setdefault(run.seed, []).append(metric(run))
+        return {seed: float(take(values)) for seed, values in found.items()}
+
+    return Values(f"{words} of {arm.words}", of, scale, unit, arm.tell)
+
+
+def difference(ours: Values, control: Values) -> Values:
+    """Of two arms, seed by seed."""
+
+    def of(runs: Runs) -> PerSeed:
+        own, base = ours.of(runs), control.of(runs)
+        return {seed: own[seed] - base[seed] for seed in own.keys() & base.keys()}
+
+    return Values(f"{ours.words} minus {control.words}", of, ours.scale, ours.unit)
+
+
 def on_test(arm: Arm) -> Values:
     return each("test accuracy", accuracy, arm, 100, "%")
 
@@ -168,14 +192,30 @@ def on_validation(arm: Arm) -> Values:
     return each("validation accuracy", validation_accuracy, arm, 100, "%")
 
 
+def steps_to(target: float, run: RunRecord) -> float:
+    """To a validation accuracy; a run that never gets there has all of its steps."""
+    reached = crossing(run, target)
+    return float(run.config["steps"] if reached is None else reached)
+
+
 def steps_within(target: float, arm: Arm) -> Values:
-    """Steps to a validation accuracy; a run that never gets there has all of its steps."""
+    return each(f"steps to {target:.0%}", lambda run: steps_to(target, run), arm, unit="steps")
+
+
+def steps_to_share(share: float, full: Arm, arm: Arm, times: float = 1) -> Values:
+    """Steps to a share of the validation accuracy that another arm has in the end, its mean over seeds; `times`: a
+    factor, to ask for half as many.
+    """
 
     def of(runs: Runs) -> PerSeed:
-        found = {run.seed: (crossing(run, target), run.config["steps"]) for run in arm.pick(runs)}
-        return {seed: float(steps if reached is None else reached) for seed, (reached, steps) in found.items()}
+        own = [validation_accuracy(run) for run in full.pick(runs)]
+        if not own:
+            raise NoVerdictError("an arm has no complete runs")
+        target = share * float(np.mean(own))
+        return {run.seed: times * steps_to(target, run) for run in arm.pick(runs)}
 
-    return Values(f"steps to {target:.0%} of {arm.words}", of, unit="steps")
+    factor = f"{times:g} times the " if times != 1 else ""
+    return Values(f"{factor}steps of {arm.words} to {share:.0%} of the accuracy of {full.words}", of, unit="steps")
 
 
 def largest_that_trains(arm: Arm, key: str) -> Values:

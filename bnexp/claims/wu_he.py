@@ -12,7 +12,7 @@ from bnexp.comparison import accuracy
 from bnexp.figures import Scales
 
 SOURCE = "Wu & He 2018"
-BATCH_SIZES = (2, 4, 8, 16, 32, 64)
+BATCH_SIZES = (2, 4, 8, 16, 32)  # those of the paper's figure 1
 EXAMPLES = {"mlp": 32_000, "convnet": 8_000}
 NETWORKS = {"mlp": "", "convnet": "arch=convnet arch.channels=[8,16] arch.dense=32 threads=1"}
 RATE = 0.1  # at 64 examples a batch

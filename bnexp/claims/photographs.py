@@ -1,0 +1,71 @@
+"""Normalization in networks for photographs: CIFAR-10's, the first steps of each architecture without and with it."""
+
+from bnexp.claims.claim import Claim, Rule, Sweep
+from bnexp.claims.drawings import curves
+from bnexp.claims.rules import Directional
+from bnexp.claims.santurkar import NETWORK as NARROW_VGG
+from bnexp.claims.santurkar import PHOTOGRAPHS
+from bnexp.claims.values import Arm, on_test, where
+
+STEPS = 200
+SEEDS = 8  # for time: as few as six comparisons can be decided with, after Holm's correction
+COMMON = f"{PHOTOGRAPHS} init=kaiming batch_size=32 optim.lr=0.05 steps={STEPS} threads=1 eval.first_every=25"
+NETWORKS = {
+    "convnet": "arch=convnet arch.channels=[32,64] arch.dense=128",
+    "resnet8": "arch=resnet arch.depth=8",
+    "resnet20": "arch=resnet arch.depth=20",
+    "densenet22": "arch=densenet arch.depth=22 arch.growth=8",
+    "vgg": NARROW_VGG,
+}
+SWEEPS = {
+    name: Sweep(f"photographs_{name}", f"{COMMON} {words} norm=none,batch", most_seeds=SEEDS)
+    for name, words in NETWORKS.items()
+}
+SKIP_INIT = Sweep(
+    "photographs_skip_init", f"{COMMON} {NETWORKS['resnet20']} norm=none arch.skip_init=true", most_seeds=SEEDS
+)
+
+
+def arms(name: str) -> dict[str, Arm]:
+    settings = " ".join(word for word in NETWORKS[name].split() if word.startswith(("arch=", "arch.depth")))
+    plain = f"{settings} arch.skip_init=false" if "resnet" in name else settings
+    found = {"without": where(f"{plain} norm=none"), "with batch normalization": where(f"{plain} norm=batch")}
+    return found | ({"skip_init": where(f"{settings} arch.skip_init=true")} if name == "resnet20" else {})
+
+
+FIGURE = curves(
+    "photographs", "CIFAR-10's photographs, 32 a batch, SGD at 0.05", {name: arms(name) for name in NETWORKS}
+)
+
+
+def claim(name: str, source: str, statement: str, rule: Rule, sweeps: list[Sweep]) -> Claim:
+    return Claim(
+        id=f"photographs.{name}",
+        source=source,
+        statement=statement,
+        published="better",
+        rule=rule,
+        sweeps=sweeps,
+        note="Eight seeds, for time: as few as six comparisons can be decided with.",
+        figure=FIGURE,
+    )
+
+
+def better(name: str) -> Claim:
+    none, batch, *_ = arms(name).values()
+    statement = f"With batch normalization the network is better after {STEPS} steps ({name})."
+    return claim(
+        name, "Handbooks on photographs", statement, Directional(on_test(batch), on_test(none)), [SWEEPS[name]]
+    )
+
+
+CLAIMS = [
+    *(better(name) for name in NETWORKS),
+    claim(
+        "skip_init",
+        "De & Smith 2020",
+        "Residual branches that start at 0 make up for normalization: a plain ResNet-20 is better with them.",
+        Directional(on_test(arms("resnet20")["skip_init"]), on_test(arms("resnet20")["without"])),
+        [SWEEPS["resnet20"], SKIP_INIT],
+    ),
+]
