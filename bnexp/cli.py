@@ -26,6 +26,7 @@ bnexp: what does normalization do to training?
   bnexp train -m [OVERRIDE …]         a sweep: bnexp train -m norm=none,batch 'seed=range(5)'
   bnexp compare [OVERRIDE …] [by=KEY] a sweep, then the paired comparison: table and figure
                                       (dry_run=true: of both, how it would be done and about how long it takes)
+  bnexp resume DIR                    what was cut off there goes on, and ends as it would have
   bnexp report DIR … [by=KEY]         the comparison of runs that are there
   bnexp probe DIR … [by=KEY]          the loss around their checkpoints: smoothness, internal covariate shift
   bnexp reproduce [CLAIM …] [--list] [--seeds N]   published claims, judged
@@ -108,7 +109,23 @@ def train(arguments: list[str]) -> int:
 
     if parallel.processes() > 1:
         return train_in_parallel(checked)
-    return hand_to_hydra(checked.arguments, checked.sweep)
+    return start(checked)
+
+
+def start(checked: Plan, resume: bool = False) -> int:
+    """Take the directory, and let Hydra run there what was planned; what it holds of that already is finished."""
+    from bnexp.console import say
+    from bnexp.lock import Lock
+    from bnexp.resume import check_holds, write_jobs
+    from bnexp.resume import resume as finish
+
+    with Lock(checked.directory):
+        if not resume and check_holds(checked.directory, checked.runs):
+            say(finish(checked.directory))
+            return 0
+        if checked.jobs:
+            write_jobs(checked.directory, checked.jobs, checked.options)
+        return hand_to_hydra(checked.arguments, checked.sweep)
 
 
 def train_in_parallel(checked: Plan) -> int:
@@ -120,7 +137,7 @@ def train_in_parallel(checked: Plan) -> int:
     if not {"-m", "--multirun"}.isdisjoint(checked.arguments):
         raise ConfigError("a sweep is not allowed under torchrun: its processes share the batches of one run")
     if parallel.rank() == 0:
-        return hand_to_hydra(checked.arguments, checked.sweep)
+        return start(checked)
     follow(checked.runs[0])
     return 0
 
@@ -138,7 +155,7 @@ def compare(arguments: list[str]) -> int:
     check_by(by, [config.as_dict() for config in checked.runs])
     if dry:
         return announce(checked.sweep)
-    hand_to_hydra(checked.arguments, checked.sweep)
+    start(checked)
     report([shortest(checked.directory)], by)
     return 0
 
@@ -230,6 +247,19 @@ def take_directories(command: str, arguments: list[str]) -> tuple[str | None, li
     return by, [Path(name) for name in names]
 
 
+def resume(arguments: list[str]) -> int:
+    """Finish what was cut off."""
+    _, directories = take_directories("resume", arguments)
+    from bnexp.console import say
+    from bnexp.lock import Lock
+    from bnexp.resume import resume as finish
+
+    for directory in directories:
+        with Lock(directory):
+            say(finish(directory))
+    return 0
+
+
 def probe(arguments: list[str]) -> int:
     by, directories = take_directories("probe", arguments)
     from bnexp.probe_report import report_probes
@@ -244,12 +274,12 @@ def reproduce(arguments: list[str]) -> int:
     """
     from bnexp.config import ConfigError
     from bnexp.console import complain, say
-    from bnexp.launch import SweepError
-    from bnexp.plan import check_output
+    from bnexp.plan import check_place
     from bnexp.reproduce import check_readme, judge, load_runs, show, sweeps_of, take_options, without, write
+    from bnexp.running import SweepError
 
     options = take_options(arguments)
-    check_output(options.out, resume=True)
+    check_place(options.out)
     check_readme(options.out)
     sweeps = sweeps_of(options.claims)
     if options.listed:
@@ -302,7 +332,7 @@ def run_claim(sweep: Sweep, seeds: int) -> list[RunConfig]:
     """Train what is left of a claim's sweep; the runs that make it up."""
     checked = plan_claim(sweep, seeds)
     if checked.sweep.stacks:
-        hand_to_hydra(checked.arguments, checked.sweep)
+        start(checked, resume=True)
     return checked.runs
 
 
@@ -383,6 +413,7 @@ def complete(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "compare": compare,
+    "resume": resume,
     "report": report,
     "probe": probe,
     "bench": bench,

@@ -197,6 +197,14 @@ class EvalConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    every_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        require_positive("checkpoint.every_seconds", self.every_seconds)
+
+
+@dataclass
 class RunConfig:
     """One training, fixed by these values: same configuration, same machine, same curve."""
 
@@ -207,6 +215,7 @@ class RunConfig:
     init: InitConfig = field(default_factory=InitConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 0
     steps: int = 50_000
     batch_size: int = 60
@@ -246,7 +255,11 @@ def parse(config: DictConfig) -> RunConfig:
 
 
 def recorded(config: dict[str, Any]) -> RunConfig:
-    """The configuration of a run's record; a key that is newer than the run has its default."""
+    """The configuration of a run's record; a key that is newer than the run has its default. Raises ConfigError, for
+    one that is off or would be resolved: what a file says is never executed.
+    """
+    if "${" in str(config):
+        raise ConfigError("the configuration of a run's record is not allowed: it has a ${…} in it")
     return parse(OmegaConf.create(config))
 
 

@@ -286,6 +286,11 @@ class Stack:
         else:
             self.run = make_step(self.model, self.config, self.data, traced=False)
 
+    def restore(self, row: int, tensors: Tensors) -> None:
+        """Put a checkpoint's values into a member."""
+        for name, tensor in self.members[row].flat().items():
+            tensor.copy_(tensors[name])
+
     def keep(self, rows: list[int]) -> None:
         """Go on with these members alone."""
         self.configs = [self.configs[row] for row in rows]

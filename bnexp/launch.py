@@ -14,23 +14,17 @@ from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, ru
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bnexp.cluster import make_executor, run_jobs
+from bnexp.cluster import make_executor
 from bnexp.config import parse
-from bnexp.console import count, describe, say, tell_uncompiled
-from bnexp.engine import has_compiler
+from bnexp.console import describe
 from bnexp.messages import explain
 from bnexp.plan import launch_here
-from bnexp.progress import SweepDisplay
-from bnexp.runs import clear_run, close_interrupted, write_failure
-from bnexp.sweep import Job, StackOfJobs, SweepPlan, cuda_devices, stack_key
-from bnexp.train import Member, open_member, train_together
-from bnexp.workers import Closed, Emit, Event, Opened, Pool, Reporter
+from bnexp.running import Sweep, enter
+from bnexp.sweep import Job, StackOfJobs, SweepPlan
+from bnexp.train import Member, train_together
+from bnexp.workers import Emit, Opened, Reporter
 
 Returns = dict[int, JobReturn]  # by the job's number
-
-
-class SweepError(RuntimeError):
-    """Some of a sweep's runs failed; the text names them."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +94,7 @@ class Nest:
         try:
             run = parse(config)
             assert run == job.config, "planned and composed alike"
-            launch = launch_here()
-            if job.replace:
-                clear_run(launch.directory)
-            member = open_member(run, launch, len(self.stack))
+            member = enter(job, launch_here(), len(self.stack))
             self.members[job.number] = member
             self.emit(Opened(job.number, member.launch.directory))
         except Exception as error:
@@ -119,77 +110,15 @@ class Nest:
         raise outcome
 
 
-class Sweep:
-    """The runs of a sweep while they train."""
-
-    def __init__(self, context: HydraContext, config: DictConfig, plan: SweepPlan) -> None:
-        self.trainer, self.plan = StackTrainer(context, config), plan
-        self.jobs = {job.number: job for stack in plan.stacks for job in stack}
-        self.directories: dict[int, Path] = {}
-        self.retried: set[int] = set()
-        self.returns: Returns = {}
-
-    def run(self) -> list[JobReturn]:
-        say(str(self.plan))
-        if not has_compiler():
-            tell_uncompiled()  # here: workers have no console
-        Path(self.trainer.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
-        with SweepDisplay(list(self.jobs.values())) as self.display:
-            self.train(self.plan.stacks)
-        self.raise_failures()
-        return [self.returns[number] for number in sorted(self.jobs)]
-
-    def train(self, stacks: list[StackOfJobs]) -> None:
-        if self.plan.here:
-            for stack in stacks:
-                self.returns |= self.trainer(stack, self.hear)
-            return
-        if self.plan.submit:
-            settings = self.trainer.config.hydra
-            parameters = dict(settings.launcher.submit_with)
-            executor = make_executor(self.plan.submit, Path(settings.sweep.dir, ".submitit"), parameters)
-            for returns in run_jobs(self.trainer, stacks, executor, self.hear, self.died):
-                self.returns |= returns
-            return
-        pool = Pool(self.trainer, self.hear, self.died, lambda stack: (stack_key(stack[0].config), len(stack)))
-        try:
-            for returns in pool.run(stacks, self.plan.workers, cuda_devices(stacks[0][0].config)):
-                self.returns |= returns
-        except KeyboardInterrupt:
-            for number, directory in self.directories.items():
-                close_interrupted(directory, self.display.step_of(number))
-            say(f"interrupted: {self.display.done()}")
-            raise
-
-    def hear(self, event: Event) -> None:
-        if isinstance(event, Opened):
-            self.directories[event.job] = event.directory
-        self.display.hear(event)
-
-    def died(self, stack: StackOfJobs, how: str) -> list[StackOfJobs]:
-        """A worker died with this stack: it is tried once more, in halves. Where that is the second time, it failed."""
-        found = {job.number: self.directories.pop(job.number, None) for job in stack}
-        if self.retried.isdisjoint(found):
-            self.retried.update(found)
-            self.display.restart(list(found))
-            for directory in filter(None, found.values()):
-                clear_run(directory)
-            half = -(-len(stack) // 2)
-            parts = [part for part in (stack[:half], stack[half:]) if part]
-            say(f"{how}: starting {count(len(stack), 'run')} again as {count(len(parts), 'stack')}")
-            return parts
-        for number, place in found.items():
-            self.returns[number] = JobReturn(status=JobStatus.FAILED, _return_value=RuntimeError(how))
-            self.display.hear(Closed(number, place or Path(), {"status": "failed", "error": how}))
-            if place:
-                write_failure(place, how)
-        return []
-
-    def raise_failures(self) -> None:
-        failed = [
-            f"{self.jobs[number].title} ({result._return_value})"
-            for number, result in sorted(self.returns.items())
-            if result.status is not JobStatus.COMPLETED
-        ]
-        if failed:
-            raise SweepError(f"{len(failed)} of {len(self.returns)} runs failed: {'; '.join(failed)}")
+def launch(context: HydraContext, config: DictConfig, plan: SweepPlan) -> list[JobReturn]:
+    """A sweep's runs, by what Hydra's launcher is handed. Raises SweepError where some failed."""
+    settings = config.hydra
+    directory = Path(settings.sweep.dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    submit = plan.submit
+    executor = submit and make_executor(submit, directory / ".submitit", dict(settings.launcher.submit_with))
+    sweep = Sweep(StackTrainer(context, config), plan, executor)
+    sweep.run()
+    failed = {n: r._return_value for n, r in sweep.returns.items() if r.status is not JobStatus.COMPLETED}
+    sweep.raise_failures(failed)
+    return [sweep.returns[number] for number in sorted(sweep.jobs)]

@@ -1,6 +1,7 @@
 """What a run leaves while it trains: metrics.csv, timing.csv and TensorBoard's event file."""
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,47 +9,97 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from bnexp.engine import Evaluation
-from bnexp.runs import METRICS, TIMING
+from bnexp.runs import EVENTS, METRICS, TIMING
 
 
 class Recorder:
-    """Appends a row at each evaluation; metrics.csv holds no clock, so equal runs have equal bytes."""
+    """Appends a row at each evaluation; metrics.csv holds no clock, so equal runs have equal bytes.
 
-    def __init__(self, directory: Path, layers: list[str]) -> None:
+    A run that goes on from a checkpoint keeps the rows up to its step (`until`), of which the event file is made anew.
+    """
+
+    def __init__(self, directory: Path, layers: list[str], until: int = 0) -> None:
         self.layers = layers
-        self.metrics_file = (directory / METRICS).open("w", newline="")
-        self.timing_file = (directory / TIMING).open("w", newline="")
-        self.metrics, self.timing = (csv.writer(f, lineterminator="\n") for f in (self.metrics_file, self.timing_file))
-        self.metrics.writerow(["step", "split", "loss", "accuracy", *layers])
-        self.timing.writerow(["step", "seconds", "steps_per_second"])
+        metrics = ["step", "split", "loss", "accuracy", *layers]
+        timing = ["step", "seconds", "steps_per_second"]
+        old = [cut_back(directory / name, until) if until else [] for name in (METRICS, TIMING)]
+        for path in directory.glob(EVENTS):
+            path.unlink()
+        mode = "a" if until else "w"
+        self.files = [(directory / name).open(mode, newline="") for name in (METRICS, TIMING)]
+        self.metrics, self.timing = (csv.writer(file, lineterminator="\n") for file in self.files)
+        if not until:
+            self.metrics.writerow(metrics)
+            self.timing.writerow(timing)
         self.board = SummaryWriter(str(directory))
+        for row in old[0]:
+            self.show(row)
+        for row in old[1]:
+            self.show_speed(row)
 
     def train_loss(self, step: int, loss: float) -> None:
-        self.metrics.writerow([step, "train", number(loss), "", *("" for _ in self.layers)])
-        self.board.add_scalar("loss/train", loss, step)
+        self.add([str(step), "train", number(loss), "", *("" for _ in self.layers)])
 
     def evaluation(self, step: int, split: str, result: Evaluation) -> None:
         values = [result.activations[layer] for layer in self.layers] if split == "validation" else None
         cells = [number(value) for value in values] if values else ["" for _ in self.layers]
-        self.metrics.writerow([step, split, number(result.loss), number(result.accuracy), *cells])
-        self.metrics_file.flush()
-        self.board.add_scalar(f"accuracy/{split}", result.accuracy, step)
-        self.board.add_scalar(f"loss/{split}", result.loss, step)
-        for layer, value in zip(self.layers, values or [], strict=False):
-            self.board.add_scalar(f"activations/{layer}", value, step)
+        self.add([str(step), split, number(result.loss), number(result.accuracy), *cells])
+        self.files[0].flush()
 
     def speed(self, step: int, seconds: float, steps_per_second: float) -> None:
-        self.timing.writerow([step, f"{seconds:.6f}", f"{steps_per_second:.1f}"])
-        self.timing_file.flush()
-        if step:
-            self.board.add_scalar("speed/steps_per_second", steps_per_second, step)
+        row = [str(step), f"{seconds:.6f}", f"{steps_per_second:.1f}"]
+        self.timing.writerow(row)
+        self.files[1].flush()
+        self.show_speed(row)
+
+    def add(self, row: list[str]) -> None:
+        self.metrics.writerow(row)
+        self.show(row)
+
+    def show(self, row: list[str]) -> None:
+        """A row of metrics.csv in TensorBoard."""
+        step, split, loss, accuracy, *values = row
+        self.board.add_scalar(f"loss/{split}", float(loss), int(step))
+        if accuracy:
+            self.board.add_scalar(f"accuracy/{split}", float(accuracy), int(step))
+        for layer, value in zip(self.layers, values, strict=True):
+            if value:
+                self.board.add_scalar(f"activations/{layer}", float(value), int(step))
+
+    def show_speed(self, row: list[str]) -> None:
+        step, _, rate = row
+        if int(step):
+            self.board.add_scalar("speed/steps_per_second", float(rate), int(step))
+
+    def sync(self) -> None:
+        """Rows on the disk, before a checkpoint that relies on them."""
+        for file in self.files:
+            file.flush()
+            os.fsync(file.fileno())
 
     def hyperparameters(self, config: dict[str, Any]) -> None:
         write_hyperparameters(self.board, config)
 
     def close(self) -> None:
-        for file in (self.metrics_file, self.timing_file, self.board):
+        for file in self.files:
             file.close()
+        self.board.close()
+
+
+def cut_back(path: Path, step: int) -> list[list[str]]:
+    """Cut a table of a run off behind the rows of training up to a step, and return these. What a test wrote, or a
+    killed process half, goes.
+    """
+    kept, size = list[list[str]](), 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file):
+            row = next(csv.reader([line.decode()]), [])
+            if number and not (line.endswith(b"\n") and int(row[0]) <= step and not row[1].startswith("test")):
+                break
+            size += len(line)
+            kept += [row] if number else []
+    os.truncate(path, size)
+    return kept
 
 
 def number(value: float) -> str:

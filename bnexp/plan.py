@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,10 +24,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnexp.config import ConfigError, RunConfig, known_keys, parse, require
 from bnexp.console import say
-from bnexp.runs import Launch, complete_runs, config_digest, holds_run
+from bnexp.runs import Launch, holds_run
 
 if TYPE_CHECKING:
-    from bnexp.sweep import Job, SweepPlan
+    from bnexp.sweep import Job, Options, SweepPlan
 
 LONGEST_NAME = 200  # bytes of a run's directory name; file systems allow 255
 LONGEST_WORD = 50  # bytes of an override that is part of it
@@ -42,6 +42,8 @@ class Plan:
     runs: list[RunConfig]
     directory: Path  # of the run or the sweep
     sweep: "SweepPlan"
+    jobs: "list[Job]"  # of a sweep, those that are finished included
+    options: "Options"
 
 
 def conf_dir() -> Path:
@@ -71,6 +73,7 @@ def plan(flags: list[str], overrides: list[str], resume: bool = False) -> Plan:
     """Compose and check every job; name the runs after what is swept. `resume`: leave out the runs that the directory
     already holds, finished. Raises what `explain` says in a line.
     """
+    from bnexp.resume import check_holds, left_to_do  # noqa: PLC0415
     from bnexp.sweep import parse_options, plan_sweep  # noqa: PLC0415 - torch is loaded once the words themselves are in order
 
     searchpath = [f"hydra.searchpath=[file://{Path(path).absolute()}]" for path in flag_values(flags, "config-dir")]
@@ -88,12 +91,14 @@ def plan(flags: list[str], overrides: list[str], resume: bool = False) -> Plan:
     ours = ("workers", "max_stack", "submit")
     options = parse_options(**{key: launcher[key] for key in ours if key in launcher})
     check_runs(runs)
-    check_output(directory, resume)
-    fixed = [f"hydra.sweep.dir={QuotedString(str(directory), Quote.single).with_quotes()}"] if multirun else []
-    done = complete_runs(directory) if resume else {}
-    left = [job for job in make_jobs(words, jobs, runs) if config_digest(job.config) not in done]
-    sweep = plan_sweep([replace(job, replace=resume) for job in left], options)
-    return Plan([*flags, *overrides, *naming, *fixed], runs, directory, sweep)
+    check_place(directory)
+    if not resume:
+        check_holds(directory, runs)
+    place = QuotedString(str(directory), Quote.single).with_quotes()
+    fixed = [f"hydra.{'sweep' if multirun else 'run'}.dir={place}"]  # composed again, it would have a later time in it
+    every = make_jobs(words, jobs, runs)
+    sweep = plan_sweep(left_to_do(every, directory) if resume else every, options)
+    return Plan([*flags, *overrides, *naming, *fixed], runs, directory, sweep, every if multirun else [], options)
 
 
 def make_jobs(words: list[Override], jobs: list[list[str]], runs: list[RunConfig]) -> "list[Job]":
@@ -245,10 +250,15 @@ def check_runs(runs: list[RunConfig]) -> None:
         say(line)
 
 
-def check_output(directory: Path, resume: bool = False) -> None:
-    """Refuse a directory that holds a run (but to resume it), or where nothing can be written, before it is made."""
-    if holds_run(directory) and not resume:
+def check_output(directory: Path) -> None:
+    """Refuse to write a table where runs are."""
+    if holds_run(directory):
         raise ConfigError(f"{directory} holds a run already: choose another directory")
+    check_place(directory)
+
+
+def check_place(directory: Path) -> None:
+    """Refuse a directory where nothing can be written, before it is made."""
     parent = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or os.statvfs(parent).f_flag & os.ST_RDONLY:
         raise ConfigError(f"the run's directory {directory} cannot be made: {parent} is not a folder one can write to")

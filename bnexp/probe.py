@@ -82,8 +82,7 @@ class Landscape:
             tensors = load_checkpoint(path)
         except (FileNotFoundError, DamagedFileError) as error:
             raise ConfigError(f"probe: {path} is missing or damaged") from error
-        for name, tensor in self.stack.members[0].flat().items():
-            tensor.copy_(tensors[name])
+        self.stack.restore(0, tensors)
         return int(tensors["record.step"])
 
     def gradient(self, theta: Tensors) -> tuple[float, Tensors]:

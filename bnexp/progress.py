@@ -73,8 +73,8 @@ class RunState:
     """What the display of a sweep knows of a run. Times are seconds of a monotonic clock."""
 
     job: Job
+    step: int
     status: str = "waiting"  # waiting | running | finished | diverged | failed | interrupted
-    step: int = 0
     accuracy: float | None = None
     began: float | None = None
     ended: float | None = None
@@ -88,7 +88,7 @@ class SweepDisplay:
     """Progress of a sweep: a live table of its arms on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self, jobs: list[Job]) -> None:
-        self.runs = {job.number: RunState(job) for job in jobs}
+        self.runs = {job.number: RunState(job, job.start) for job in jobs}
         self.line_at = time.monotonic() + LINES_EVERY
         self.live = Live(get_renderable=self.table, console=console, refresh_per_second=2, transient=True)
 
@@ -125,9 +125,9 @@ class SweepDisplay:
         if run.began is None and step:
             run.began = time.monotonic()
 
-    def restart(self, jobs: list[int]) -> None:
+    def restart(self, jobs: list[Job]) -> None:
         for job in jobs:
-            self.runs[job] = RunState(self.runs[job].job)
+            self.runs[job.number] = RunState(job, job.start)
 
     def step_of(self, job: int) -> int:
         return self.runs[job].step
@@ -186,4 +186,4 @@ def rate(runs: list[RunState]) -> float:
     if not times:
         return 0.0
     seconds = max(ended for _, ended in times) - min(began for began, _ in times)
-    return sum(run.step for run in runs) / max(seconds, 1e-3)
+    return sum(run.step - run.job.start for run in runs) / max(seconds, 1e-3)

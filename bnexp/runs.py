@@ -17,6 +17,7 @@ from typing import Any
 from bnexp.config import ConfigError, RunConfig
 
 SCHEMA = 1
+SWEEP = "sweep.json"
 RUN, METRICS, TIMING, SUMMARY, CHECKPOINT = (
     "run.json",
     "metrics.csv",
@@ -24,6 +25,7 @@ RUN, METRICS, TIMING, SUMMARY, CHECKPOINT = (
     "summary.json",
     "checkpoint.safetensors",
 )
+RESUME = "resume-*.safetensors"
 FILES = (METRICS, TIMING, SUMMARY, CHECKPOINT, f"{CHECKPOINT}.sha256", RUN)
 EVENTS = "events.out.tfevents.*"
 KEPT = "checkpoint-*.safetensors"
@@ -40,7 +42,9 @@ class Launch:
 
 
 def config_digest(config: RunConfig) -> str:
-    return hashlib.sha256(json.dumps(config.as_dict(), sort_keys=True).encode()).hexdigest()
+    """Of all that a curve depends on."""
+    values = {key: value for key, value in config.as_dict().items() if key != "checkpoint"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None:
@@ -66,6 +70,13 @@ def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None
         raise ConfigError(f"{launch.directory} holds a run already: choose another directory") from error
 
 
+def reopen_run(directory: Path, step: int) -> None:
+    """For a run that goes on from a step: it isn't over any more, and what is there of later ones was damaged."""
+    later = (path for path in directory.glob(f"{RESUME}*") if path.name >= f"{resume_at(directory, step + 1).name}")
+    for path in (directory / SUMMARY, *directory.glob("*.part"), *later):
+        path.unlink(missing_ok=True)
+
+
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
     (directory / SUMMARY).write_text(to_json(summary))
 
@@ -82,8 +93,20 @@ def close_interrupted(directory: Path, step: int) -> None:
 
 def clear_run(directory: Path) -> None:
     """Remove what a run wrote, so that it can start again in the same directory. Hydra's record stays."""
+    clear_progress(directory)
     for path in (*(directory / name for name in FILES), *directory.glob(EVENTS), *directory.glob(f"{KEPT}*")):
         path.unlink(missing_ok=True)
+
+
+def clear_progress(directory: Path) -> None:
+    """What a run that is over could have gone on from, and what was being written when a process was killed."""
+    for path in (*directory.glob(f"{RESUME}*"), *directory.glob("*.part")):
+        path.unlink(missing_ok=True)
+
+
+def resume_at(directory: Path, step: int) -> Path:
+    """Of a run that isn't over yet."""
+    return directory / RESUME.replace("*", f"{step:09d}")
 
 
 def checkpoint_at(directory: Path, step: int) -> Path:
@@ -152,6 +175,15 @@ class RunRecord:
     def seed(self) -> int:
         return int(self.config["seed"])
 
+    @property
+    def complete(self) -> bool:
+        return self.summary["status"] in COMPLETE
+
+    @property
+    def of_these_versions(self) -> bool:
+        packages: dict[str, str] = self.record["packages"]
+        return packages.items() >= deciding_versions().items()
+
     @cached_property
     def validation(self) -> dict[int, dict[str, float]]:
         """Step → columns of metrics.csv, at each evaluation."""
@@ -183,12 +215,12 @@ def complete_runs(sweep: Path) -> dict[str, RunRecord]:
     """Of a sweep's directory the complete runs that these versions of bnexp and torch made, by their configuration's
     digest.
     """
-    now = {name: version(name) for name in ("bnexp", "torch")}
-    return {
-        run.record["config_sha256"]: run
-        for run in find_runs([sweep])
-        if run.summary["status"] in COMPLETE and run.record["packages"].items() >= now.items()
-    }
+    return {run.record["config_sha256"]: run for run in find_runs([sweep]) if run.complete and run.of_these_versions}
+
+
+def deciding_versions() -> dict[str, str]:
+    """Of the packages whose versions a curve depends on."""
+    return {name: version(name) for name in ("bnexp", "torch")}
 
 
 def find_runs(roots: list[Path]) -> list[RunRecord]:

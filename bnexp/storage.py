@@ -1,10 +1,12 @@
-"""Tensors on disk: a safetensors file and, beside it, its SHA-256."""
+"""Tensors on disk: a safetensors file and, beside it, its SHA-256. No pickle is written or read."""
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,23 +25,54 @@ def digest_path(path: Path) -> Path:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one, never half of one."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    """The file is whole and on the disk before its digest appears; without one that fits it doesn't count."""
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, metadata)
-        beside.chmod(0o644)  # safetensors makes it private; runs and caches are for sharing
-        digest = file_digest(beside)
-        beside.replace(path)
+        with replaced(path) as beside:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, metadata)
+            digest = file_digest(beside)
     except SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
+    with replaced(digest_path(path)) as beside:
+        beside.write_text(f"{digest}  {path.name}\n")
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A file beside, to be written: then it is flushed to the disk and takes the place of `path`. A reader sees the old
+    file or the new one, never half of one, after a power cut as well.
+    """
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        beside.chmod(0o644)  # safetensors makes it private; runs and caches are for sharing
+        sync(beside)
+        beside.replace(path)
+        sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
-    digest_path(path).write_text(f"{digest}  {path.name}\n")
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or what a directory lists, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Raises DamagedFileError where file and digest don't agree, FileNotFoundError where one is missing."""
-    if digest_path(path).read_text().split()[:1] != [file_digest(path)]:
+    if digest_path(path).read_bytes().split()[:1] != [file_digest(path).encode()]:
         raise DamagedFileError(f"{path} is damaged: its SHA-256 is not the one in {digest_path(path).name}")
-    tensors: dict[str, Tensor] = load_file(path)
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise DamagedFileError(f"{path} is damaged: {error}") from error
     return tensors
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """Of a file that `load_tensors` has found whole."""
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})

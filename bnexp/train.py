@@ -9,13 +9,14 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
 import torch
+from torch import nn
 
 from bnexp import parallel
 from bnexp.archs.registry import make_model, notes
 from bnexp.batches import Batches
-from bnexp.checkpoint import save_checkpoint
+from bnexp.checkpoint import Saved, save_checkpoint, save_progress
 from bnexp.config import ConfigError, RunConfig, require, require_choice
-from bnexp.data import load_data
+from bnexp.data import Data, load_data
 from bnexp.engine import (
     COMPILE_FROM,
     Evaluation,
@@ -28,12 +29,25 @@ from bnexp.engine import (
     trained_names,
 )
 from bnexp.init import INITS
+from bnexp.lock import Lock
 from bnexp.logs import Recorder
+from bnexp.logs import number as in_words
 from bnexp.norms import CONDITIONAL
 from bnexp.optim import find_optimizer
 from bnexp.pretrained import describe_start, find_start
 from bnexp.recalibrate import recalibrated
-from bnexp.runs import CHECKPOINT, Launch, checkpoint_at, config_digest, create_run, write_failure, write_summary
+from bnexp.runs import (
+    CHECKPOINT,
+    Launch,
+    RunRecord,
+    checkpoint_at,
+    clear_progress,
+    config_digest,
+    create_run,
+    reopen_run,
+    write_failure,
+    write_summary,
+)
 
 TARGETS = (80, 90, 95, 97, 98)  # percent of validation accuracy whose first crossing is noted
 
@@ -106,7 +120,9 @@ class Member:
 
     config: RunConfig
     launch: Launch
+    lock: Lock
     recorder: Recorder
+    start: Saved = field(default_factory=Saved)  # what it goes on from
     row: int = 0  # of its stack
     steps: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -123,7 +139,11 @@ class Member:
         self.recorder.speed(step, seconds, rate)
         self.steps.append(step)
         self.seconds.append(seconds)
-        self.accuracy.append(result.accuracy)
+        self.accuracy.append(float(in_words(result.accuracy)))  # as it is read back
+
+    def evaluated(self, step: int) -> bool:
+        """Before it was cut off."""
+        return self.steps[-1:] == [step]
 
     def summary(self, status: str, step: int, seconds: float, test: Evaluation | None) -> dict[str, Any]:
         best = max(range(len(self.accuracy)), key=self.accuracy.__getitem__, default=None)
@@ -209,9 +229,36 @@ def follow(config: RunConfig) -> None:
 
 def open_member(config: RunConfig, launch: Launch, companions: int) -> Member:
     """Make a run's directory. `companions`: members of its stack, itself included."""
-    device, data = pick_device(config.device), load_data(config.dataset)
+    data = load_data(config.dataset)
     model = make_model(config, data.shape, data.classes)
-    facts = {
+    lock = Lock(launch.directory)
+    create_run(launch, config, facts_of(config, model, data, companions))
+    return recording(config, launch, lock, model, Saved())
+
+
+def reopen_member(config: RunConfig, launch: Launch, start: Saved) -> Member:
+    """Go on in a directory that holds the run, cut off: its record stays, its tables are cut back to the checkpoint."""
+    data, lock = load_data(config.dataset), Lock(launch.directory)
+    reopen_run(launch.directory, start.step)
+    member = recording(config, launch, lock, make_model(config, data.shape, data.classes), start)
+    if start.step:
+        curve = RunRecord(launch.directory, {}, {})
+        member.steps = list(curve.validation)
+        member.accuracy = [row["accuracy"] for row in curve.validation.values()]
+        member.seconds = list(curve.seconds.values())
+    return member
+
+
+def recording(config: RunConfig, launch: Launch, lock: Lock, model: nn.Module, start: Saved) -> Member:
+    recorder = Recorder(launch.directory, activation_columns(model), start.step)
+    recorder.hyperparameters(config.as_dict())
+    return Member(config, launch, lock, recorder, start)
+
+
+def facts_of(config: RunConfig, model: nn.Module, data: Data, companions: int) -> dict[str, Any]:
+    """For the run's record."""
+    device = pick_device(config.device)
+    return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": thread_count(config, device),
         "processes": parallel.processes(),
@@ -222,10 +269,6 @@ def open_member(config: RunConfig, launch: Launch, companions: int) -> Member:
         "notes": notes(config),
         "start": describe_start(model, config) if config.init_from else None,
     }
-    create_run(launch, config, facts)
-    recorder = Recorder(launch.directory, activation_columns(model))
-    recorder.hyperparameters(config.as_dict())
-    return Member(config, launch, recorder)
 
 
 def train_together(members: list[Member], display: Display) -> None:
@@ -235,7 +278,9 @@ def train_together(members: list[Member], display: Display) -> None:
     torch.set_num_threads(thread_count(config, device))
     torch.set_flush_denormal(True)  # saturated sigmoids make denormals, which are slow
     try:
-        train(members, Stack([member.config for member in members], data, device), display)
+        stack = Stack([member.config for member in members], data, device)
+        take_places(members, stack)
+        train(members, stack, display)
     except Exception as error:
         for member in members:
             if member.outcome is None:
@@ -243,24 +288,28 @@ def train_together(members: list[Member], display: Display) -> None:
     finally:
         for member in members:
             member.recorder.close()
+            member.lock.release()
 
 
 def train(members: list[Member], stack: Stack, display: Display) -> None:
-    """The loop. A member that diverges or fails leaves the race at the evaluation that finds out."""
+    """The loop. A member that diverges or fails leaves the race at the evaluation that finds out. Members that go on
+    do so from the same step.
+    """
     config, data, racing = stack.config, stack.data, members
     augment = config.dataset.augment != "none"
     seeds = [member.config.seed for member in members]
     batches = Batches(seeds, len(data.train), config.batch_size, augment, data.train.labels.device)
     watch = Stopwatch(data.train.labels.device)
-    number_rows(members)
+    saving = Timer(config.checkpoint.every_seconds)
+    start = members[0].start.step
     with StopRequest() as stop:
         display.prepare(config.steps, stack.compiled, has_compiler())
-        stack.warm_up(batches.batch(0))
+        stack.warm_up(batches.batch(start))
         watch.start()
-        for step in range(config.steps + 1):
+        for step in range(start, config.steps + 1):
             if config.eval.due(step, config.steps):
                 watch.stop(len(racing))
-                racing = [member for member in racing if goes_on(member, stack, step, watch.total, display)]
+                racing = [m for m in racing if m.evaluated(step) or goes_on(m, stack, step, watch.total, display)]
                 if step == config.steps or not racing:
                     break
                 repack(racing, stack, batches, step)
@@ -268,6 +317,10 @@ def train(members: list[Member], stack: Stack, display: Display) -> None:
             if stop.signum is not None:
                 watch.stop(len(racing))
                 break
+            if saving.due():
+                watch.stop(len(racing))
+                racing = [member for member in racing if saved(member, stack, watch.total, display)]
+                watch.start()
             stack.set_rates(step)
             stack.set_noise(step)
             stack.step(batches.batch(step))
@@ -279,6 +332,41 @@ def train(members: list[Member], stack: Stack, display: Display) -> None:
             display.closed(member)
     if stop.signum is not None:
         raise Interrupted(stop.signum)
+
+
+class Timer:
+    """Whether so many seconds have passed since the last time."""
+
+    def __init__(self, every: float) -> None:
+        self.every, self.last = every, time.monotonic()
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now - self.last < self.every:
+            return False
+        self.last = now
+        return True
+
+
+def saved(member: Member, stack: Stack, seconds: float, display: Display) -> bool:
+    """Keep a checkpoint that a killed run goes on from; whether that went well."""
+    try:
+        member.recorder.sync()
+        state, digest = stack.members[member.row], config_digest(member.config)
+        save_progress(member.launch.directory, state, digest, member.start.seconds + seconds)
+    except OSError as error:
+        fail(member, error)
+        display.closed(member)
+        return False
+    return True
+
+
+def take_places(members: list[Member], stack: Stack) -> None:
+    """Each in its row, with what it goes on from."""
+    number_rows(members)
+    for member in members:
+        if member.start.tensors is not None:
+            stack.restore(member.row, member.start.tensors)
 
 
 def number_rows(members: list[Member]) -> None:
@@ -305,7 +393,8 @@ def goes_on(member: Member, stack: Stack, step: int, seconds: float, display: Di
     try:
         updates = step - member.steps[-1] if member.steps else 0
         result = stack.evaluate(member.row, stack.data.validation)
-        member.note(step, seconds, stack.take_loss(member.row, updates) if updates else None, result)
+        loss = stack.take_loss(member.row, updates) if updates else None
+        member.note(step, member.start.seconds + seconds, loss, result)
         if member.config.eval.keep:
             path = checkpoint_at(member.launch.directory, step)
             save_checkpoint(path, stack.members[member.row], config_digest(member.config))
@@ -327,12 +416,18 @@ def close(member: Member, stack: Stack, step: int, seconds: float, status: str) 
         test = None if status == "interrupted" else stack.evaluate(member.row, stack.data.test)
         if test:
             member.recorder.evaluation(step, "test", test)
-        state = stack.members[member.row]
-        save_checkpoint(member.launch.directory / CHECKPOINT, state, config_digest(member.config))
+        seconds += member.start.seconds
+        state, digest = stack.members[member.row], config_digest(member.config)
+        member.recorder.sync()
+        if status == "interrupted":
+            save_progress(member.launch.directory, state, digest, seconds)
+        save_checkpoint(member.launch.directory / CHECKPOINT, state, digest)
         member.outcome = member.summary(status, step, seconds, test)
         if member.config.eval.recalibrate and status == "finished":
             member.outcome |= test_recalibrated(member, stack, step)
         write_summary(member.launch.directory, member.outcome)
+        if status != "interrupted":
+            clear_progress(member.launch.directory)
     except OSError as error:
         fail(member, error)
 

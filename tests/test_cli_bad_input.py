@@ -294,12 +294,12 @@ def test_full_disk(bnexp: Bnexp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     refuse(bnexp, tmp_path, TRAIN, "1.0 MiB are free", "results/runs")
 
 
-def test_directory_that_holds_a_run(bnexp: Bnexp, tmp_path: Path) -> None:
+def test_directory_that_holds_another_run(bnexp: Bnexp, tmp_path: Path) -> None:
     assert bnexp(*TRAIN, "hydra.run.dir=mine").status == 0
-    refuse(bnexp, tmp_path, (*TRAIN, "hydra.run.dir=mine"), "mine holds a run already")
+    refuse(bnexp, tmp_path, (*TRAIN, "hydra.run.dir=mine", "seed=7"), "mine holds another run already")
 
 
-def test_sweep_directory_that_holds_a_sweep(bnexp: Bnexp, tmp_path: Path) -> None:
-    words = (*TRAIN, "-m", "hydra.sweep.dir=mine", "seed=0,1")
-    assert bnexp(*words).status == 0
-    refuse(bnexp, tmp_path, words, "mine", "holds a run already")
+def test_sweep_directory_that_holds_another_sweep(bnexp: Bnexp, tmp_path: Path) -> None:
+    words = (*TRAIN, "-m", "hydra.sweep.dir=mine")
+    assert bnexp(*words, "seed=0,1").status == 0
+    refuse(bnexp, tmp_path, (*words, "seed=1,2"), "mine", "holds another run already")

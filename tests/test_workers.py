@@ -258,7 +258,7 @@ def test_restarted_runs_wait_from_the_beginning(clock: Callable[[float], None]) 
     display.hear(Progress([0, 1], 100))
     clock(1)
     display.hear(Evaluated(0, 200, 0.5))
-    display.restart([0])
+    display.restart([display.runs[0].job])
     assert display.step_of(0) == 0
     assert display.line().startswith("0 of 2 runs done, 1 running")
     assert ["norm=none", "0", "of", "1", "0", "0"] in rendered(display)

@@ -22,11 +22,11 @@ class BnexpLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from bnexp.launch import Sweep  # noqa: PLC0415
+        from bnexp.launch import launch  # noqa: PLC0415
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        return Sweep(self.context, self.config, self.task.sweep).run()  # type: ignore[attr-defined]
+        return launch(self.context, self.config, self.task.sweep)  # type: ignore[attr-defined]
 
 
 class BnexpSweeper(BasicSweeper):

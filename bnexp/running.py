@@ -1,0 +1,114 @@
+"""A sweep while it trains: stacks on worker processes (or here, or as a cluster's jobs), its display, its dead."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bnexp.checkpoint import newest_checkpoint
+from bnexp.cluster import run_jobs
+from bnexp.console import count, say, tell_uncompiled
+from bnexp.engine import has_compiler
+from bnexp.progress import SweepDisplay
+from bnexp.runs import Launch, clear_run, close_interrupted, config_digest, write_failure
+from bnexp.sweep import Job, StackOfJobs, SweepPlan, cuda_devices, stack_key
+from bnexp.train import Member, open_member, reopen_member
+from bnexp.workers import Closed, Event, Opened, Pool, Train
+
+
+class SweepError(RuntimeError):
+    """Some of a sweep's runs failed; the text names them."""
+
+
+def enter(job: Job, launch: Launch, companions: int) -> Member:
+    """Open a job's run, or go on with it where it was cut off."""
+    if not job.goes_on:
+        return open_member(job.config, launch, companions)
+    start = newest_checkpoint(launch.directory, config_digest(job.config))
+    if start.step != job.start:
+        raise RuntimeError(f"{launch.directory}: its checkpoints changed since they were looked at")
+    if start.tensors is None:
+        clear_run(launch.directory)
+        return open_member(job.config, launch, companions)
+    return reopen_member(job.config, launch, start)
+
+
+def cut_off(job: Job, directory: Path | None) -> Job:
+    """A job to be tried again, from where its run in this directory was."""
+    start = newest_checkpoint(directory, config_digest(job.config)).step if directory else 0
+    return replace(job, goes_on=True, start=start)
+
+
+def by_start(jobs: list[Job]) -> list[StackOfJobs]:
+    """Members of a stack go on from the same step."""
+    return [[job for job in jobs if job.start == start] for start in dict.fromkeys(job.start for job in jobs)]
+
+
+class Sweep:
+    """The runs of a sweep while they train. `trainer` returns a value for each job's number; `dead`: jobs that have
+    none, since what trained them died, and how. `executor`: submitit's, where stacks are jobs of a cluster.
+    """
+
+    def __init__(self, trainer: Train, plan: SweepPlan, executor: Any = None) -> None:
+        self.trainer, self.plan, self.executor = trainer, plan, executor
+        self.jobs = {job.number: job for stack in plan.stacks for job in stack}
+        self.directories: dict[int, Path] = {}
+        self.retried: set[int] = set()
+        self.returns: dict[int, Any] = {}
+        self.dead: dict[int, str] = {}
+
+    def run(self) -> None:
+        """Raises Interrupted once the workers have closed their runs."""
+        say(str(self.plan))
+        if not has_compiler():
+            tell_uncompiled()  # here: workers have no console
+        with SweepDisplay(list(self.jobs.values())) as self.display:
+            self.train(self.plan.stacks)
+
+    def train(self, stacks: list[StackOfJobs]) -> None:
+        if self.plan.here:
+            for stack in stacks:
+                self.returns |= self.trainer(stack, self.hear)
+            return
+        if self.executor is not None:
+            for returns in run_jobs(self.trainer, stacks, self.executor, self.hear, self.died):
+                self.returns |= returns
+            return
+        pool = Pool(self.trainer, self.hear, self.died, lambda stack: (stack_key(stack[0].config), len(stack)))
+        try:
+            for returns in pool.run(stacks, self.plan.workers, cuda_devices(stacks[0][0].config)):
+                self.returns |= returns
+        except KeyboardInterrupt:
+            for number, directory in self.directories.items():
+                close_interrupted(directory, self.display.step_of(number))
+            say(f"interrupted: {self.display.done()}")
+            raise
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, Opened):
+            self.directories[event.job] = event.directory
+        self.display.hear(event)
+
+    def died(self, stack: StackOfJobs, how: str) -> list[StackOfJobs]:
+        """A worker died with this stack: it is tried once more, in halves. Where that is the second time, it failed."""
+        found = {job.number: self.directories.pop(job.number, None) for job in stack}
+        if self.retried.isdisjoint(found):
+            self.retried.update(found)
+            half = -(-len(stack) // 2)
+            stack = [cut_off(job, found[job.number]) for job in stack]
+            self.display.restart(stack)
+            parts = [part for half in (stack[:half], stack[half:]) for part in by_start(half)]
+            say(f"{how}: starting {count(len(stack), 'run')} again as {count(len(parts), 'stack')}")
+            return parts
+        for number, place in found.items():
+            self.dead[number] = how
+            self.display.hear(Closed(number, place or Path(), {"status": "failed", "error": how}))
+            if place:
+                write_failure(place, how)
+        return []
+
+    def raise_failures(self, failed: dict[int, object]) -> None:
+        """`failed`: job → why."""
+        every = sorted({**failed, **self.dead}.items())
+        if every:
+            words = "; ".join(f"{self.jobs[number].title} ({why})" for number, why in every)
+            raise SweepError(f"{len(every)} of {len(self.jobs)} runs failed: {words}")

@@ -1,0 +1,217 @@
+"""What was cut off goes on, and ends in the bytes that it would have had."""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Bnexp
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bnexp.engine import Stack
+from bnexp.runs import find_runs
+
+WORDS = ("dataset=digits", "steps=60", "eval.first_every=20", "checkpoint.every_seconds=0.001", "compile=false")
+SWEPT = ("norm=none,batch", "seed=0,1")
+FILES = ("metrics.csv", "checkpoint.safetensors")
+
+
+class Killed(BaseException):
+    """In the place of a SIGKILL: nothing is closed in order."""
+
+
+@pytest.fixture
+def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Kill what trains at its n-th update from now on; 4 are made to time it, 1 to warm up."""
+    step, left = Stack.step, [0]
+
+    def counted(stack: Stack, batch: object) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        step(stack, batch)  # type: ignore[arg-type]
+
+    def at(updates: int) -> None:
+        left[0] = updates
+
+    monkeypatch.setattr(Stack, "step", counted)
+    return at
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Tag → step and value, as TensorBoard reads them; the speed's values are a clock's."""
+    board = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    board.Reload()
+    tags: list[str] = board.Tags()["scalars"]
+    return {
+        tag: [(event.step, 0 if tag.startswith("speed") else event.value) for event in board.Scalars(tag)]
+        for tag in sorted(tags)
+    }
+
+
+def same(folder: Path, whole: Path) -> bool:
+    assert json.loads((folder / "summary.json").read_text())["status"] in ("finished", "diverged")
+    assert not [*folder.glob("resume-*"), *folder.glob("*.part")]
+    assert scalars(folder) == scalars(whole)
+    return all((folder / name).read_bytes() == (whole / name).read_bytes() for name in FILES)
+
+
+def train_whole(bnexp: Bnexp, *words: str) -> Path:
+    assert bnexp("train", *WORDS, *words, "hydra.run.dir=whole").status == 0
+    return Path("whole")
+
+
+def train_killed(bnexp: Bnexp, *words: str) -> Path:
+    with pytest.raises(Killed):
+        bnexp("train", *WORDS, *words, "hydra.run.dir=mine")
+    return Path("mine")
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adam"])
+@pytest.mark.parametrize("norm", ["none", "batch", "noisy_batch"])
+@pytest.mark.parametrize("arch", ["mlp", "convnet"])
+def test_a_killed_run_ends_in_the_same_bytes(
+    bnexp: Bnexp, kill: Callable[[int], None], arch: str, norm: str, optim: str
+) -> None:
+    words = (f"arch={arch}", f"norm={norm}", f"optim={optim}", "optim.schedule=cosine", "threads=1")
+    words += ("arch.channels=[4]",) if arch == "convnet" else ()
+    whole = train_whole(bnexp, *words)
+    kill(34)
+    mine = train_killed(bnexp, *words)
+    outcome = bnexp("resume", "mine")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "0 were finished, 1 went on, 0 began" in outcome.out
+    assert same(mine, whole)
+
+
+def test_a_run_killed_again_and_again(bnexp: Bnexp, kill: Callable[[int], None]) -> None:
+    whole = train_whole(bnexp)
+    kill(8)
+    mine = train_killed(bnexp)
+    for _ in range(6):
+        kill(9)
+        with pytest.raises(Killed):
+            bnexp("resume", "mine")
+    assert bnexp("resume", "mine").status == 0
+    assert same(mine, whole)
+
+
+@pytest.mark.parametrize("steps", [5, 7])
+def test_one_killed_before_its_first_checkpoint_begins_anew(
+    bnexp: Bnexp, kill: Callable[[int], None], steps: int
+) -> None:
+    whole = train_whole(bnexp, "checkpoint.every_seconds=60")
+    kill(steps)
+    mine = train_killed(bnexp, "checkpoint.every_seconds=60")
+    assert "0 went on, 1 began" in bnexp("resume", "mine").out
+    assert same(mine, whole)
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+@pytest.mark.parametrize("how", ["bit", "empty", "half", "digest"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    bnexp: Bnexp, kill: Callable[[int], None], damaged: int, how: str
+) -> None:
+    whole = train_whole(bnexp)
+    kill(30)
+    mine = train_killed(bnexp)
+    kept = sorted(mine.glob("resume-*.safetensors"))
+    assert len(kept) == 2
+    for path in kept[-damaged:]:
+        damage(path if how != "digest" else path.with_name(f"{path.name}.sha256"), how)
+    outcome = bnexp("resume", "mine")
+    assert "1 went on" in outcome.out if damaged == 1 else "1 began" in outcome.out
+    assert same(mine, whole)
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how in ("bit", "digest"):
+        content[len(content) // 3] ^= 1
+    path.write_bytes({"empty": b"", "half": content[: len(content) // 2]}.get(how, bytes(content)))
+
+
+def test_a_sweep_goes_on_where_it_was(bnexp: Bnexp, kill: Callable[[int], None]) -> None:
+    assert bnexp("train", "-m", *WORDS, *SWEPT, "hydra.sweep.dir=whole").status == 0
+    kill(100)  # in the second run of four
+    with pytest.raises(Killed):
+        bnexp("train", "-m", *WORDS, *SWEPT, "hydra.sweep.dir=mine")
+    outcome = bnexp("resume", "mine")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "mine: 1 were finished, 1 went on, 2 began" in outcome.out
+    assert [same(Path("mine", run.directory.name), run.directory) for run in find_runs([Path("whole")])] == [True] * 4
+
+
+def test_what_is_finished_stays_as_it_is(bnexp: Bnexp) -> None:
+    whole = train_whole(bnexp)
+    before = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
+    outcome = bnexp("resume", "whole")
+    assert outcome.status == 0
+    assert "whole is finished: nothing is left to do" in outcome.out
+    assert {path: path.stat().st_mtime_ns for path in whole.iterdir() if path.name != ".lock"} == {
+        path: at for path, at in before.items() if path.name != ".lock"
+    }
+
+
+def test_the_same_command_goes_on_and_says_what_is_finished(bnexp: Bnexp, kill: Callable[[int], None]) -> None:
+    """As a cluster types it again for a job that it has preempted."""
+    whole = train_whole(bnexp)
+    kill(30)
+    mine = train_killed(bnexp)
+    assert "1 went on" in bnexp("train", *WORDS, "hydra.run.dir=mine").out
+    assert same(mine, whole)
+    assert "mine is finished" in bnexp("train", *WORDS, "hydra.run.dir=mine").out
+
+
+def test_one_owner_a_directory(bnexp: Bnexp, kill: Callable[[int], None]) -> None:
+    kill(30)
+    mine = train_killed(bnexp)
+    with (mine / ".lock").open("a+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        outcome = bnexp("resume", "mine")
+    assert outcome.status == 2
+    assert "mine is in use: process" in outcome.err
+    assert bnexp("resume", "mine").status == 0
+
+
+def test_other_versions_are_refused(bnexp: Bnexp, kill: Callable[[int], None]) -> None:
+    kill(30)
+    mine = train_killed(bnexp)
+    record = json.loads((mine / "run.json").read_text())
+    record["packages"]["torch"] = "1.0"
+    (mine / "run.json").write_text(json.dumps(record))
+    outcome = bnexp("resume", "mine")
+    assert outcome.status == 2
+    assert "mine was made by" in outcome.err
+    assert "torch 1.0" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "sweep.json cannot be read"),
+        ("{}", "sweep.json cannot be read"),
+        ('{"jobs": [{"config": {"seed": "${oc.env:HOME}"}, "words": [], "overrides": []}]}', "${…}"),
+        ('{"jobs": [{"config": {"_target_": "os.system"}, "words": [], "overrides": []}]}', "_target_"),
+        ('{"jobs": [{"config": {"seed": -1}, "words": [], "overrides": []}]}', "seed=-1 is not allowed"),
+    ],
+)
+def test_a_sweeps_record_that_is_off(bnexp: Bnexp, content: str, says: str) -> None:
+    Path("mine").mkdir()
+    Path("mine/sweep.json").write_text(content)
+    outcome = bnexp("resume", "mine")
+    assert outcome.status == 2
+    assert says in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_directory_without_a_run(bnexp: Bnexp) -> None:
+    Path("mine").mkdir()
+    outcome = bnexp("resume", "mine")
+    assert outcome.status == 2
+    assert "mine holds neither a run nor a sweep" in outcome.err
+    shutil.rmtree("mine")
+    assert bnexp("resume", "mine").status == 2
+    assert bnexp("resume").status == 2
