@@ -4,12 +4,12 @@ BIN := .venv/bin
 SETUP := .venv/.complete
 BENCH_SETUP := .venv-bench/.complete
 RESULTS ?= results
-ON_MNIST := udacity wiki ioffe_szegedy wu_he chollet handbooks counter styles
+MLPS := udacity wiki ioffe_szegedy wu_he chollet handbooks counter
 
-.PHONY: help setup demo test test-slow lint types lock bench reproduce photographs tensorboard report clean
+.PHONY: help setup demo test test-slow lint types lock bench reproduce reproduce-images tensorboard report clean
 
 help: ## these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(SETUP) ## .venv with the pinned packages and bnexp, editable
 
@@ -51,11 +51,11 @@ $(BENCH_SETUP): requirements-bench.lock $(SETUP)
 	$(BIN)/uv pip install --quiet --require-hashes --python .venv-bench/bin/python -r requirements-bench.lock
 	touch $@
 
-reproduce: $(SETUP) ## published claims on MNIST, judged: results/claims.json, README.md, figures (about 1½ hours on 2 cores)
-	$(BIN)/bnexp reproduce --out results $(ON_MNIST)
+reproduce: $(SETUP) ## published claims, judged: results/claims.json, README.md, figures (MNIST; about 1½ hours on 2 cores)
+	$(BIN)/bnexp reproduce --out results $(MLPS)
 
-photographs: $(SETUP) ## those on CIFAR-10's photographs, an image folder in data/cifar10-jpeg (half an hour)
-	$(BIN)/bnexp reproduce --out results fine_tuning santurkar photographs
+reproduce-images: $(SETUP) ## those of styles, fine-tuning and architectures (CIFAR-10's photographs in data/cifar10-jpeg; half an hour)
+	$(BIN)/bnexp reproduce --out results styles fine_tuning santurkar architectures
 
 tensorboard: $(SETUP) ## curves of all runs and sweeps: RESULTS=results/sweeps/… for one
 	$(BIN)/tensorboard --logdir $(RESULTS)

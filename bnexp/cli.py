@@ -285,7 +285,8 @@ def reproduce(arguments: list[str]) -> int:
     if options.listed:
         list_claims(options.claims, sweeps, options.seeds)
         return 0
-    planned, failed, impossible = dict[str, list[RunConfig]](), dict[str, str](), dict[str, str]()
+    planned: dict[str, list[RunConfig]] = {}
+    failed, impossible = dict[str, str](), dict[str, str]()
     for number, sweep in enumerate(sweeps, 1):
         say(f"sweep {number} of {len(sweeps)}: {sweep.name}")
         try:

@@ -21,7 +21,6 @@ SCALE = Sweep(
     "norm=none,batch optim.lr=0.1 init.std=0.001,0.003,0.01,0.03,0.1,0.3,1,3,10 steps=2000 compile=true "
     "eval.first_every=500",
 )
-LENET = Sweep("lenet", "experiment=d2l dataset=mnist norm=none,batch steps=1290 threads=1 eval.first_every=50")
 OVERFIT = Sweep("overfit", "norm=none,batch dataset.limit=5000 optim.lr=0.1 steps=10000 eval.first_every=500")
 INITS = {"sigmoid": "xavier", "tanh": "xavier", "relu": "kaiming"}  # each activation's own, so that none is handicapped
 DEEP = {
@@ -119,16 +118,6 @@ CLAIMS = [
         ),
     ),
     *(depth(act, layers) for act in INITS for layers in (10, 20, 30)),
-    Claim(
-        id="handbooks.lenet",
-        source=HANDBOOKS,
-        statement="LeNet with sigmoid, at the settings of Dive into Deep Learning §8.5, is better with it.",
-        published="higher",
-        rule=Directional(on_test(BATCH), on_test(NONE)),
-        sweeps=[LENET],
-        note="3 epochs of MNIST where the book trains 10 of Fashion-MNIST.",
-        figure=curves("lenet", "LeNet, sigmoid, SGD at 0.1, 128 images a batch", {"": ARMS}),
-    ),
     Claim(
         id="handbooks.regularises",
         source=f"{HANDBOOKS}; Ioffe & Szegedy 2015, §3.4",

@@ -3,11 +3,11 @@
 from difflib import get_close_matches
 
 from bnexp.claims import (
+    architectures,
     counter,
     fine_tuning,
     handbooks,
     ioffe_szegedy,
-    photographs,
     santurkar,
     styles,
     udacity,
@@ -27,7 +27,7 @@ CLAIMS: list[Claim] = [
     *styles.CLAIMS,
     *fine_tuning.CLAIMS,
     *santurkar.CLAIMS,
-    *photographs.CLAIMS,
+    *architectures.CLAIMS,
 ]
 
 
