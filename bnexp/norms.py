@@ -140,7 +140,8 @@ class FrozenBatchNorm(nn.Module):
 class NoisyBatchNorm(nn.Module):
     """Batch normalization and then, in training, a random shift and scale of every channel, drawn anew each step:
     m ~ U(-noise_shift, noise_shift), s ~ U(1, noise_scale), y ← s y + m (Santurkar et al. 2018, §2.1 and appendix A,
-    whose noise differs from example to example as well). Whoever trains puts them into `scale` and `shift`.
+    whose noise differs from example to example as well). Whoever trains puts them into `scale` and `shift`. Running
+    averages are taken under the noise and don't fit the network without it: `eval.recalibrate` takes them anew.
 
     (N, C) or (N, C, H, W) → same shape.
     """

@@ -194,6 +194,18 @@ def test_recalibrated_statistics_are_those_of_the_training_set(name: str) -> Non
     assert torch.equal(found["hidden.0.norm.momentum"], before["buffers.hidden.0.norm.momentum"])
 
 
+def test_recalibration_is_without_noise() -> None:
+    """As of batch normalization: without its noise the network is the same."""
+    arch = ArchConfig(hidden=[20, 10])
+    noisy, plain = (recalibrated_stack(NormConfig(name), arch, 32) for name in ("noisy_batch", "batch"))
+    noisy.set_noise(3)
+    found, expected = recalibrated(noisy, 0), recalibrated(plain, 0)
+    assert found is not None
+    assert expected is not None
+    for statistic in ("running_mean", "running_var"):
+        assert torch.equal(found[f"hidden.1.norm.norm.{statistic}"], expected[f"hidden.1.norm.{statistic}"])
+
+
 def test_of_images_too() -> None:
     """A later norm, a batch at a time in the run's own order, against torch's cumulative average (momentum=None)."""
     arch = ArchConfig("convnet", channels=[4], dense=12)

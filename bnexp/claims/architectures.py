@@ -11,12 +11,12 @@ from bnexp.claims.values import Arm, on_test, where
 
 STEPS = 200
 SEEDS = 8  # for time: as few as six comparisons can be decided with, after Holm's correction
-COMMON = f"{PHOTOGRAPHS} init=kaiming batch_size=32 optim.lr=0.05 steps={STEPS} threads=1 eval.first_every=25"
+COMMON = f"{PHOTOGRAPHS} init=kaiming batch_size=32 optim.lr=0.05 steps={STEPS} threads=1 eval.first_every=50"
 NETWORKS = {
     "convnet": "arch=convnet arch.channels=[32,64] arch.dense=128",
     "resnet8": "arch=resnet arch.depth=8",
     "resnet20": "arch=resnet arch.depth=20",
-    "densenet22": "arch=densenet arch.depth=22 arch.growth=8",
+    "densenet10": "arch=densenet arch.depth=10",
     "vgg": NARROW_VGG,
 }
 SWEEPS = {

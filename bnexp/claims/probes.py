@@ -104,14 +104,19 @@ _probed: dict[Path, list[Probe]] = {}
 
 
 def over_probes(measure: Callable[[Probe], float]) -> Metric:
-    """Mean over a run's checkpoints, which are probed once for all claims."""
+    """Mean over a run's checkpoints."""
 
     def read(run: RunRecord) -> float:
-        if run.directory not in _probed:
-            _probed[run.directory] = probe_run(run)
-        return float(np.mean([measure(probe) for probe in _probed[run.directory]]))
+        return float(np.mean([measure(probe) for probe in probes_of(run)]))
 
     return read
+
+
+def probes_of(run: RunRecord) -> list[Probe]:
+    """At each checkpoint; done once for all claims."""
+    if run.directory not in _probed:
+        _probed[run.directory] = probe_run(run)
+    return _probed[run.directory]
 
 
 # ---- gradients at the start

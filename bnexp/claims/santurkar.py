@@ -5,11 +5,12 @@ Its widths are a quarter of the paper's, so that ten seeds fit into minutes on 2
 
 import numpy as np
 
-from bnexp.claims.claim import Claim, Rule, Sweep
-from bnexp.claims.drawings import curves
-from bnexp.claims.probes import over_probes
+from bnexp.claims.claim import Claim, Rule, Runs, Sweep
+from bnexp.claims.drawings import Drawing, band
+from bnexp.claims.probes import over_probes, probes_of
 from bnexp.claims.rules import Directional, Equivalent
-from bnexp.claims.values import Arm, Values, each, on_test, where
+from bnexp.claims.values import Arm, Values, each, recalibrated_accuracy, where
+from bnexp.figures import Line, Scales
 from bnexp.probe import Probe
 from bnexp.probe_report import loss_range
 
@@ -18,14 +19,24 @@ PHOTOGRAPHS = "dataset=image_folder dataset.path=data/cifar10-jpeg dataset.stand
 NETWORK = "arch=vgg arch.channels=[16,32,64,64,128,128,128,128] arch.dense=128"
 VGG = Sweep(
     "santurkar",
-    f"{PHOTOGRAPHS} norm=none,batch,noisy_batch {NETWORK} init=kaiming batch_size=64 optim.lr=0.05 "
-    "steps=500 threads=1 eval.first_every=100 eval.keep=true",
+    f"{PHOTOGRAPHS} dataset.limit=10000 norm=none,batch,noisy_batch {NETWORK} init=kaiming batch_size=64 optim.lr=0.05 "
+    "steps=500 threads=1 eval.first_every=100 eval.keep=true eval.recalibrate=true",
 )
 NONE, BATCH, NOISY = (where(f"norm={norm}") for norm in ("none", "batch", "noisy_batch"))
-FIGURE = curves(
+
+
+def smoothness_lines(label: str, runs: Runs) -> list[Line]:
+    probes = [probes_of(run) for run in runs]
+    steps = [float(probe.step) for probe in probes[0]]
+    return [band(label, steps, [[probe.smoothness for probe in at] for at in zip(*probes, strict=True)])]
+
+
+FIGURE = Drawing(
     "santurkar",
-    "A narrow VGG-A on CIFAR-10's photographs, SGD at 0.05",
+    "A narrow VGG-A on CIFAR-10's photographs, SGD at 0.05: along the gradient",
     {"": {"without": NONE, "with batch normalization": BATCH, "and noise after it": NOISY}},
+    Scales("iteration (updates)", "effective smoothness", log="y"),
+    smoothness_lines,
 )
 MARGIN = 0.02  # two points of test accuracy
 ALIKE = 0.05  # of a cosine
@@ -41,6 +52,10 @@ def cosine(probe: Probe) -> float:
     return float(np.mean(list(probe.cosine.values())))
 
 
+LOOKED = (
+    "Statistics are those of the whole training set, without noise: a look at two seeds had shown that running "
+    "averages, which are taken under the noise, don't fit the network without it (16% of the test images, not 52%)."
+)
 MEASURES = {
     "loss_range": ("range of the loss along the gradient", loss_range),
     "gradient_distance": ("largest distance of the gradient along it", lambda probe: max(probe.distances)),
@@ -53,6 +68,10 @@ MEASURES = {
 def values(measure: str, arm: Arm) -> Values:
     words, read = MEASURES[measure]
     return each(words, over_probes(read), arm)
+
+
+def recalibrated(arm: Arm) -> Values:
+    return each("test accuracy by population statistics", recalibrated_accuracy, arm, 100, "%")
 
 
 def claim(name: str, section: str, statement: str, published: str, rule: Rule, note: str = "") -> Claim:
@@ -82,16 +101,17 @@ CLAIMS = [
         "§2.1, figure 2",
         "With random shifts and scales after batch normalization the network is still better than without both.",
         "better",
-        Directional(on_test(NOISY), on_test(NONE)),
+        Directional(recalibrated(NOISY), recalibrated(NONE)),
+        LOOKED,
     ),
     claim(
         "noise.as_good",
         "§2.1, figure 2",
         "It is as good as with batch normalization alone.",
         "almost no difference",
-        Equivalent(on_test(NOISY), on_test(BATCH), MARGIN, one_sided=True),
-        f"Taken as: worse by no more than {100 * MARGIN:g} points. Noise is drawn for a channel at each step, in "
-        "the paper for each example as well.",
+        Equivalent(recalibrated(NOISY), recalibrated(BATCH), MARGIN, one_sided=True),
+        f"Taken as: worse by no more than {100 * MARGIN:g} points. {LOOKED} Noise is drawn for a channel "
+        "at each step, in the paper for each example as well.",
     ),
     claim(
         "shift",

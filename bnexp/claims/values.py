@@ -55,6 +55,8 @@ def matches(run: RunRecord, wanted: dict[str, str]) -> bool:
 
 
 def same(value: object, word: str) -> bool:
+    if isinstance(value, bool):
+        return str(value).lower() == word
     if isinstance(value, float):
         return math.isclose(value, float(word))
     return str(value).replace(" ", "") == word
@@ -115,6 +117,11 @@ def at_best_of(arm: Arm, other: Arm, key: str, times: float = 1) -> Arm:
 
 def validation_accuracy(run: RunRecord) -> float:
     return float(run.summary["validation"]["final"])
+
+
+def recalibrated_accuracy(run: RunRecord) -> float:
+    """On test, with statistics of the whole training set where the network has some."""
+    return float(run.summary.get("test_recalibrated", run.summary["test"])["accuracy"])
 
 
 def still_to_gain(step: int) -> Metric:
