@@ -4,10 +4,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from bnexp.config import RunConfig
 from bnexp.engine import MemberState
-from bnexp.runs import CHECKPOINT, RESUME, deciding_versions, resume_at
+from bnexp.runs import CHECKPOINT, RESUME, config_digest, deciding_versions, resume_at
 from bnexp.storage import DamagedFileError, digest_path, load_metadata, load_tensors, save_tensors
 
 KEPT_BACK = 2  # checkpoints of a run that is not over: the last one and, should it be damaged, the one before
@@ -22,15 +24,15 @@ class Saved:
     tensors: dict[str, Tensor] | None = None
 
 
-def save_checkpoint(path: Path, state: MemberState, config_digest: str) -> None:
+def save_checkpoint(path: Path, state: MemberState, config: RunConfig) -> None:
     """Parameters, buffers, optimizer state and step; the random numbers follow from the seed and the step."""
-    save_tensors(path, state.flat(), made_by(config_digest))
+    save_tensors(path, state.flat(), made_by(config_digest(config)))
 
 
-def made_by(config_digest: str) -> dict[str, str]:
+def made_by(digest: str) -> dict[str, str]:
     """In one entry: of several the file would have them in any order."""
     versions = " ".join(f"{name} {version}" for name, version in deciding_versions().items())
-    return {"made_by": f"{versions} config {config_digest}"}
+    return {"made_by": f"{versions} config {digest}"}
 
 
 def load_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -38,24 +40,29 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
     return load_tensors(path)
 
 
-def save_progress(directory: Path, state: MemberState, config_digest: str, seconds: float) -> None:
+def save_progress(directory: Path, state: MemberState, config: RunConfig, seconds: float) -> None:
     """A checkpoint to go on from; those before the last two are deleted once it is on the disk."""
-    metadata = {"seconds": f"{seconds:.6f}", **made_by(config_digest)}
+    metadata = {"seconds": f"{seconds:.6f}", **made_by(config_digest(config))}
     save_tensors(resume_at(directory, int(state.record["step"])), state.flat(), metadata)
     for path in sorted(directory.glob(RESUME))[:-KEPT_BACK]:
         digest_path(path).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
 
-def newest_checkpoint(directory: Path, config_digest: str) -> Saved:
-    """The furthest one that is whole and of this configuration and these versions of bnexp and torch; the start where
-    there is none. One of a network that had diverged is left out: its run was over but for the summary, which going on
-    from before makes again.
+def newest_checkpoint(directory: Path, config: RunConfig, shapes: dict[str, torch.Size]) -> Saved:
+    """The furthest one that is whole and of this configuration, these versions of bnexp and torch, and these tensors;
+    the start where there is none. The final one of a network that had diverged is left out: that run was over but for
+    the summary, which going on from before makes again.
     """
     found = [Saved()]
     for path in (*directory.glob(RESUME), directory / CHECKPOINT):
-        with suppress(FileNotFoundError, DamagedFileError, KeyError):
+        with suppress(FileNotFoundError, DamagedFileError, ValueError):
             tensors, metadata = load_tensors(path), load_metadata(path)
-            if metadata.items() >= made_by(config_digest).items() and int(tensors["record.diverged_at"]) < 0:
-                found.append(Saved(int(tensors["record.step"]), float(metadata.get("seconds", 0)), tensors))
+            ours = metadata.items() >= made_by(config_digest(config)).items()
+            if not ours or {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+                continue
+            saved = Saved(int(tensors["record.step"]), float(metadata.get("seconds", 0)), tensors)
+            over = path.name == CHECKPOINT and int(tensors["record.diverged_at"]) >= 0
+            if not over and 0 <= saved.step <= config.steps:
+                found.append(saved)
     return max(found, key=lambda saved: saved.step)

@@ -112,17 +112,19 @@ def train(arguments: list[str]) -> int:
     return start(checked)
 
 
-def start(checked: Plan, resume: bool = False) -> int:
-    """Take the directory, and let Hydra run there what was planned; what it holds of that already is finished."""
+def start(checked: Plan) -> int:
+    """Take the directory, and let Hydra run there what was planned and isn't finished."""
     from bnexp.console import say
     from bnexp.lock import Lock
-    from bnexp.resume import check_holds, write_jobs
-    from bnexp.resume import resume as finish
+    from bnexp.plan import check_output
+    from bnexp.resume import write_jobs
 
+    if not checked.sweep.stacks:
+        say(f"{checked.directory} is finished: nothing is left to do")
+        return 0
     with Lock(checked.directory):
-        if not resume and check_holds(checked.directory, checked.runs):
-            say(finish(checked.directory))
-            return 0
+        if not checked.goes_on:
+            check_output(checked.directory)  # again, now that nobody else can write there
         if checked.jobs:
             write_jobs(checked.directory, checked.jobs, checked.options)
         return hand_to_hydra(checked.arguments, checked.sweep)
@@ -173,7 +175,7 @@ def hand_to_hydra(arguments: list[str], sweep: SweepPlan | None = None) -> int:
     from bnexp.plan import conf_dir
 
     def task(config: DictConfig) -> str:
-        return train_one(config)
+        return train_one(config, goes_on=sweep is not None and sweep.stacks[0][0].goes_on)
 
     task.sweep = sweep  # type: ignore[attr-defined]  # for the launcher, which is handed nothing but the task
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be said in a line
@@ -182,7 +184,7 @@ def hand_to_hydra(arguments: list[str], sweep: SweepPlan | None = None) -> int:
     return 0
 
 
-def train_one(config: DictConfig) -> str:
+def train_one(config: DictConfig, goes_on: bool) -> str:
     """Hydra's task: one run into the directory that Hydra made for it."""
     import logging
 
@@ -198,7 +200,7 @@ def train_one(config: DictConfig) -> str:
     launch = launch_here()
     try:
         with TrainingDisplay(title) as display:
-            summary = run_alone(parse(config), launch, display)
+            summary = run_alone(parse(config), launch, display, goes_on)
     except (ConfigError, OSError):
         raise
     except Exception:
@@ -333,7 +335,7 @@ def run_claim(sweep: Sweep, seeds: int) -> list[RunConfig]:
     """Train what is left of a claim's sweep; the runs that make it up."""
     checked = plan_claim(sweep, seeds)
     if checked.sweep.stacks:
-        start(checked, resume=True)
+        start(checked)
     return checked.runs
 
 

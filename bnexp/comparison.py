@@ -28,7 +28,7 @@ from bnexp.stats import (
 )
 
 TARGETS = (0.90, 0.95)  # validation accuracies whose times are compared
-NOT_ARMS = {"seed", "dataset.root"}
+NOT_ARMS = {"seed", "dataset.root", "checkpoint.every_seconds"}
 Settings = dict[str, Any]
 
 

@@ -258,8 +258,8 @@ def recorded(config: dict[str, Any]) -> RunConfig:
     """The configuration of a run's record; a key that is newer than the run has its default. Raises ConfigError, for
     one that is off or would be resolved: what a file says is never executed.
     """
-    if "${" in str(config):
-        raise ConfigError("the configuration of a run's record is not allowed: it has a ${…} in it")
+    if not isinstance(config, dict) or "${" in str(config):
+        raise ConfigError("the configuration of a run's record is not allowed: it has a ${…} in it, or is no table")
     return parse(OmegaConf.create(config))
 
 

@@ -19,9 +19,9 @@ from bnexp.config import parse
 from bnexp.console import describe
 from bnexp.messages import explain
 from bnexp.plan import launch_here
-from bnexp.running import Sweep, enter
+from bnexp.running import Sweep
 from bnexp.sweep import Job, StackOfJobs, SweepPlan
-from bnexp.train import Member, train_together
+from bnexp.train import Member, open_member, train_together
 from bnexp.workers import Emit, Opened, Reporter
 
 Returns = dict[int, JobReturn]  # by the job's number
@@ -94,9 +94,9 @@ class Nest:
         try:
             run = parse(config)
             assert run == job.config, "planned and composed alike"
-            member = enter(job, launch_here(), len(self.stack))
+            member = open_member(run, launch_here(), len(self.stack), job.goes_on)
             self.members[job.number] = member
-            self.emit(Opened(job.number, member.launch.directory))
+            self.emit(Opened(job.number, member.launch.directory, member.start.step))
         except Exception as error:
             outcome = error
         self.enter(depth + 1)

@@ -1,6 +1,7 @@
 """What a run leaves while it trains: metrics.csv, timing.csv and TensorBoard's event file."""
 
 import csv
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,8 @@ def cut_back(path: Path, step: int) -> list[list[str]]:
                 break
             size += len(line)
             kept += [row] if number else []
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "is a link, which a run's table never is", str(path))
     os.truncate(path, size)
     return kept
 

@@ -24,7 +24,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnexp.config import ConfigError, RunConfig, known_keys, parse, require
 from bnexp.console import say
-from bnexp.runs import Launch, holds_run
+from bnexp.parallel import processes
+from bnexp.runs import Launch, config_digest, holds_run
 
 if TYPE_CHECKING:
     from bnexp.sweep import Job, Options, SweepPlan
@@ -44,6 +45,7 @@ class Plan:
     sweep: "SweepPlan"
     jobs: "list[Job]"  # of a sweep, those that are finished included
     options: "Options"
+    goes_on: bool  # in a directory that holds some of these runs
 
 
 def conf_dir() -> Path:
@@ -92,13 +94,17 @@ def plan(flags: list[str], overrides: list[str], resume: bool = False) -> Plan:
     options = parse_options(**{key: launcher[key] for key in ours if key in launcher})
     check_runs(runs)
     check_place(directory)
-    if not resume:
-        check_holds(directory, runs)
+    twice = len({config_digest(config) for config in runs}) < len(runs)
+    require(not twice, "the sweep", " ".join(overrides), "it has the same run more than once")
+    goes_on = resume or check_holds(directory, runs)
+    if goes_on and processes() > 1:
+        raise ConfigError(f"{directory} holds this run already, which cannot go on under torchrun: choose another one")
     place = QuotedString(str(directory), Quote.single).with_quotes()
     fixed = [f"hydra.{'sweep' if multirun else 'run'}.dir={place}"]  # composed again, it would have a later time in it
     every = make_jobs(words, jobs, runs)
-    sweep = plan_sweep(left_to_do(every, directory) if resume else every, options)
-    return Plan([*flags, *overrides, *naming, *fixed], runs, directory, sweep, every if multirun else [], options)
+    sweep = plan_sweep(left_to_do(every, directory) if goes_on else every, options)
+    words_of_run = [*flags, *overrides, *naming, *fixed]
+    return Plan(words_of_run, runs, directory, sweep, every if multirun else [], options, goes_on)
 
 
 def make_jobs(words: list[Override], jobs: list[list[str]], runs: list[RunConfig]) -> "list[Job]":

@@ -73,8 +73,9 @@ class RunState:
     """What the display of a sweep knows of a run. Times are seconds of a monotonic clock."""
 
     job: Job
-    step: int
     status: str = "waiting"  # waiting | running | finished | diverged | failed | interrupted
+    step: int = 0
+    first: int = 0  # step that it goes on from
     accuracy: float | None = None
     began: float | None = None
     ended: float | None = None
@@ -88,7 +89,7 @@ class SweepDisplay:
     """Progress of a sweep: a live table of its arms on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self, jobs: list[Job]) -> None:
-        self.runs = {job.number: RunState(job, job.start) for job in jobs}
+        self.runs = {job.number: RunState(job) for job in jobs}
         self.line_at = time.monotonic() + LINES_EVERY
         self.live = Live(get_renderable=self.table, console=console, refresh_per_second=2, transient=True)
 
@@ -104,8 +105,9 @@ class SweepDisplay:
 
     def hear(self, event: Event) -> None:
         match event:
-            case Opened(job=job):
-                self.runs[job].status = "running"
+            case Opened(job=job, step=step):
+                run = self.runs[job]
+                run.status, run.step, run.first = "running", step, step
             case Progress(jobs=jobs, step=step):
                 for job in jobs:
                     self.advance(self.runs[job], step)
@@ -125,9 +127,9 @@ class SweepDisplay:
         if run.began is None and step:
             run.began = time.monotonic()
 
-    def restart(self, jobs: list[Job]) -> None:
+    def restart(self, jobs: list[int]) -> None:
         for job in jobs:
-            self.runs[job.number] = RunState(job, job.start)
+            self.runs[job] = RunState(self.runs[job].job)
 
     def step_of(self, job: int) -> int:
         return self.runs[job].step
@@ -186,4 +188,4 @@ def rate(runs: list[RunState]) -> float:
     if not times:
         return 0.0
     seconds = max(ended for _, ended in times) - min(began for began, _ in times)
-    return sum(run.step - run.job.start for run in runs) / max(seconds, 1e-3)
+    return sum(run.step - run.first for run in runs) / max(seconds, 1e-3)

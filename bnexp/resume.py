@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bnexp.checkpoint import newest_checkpoint
 from bnexp.config import ConfigError, RunConfig, recorded
 from bnexp.console import say
 from bnexp.messages import explain
-from bnexp.running import Sweep, enter
-from bnexp.runs import RUN, SWEEP, Launch, RunRecord, complete_runs, config_digest, find_runs, holds_run, to_json
+from bnexp.running import Sweep
+from bnexp.runs import SWEEP, Launch, RunRecord, config_digest, find_runs, to_json
 from bnexp.storage import replaced
-from bnexp.sweep import Job, Options, StackOfJobs, plan_sweep
-from bnexp.train import check, train_together
+from bnexp.sweep import Job, Options, StackOfJobs, parse_options, plan_sweep
+from bnexp.train import check, open_member, train_together
 from bnexp.workers import Emit, Opened, Reporter
 
 LONGEST_NAME = 200  # bytes of a directory's name
@@ -25,35 +24,30 @@ LONGEST_NAME = 200  # bytes of a directory's name
 def write_jobs(directory: Path, jobs: list[Job], options: Options) -> None:
     """What a sweep is made of, those of its runs that never start included."""
     entries = [{"words": job.words, "overrides": job.overrides, "config": job.config.as_dict()} for job in jobs]
-    record = {"workers": options.workers, "max_stack": options.max_stack, "jobs": entries}
+    settings = {"workers": options.workers or "auto", "max_stack": options.max_stack or "auto"}
+    record = {**settings, "submit": options.submit, "jobs": entries}
     with replaced(directory / SWEEP) as file:
         file.write_text(to_json(record))
 
 
+def runs_of(directory: Path) -> dict[str, RunRecord]:
+    """Of a run's or a sweep's directory: the runs by their configuration's digest."""
+    return {run.record["config_sha256"]: run for run in find_runs([directory])}
+
+
 def left_to_do(jobs: list[Job], directory: Path) -> list[Job]:
-    """Without a sweep's complete runs; each of the others from its newest checkpoint."""
-    done, known = complete_runs(directory), by_digest(directory)
-    left = [job for job in jobs if config_digest(job.config) not in done]
-    return [from_checkpoint(job, known.get(config_digest(job.config))) for job in left]
+    """Without a sweep's complete runs."""
+    there = runs_of(directory)
+    done = {digest for digest, run in there.items() if run.complete and run.of_these_versions}
+    return [replace(job, goes_on=True) for job in jobs if config_digest(job.config) not in done]
 
 
 def check_holds(directory: Path, runs: list[RunConfig]) -> bool:
     """Whether a directory holds some of these runs already. Raises ConfigError where it holds others."""
-    if not holds_run(directory):
-        return False
-    others = by_digest(directory).keys() - {config_digest(config) for config in runs}
-    if others:
+    there = runs_of(directory) if directory.is_dir() else {}
+    if there.keys() - {config_digest(config) for config in runs}:
         raise ConfigError(f"{directory} holds another run already: choose another directory")
-    return True
-
-
-def by_digest(directory: Path) -> dict[str, RunRecord]:
-    return {run.record["config_sha256"]: run for run in find_runs([directory])}
-
-
-def from_checkpoint(job: Job, run: RunRecord | None) -> Job:
-    start = newest_checkpoint(run.directory, config_digest(job.config)).step if run else 0
-    return replace(job, goes_on=True, start=start)
+    return bool(there)
 
 
 # ---- the command
@@ -62,80 +56,87 @@ def from_checkpoint(job: Job, run: RunRecord | None) -> Job:
 def resume(directory: Path) -> str:
     """Finish what the directory holds; says what was there. Raises ConfigError and SweepError."""
     jobs, options = read_jobs(directory)
-    check_versions(directory)
+    there = runs_of(directory)
+    for run in there.values():
+        check_versions(run)
     left = left_to_do(jobs, directory)
     if not left:
         return f"{directory} is finished: nothing is left to do"
     for line in dict.fromkeys(line for job in left for line in check(job.config)):
         say(line)
-    known = by_digest(directory)
-    directories = {job.number: place_of(job, directory, known.get(config_digest(job.config))) for job in left}
+    places = {job.number: place_of(job, directory, there) for job in left}
     plan = plan_sweep(left, options)
-    sweep = Sweep(Finisher(directories), replace(plan, here=plan.here or (directory / RUN).exists()))
+    sweep = Sweep(Finisher(places), replace(plan, here=plan.here or directory in places.values()))
     sweep.run()
     sweep.raise_failures({number: why for number, why in sweep.returns.items() if why})
-    going_on = sum(job.start > 0 for job in left)
-    return f"{directory}: {len(jobs) - len(left)} were finished, {going_on} went on, {len(left) - going_on} began"
+    begun = sum(config_digest(job.config) in there for job in left)
+    return f"{directory}: {len(jobs) - len(left)} were finished, {begun} had begun, {len(left) - begun} had not"
 
 
 @dataclass(frozen=True)
 class Finisher:
     """Trains a stack of jobs in their directories. What it returns: by a job's number, why it failed, or None."""
 
-    directories: dict[int, Path]
+    places: dict[int, Path]
 
     def __call__(self, stack: StackOfJobs, emit: Emit) -> dict[int, str | None]:
         members, ends = {}, dict[int, str | None]()
         for job in stack:
-            launch = Launch(self.directories[job.number], job.words, job.number)
+            launch = Launch(self.places[job.number], job.words, job.number)
             try:
-                members[job.number] = enter(job, launch, len(stack))
+                member = open_member(job.config, launch, len(stack), job.goes_on)
             except Exception as error:  # one directory's trouble is not the others'
                 ends[job.number] = explain(error)[1]
             else:
-                emit(Opened(job.number, launch.directory))
+                members[job.number] = member
+                emit(Opened(job.number, launch.directory, member.start.step))
         if members:
             train_together(list(members.values()), Reporter(list(members), emit))
         outcomes = {number: member.outcome for number, member in members.items()}
         return ends | {n: explain(end)[1] if isinstance(end, Exception) else None for n, end in outcomes.items()}
 
 
-def check_versions(directory: Path) -> None:
-    """Another version of torch would go on with another curve. Raises ConfigError."""
-    for run in find_runs([directory]):
-        if not run.of_these_versions:
-            made = ", ".join(f"{name} {run.record['packages'].get(name)}" for name in ("bnexp", "torch"))
-            raise ConfigError(f"{run.directory} was made by {made}: install these to go on, or start it anew")
+def check_versions(run: RunRecord) -> None:
+    """Another version of torch would go on to another curve. Raises ConfigError."""
+    if not run.of_these_versions:
+        made = ", ".join(f"{name} {run.record['packages'].get(name)}" for name in ("bnexp", "torch"))
+        raise ConfigError(f"{run.directory} was made by {made}: install these to go on, or start it anew")
 
 
-def place_of(job: Job, directory: Path, run: RunRecord | None) -> Path:
+def place_of(job: Job, directory: Path, there: dict[str, RunRecord]) -> Path:
     """Where a run is, or where one that never started goes."""
-    if run is not None:
-        return run.directory
-    name = ",".join(job.overrides)
+    digest, name = config_digest(job.config), ",".join(job.overrides)
+    if digest in there:
+        return there[digest].directory
     fits = name and not name.startswith(".") and "/" not in name and len(name.encode()) <= LONGEST_NAME
     return directory / (name if fits else str(job.number))
 
 
 def read_jobs(directory: Path) -> tuple[list[Job], Options]:
-    """Those of a sweep, as it was planned; of a single run, or a sweep of another launcher, those that have begun.
-    Raises ConfigError.
-    """
+    """A sweep's as it was planned; of a run, or of another launcher's sweep, what has begun. Raises ConfigError."""
     path = directory / SWEEP
     if not path.exists():
-        found = find_runs([directory])
-        if not found:
-            raise ConfigError(f"{directory} holds neither a run nor a sweep")
-        entries = [{**run.record, "words": run.record["overrides"]} for run in found]
-        return [make_job(number, entry, directory) for number, entry in enumerate(entries)], Options()
+        return jobs_begun(directory), Options()
     try:
         record = json.loads(path.read_text())
-        jobs = [make_job(number, entry, path) for number, entry in enumerate(record["jobs"])]
-        return jobs, Options(record["workers"], record["max_stack"])
-    except (ValueError, KeyError, TypeError) as error:
+        options = parse_options(record["workers"], record["max_stack"], record["submit"])
+        jobs = [make_job(number, entry) for number, entry in enumerate(record["jobs"])]
+    except (ValueError, KeyError, TypeError) as error:  # a ConfigError is a ValueError
         raise ConfigError(f"{path} cannot be read: {error}") from error
+    if options.submit:
+        raise ConfigError(f"{directory} was submitted to {options.submit}: type its command again, which goes on there")
+    return jobs, options
 
 
-def make_job(number: int, entry: dict[str, Any], source: Path) -> Job:
-    config: RunConfig = recorded(entry["config"])
-    return Job(number, [str(word) for word in entry["words"]], [str(word) for word in entry["overrides"]], config)
+def jobs_begun(directory: Path) -> list[Job]:
+    found = find_runs([directory])
+    if not found:
+        raise ConfigError(f"{directory} holds neither a run nor a sweep")
+    if any(directory not in (run.directory, run.directory.parent) for run in found):
+        raise ConfigError(f"{directory} holds runs deeper down: name one run's directory, or one sweep's")
+    return [make_job(n, {**run.record, "words": run.record["overrides"]}) for n, run in enumerate(found)]
+
+
+def make_job(number: int, entry: dict[str, Any]) -> Job:
+    words, overrides = ([str(word) for word in entry[key]] for key in ("words", "overrides"))
+    return Job(number, words, overrides, recorded(entry["config"]))

@@ -4,43 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bnexp.checkpoint import newest_checkpoint
 from bnexp.cluster import run_jobs
 from bnexp.console import count, say, tell_uncompiled
 from bnexp.engine import has_compiler
 from bnexp.progress import SweepDisplay
-from bnexp.runs import Launch, clear_run, close_interrupted, config_digest, write_failure
-from bnexp.sweep import Job, StackOfJobs, SweepPlan, cuda_devices, stack_key
-from bnexp.train import Member, open_member, reopen_member
+from bnexp.runs import close_interrupted, write_failure
+from bnexp.sweep import StackOfJobs, SweepPlan, cuda_devices, stack_key
 from bnexp.workers import Closed, Event, Opened, Pool, Train
 
 
 class SweepError(RuntimeError):
     """Some of a sweep's runs failed; the text names them."""
-
-
-def enter(job: Job, launch: Launch, companions: int) -> Member:
-    """Open a job's run, or go on with it where it was cut off."""
-    if not job.goes_on:
-        return open_member(job.config, launch, companions)
-    start = newest_checkpoint(launch.directory, config_digest(job.config))
-    if start.step != job.start:
-        raise RuntimeError(f"{launch.directory}: its checkpoints changed since they were looked at")
-    if start.tensors is None:
-        clear_run(launch.directory)
-        return open_member(job.config, launch, companions)
-    return reopen_member(job.config, launch, start)
-
-
-def cut_off(job: Job, directory: Path | None) -> Job:
-    """A job to be tried again, from where its run in this directory was."""
-    start = newest_checkpoint(directory, config_digest(job.config)).step if directory else 0
-    return replace(job, goes_on=True, start=start)
-
-
-def by_start(jobs: list[Job]) -> list[StackOfJobs]:
-    """Members of a stack go on from the same step."""
-    return [[job for job in jobs if job.start == start] for start in dict.fromkeys(job.start for job in jobs)]
 
 
 class Sweep:
@@ -90,13 +64,12 @@ class Sweep:
 
     def died(self, stack: StackOfJobs, how: str) -> list[StackOfJobs]:
         """A worker died with this stack: it is tried once more, in halves. Where that is the second time, it failed."""
-        found = {job.number: self.directories.pop(job.number, None) for job in stack}
+        found = {job.number: self.directories.get(job.number) for job in stack}
         if self.retried.isdisjoint(found):
             self.retried.update(found)
-            half = -(-len(stack) // 2)
-            stack = [cut_off(job, found[job.number]) for job in stack]
-            self.display.restart(stack)
-            parts = [part for half in (stack[:half], stack[half:]) for part in by_start(half)]
+            self.display.restart(list(found))
+            again, half = [replace(job, goes_on=True) for job in stack], -(-len(stack) // 2)
+            parts = [part for part in (again[:half], again[half:]) if part]
             say(f"{how}: starting {count(len(stack), 'run')} again as {count(len(parts), 'stack')}")
             return parts
         for number, place in found.items():
@@ -107,7 +80,7 @@ class Sweep:
         return []
 
     def raise_failures(self, failed: dict[int, object]) -> None:
-        """`failed`: job → why."""
+        """`failed`: why, by the job's number. Raises SweepError."""
         every = sorted({**failed, **self.dead}.items())
         if every:
             words = "; ".join(f"{self.jobs[number].title} ({why})" for number, why in every)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.config import ConfigError, RunConfig
+from bnexp.console import complain
+from bnexp.storage import replaced
 
 SCHEMA = 1
 SWEEP = "sweep.json"
@@ -48,7 +50,9 @@ def config_digest(config: RunConfig) -> str:
 
 
 def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None:
-    """Claim the directory with its run.json. Raises ConfigError where it holds a run already."""
+    """Claim the directory with its run.json, under its lock. Raises ConfigError where it holds a run already."""
+    if (launch.directory / RUN).exists():
+        raise ConfigError(f"{launch.directory} holds a run already: choose another directory")
     launch.directory.mkdir(parents=True, exist_ok=True)
     record = {
         "schema": SCHEMA,
@@ -63,11 +67,17 @@ def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None
         "machine": machine(),
         **facts,
     }
+    with replaced(launch.directory / RUN) as file:
+        file.write_text(to_json(record))
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """None where there is none that can be read."""
     try:
-        with (launch.directory / RUN).open("x") as file:
-            file.write(to_json(record))
-    except FileExistsError as error:
-        raise ConfigError(f"{launch.directory} holds a run already: choose another directory") from error
+        record: dict[str, Any] = json.loads((directory / RUN).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return record
 
 
 def reopen_run(directory: Path, step: int) -> None:
@@ -78,7 +88,8 @@ def reopen_run(directory: Path, step: int) -> None:
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
-    (directory / SUMMARY).write_text(to_json(summary))
+    with replaced(directory / SUMMARY) as file:
+        file.write_text(to_json(summary))
 
 
 def write_failure(directory: Path, error: str) -> None:
@@ -225,11 +236,16 @@ def deciding_versions() -> dict[str, str]:
 
 def find_runs(roots: list[Path]) -> list[RunRecord]:
     """Every run below the given directories: in their order, within one in the order of its sweep. A run that was cut
-    off without a word is `unfinished`.
+    off without a word is `unfinished`; one whose record cannot be read is named and left out.
     """
     runs: dict[Path, RunRecord] = {}
     for root in roots:
-        found = [read_run(path.parent) for path in root.rglob(RUN)]
+        found = list[RunRecord]()
+        for path in root.rglob(RUN):
+            try:
+                found.append(read_run(path.parent))
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                complain(f"{path} cannot be read: left out")
         found.sort(key=lambda run: (run.record["job"], run.record["created"]))
         runs.update((run.directory.resolve(), run) for run in found if run.directory.resolve() not in runs)
     return list(runs.values())

@@ -31,7 +31,7 @@ WORTH_WORKERS = 12.0  # seconds of training: shorter sweeps are over before a se
 @dataclass(frozen=True)
 class Job:
     """A run of a sweep: its number, its overrides, those of them that tell it from the others, its configuration;
-    `goes_on`: its directory may hold it, cut off, with a checkpoint of step `start`, or something that gives way.
+    `goes_on`: its directory may hold it, cut off, or something that gives way.
     """
 
     number: int
@@ -39,7 +39,6 @@ class Job:
     overrides: list[str]
     config: RunConfig
     goes_on: bool = False
-    start: int = 0
 
     @property
     def title(self) -> str:
@@ -102,7 +101,7 @@ def plan_sweep(jobs: list[Job], options: Options) -> SweepPlan:
         return SweepPlan([], 0, 0.0)
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(f"{job.start} {stack_key(job.config)}", []).append(job)
+        groups.setdefault(stack_key(job.config), []).append(job)
     workers = 1 if options.submit else options.workers or device_workers(jobs[0].config)
     found = [divide(group, workers * len(group) / len(jobs), options) for group in groups.values()]
     every = list(chain.from_iterable(found))

@@ -1,10 +1,12 @@
 """The loop: members in, metrics out."""
 
+import json
 import signal
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
@@ -14,7 +16,7 @@ from torch import nn
 from bnexp import parallel
 from bnexp.archs.registry import make_model, notes
 from bnexp.batches import Batches
-from bnexp.checkpoint import Saved, save_checkpoint, save_progress
+from bnexp.checkpoint import Saved, newest_checkpoint, save_checkpoint, save_progress
 from bnexp.config import ConfigError, RunConfig, require, require_choice
 from bnexp.data import Data, load_data
 from bnexp.engine import (
@@ -25,6 +27,7 @@ from bnexp.engine import (
     compiles,
     has_compiler,
     pick_device,
+    start_member,
     thread_count,
     trained_names,
 )
@@ -42,8 +45,10 @@ from bnexp.runs import (
     RunRecord,
     checkpoint_at,
     clear_progress,
+    clear_run,
     config_digest,
     create_run,
+    read_record,
     reopen_run,
     write_failure,
     write_summary,
@@ -196,9 +201,9 @@ def check(config: RunConfig) -> list[str]:
     return [f"init_from={config.init_from}: {find_start(model, config)}"] if config.init_from else []
 
 
-def run_alone(config: RunConfig, launch: Launch, display: Display) -> dict[str, Any]:
+def run_alone(config: RunConfig, launch: Launch, display: Display, goes_on: bool = False) -> dict[str, Any]:
     """Train one run into its directory and return its summary. Raises Interrupted after closing it."""
-    member = open_member(config, launch, 1)
+    member = open_member(config, launch, 1, goes_on)
     train_together([member], display)
     if isinstance(member.outcome, Exception):
         raise member.outcome
@@ -227,32 +232,55 @@ def follow(config: RunConfig) -> None:
                 raise
 
 
-def open_member(config: RunConfig, launch: Launch, companions: int) -> Member:
-    """Make a run's directory. `companions`: members of its stack, itself included."""
-    data = load_data(config.dataset)
-    model = make_model(config, data.shape, data.classes)
-    lock = Lock(launch.directory)
-    create_run(launch, config, facts_of(config, model, data, companions))
-    return recording(config, launch, lock, model, Saved())
-
-
-def reopen_member(config: RunConfig, launch: Launch, start: Saved) -> Member:
-    """Go on in a directory that holds the run, cut off: its record stays, its tables are cut back to the checkpoint."""
+def open_member(config: RunConfig, launch: Launch, companions: int, goes_on: bool = False) -> Member:
+    """Make a run's directory, or (`goes_on`) take up the run that was cut off there; anything else in it gives way.
+    `companions`: members of its stack, itself included. Raises ConfigError where another process has the directory.
+    """
     data, lock = load_data(config.dataset), Lock(launch.directory)
-    reopen_run(launch.directory, start.step)
-    member = recording(config, launch, lock, make_model(config, data.shape, data.classes), start)
-    if start.step:
-        curve = RunRecord(launch.directory, {}, {})
+    model = make_model(config, data.shape, data.classes)
+    facts = facts_of(config, model, data, companions)
+    try:
+        start = where_cut_off(config, launch.directory, data, facts) if goes_on else Saved()
+        if start.tensors is None:
+            if goes_on:
+                clear_run(launch.directory)
+            create_run(launch, config, facts)
+        else:
+            reopen_run(launch.directory, start.step)
+        recorder = Recorder(launch.directory, activation_columns(model), start.step)
+        recorder.hyperparameters(config.as_dict())
+        return with_curve(Member(config, launch, lock, recorder, start))
+    except BaseException:
+        lock.release()
+        raise
+
+
+DECIDING = ("device", "threads", "processes", "compiled", "dataset")  # facts that a curve depends on
+
+
+def where_cut_off(config: RunConfig, directory: Path, data: Data, facts: dict[str, Any]) -> Saved:
+    """What a run goes on from. Raises ConfigError where it would go on otherwise than it began."""
+    record = read_record(directory)
+    if record is None or record["config_sha256"] != config_digest(config):
+        return Saved()
+    for name in DECIDING:
+        now, then = (json.loads(json.dumps(found.get(name))) for found in (facts, record))
+        if now != then:
+            raise ConfigError(f"{directory} was made with {name} {then}: with {now} it would go on to another curve")
+    shapes = {name: tensor.shape for name, tensor in start_member(config, data).flat().items()}
+    return newest_checkpoint(directory, config, shapes)
+
+
+def with_curve(member: Member) -> Member:
+    """What its tables hold up to where it goes on."""
+    if member.start.step:
+        curve = RunRecord(member.launch.directory, {}, {})
         member.steps = list(curve.validation)
         member.accuracy = [row["accuracy"] for row in curve.validation.values()]
         member.seconds = list(curve.seconds.values())
+        known = max(member.start.seconds, *member.seconds, 0.0)  # the final checkpoint knows no clock
+        member.start = replace(member.start, seconds=known)
     return member
-
-
-def recording(config: RunConfig, launch: Launch, lock: Lock, model: nn.Module, start: Saved) -> Member:
-    recorder = Recorder(launch.directory, activation_columns(model), start.step)
-    recorder.hyperparameters(config.as_dict())
-    return Member(config, launch, lock, recorder, start)
 
 
 def facts_of(config: RunConfig, model: nn.Module, data: Data, companions: int) -> dict[str, Any]:
@@ -272,7 +300,19 @@ def facts_of(config: RunConfig, model: nn.Module, data: Data, companions: int) -
 
 
 def train_together(members: list[Member], display: Display) -> None:
-    """Train a stack of runs and close their directories; `outcome` of each tells how it ended. Raises Interrupted."""
+    """Train runs of a stack and close their directories; `outcome` of each tells how it ended. Those that go on do so
+    beside members of the same step. Raises Interrupted.
+    """
+    try:
+        for step in sorted({member.start.step for member in members}):
+            train_stack([member for member in members if member.start.step == step], display)
+    finally:
+        for member in members:
+            member.recorder.close()
+            member.lock.release()
+
+
+def train_stack(members: list[Member], display: Display) -> None:
     config = members[0].config
     device, data = pick_device(config.device), load_data(config.dataset)
     torch.set_num_threads(thread_count(config, device))
@@ -285,10 +325,6 @@ def train_together(members: list[Member], display: Display) -> None:
         for member in members:
             if member.outcome is None:
                 fail(member, error)
-    finally:
-        for member in members:
-            member.recorder.close()
-            member.lock.release()
 
 
 def train(members: list[Member], stack: Stack, display: Display) -> None:
@@ -320,6 +356,8 @@ def train(members: list[Member], stack: Stack, display: Display) -> None:
             if saving.due():
                 watch.stop(len(racing))
                 racing = [member for member in racing if saved(member, stack, watch.total, display)]
+                if not racing:
+                    break
                 watch.start()
             stack.set_rates(step)
             stack.set_noise(step)
@@ -352,8 +390,8 @@ def saved(member: Member, stack: Stack, seconds: float, display: Display) -> boo
     """Keep a checkpoint that a killed run goes on from; whether that went well."""
     try:
         member.recorder.sync()
-        state, digest = stack.members[member.row], config_digest(member.config)
-        save_progress(member.launch.directory, state, digest, member.start.seconds + seconds)
+        state = stack.members[member.row]
+        save_progress(member.launch.directory, state, member.config, member.start.seconds + seconds)
     except OSError as error:
         fail(member, error)
         display.closed(member)
@@ -397,7 +435,7 @@ def goes_on(member: Member, stack: Stack, step: int, seconds: float, display: Di
         member.note(step, member.start.seconds + seconds, loss, result)
         if member.config.eval.keep:
             path = checkpoint_at(member.launch.directory, step)
-            save_checkpoint(path, stack.members[member.row], config_digest(member.config))
+            save_checkpoint(path, stack.members[member.row], member.config)
     except OSError as error:
         fail(member, error)
         display.closed(member)
@@ -412,22 +450,23 @@ def goes_on(member: Member, stack: Stack, step: int, seconds: float, display: Di
 
 def close(member: Member, stack: Stack, step: int, seconds: float, status: str) -> None:
     """Test accuracy, checkpoint and summary. What a diverged network answers is its result, so it is tested too."""
+    directory, state = member.launch.directory, stack.members[member.row]
+    seconds += member.start.seconds
     try:
         test = None if status == "interrupted" else stack.evaluate(member.row, stack.data.test)
         if test:
             member.recorder.evaluation(step, "test", test)
-        seconds += member.start.seconds
-        state, digest = stack.members[member.row], config_digest(member.config)
+        found = member.summary(status, step, seconds, test)
+        if member.config.eval.recalibrate and status == "finished":
+            found |= test_recalibrated(member, stack, step)
         member.recorder.sync()
         if status == "interrupted":
-            save_progress(member.launch.directory, state, digest, seconds)
-        save_checkpoint(member.launch.directory / CHECKPOINT, state, digest)
-        member.outcome = member.summary(status, step, seconds, test)
-        if member.config.eval.recalibrate and status == "finished":
-            member.outcome |= test_recalibrated(member, stack, step)
-        write_summary(member.launch.directory, member.outcome)
+            save_progress(directory, state, member.config, seconds)
+        save_checkpoint(directory / CHECKPOINT, state, member.config)
+        write_summary(directory, found)
+        member.outcome = found
         if status != "interrupted":
-            clear_progress(member.launch.directory)
+            clear_progress(directory)
     except OSError as error:
         fail(member, error)
 

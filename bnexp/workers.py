@@ -21,10 +21,11 @@ REPORT_EVERY = 0.5  # seconds between a stack's reports of its step
 
 @dataclass(frozen=True)
 class Opened:
-    """A run has its directory."""
+    """A run has its directory, and what it goes on from."""
 
     job: int
     directory: Path
+    step: int = 0
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def test_all_of_it(bnexp: Bnexp) -> None:
 def test_finished_runs_are_reused_and_lost_ones_made_again(bnexp: Bnexp) -> None:
     assert bnexp("reproduce", "digits.better", "--seeds", "2").status == 0
     runs = find_runs([RUNS])
-    before = {run.directory: (run.directory / "run.json").stat().st_mtime_ns for run in runs}
+    before = {run.directory: (run.directory / "metrics.csv").stat().st_mtime_ns for run in runs}
     first = records()
     lost, kept = runs[0].directory, runs[1].directory
     curve = (lost / "metrics.csv").read_bytes()
@@ -106,8 +106,8 @@ def test_finished_runs_are_reused_and_lost_ones_made_again(bnexp: Bnexp) -> None
     outcome = bnexp("reproduce", "digits.better", "--seeds", "2")
     assert outcome.status == 0
     assert "1 run: " in outcome.out
-    assert (lost / "run.json").stat().st_mtime_ns > before[lost]
-    assert (kept / "run.json").stat().st_mtime_ns == before[kept]
+    assert (lost / "metrics.csv").stat().st_mtime_ns > before[lost]
+    assert (kept / "metrics.csv").stat().st_mtime_ns == before[kept]
     assert (lost / "metrics.csv").read_bytes() == curve
     again = records()
     assert again["digits.better"]["measured"] == first["digits.better"]["measured"]

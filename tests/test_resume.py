@@ -82,7 +82,7 @@ def test_a_killed_run_ends_in_the_same_bytes(
     mine = train_killed(bnexp, *words)
     outcome = bnexp("resume", "mine")
     assert (outcome.status, outcome.err) == (0, "")
-    assert "0 were finished, 1 went on, 0 began" in outcome.out
+    assert "mine: 0 were finished, 1 had begun, 0 had not" in outcome.out
     assert same(mine, whole)
 
 
@@ -105,7 +105,7 @@ def test_one_killed_before_its_first_checkpoint_begins_anew(
     whole = train_whole(bnexp, "checkpoint.every_seconds=60")
     kill(steps)
     mine = train_killed(bnexp, "checkpoint.every_seconds=60")
-    assert "0 went on, 1 began" in bnexp("resume", "mine").out
+    assert bnexp("resume", "mine").status == 0
     assert same(mine, whole)
 
 
@@ -121,9 +121,10 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert len(kept) == 2
     for path in kept[-damaged:]:
         damage(path if how != "digest" else path.with_name(f"{path.name}.sha256"), how)
-    outcome = bnexp("resume", "mine")
-    assert "1 went on" in outcome.out if damaged == 1 else "1 began" in outcome.out
+    record = (mine / "run.json").read_bytes()
+    assert bnexp("resume", "mine").status == 0
     assert same(mine, whole)
+    assert ((mine / "run.json").read_bytes() == record) == (damaged == 1), "the run went on, or began anew"
 
 
 def damage(path: Path, how: str) -> None:
@@ -140,7 +141,7 @@ def test_a_sweep_goes_on_where_it_was(bnexp: Bnexp, kill: Callable[[int], None])
         bnexp("train", "-m", *WORDS, *SWEPT, "hydra.sweep.dir=mine")
     outcome = bnexp("resume", "mine")
     assert (outcome.status, outcome.err) == (0, "")
-    assert "mine: 1 were finished, 1 went on, 2 began" in outcome.out
+    assert "mine: 1 were finished, 1 had begun, 2 had not" in outcome.out
     assert [same(Path("mine", run.directory.name), run.directory) for run in find_runs([Path("whole")])] == [True] * 4
 
 
@@ -160,9 +161,19 @@ def test_the_same_command_goes_on_and_says_what_is_finished(bnexp: Bnexp, kill: 
     whole = train_whole(bnexp)
     kill(30)
     mine = train_killed(bnexp)
-    assert "1 went on" in bnexp("train", *WORDS, "hydra.run.dir=mine").out
+    assert bnexp("train", *WORDS, "hydra.run.dir=mine").status == 0
     assert same(mine, whole)
     assert "mine is finished" in bnexp("train", *WORDS, "hydra.run.dir=mine").out
+
+
+def test_a_sweep_grows_by_its_command_with_more_values(bnexp: Bnexp) -> None:
+    words = ("train", "-m", *WORDS, "norm=none,batch", "hydra.sweep.dir=mine")
+    assert bnexp(*words, "seed=0").status == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("mine").glob("*/run.json")}
+    assert bnexp(*words, "seed=0,1").status == 0
+    assert len(find_runs([Path("mine")])) == 4
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert bnexp(*words, "seed=1").status == 2, "it holds others"
 
 
 def test_one_owner_a_directory(bnexp: Bnexp, kill: Callable[[int], None]) -> None:
@@ -188,14 +199,24 @@ def test_other_versions_are_refused(bnexp: Bnexp, kill: Callable[[int], None]) -
     assert "torch 1.0" in outcome.err
 
 
+def sweep_of(config: object, **settings: object) -> str:
+    job = {"config": config, "words": [], "overrides": []}
+    return json.dumps({"workers": "auto", "max_stack": "auto", "submit": None, "jobs": [job], **settings})
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         ("{", "sweep.json cannot be read"),
         ("{}", "sweep.json cannot be read"),
-        ('{"jobs": [{"config": {"seed": "${oc.env:HOME}"}, "words": [], "overrides": []}]}', "${…}"),
-        ('{"jobs": [{"config": {"_target_": "os.system"}, "words": [], "overrides": []}]}', "_target_"),
-        ('{"jobs": [{"config": {"seed": -1}, "words": [], "overrides": []}]}', "seed=-1 is not allowed"),
+        ("\x00", "sweep.json cannot be read"),
+        (sweep_of({}, workers=-1), "workers=-1 is not allowed"),
+        (sweep_of({}, max_stack="all"), "max_stack=all is not allowed"),
+        (sweep_of({}, submit="slurm"), "was submitted to slurm"),
+        (sweep_of({"seed": "${oc.env:HOME}"}), "${…}"),
+        (sweep_of("seed: 1"), "is no table"),
+        (sweep_of({"_target_": "os.system"}), "_target_"),
+        (sweep_of({"seed": -1}), "seed=-1 is not allowed"),
     ],
 )
 def test_a_sweeps_record_that_is_off(bnexp: Bnexp, content: str, says: str) -> None:

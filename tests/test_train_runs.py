@@ -48,6 +48,7 @@ def test_directory_is_whole(bnexp: Bnexp) -> None:
     assert len(events) == 1
     assert names - events == {
         ".hydra",
+        ".lock",
         "bnexp.log",
         "run.json",
         "metrics.csv",

@@ -16,13 +16,12 @@ from typing import Any, cast
 
 import pytest
 from conftest import Bnexp
-from hydra.core.utils import JobStatus
 from rich.console import Console
 
 from bnexp.config import DatasetConfig, RunConfig
-from bnexp.launch import Sweep
 from bnexp.progress import RunState, SweepDisplay, cells
-from bnexp.runs import FILES, Launch, create_run, find_runs
+from bnexp.running import Sweep
+from bnexp.runs import Launch, create_run, find_runs
 from bnexp.sweep import Job, StackOfJobs, SweepPlan
 from bnexp.train import Interrupted
 from bnexp.workers import Closed, Emit, Evaluated, Event, Opened, Pool, Progress
@@ -136,7 +135,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """Five runs that are open, trained as one stack."""
     monkeypatch.chdir(tmp_path)
     jobs = make_jobs(5)
-    found = Sweep(cast(Any, None), cast(Any, None), SweepPlan([jobs], 1, 60, False))
+    found = Sweep(cast(Any, None), SweepPlan([jobs], 1, 60, False))
     found.jobs = {job.number: job for job in jobs}
     found.display = SweepDisplay(jobs)
     for job in jobs:
@@ -145,11 +144,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
 
 
 def open_run(job: Job) -> Path:
-    """A directory with every file that a run writes, and Hydra's."""
     folder = Path("s", str(job.number))
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    for name in (".hydra/config.yaml", "bnexp.log", "events.out.tfevents.1", *FILES[:-1]):
-        (folder / name).touch()
     create_run(Launch(folder, job.overrides, job.number), job.config, {})
     return folder
 
@@ -157,40 +152,35 @@ def open_run(job: Job) -> Path:
 def test_first_death_starts_the_runs_again_in_halves(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     [stack] = sweep.plan.stacks
     sweep.hear(Progress([0, 1, 2, 3, 4], 500))
-    assert sweep.died(stack, "the worker process died (SIGKILL)") == [stack[:3], stack[3:]]
+    again = [replace(job, goes_on=True) for job in stack]
+    assert sweep.died(stack, "the worker process died (SIGKILL)") == [again[:3], again[3:]]
     assert "the worker process died (SIGKILL): starting 5 runs again as 2 stacks" in capsys.readouterr().out
-    for number in range(5):
-        left = {str(path.relative_to(f"s/{number}")) for path in Path(f"s/{number}").rglob("*")}
-        assert left == {".hydra", ".hydra/config.yaml", "bnexp.log"}
+    assert all(Path(f"s/{number}/run.json").exists() for number in range(5)), "each goes on in its directory"
     assert not sweep.returns
-    assert not sweep.directories
     assert sweep.display.line() == "0 of 5 runs done, 0 running"
 
 
 def test_second_death_fails_the_runs_of_that_half_alone(sweep: Sweep) -> None:
     [stack] = sweep.plan.stacks
     first, second = sweep.died(stack, "the worker process died (SIGKILL)")
-    for job in first[:2]:  # it dies before the third has a directory
-        sweep.hear(Opened(job.number, open_run(job)))
+    for job in first[:2]:  # it dies before the third is opened
+        sweep.hear(Opened(job.number, Path("s", str(job.number))))
     assert sweep.died(first, "the worker process died (exit status 3)") == []
-    assert {number: result.status for number, result in sweep.returns.items()} == dict.fromkeys(
-        range(3), JobStatus.FAILED
-    )
-    for number in range(2):
+    assert sweep.dead == dict.fromkeys(range(3), "the worker process died (exit status 3)")
+    for number in range(3):
         summary = json.loads(Path(f"s/{number}/summary.json").read_text())
         assert summary == {"status": "failed", "error": "the worker process died (exit status 3)"}
         assert Path(f"s/{number}/run.json").exists()
-    assert not Path("s/2/summary.json").exists()
     assert not Path("summary.json").exists()
     assert sweep.display.line() == "3 of 5 runs done, 0 running"
     assert [job.number for job in second] == [3, 4]
-    with pytest.raises(RuntimeError, match=r"3 of 3 runs failed: norm=none seed=0 \(the worker process died"):
-        sweep.raise_failures()
+    with pytest.raises(RuntimeError, match=r"3 of 5 runs failed: norm=none seed=0 \(the worker process died"):
+        sweep.raise_failures({})
 
 
 def test_one_run_starts_again_alone(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     [stack] = sweep.plan.stacks
-    assert sweep.died(stack[:1], "the worker process died (SIGKILL)") == [stack[:1]]
+    assert sweep.died(stack[:1], "the worker process died (SIGKILL)") == [[replace(stack[0], goes_on=True)]]
     assert "starting 1 run again as 1 stack" in capsys.readouterr().out
 
 
@@ -258,7 +248,7 @@ def test_restarted_runs_wait_from_the_beginning(clock: Callable[[float], None]) 
     display.hear(Progress([0, 1], 100))
     clock(1)
     display.hear(Evaluated(0, 200, 0.5))
-    display.restart([display.runs[0].job])
+    display.restart([0])
     assert display.step_of(0) == 0
     assert display.line().startswith("0 of 2 runs done, 1 running")
     assert ["norm=none", "0", "of", "1", "0", "0"] in rendered(display)
