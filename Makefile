@@ -6,7 +6,7 @@ BENCH_SETUP := .venv-bench/.complete
 RESULTS ?= results
 MLPS := udacity wiki ioffe_szegedy wu_he chollet handbooks counter
 
-.PHONY: help setup demo test test-slow lint types lock bench reproduce reproduce-images tensorboard report clean
+.PHONY: help setup demo test test-slow test-faults lint types lock bench reproduce reproduce-images tensorboard report clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: $(SETUP) lint types ## lint, types and tests, offline
 
 test-slow: $(SETUP) ## the long ones: every graph in a stack against alone, byte for byte (8 minutes)
 	$(BIN)/pytest -m slow
+
+test-faults: $(SETUP) ## kills, damage, full disks, races in full number: results/reliability.md (20 minutes)
+	$(BIN)/pytest tests/test_faults.py --faults=1
 
 lint: $(SETUP) ## ruff
 	$(BIN)/ruff check .

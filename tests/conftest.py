@@ -7,13 +7,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from bnexp.cli import run
+from bnexp.runs import machine
 
 torch.set_num_threads(1)  # as many processes run tests as there are cores
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", type=float, default=0.1, help="share of the full count of faults")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Of the full count of faults, what became of them: results/reliability.md."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    found = [value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "faults"]
+    if found and config.getoption("--faults") >= 1:
+        made = f"`make test-faults`: torch {torch.__version__}, {machine()}, {os.cpu_count()} cores."
+        lines = ["# Reliability", "", made, "", *(f"- {line}" for line in dict.fromkeys(found)), ""]
+        Path(config.rootpath, "results", "reliability.md").write_text("\n".join(lines))
 
 
 @pytest.fixture(autouse=True)
