@@ -160,8 +160,9 @@ class Scales:
 
 
 def line_figure(title: str, panels: dict[str, list[Line]], scales: Scales, files: list[Path]) -> None:
-    """Small multiples, two to a row."""
+    """Small multiples, two to a row; a legend where the lines aren't those of the panel before."""
     columns = min(len(panels), 2)
+    explained: list[str] = []
     rows = -(-len(panels) // columns)
     width = 11 if columns == 2 else 7
     figure = Figure(figsize=(width, 0.9 + 3.4 * rows), layout="constrained")
@@ -170,11 +171,13 @@ def line_figure(title: str, panels: dict[str, list[Line]], scales: Scales, files
         draw_lines(axis, lines, scales)
         axis.set_title(name, loc="left", fontsize=10)
         axis.set_xlabel(scales.x)
+        if explained != (names := [line.name for line in lines]):
+            axis.legend(frameon=False, fontsize=9)
+            explained = names
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     for axis in axes[::columns]:
         axis.set_ylabel(scales.y)
-    axes[0].legend(frameon=False, fontsize=9)
     lines_of_title = [line for part in title.splitlines() for line in wrap(part, width * CHARACTERS)]
     figure.suptitle("\n".join(lines_of_title), fontsize=11, fontweight="bold")
     save(figure, files)

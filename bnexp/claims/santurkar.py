@@ -128,6 +128,7 @@ CLAIMS = [
         "Nor as an angle: a layer's gradient keeps its direction no better.",
         "similar or worse",
         Equivalent(values("cosine", NONE), values("cosine", BATCH), ALIKE, one_sided=True),
-        f"Taken as: the cosine is not larger by more than {ALIKE:g}.",
+        f"Taken as: the cosine is not larger by more than {ALIKE:g}. Here, in the first 500 steps of a narrow network, "
+        "layers' gradients keep their direction better with batch normalization.",
     ),
 ]
