@@ -70,6 +70,8 @@ def take_part(arguments: list[str]) -> None:
     if arguments[:1] != ["train"]:
         name = " ".join(arguments[:1])
         raise ConfigError(f"bnexp {name} is not for torchrun, whose processes share one run: bnexp train")
+    if not {"-m", "--multirun"}.isdisjoint(arguments):
+        raise ConfigError("a sweep is not allowed under torchrun: its processes share the batches of one run")
     parallel.join()
 
 
@@ -133,11 +135,8 @@ def start(checked: Plan) -> int:
 def train_in_parallel(checked: Plan) -> int:
     """Under torchrun: rank 0 is the run, the others take their shares of its batches."""
     from bnexp import parallel
-    from bnexp.config import ConfigError
     from bnexp.train import follow
 
-    if not {"-m", "--multirun"}.isdisjoint(checked.arguments):
-        raise ConfigError("a sweep is not allowed under torchrun: its processes share the batches of one run")
     if parallel.rank() == 0:
         return start(checked)
     follow(checked.runs[0])

@@ -24,7 +24,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnexp.config import ConfigError, RunConfig, known_keys, parse, require
 from bnexp.console import say
-from bnexp.parallel import processes
 from bnexp.runs import Launch, config_digest, holds_run
 
 if TYPE_CHECKING:
@@ -75,6 +74,7 @@ def plan(flags: list[str], overrides: list[str], resume: bool = False) -> Plan:
     """Compose and check every job; name the runs after what is swept. `resume`: leave out the runs that the directory
     already holds, finished. Raises what `explain` says in a line.
     """
+    from bnexp.parallel import processes  # noqa: PLC0415
     from bnexp.resume import check_holds, left_to_do  # noqa: PLC0415
     from bnexp.sweep import parse_options, plan_sweep  # noqa: PLC0415 - torch is loaded once the words themselves are in order
 

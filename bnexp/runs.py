@@ -16,7 +16,7 @@ from typing import Any
 
 from bnexp.config import ConfigError, RunConfig
 from bnexp.console import complain
-from bnexp.storage import replaced
+from bnexp.files import replaced
 
 SCHEMA = 1
 SWEEP = "sweep.json"

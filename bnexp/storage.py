@@ -1,14 +1,13 @@
 """Tensors on disk: a safetensors file and, beside it, its SHA-256. No pickle is written or read."""
 
 import hashlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from bnexp.files import replaced
 
 
 class DamagedFileError(RuntimeError):
@@ -34,31 +33,6 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         raise OSError(f"{path}: {error}") from error
     with replaced(digest_path(path)) as beside:
         beside.write_text(f"{digest}  {path.name}\n")
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A file beside, to be written: then it is flushed to the disk and takes the place of `path`. A reader sees the old
-    file or the new one, never half of one, after a power cut as well.
-    """
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        yield beside
-        beside.chmod(0o644)  # safetensors makes it private; runs and caches are for sharing
-        sync(beside)
-        beside.replace(path)
-        sync(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Flush a file, or what a directory lists, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ torch.set_num_threads(1)  # as many processes run tests as there are cores
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--faults", type=float, default=0.1, help="share of the full count of faults")
+    parser.addoption("--faults", type=float, default=0.02, help="share of the full count of faults")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

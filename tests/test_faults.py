@@ -1,6 +1,6 @@
 """What may happen to a run, many times over: kills, damage, full disks, others in the same directory.
 
-`make test` does a tenth of it; `make test-faults` all of it (--faults=1), and writes results/reliability.md.
+`make test` does a fiftieth of it; `make test-faults` all of it (--faults=1), and writes results/reliability.md.
 """
 
 import errno
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from bnexp import storage
+from bnexp import files
 from bnexp.cli import run
 from bnexp.runs import find_runs
 from bnexp.storage import DamagedFileError, load_tensors
@@ -93,7 +93,7 @@ def die_at_sync(count: int) -> Callable[[], None]:
     """Killed within the n-th flush to the disk: a checkpoint has four of them."""
 
     def prepare() -> None:
-        sync, left = storage.sync, [count]
+        sync, left = files.sync, [count]
 
         def counted(path: Path) -> None:
             left[0] -= 1
@@ -101,7 +101,7 @@ def die_at_sync(count: int) -> Callable[[], None]:
                 os.kill(os.getpid(), signal.SIGKILL)
             sync(path)
 
-        storage.sync = counted
+        files.sync = counted
 
     return prepare
 
