@@ -118,7 +118,7 @@ def start(checked: Plan) -> int:
     """Take the directory, and let Hydra run there what was planned and isn't finished."""
     from bnexp.console import say
     from bnexp.lock import Lock
-    from bnexp.plan import check_output
+    from bnexp.plan import check_output, shortest
     from bnexp.resume import write_jobs
 
     if not checked.sweep.stacks:
@@ -129,7 +129,11 @@ def start(checked: Plan) -> int:
             check_output(checked.directory)  # again, now that nobody else can write there
         if checked.jobs:
             write_jobs(checked.directory, checked.jobs, checked.options)
-        return hand_to_hydra(checked.arguments, checked.sweep)
+        try:
+            return hand_to_hydra(checked.arguments, checked.sweep)
+        except KeyboardInterrupt:
+            say(f"it goes on by: bnexp resume {shortest(checked.directory)}")
+            raise
 
 
 def train_in_parallel(checked: Plan) -> int:
