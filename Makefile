@@ -27,10 +27,10 @@ demo: $(SETUP) ## none against batch normalization on the embedded digits, 5 see
 test: $(SETUP) lint types ## lint, types and tests, offline
 	$(BIN)/pytest
 
-test-slow: $(SETUP) ## the long ones: every graph in a stack against alone, byte for byte (8 minutes)
+test-slow: $(SETUP) ## the long ones: every graph in a stack against alone, byte for byte (long)
 	$(BIN)/pytest -m slow
 
-test-faults: $(SETUP) ## kills, damage, full disks, races in full number: results/reliability.md (20 minutes)
+test-faults: $(SETUP) ## kills, damage, full disks, races in full number: results/reliability.md (long)
 	$(BIN)/pytest tests/test_faults.py --faults=1
 
 lint: $(SETUP) ## ruff

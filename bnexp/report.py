@@ -23,7 +23,7 @@ from bnexp.console import complain, count, say, show_table
 from bnexp.figures import Arrivals, Curve, Plot, accuracy_plot, arrivals_plot, plot_figure, speed_plot
 from bnexp.logs import write_bands
 from bnexp.report_page import Section, page
-from bnexp.runs import COMPLETE, RunRecord, find_runs, to_json
+from bnexp.runs import RunRecord, find_runs, to_json
 from bnexp.stats import FEWEST_PAIRS, Estimate
 
 TARGET = 0.90  # of validation accuracy, in the table
@@ -245,7 +245,7 @@ def report(directories: list[Path], by: str | None) -> None:
 
 
 def usable(runs: list[RunRecord], directories: list[Path]) -> list[RunRecord]:
-    complete = [run for run in runs if run.summary["status"] in COMPLETE]
+    complete = [run for run in runs if run.complete]
     for run in runs:
         if run not in complete:
             complain(f"{run.directory} is left out: {run.summary['status']}")

@@ -13,7 +13,7 @@ from bnexp.console import say
 from bnexp.files import replaced
 from bnexp.messages import explain
 from bnexp.running import Sweep
-from bnexp.runs import SWEEP, Launch, RunRecord, config_digest, find_runs, to_json
+from bnexp.runs import SWEEP, Launch, RunRecord, complete_runs, config_digest, find_runs, to_json
 from bnexp.sweep import Job, Options, StackOfJobs, parse_options, plan_sweep
 from bnexp.train import check, open_member, train_together
 from bnexp.workers import Emit, Opened, Reporter
@@ -37,8 +37,7 @@ def runs_of(directory: Path) -> dict[str, RunRecord]:
 
 def left_to_do(jobs: list[Job], directory: Path) -> list[Job]:
     """Without a sweep's complete runs."""
-    there = runs_of(directory)
-    done = {digest for digest, run in there.items() if run.complete and run.of_these_versions}
+    done = complete_runs(directory)
     return [replace(job, goes_on=True) for job in jobs if config_digest(job.config) not in done]
 
 

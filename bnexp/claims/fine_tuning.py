@@ -7,12 +7,12 @@ Every batch size sees as many examples, its rate scaled with the batch. Running 
 from bnexp.claims.claim import Claim, Rule, Sweep
 from bnexp.claims.drawings import against
 from bnexp.claims.rules import Directional
+from bnexp.claims.santurkar import PHOTOGRAPHS
 from bnexp.claims.values import Values, difference, on_test, where
 from bnexp.comparison import accuracy
 from bnexp.figures import Scales
 
 SOURCE = "Chollet on fine-tuning"
-PHOTOGRAPHS = "dataset=image_folder dataset.path=data/cifar10-jpeg dataset.standardize=true dataset.validation=1000"
 NETWORK = "arch=convnet arch.channels=[8,16] arch.dense=32 init=kaiming threads=1"
 BATCH_SIZES = (2, 4, 32)
 EXAMPLES, RATE = 4000, 0.05  # rate at 64 examples a batch
