@@ -49,7 +49,9 @@ def find_loader(name: str) -> Loader:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set, split. An image x (C, H, W) enters a network as scale · x + shift, both (C, 1, 1)."""
+    """A data set, split. An image x (C, H, W) enters a network as scale · x + shift, both (C, 1, 1), or (C, H, W)
+    where pixels lie channels_last: a channel's number is then a stripe, which vectorizes badly.
+    """
 
     train: Images
     validation: Images
@@ -65,7 +67,8 @@ class Data:
         return channels, height, width
 
     def scaled(self, pixels: Tensor) -> Tensor:
-        return pixels.float() * self.scale + self.shift
+        x = pixels.to(torch.float32, copy=True)  # in place from here: fresh memory costs ten times the arithmetic
+        return x.mul_(self.scale).add_(self.shift)
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Data":
         def moved(images: Images) -> Images:
@@ -73,13 +76,18 @@ class Data:
             condition = None if images.condition is None else images.condition.to(device)
             return Images(pixels.to(device), images.labels.to(device), condition)
 
+        def laid_out(number: Tensor) -> Tensor:
+            if memory_format == torch.channels_last:
+                number = number.expand(1, *self.shape).contiguous(memory_format=memory_format)[0]
+            return number.to(device)
+
         return replace(
             self,
             train=moved(self.train),
             validation=moved(self.validation),
             test=moved(self.test),
-            scale=self.scale.to(device),
-            shift=self.shift.to(device),
+            scale=laid_out(self.scale),
+            shift=laid_out(self.shift),
         )
 
 
