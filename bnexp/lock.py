@@ -3,6 +3,8 @@
 import fcntl
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -38,6 +40,29 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Alone with what the file stands for; whoever comes meanwhile waits. In the end the file is gone."""
+    file = wait_for(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def wait_for(path: Path) -> TextIO:
+    """The file, locked: not one that who had it before has removed meanwhile."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            file = path.open("a")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+            file.close()
 
 
 def take(directory: Path) -> TextIO:

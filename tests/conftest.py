@@ -2,34 +2,58 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from bnexp.cli import run
+from bnexp.config import DatasetConfig
 from bnexp.runs import machine
 
 torch.set_num_threads(1)  # as many processes run tests as there are cores
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--faults", type=float, default=0.02, help="share of the full count of faults")
+    parser.addoption("--faults", type=float, default=0.1, help="share of the full count of faults")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Of the full count of faults, what became of them: results/reliability.md."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
     found = [value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "faults"]
-    if found and config.getoption("--faults") >= 1:
+    whole = config.getoption("--faults") >= 1 and config.getoption("markexpr") == "faults"
+    if found and whole:
         made = f"`make test-faults`: torch {torch.__version__}, {machine()}, {os.cpu_count()} cores."
         lines = ["# Reliability", "", made, "", *(f"- {line}" for line in dict.fromkeys(found)), ""]
         Path(config.rootpath, "results", "reliability.md").write_text("\n".join(lines))
+
+
+Times = Callable[[int], int]
+
+
+@pytest.fixture
+def times(request: pytest.FixtureRequest) -> Times:
+    """How often, of the full count of a fault."""
+    share: float = request.config.getoption("--faults")
+    return lambda full: max(1, round(full * share))
+
+
+Tell = Callable[[str], None]
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Tell:
+    """What became of the faults: a line of results/reliability.md."""
+    return lambda line: record_property("faults", line)
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +109,49 @@ def bnexp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         return Outcome(status, captured.out, captured.err)
 
     return call
+
+
+# ---- MNIST's files, with other contents
+
+COUNTS = {"train": 60_000, "t10k": 10_000}
+
+
+def idx_bytes(name: str) -> bytes:
+    """A file with the published header and size, and other contents."""
+    part = name.split("-", maxsplit=1)[0]
+    images = "images" in name
+    header = (0x0803, COUNTS[part], 28, 28) if images else (0x0801, COUNTS[part])
+    values = COUNTS[part] * (784 if images else 1)
+    pattern = np.arange(251 if images else 10, dtype=np.uint8)
+    return b"".join(n.to_bytes(4, "big") for n in header) + np.resize(pattern, values).tobytes()
+
+
+@pytest.fixture(scope="session")
+def sets() -> ModuleType:
+    return pytest.importorskip("bnexp.datasets.torchvision_sets")
+
+
+@pytest.fixture(scope="session")
+def fakes(tmp_path_factory: pytest.TempPathFactory, sets: ModuleType) -> Path:
+    """A folder with the four files."""
+    folder = tmp_path_factory.mktemp("fakes")
+    for name in sets.MNIST_MD5:
+        (folder / name).write_bytes(idx_bytes(name))
+    return folder
+
+
+@pytest.fixture
+def fake_mnist(fakes: Path, sets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetConfig:
+    """A data set of these files, with their MD5 in place of the published ones."""
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for path in fakes.iterdir():
+        (folder / path.name).symlink_to(path)
+        monkeypatch.setitem(sets.MNIST.files, path.name, sets.file_digest(path, "md5"))
+    return DatasetConfig("mnist", root=str(tmp_path))
+
+
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

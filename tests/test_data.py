@@ -1,14 +1,9 @@
-"""Data sets: the embedded digits, image folders, the published archives and their download."""
+"""Data sets: the embedded digits, image folders, the published files."""
 
-import functools
-import gzip
 import hashlib
-import http.server
 import os
 import pickle
-import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from conftest import Bnexp
+from conftest import Bnexp, closed_port
 from PIL import Image
 
 from bnexp import data
@@ -28,7 +23,6 @@ from bnexp.runs import find_runs
 
 DATA = Path(os.environ.get("BNEXP_DATA", Path(__file__).parents[1] / "data"))
 DIGITS = DatasetConfig("digits", validation=200)
-COUNTS = {"train": 60_000, "t10k": 10_000}
 
 
 @pytest.fixture(autouse=True)
@@ -410,41 +404,6 @@ def test_a_usable_folder_has_no_problem(pictures: DatasetConfig) -> None:
 # --- MNIST and Fashion-MNIST
 
 
-def idx_bytes(name: str) -> bytes:
-    """A file with the published header and size, and other contents."""
-    part = name.split("-", maxsplit=1)[0]
-    images = "images" in name
-    header = (0x0803, COUNTS[part], 28, 28) if images else (0x0801, COUNTS[part])
-    values = COUNTS[part] * (784 if images else 1)
-    pattern = np.arange(251 if images else 10, dtype=np.uint8)
-    return b"".join(n.to_bytes(4, "big") for n in header) + np.resize(pattern, values).tobytes()
-
-
-@pytest.fixture(scope="module")
-def sets() -> ModuleType:
-    return pytest.importorskip("bnexp.datasets.torchvision_sets")
-
-
-@pytest.fixture(scope="module")
-def fakes(tmp_path_factory: pytest.TempPathFactory, sets: ModuleType) -> Path:
-    """A folder with the four files."""
-    folder = tmp_path_factory.mktemp("fakes")
-    for name in sets.MNIST_MD5:
-        (folder / name).write_bytes(idx_bytes(name))
-    return folder
-
-
-@pytest.fixture
-def fake_mnist(fakes: Path, sets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetConfig:
-    """A data set of these files, with their MD5 in place of the published ones."""
-    folder = tmp_path / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    for path in fakes.iterdir():
-        (folder / path.name).symlink_to(path)
-        monkeypatch.setitem(sets.MNIST.files, path.name, sets.file_digest(path, "md5"))
-    return DatasetConfig("mnist", root=str(tmp_path))
-
-
 def test_mnist_is_read(fake_mnist: DatasetConfig) -> None:
     found = load_data(fake_mnist)
     assert [len(images) for images in (found.train, found.validation, found.test)] == [55_000, 5000, 10_000]
@@ -514,108 +473,6 @@ def test_published_mnist() -> None:
     assert np.array_equal(found.train.pixels.numpy(), raw[5000:])
     assert np.array_equal(found.validation.labels.numpy(), labels[:5000])
     assert labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
-
-
-# --- downloads
-
-
-@pytest.fixture(scope="module")
-def mirror(fakes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
-    """Address of a server of the four archives, and the archives' MD5."""
-    folder = tmp_path_factory.mktemp("mirror")
-    sums = {}
-    for path in fakes.iterdir():
-        archive = gzip.compress(path.read_bytes(), compresslevel=1)
-        (folder / f"{path.name}.gz").write_bytes(archive)
-        sums[f"{path.name}.gz"] = hashlib.md5(archive).hexdigest()
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/", sums
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def from_mirror(
-    fake_mnist: DatasetConfig, mirror: tuple[str, dict[str, str]], sets: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> DatasetConfig:
-    """An empty folder, and the mirror in place of the published ones."""
-    remove(Path(fake_mnist.root) / "MNIST")
-    address, sums = mirror
-    monkeypatch.setattr(sets.datasets.MNIST, "mirrors", [address])
-    monkeypatch.setattr(
-        sets.datasets.MNIST, "resources", [(name, sums[name]) for name, _ in sets.datasets.MNIST.resources]
-    )
-    return fake_mnist
-
-
-def test_missing_files_are_downloaded(from_mirror: DatasetConfig, sets: ModuleType, fakes: Path) -> None:
-    assert "train-images-idx3-ubyte is missing" in str(sets.MNIST.problem(from_mirror))
-    before = socket.getdefaulttimeout()
-    found = load_data(from_mirror)
-    assert (len(found.train), len(found.test)) == (55_000, 10_000)
-    folder = Path(from_mirror.root) / "MNIST" / "raw"
-    assert all((folder / path.name).read_bytes() == path.read_bytes() for path in fakes.iterdir())
-    assert sets.MNIST.problem(from_mirror) is None
-    assert socket.getdefaulttimeout() == before
-
-
-def test_download_with_a_wrong_checksum_is_not_used(
-    from_mirror: DatasetConfig, sets: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resources = [(name, "0" * 32) for name, _ in sets.datasets.MNIST.resources]
-    monkeypatch.setattr(sets.datasets.MNIST, "resources", resources)
-    with pytest.raises(ConfigError, match="train-images-idx3-ubyte is missing and could not be downloaded"):
-        load_data(from_mirror)
-    assert not (Path(from_mirror.root) / "MNIST" / "raw" / "train-images-idx3-ubyte").exists()
-
-
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@pytest.fixture
-def refused(from_mirror: DatasetConfig, sets: ModuleType, monkeypatch: pytest.MonkeyPatch) -> DatasetConfig:
-    monkeypatch.setattr(sets.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{closed_port()}/"])
-    return from_mirror
-
-
-def test_refused_download_says_what_to_do(refused: DatasetConfig, sets: ModuleType) -> None:
-    with pytest.raises(ConfigError) as error:
-        load_data(refused)
-    folder = Path(refused.root) / "MNIST" / "raw"
-    for words in (f"{folder / 'train-images-idx3-ubyte'} is missing", f"in {folder} by hand", "dataset=digits"):
-        assert words in str(error.value)
-    assert all(name in str(error.value) for name in sets.MNIST_MD5)
-    assert "\n" not in str(error.value)
-
-
-def test_refused_download_says_why(refused: DatasetConfig) -> None:
-    with pytest.raises(ConfigError, match="Connection refused"):
-        load_data(refused)
-
-
-def test_answer_that_is_not_http_is_a_failed_download(
-    from_mirror: DatasetConfig, sets: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        monkeypatch.setattr(sets.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{listener.getsockname()[1]}/"])
-
-        def answer() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(4096)
-                connection.sendall(b"what do you want?\r\n\r\n")
-
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-        with pytest.raises(ConfigError, match="could not be downloaded"):
-            load_data(from_mirror)
-        thread.join()
 
 
 # --- CIFAR-10

@@ -2,10 +2,11 @@
 files themselves before they are used, which torchvision leaves out for MNIST.
 """
 
+import shutil
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torchvision.datasets.utils import check_integrity
 
 from bnexp.config import ConfigError, DatasetConfig
 from bnexp.datasets.images import Images, Source
+from bnexp.lock import turn
 from bnexp.storage import file_digest
 
 PATIENCE = 30  # seconds without an answer from a mirror
@@ -51,6 +53,12 @@ def idx_problem(path: Path, md5: str | None) -> str | None:
     if md5 is not None and file_digest(path, "md5") != md5:
         return f"{path} is damaged: its MD5 is not the published {md5}"
     return None
+
+
+def one_by_mirror(factory: Any) -> list[Any]:
+    """torchvision's class once for each of its mirrors: it gives up where one stops in the middle of an answer."""
+    mirrors = getattr(factory, "mirrors", None)
+    return [type(factory.__name__, (factory,), {"mirrors": [mirror]}) for mirror in mirrors] if mirrors else [factory]
 
 
 @dataclass(frozen=True)
@@ -95,27 +103,52 @@ class TorchvisionSet:
         return None
 
     def fetch(self, config: DatasetConfig) -> None:
-        """Download what is missing. Raises ConfigError with what to do by hand."""
-        missing = self.missing(config)
+        """Download what is missing, once: whoever comes meanwhile waits. Raises ConfigError with what to do by hand."""
+        missing, root = self.missing(config), Path(config.root)
         if missing is None:
             return
-        made = [folder for folder in (missing.parent, *missing.parent.parents) if not folder.exists()]
+        made = [folder for folder in (root, *root.parents) if not folder.exists()]
         patience = socket.getdefaulttimeout()
         socket.setdefaulttimeout(PATIENCE)
         try:
-            self.factory(config.root, download=True)
-        except (OSError, RuntimeError, HTTPException) as error:
-            with suppress(OSError):  # leave no empty folder behind
-                for folder in made:
-                    folder.rmdir()
+            with turn(root / f".{self.name}.lock"):
+                if self.missing(config) is not None:
+                    self.download(config)
+        except (OSError, RuntimeError) as error:
             raise ConfigError(
-                f"dataset={self.name}: {missing} is missing and could not be downloaded "
-                f"({' '.join(str(error).split()) or type(error).__name__}); place the files "
+                f"dataset={self.name}: {missing} is missing and could not be downloaded ({error}); place the files "
                 f"{', '.join(self.files)} in {missing.parent} by hand, name another folder with dataset.root=…, "
                 "or use dataset=digits, which needs no download"
             ) from error
         finally:
             socket.setdefaulttimeout(patience)
+            with suppress(OSError):  # leave no empty folder behind
+                for folder in made:
+                    folder.rmdir()
+
+    def download(self, config: DatasetConfig) -> None:
+        """From the first mirror that has it whole, into a folder beside: a download that is cut off doesn't count.
+        Raises RuntimeError with what went wrong at each.
+        """
+        part = Path(config.root).absolute() / f".{self.name}.part"  # absolute: torchvision would expand ~
+        beside, answers = replace(config, root=str(part)), list[str]()
+        try:
+            for factory in one_by_mirror(self.factory):
+                shutil.rmtree(beside.root, ignore_errors=True)
+                try:
+                    factory(beside.root, download=True)
+                    found = self.problem(beside)
+                except (OSError, RuntimeError, HTTPException) as error:
+                    found = " ".join(str(error).split()) or type(error).__name__
+                if found is None:
+                    self.folder_of(config).mkdir(parents=True, exist_ok=True)
+                    for name in self.files:
+                        (self.folder_of(beside) / name).replace(self.folder_of(config) / name)
+                    return
+                answers.append(found)
+        finally:
+            shutil.rmtree(beside.root, ignore_errors=True)
+        raise RuntimeError("; ".join(answers))
 
     def load(self, config: DatasetConfig) -> Source:
         self.fetch(config)
