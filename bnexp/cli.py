@@ -36,7 +36,6 @@ bnexp: what does normalization do to training?
 bnexp train --help lists every choice and key; bnexp train OVERRIDE … --cfg job prints a configuration.
 eval "$(bnexp -sc install=bash)" installs completion (or zsh, fish).
 """
-QUESTIONS = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i")  # Hydra answers, nothing runs
 
 
 def main() -> None:
@@ -97,14 +96,15 @@ def dispatch(arguments: list[str]) -> int:
 
 
 def train(arguments: list[str]) -> int:
-    from bnexp.plan import plan, separate
+    from bnexp.plan import check_question, plan
+    from bnexp.words import read_words
 
     dry, arguments = take_dry_run(arguments)
-    flags, overrides = separate(arguments)
-    if any(flag.split("=")[0] in QUESTIONS for flag in flags):
-        hand_to_hydra([*flags, *overrides])
-        return 0
-    checked = plan(flags, overrides)
+    words = read_words(arguments)
+    if words.asks:
+        check_question(words)
+        return hand_to_hydra([*words.flags, *words.overrides])
+    checked = plan(words)
     if dry:
         return announce(checked.sweep)
     from bnexp import parallel
@@ -148,12 +148,12 @@ def train_in_parallel(checked: Plan) -> int:
 
 
 def compare(arguments: list[str]) -> int:
-    from bnexp.plan import plan, separate, shortest
+    from bnexp.plan import plan, shortest
+    from bnexp.words import read_words
 
     by, arguments = take("by", arguments)
     dry, arguments = take_dry_run(arguments)
-    flags, overrides = separate(arguments)
-    checked = plan(["-m", *(flag for flag in flags if flag not in ("-m", "--multirun"))], overrides)
+    checked = plan(read_words(["--multirun", *arguments]))
     from bnexp.comparison import check_by
     from bnexp.report import report
 
@@ -175,7 +175,7 @@ def announce(sweep: SweepPlan) -> int:
 def hand_to_hydra(arguments: list[str], sweep: SweepPlan | None = None) -> int:
     import hydra
 
-    from bnexp.plan import conf_dir
+    from bnexp.composition import conf_dir
 
     def task(config: DictConfig) -> str:
         return train_one(config, goes_on=sweep is not None and sweep.stacks[0][0].goes_on)
@@ -330,8 +330,10 @@ def plan_claim(sweep: Sweep, seeds: int) -> Plan:
     """What is left of a claim's sweep."""
     from bnexp.plan import plan
     from bnexp.reproduce import folder_of, words_of
+    from bnexp.words import read_words
 
-    return plan(["-m"], [*words_of(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"], resume=True)
+    words = read_words(["--multirun", *words_of(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"])
+    return plan(words, resume=True)
 
 
 def run_claim(sweep: Sweep, seeds: int) -> list[RunConfig]:
@@ -356,9 +358,9 @@ def data(arguments: list[str]) -> int:
 
 def data_fetch(overrides: list[str]) -> int:
     """Download, check and decode a data set, whatever of it is needed."""
+    from bnexp.composition import compose_run, configurations
     from bnexp.console import say
     from bnexp.data import load_data
-    from bnexp.plan import compose_run, configurations
 
     with configurations():
         config = compose_run(overrides).dataset
@@ -369,9 +371,9 @@ def data_fetch(overrides: list[str]) -> int:
 
 
 def data_status(overrides: list[str]) -> int:
+    from bnexp.composition import compose_run, configurations
     from bnexp.console import show_table
     from bnexp.data import DATASETS, find_loader
-    from bnexp.plan import compose_run, configurations
 
     chosen = any(word.startswith("dataset=") for word in overrides)
     with configurations():
@@ -388,7 +390,8 @@ def data_status(overrides: list[str]) -> int:
 def bench(arguments: list[str]) -> int:
     from bnexp.bench import make_panels, measure_panels, take_options, with_norms
     from bnexp.bench_report import show, write
-    from bnexp.plan import check_output, compose_run, configurations, parse_overrides, split_jobs
+    from bnexp.composition import compose_run, configurations, parse_overrides
+    from bnexp.plan import check_output, split_jobs
 
     options, overrides = take_options(arguments)
     check_output(options.out)

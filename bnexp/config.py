@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -47,6 +48,15 @@ def require_positive(key: str, value: float) -> None:
     require(math.isfinite(value) and value > 0, key, value, "a finite number above 0")
 
 
+def require_path(key: str, value: str | None) -> None:
+    require("\0" not in (value or ""), key, value, "a path without NUL characters")
+
+
+def require_flat(key: str, values: list[Any]) -> None:
+    """OmegaConf lets a list pass for a number or a name."""
+    require(not any(isinstance(value, list) for value in values), key, values, "a list without lists in it")
+
+
 def require_fraction(key: str, value: float) -> None:
     require(0 <= value < 1, key, value, "a number from 0 up to but not including 1")
 
@@ -66,10 +76,14 @@ class DatasetConfig:
     classes: list[int] | None = None
 
     def __post_init__(self) -> None:
+        require_path("dataset.root", self.root)
+        require_path("dataset.path", self.path)
         require(1 <= self.size <= 4096, "dataset.size", self.size, "a whole number from 1 to 4096")
         require(self.validation >= 1, "dataset.validation", self.validation, "a whole number of at least 1")
         require(self.limit is None or self.limit >= 1, "dataset.limit", self.limit, "null or a number of at least 1")
         require_choice("dataset.augment", self.augment, AUGMENTS)
+        require_flat("dataset.classes", self.classes or [])
+        require_flat("dataset.conditions", self.conditions)
         chosen = self.classes
         fits = chosen is None or len(set(chosen)) == len(chosen) >= 2
         require(fits, "dataset.classes", chosen, "null or two or more numbers of classes, each once")
@@ -98,8 +112,9 @@ class ArchConfig:
             ("dense", [self.dense]),
             ("growth", [self.growth]),
         ):
-            fits = len(widths) > 0 and all(1 <= width <= 65_536 for width in widths)
-            require(fits, f"arch.{key}", widths, "one or more widths from 1 to 65536")
+            require_flat(f"arch.{key}", widths)
+            fits = 1 <= len(widths) <= 1000 and all(1 <= width <= 65_536 for width in widths)
+            require(fits, f"arch.{key}", widths, "1 to 1000 widths from 1 to 65536")
         require(
             self.depth is None or 1 <= self.depth <= 1000, "arch.depth", self.depth, "null or a number from 1 to 1000"
         )
@@ -232,6 +247,7 @@ class RunConfig:
         require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")
         alone = self.norm.name in OVER_THE_BATCH and self.batch_size == 1
         require(not alone, "batch_size", 1, f"at least 2 with norm={self.norm.name} (the variance of one example is 0)")
+        require_path("init_from", self.init_from)
         require_choice("device", self.device, DEVICES)
         count = isinstance(self.threads, int) and not isinstance(self.threads, bool) and 1 <= self.threads <= 1024
         require(self.threads == "auto" or count, "threads", self.threads, UNIONS["threads"])
@@ -243,13 +259,21 @@ class RunConfig:
         return asdict(self)
 
 
+@cache
+def schema() -> DictConfig:
+    """RunConfig as OmegaConf has it, which takes 10 ms; a merge copies it."""
+    found: DictConfig = OmegaConf.structured(RunConfig)
+    return found
+
+
 def parse(config: DictConfig) -> RunConfig:
     """Typed and range-checked configuration. Raises ConfigError with one line that names the key."""
     try:
-        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), config))
+        run = OmegaConf.to_object(OmegaConf.merge(schema(), config))
     except OmegaConfBaseException as error:
         key = error.full_key or "the configuration"
-        raise ConfigError(type_error(key, OmegaConf.select(config, key, default="?"), error)) from error
+        value = OmegaConf.select(config, key, default="?", throw_on_resolution_failure=False)
+        raise ConfigError(type_error(key, value, error)) from error
     assert isinstance(run, RunConfig)
     return run
 

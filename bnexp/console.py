@@ -8,20 +8,32 @@ from rich.markup import escape
 from rich.table import Table
 
 PLAIN_WIDTH = 120  # columns of a table that goes to a file
+LONGEST = 1000  # characters of a complaint
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, emoji=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 _told_uncompiled = False
 
 
+def printable(text: str) -> str:
+    """Control characters as Python writes them: no name of a file or of somebody's run steers a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def literal(text: str) -> str:
+    """For rich: neither its markup nor control characters."""
+    return escape(printable(text))
+
+
 def say(text: str) -> None:
-    console.print(escape(text), soft_wrap=True)
+    console.print("\n".join(map(literal, text.splitlines())), soft_wrap=True)
 
 
 def complain(text: str) -> None:
     """One line on standard error, whatever the text holds."""
-    errors.print(escape("bnexp: " + " ".join(text.split())), soft_wrap=True)
+    line = " ".join(f"bnexp: {text}".split())
+    errors.print(literal(line if len(line) <= LONGEST else f"{line[:LONGEST]}…"), soft_wrap=True)
 
 
 def tell_uncompiled() -> None:
@@ -63,10 +75,10 @@ def duration(seconds: float) -> str:
 
 def show_table(title: str, header: list[str], rows: list[list[str]], numbers: bool = True) -> None:
     """A table whose first column is words and, where `numbers`, whose others are numbers."""
-    table = Table(title=escape(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+    table = Table(title=literal(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     for number, name in enumerate(header):
-        table.add_column(escape(name), justify="right" if numbers and number else "left", overflow="fold")
+        table.add_column(literal(name), justify="right" if numbers and number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    wide = console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+        table.add_row(*map(literal, row))
+    wide = console if console.is_terminal else Console(highlight=False, emoji=False, width=PLAIN_WIDTH)
     wide.print(table)

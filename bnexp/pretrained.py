@@ -1,6 +1,5 @@
 """`init_from`: a run that starts from the parameters and running averages of a finished one."""
 
-import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bnexp.config import ConfigError, RunConfig, require
-from bnexp.runs import CHECKPOINT, RUN
+from bnexp.runs import CHECKPOINT, read_run
 from bnexp.storage import DamagedFileError, file_digest, load_tensors
 
 SHAPING = ("name", "hidden", "depth", "channels", "dense", "growth", "pre_activation")  # keys that have to agree
@@ -59,7 +58,7 @@ def find_start(model: nn.Module, config: RunConfig) -> Match:
     """
     source = read_source(str(config.init_from))
     for name in SHAPING:
-        theirs, ours = source.config["arch"][name], getattr(config.arch, name)
+        theirs, ours = source.config["arch"].get(name), getattr(config.arch, name)
         where = "arch" if name == "name" else f"arch.{name}"
         require(theirs == ours, "init_from", config.init_from, f"a run of {where}={theirs}, while this one has {ours}")
     match = match_tensors(model, source)
@@ -94,17 +93,19 @@ def read_source(directory: str) -> Source:
     """Raises ConfigError where it is no run's directory, or the checkpoint is missing or damaged."""
     key, folder = f"init_from={directory}", Path(directory)
     try:
-        record = json.loads((folder / RUN).read_text())
+        config = read_run(folder).config
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{key} is not allowed: not the directory of a run") from error
+    try:
         kept = load_tensors(folder / CHECKPOINT)
         digest = file_digest(folder / CHECKPOINT)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        what = "a run without a checkpoint" if (folder / RUN).exists() else "not the directory of a run"
-        raise ConfigError(f"{key} is not allowed: {what}") from error
-    except (DamagedFileError, json.JSONDecodeError) as error:
+    except FileNotFoundError as error:
+        raise ConfigError(f"{key} is not allowed: a run without a checkpoint") from error
+    except (DamagedFileError, OSError) as error:
         raise ConfigError(f"{key} is not allowed: {error}") from error
     numbers = ("epsilon", "momentum")
     named = {
         name.partition(".")[2]: tensor for name, tensor in kept.items() if name.startswith(("parameters.", "buffers."))
     }
     tensors = {name: tensor for name, tensor in named.items() if name.rpartition(".")[2] not in numbers}
-    return Source(record["config"], tensors, digest)
+    return Source(config, tensors, digest)

@@ -7,12 +7,11 @@ from typing import Self
 
 from rich.box import SIMPLE_HEAD
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
-from bnexp.console import console, describe, duration, say, tell_uncompiled
+from bnexp.console import console, describe, duration, literal, say, tell_uncompiled
 from bnexp.sweep import Job
 from bnexp.train import Member
 from bnexp.workers import Closed, Evaluated, Event, Opened, Progress
@@ -49,7 +48,7 @@ class TrainingDisplay:
 
     def prepare(self, steps: int, compiling: bool, compiler: bool) -> None:
         self.steps = steps
-        self.task = self.bar.add_task(escape(self.title), total=steps, latest="compiling…" if compiling else "")
+        self.task = self.bar.add_task(literal(self.title), total=steps, latest="compiling…" if compiling else "")
         if not compiler:
             tell_uncompiled()
 
@@ -157,7 +156,7 @@ class SweepDisplay:
         for run in self.runs.values():
             arms.setdefault(run.job.arm, []).append(run)
         for name, runs in arms.items():
-            table.add_row(escape(name), *cells(runs))
+            table.add_row(literal(name), *cells(runs))
         table.caption = self.line()
         return table
 

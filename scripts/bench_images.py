@@ -25,12 +25,12 @@ from torch import nn
 from bnexp.archs.registry import make_model
 from bnexp.batches import Batches
 from bnexp.bench import ratio_of
+from bnexp.composition import compose_run, configurations
 from bnexp.config import RunConfig
 from bnexp.data import Data
 from bnexp.datasets.images import Images
 from bnexp.engine import Stack
 from bnexp.norms import BatchNorm
-from bnexp.plan import compose_run, configurations
 from bnexp.runs import git_state, machine
 from bnexp.stats import Spread, spread
 

@@ -28,8 +28,9 @@ from bnexp.claims.values import (
     where,
 )
 from bnexp.comparison import accuracy
+from bnexp.composition import compose_jobs, configurations, parse_overrides
 from bnexp.config import ConfigError, NormConfig, OptimConfig, RunConfig
-from bnexp.plan import compose_jobs, configurations, parse_overrides, split_jobs
+from bnexp.plan import split_jobs
 from bnexp.reproduce import adjust, seen, sweeps_of, words_of
 from bnexp.runs import RunRecord
 from bnexp.sweep import stack_key
@@ -415,7 +416,8 @@ def test_sweeps_compose_and_stack() -> None:
             if re.fullmatch(r"wu_he_.*_(4|8|16)", sweep.name):
                 continue  # made as those of 2 and 32 are
             words = parse_overrides(words_of(sweep, 2))
-            runs = compose_jobs("config", words, split_jobs(words), [])
+            jobs = split_jobs(words)
+            runs, _ = compose_jobs("config", [word for word in words if word.is_sweep_override()], jobs, [])
             assert {run.seed for run in runs} == {0, 1}
             assert len({stack_key(run) for run in runs}) <= len(runs) / 2
 

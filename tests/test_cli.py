@@ -13,11 +13,11 @@ from PIL import Image
 
 from bnexp.activations import ACTIVATIONS
 from bnexp.archs.registry import ARCHS
+from bnexp.composition import compose_run, conf_dir, configurations
 from bnexp.data import DATASETS
 from bnexp.init import INITS
 from bnexp.norms import CONDITIONAL, IMAGES_ONLY, NORMS
 from bnexp.optim import OPTIMIZERS
-from bnexp.plan import compose_run, conf_dir, configurations
 from bnexp.runs import find_runs
 
 BIN = Path(sys.executable).parent

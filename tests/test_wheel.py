@@ -14,10 +14,10 @@ import sys
 sys.path[:] = [path for path in sys.path if not path.startswith(sys.argv[2])]
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
 import bnexp.cli
-import bnexp.plan
+import bnexp.composition
 status = bnexp.cli.run(["train", "dataset=digits", "steps=2"])
 import hydra_plugins.bnexp_launcher.launcher as launcher
-print(bnexp.__file__, launcher.__file__, bnexp.plan.conf_dir(), status, sep="\\n")
+print(bnexp.__file__, launcher.__file__, bnexp.composition.conf_dir(), status, sep="\\n")
 sys.exit(status)
 """
 

@@ -1,0 +1,199 @@
+"""Configurations as Hydra composes them from conf/ and the user's words, typed; and what of Hydra's own may be set."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+
+import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from bnexp.config import ConfigError, RunConfig, parse
+from bnexp.messages import explain, unknown_choice
+
+LONGEST_SHOWN = 100  # characters of an override in a complaint
+
+
+def conf_dir() -> Path:
+    """conf/ beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parent
+    return next(path for path in (package.parent / "conf", package / "conf") if (path / "config.yaml").exists())
+
+
+@contextmanager
+def configurations(folder: str | None = None) -> Iterator[None]:
+    """Hydra, reading conf/ and behind it a folder of the user's, as --config-dir has it; inside, `compose` works."""
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        if folder is not None:
+            path = create_config_search_path(str(conf_dir()))
+            path.prepend("command-line", f"file://{Path(folder).absolute()}", SearchPathQuery(provider="schema"))
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2("app", path)
+        yield
+
+
+@contextmanager
+def in_words(overrides: list[str]) -> Iterator[None]:
+    """Whatever is raised while Hydra reads them is about the words, and names one of them."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        text = "nested too deeply" if isinstance(error, RecursionError) else explain(error)[1]
+        keys = [word.lstrip("+~").split("=")[0].split("@")[0] for word in overrides]
+        said = text.split(", did you mean")[0]
+        named = any(key and re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", said) for key in keys)
+        raise ConfigError(text if named else f"{abridged(overrides)}: {text}") from error
+
+
+def abridged(words: list[str]) -> str:
+    return " ".join(word if len(word) <= LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}…" for word in words)
+
+
+def compose(name: str, overrides: list[str]) -> DictConfig:
+    """A job's configuration, with Hydra's own. Raises what `explain` says in a line."""
+    loader = GlobalHydra.instance().config_loader()
+    for word in overrides:
+        key, _, choice = word.lstrip("+").partition("=")
+        if "/" in choice and (options := loader.get_group_options(key)):  # a file of another group, or of anywhere
+            raise ConfigError(unknown_choice(key, choice, options))
+    return hydra.compose(name, overrides, return_hydra_config=True)
+
+
+def compose_run(overrides: list[str]) -> RunConfig:
+    with in_words(overrides):
+        return parse(job_part(compose("config", overrides)))
+
+
+class Compositions:
+    """Configurations of a sweep's jobs, with Hydra's own part. Those that choose the same files share a composition,
+    which takes 0.15 s; the swept values are then set as Hydra sets them. `compose`: of a list of words.
+    """
+
+    def __init__(self, compose: Callable[[list[str]], DictConfig], loader: ConfigLoader, swept: Iterable[str]) -> None:
+        self.compose, self.loader = compose, loader
+        self.values = {key for key in swept if not loader.get_group_options(key)}
+        self.bases: dict[tuple[str, ...], DictConfig] = {}
+
+    def of(self, job: list[str]) -> DictConfig:
+        own = [word for word in job if word.split("=")[0] in self.values]
+        choices = tuple(word for word in job if word not in own)
+        if choices not in self.bases:
+            self.bases[choices] = self.compose(list(choices))
+        config = deepcopy(self.bases[choices])
+        values = OverridesParser.create(config_loader=self.loader).parse_overrides(own)
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        return config
+
+
+def compose_jobs(
+    name: str, swept: list[Override], jobs: list[list[str]], fixed: list[str]
+) -> tuple[list[RunConfig], list[DictConfig]]:
+    """Every job's configuration, and the compositions that they come from."""
+    keys = (word.key_or_group for word in swept if word.type is OverrideType.CHANGE)
+    loader = GlobalHydra.instance().config_loader()
+    compositions = Compositions(lambda words: compose(name, [*words, *fixed]), loader, keys)
+    runs = [parse(job_part(compositions.of(job))) for job in jobs]
+    return runs, list(compositions.bases.values())
+
+
+def job_part(config: DictConfig) -> DictConfig:
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def parse_overrides(overrides: list[str]) -> list[Override]:
+    words = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(overrides)
+    for word in words:
+        check_word(word)
+    return words
+
+
+def check_word(word: Override) -> None:
+    line, key = word.input_line, word.key_or_group
+    if not key:
+        raise ConfigError(f"{line} cannot be read: an override is KEY=VALUE")
+    if word.is_delete():
+        raise ConfigError(f"{line} is not allowed: a key can be changed, not deleted")
+    if word.is_hydra_override() and "." in key and not is_under(key.removeprefix("hydra."), SETTABLE):
+        raise ConfigError(f"{line} is not allowed: {ALLOWED}")
+    if word.is_hydra_override() and word.is_sweep_override():
+        raise ConfigError(f"{line} is not allowed: Hydra's own keys have one value in a sweep")
+
+
+# ---- Hydra's own part
+
+SETTABLE = ("run.dir", "sweep.dir", "sweep.subdir", "job.chdir", "verbose", "launcher", "help")
+BOOKKEEPING = ("runtime", "job.override_dirname", "job.config.override_dirname.exclude_keys", "job.config_name")
+MADE = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # of Hydra's `instantiate`
+OF_A_JOB = ("${hydra:job.num}", "${hydra:job.override_dirname}", "${hydra.job.num}", "${hydra.job.override_dirname}")
+ALLOWED = f"of Hydra's own keys {', '.join(f'hydra.{name}' for name in SETTABLE)} can be set"
+
+
+def check_hydra(compositions: list[DictConfig], words: set[str]) -> None:
+    """Hydra's part names classes that are made, files that are written, variables that are set: whatever words or files
+    of a user say, all but a few values stay as conf/ and the chosen launcher have them. Raises ConfigError.
+    """
+    for composition in compositions:
+        found = composition.hydra
+        choices = {group: choice for group, choice in found.runtime.choices.items() if group.startswith("hydra/")}
+        ours = plain_hydra(tuple(f"{group}={choice}" for group, choice in choices.items() if choice is not None))
+        theirs = flat(found)
+        for key in theirs | ours:
+            same = key in ours and key in theirs and ours[key] == theirs[key]
+            if not (same or is_free(key, theirs.get(key), words)):
+                raise ConfigError(f"hydra.{key}={theirs.get(key)} is not allowed: {ALLOWED}")
+
+
+@cache
+def plain_hydra(choices: tuple[str, ...]) -> dict[str, object]:
+    """Hydra's part of conf/'s own configuration, with these choices."""
+    with configurations():
+        return flat(compose("config", list(choices)).hydra)
+
+
+def is_free(key: str, value: object, words: set[str]) -> bool:
+    """Whether the user, or Hydra itself, may set it so."""
+    text = str(value)
+    if is_under(key, ("overrides",)):
+        return value in words if isinstance(value, str) else not value
+    if is_under(key, ("sweep.subdir",)):  # a name inside the sweep's directory
+        for part in OF_A_JOB:
+            text = text.replace(part, "")
+        return "${" not in text and ".." not in Path(text).parts and not Path(text).is_absolute()
+    if is_under(key, ("launcher",)):
+        return {*MADE}.isdisjoint(key.split(".")) and "${" not in text
+    if is_under(key, ("verbose",)):
+        return isinstance(value, bool | str)
+    return is_under(key, BOOKKEEPING) or (is_under(key, SETTABLE) and {*MADE}.isdisjoint(key.split(".")))
+
+
+def is_under(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def flat(config: DictConfig) -> dict[str, object]:
+    """Values, unresolved, by their dotted keys and places in lists."""
+
+    def walk(value: object, path: str) -> Iterator[tuple[str, object]]:
+        parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        empty = True
+        for key, part in parts:
+            empty = False
+            yield from walk(part, f"{path}.{key}" if path else str(key))
+        if empty:
+            yield path, value
+
+    return dict(walk(OmegaConf.to_container(config, resolve=False), ""))
