@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bnexp.config import ConfigError
+from bnexp.console import printable
 from bnexp.figures import Curve
 from bnexp.logs import flatten
 from bnexp.runs import RunRecord
@@ -78,7 +79,9 @@ class ArmResult:
 
 
 def settings(config: dict[str, Any]) -> Settings:
-    return {key: value for key, value in flatten(config).items() if key not in NOT_ARMS}
+    """What a run can be told apart by, as it may be shown: what a file says can hold anything."""
+    flat = {key: value for key, value in flatten(config).items() if key not in NOT_ARMS}
+    return {printable(key): printable(value) if isinstance(value, str) else value for key, value in flat.items()}
 
 
 def swept_keys(configs: list[Settings]) -> list[str]:
@@ -170,7 +173,7 @@ def compare_panel(panel: str, arms: dict[str, list[RunRecord]], control_arm: str
                 ],
                 steps_per_second=median_speed(runs),
                 speed_ratio=median_speed(runs) / median_speed(control) if control else None,
-                notes=runs[0].record["notes"],
+                notes=[printable(str(note)) for note in runs[0].record["notes"]],
             )
         )
     return results

@@ -169,7 +169,7 @@ def line_figure(title: str, panels: dict[str, list[Line]], scales: Scales, files
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     for axis, (name, lines) in zip(axes, panels.items(), strict=False):
         draw_lines(axis, lines, scales)
-        axis.set_title(name, loc="left", fontsize=10)
+        axis.set_title(plain(name), loc="left", fontsize=10)
         axis.set_xlabel(scales.x)
         if explained != (names := [line.name for line in lines]):
             axis.legend(frameon=False, fontsize=9)
@@ -236,7 +236,7 @@ def rate_figure(title: str, caption: str, panels: dict[str, dict[str, list[BarGr
     figure = Figure(figsize=(12, 0.85 + sum(heights) + FRAME * len(panels)), layout="constrained")
     rows = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=[height + FRAME for height in heights])
     for row, (name, columns), height in zip(rows[:, 0], panels.items(), heights, strict=True):
-        row.suptitle(name, x=0.01, ha="left", fontsize=10)
+        row.suptitle(plain(name), x=0.01, ha="left", fontsize=10)
         axes = row.subplots(1, len(columns), squeeze=False)[0]
         for axis, (quantity, groups) in zip(axes, columns.items(), strict=True):
             draw_bars(axis, groups, height)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnexp.comparison import arrange
-from bnexp.console import console, say, show_table
+from bnexp.config import ConfigError
+from bnexp.console import complain, console, say, show_table
 from bnexp.figures import Line, Plot, Scales, lines_plot, plot_figure
 from bnexp.probe import Probe, probe_run
 from bnexp.report import title_of, usable
@@ -32,12 +33,20 @@ def loss_range(probe: Probe) -> float:
 def report_probes(directories: list[Path], by: str | None) -> None:
     """Raises ConfigError where there is nothing to probe."""
     runs = usable(find_runs(directories), directories)
-    panels, _ = arrange(runs, by)
-    found: Found = {}
+    arrange(runs, by)  # before what takes long
+    found, damaged = Found(), list[str]()
     with console.status("probing") as status:
         for number, run in enumerate(runs, 1):
             status.update(f"probing run {number} of {len(runs)}")
-            found[run.directory] = probe_run(run)
+            try:
+                found[run.directory] = probe_run(run)
+            except ConfigError as error:
+                damaged.append(str(error))
+    if not found:
+        raise ConfigError("; ".join(damaged))
+    for problem in damaged:
+        complain(f"left out: {problem}")
+    panels, _ = arrange([run for run in runs if run.directory in found], by)
     target = directories[0]
     files = [target / f"probe.{kind}" for kind in ("csv", "png", "svg")]
     write_csv(files[0], found)

@@ -4,6 +4,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 
 from bnexp.comparison import (
@@ -19,7 +20,7 @@ from bnexp.comparison import (
     settings,
 )
 from bnexp.config import ConfigError
-from bnexp.console import complain, count, say, show_table
+from bnexp.console import complain, count, printable, say, show_table
 from bnexp.figures import Arrivals, Curve, Plot, accuracy_plot, arrivals_plot, plot_figure, speed_plot
 from bnexp.logs import write_bands
 from bnexp.report_page import Section, page
@@ -159,16 +160,16 @@ TIMES_NOTE = (
 
 
 def markdown(title: str, made: str, panels: list[Panel]) -> str:
-    lines = [f"# {title}", "", "![accuracy against iteration and seconds](compare.svg)", ""]
+    lines = [f"# {marked_down(title)}", "", "![accuracy against iteration and seconds](compare.svg)", ""]
     for panel in panels:
-        lines += [f"## {panel.name}", ""] if panel.name else []
+        lines += [f"## {marked_down(panel.name)}", ""] if panel.name else []
         lines += [*markdown_table(HEADER, main_rows(panel)), ""]
-    lines += [f"- {line}" for line in footnotes([result for panel in panels for result in panel.results])]
+    lines += [f"- {marked_down(line)}" for line in footnotes([result for panel in panels for result in panel.results])]
     lines += ["", "# Time to accuracy", "", "![Kaplan-Meier curves and throughput](times.svg)", ""]
     for panel in panels:
-        lines += [f"**{panel.name}**", ""] if panel.name else []
+        lines += [f"**{marked_down(panel.name)}**", ""] if panel.name else []
         lines += [*markdown_table(TIMES_HEADER, time_rows(panel)), ""]
-    return "\n".join([*lines, f"- {TIMES_NOTE}", "", made, ""])
+    return "\n".join([*lines, f"- {TIMES_NOTE}", "", marked_down(made), ""])
 
 
 def main_rows(panel: Panel) -> list[list[str]]:
@@ -182,8 +183,13 @@ def time_rows(panel: Panel) -> list[list[str]]:
 
 def markdown_table(header: list[str], rows: list[list[str]], align: str = "---:") -> list[str]:
     """`align`: of all columns but the first."""
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in [header, *rows]]
+    lines = ["| " + " | ".join(map(marked_down, cells)) + " |" for cells in [header, *rows]]
     return [lines[0], "|---" + f"|{align}" * (len(header) - 1) + "|", *lines[1:]]
+
+
+def marked_down(text: str) -> str:
+    """A run's value in Markdown, which lets HTML through, fetches images and takes | for a table's."""
+    return escape(text, quote=False).replace("|", "\\|").replace("](", "]\\(")
 
 
 def html_sections(panels: list[Panel]) -> list[Section]:
@@ -213,7 +219,7 @@ def unique(configs: list[Settings], key: str) -> bool:
 def provenance(runs: list[RunRecord]) -> str:
     record = runs[0].record
     commit = str(record["code"]["commit"])[:10] + (" with changes" if record["code"]["dirty"] else "")
-    return (
+    return printable(
         f"bnexp {record['packages']['bnexp']} (commit {commit}), torch {record['packages']['torch']}, "
         f"{record['machine']}, device {record['device']}, {record['threads']} thread(s); {record['created'][:10]}"
     )
@@ -245,13 +251,14 @@ def report(directories: list[Path], by: str | None) -> None:
 
 
 def usable(runs: list[RunRecord], directories: list[Path]) -> list[RunRecord]:
-    complete = [run for run in runs if run.complete]
-    for run in runs:
-        if run not in complete:
-            complain(f"{run.directory} is left out: {run.summary['status']}")
-    if not complete:
+    flaws = [run.flaw() for run in runs]
+    for run, flaw in zip(runs, flaws, strict=True):
+        if flaw is not None:
+            complain(f"{run.directory} is left out: {flaw}")
+    found = [run for run, flaw in zip(runs, flaws, strict=True) if flaw is None]
+    if not found:
         raise ConfigError(f"{', '.join(map(str, directories))}: no finished run is there to report")
-    return complete
+    return found
 
 
 def folder_name(panel: str, arm: str) -> str:

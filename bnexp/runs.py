@@ -190,6 +190,22 @@ class RunRecord:
     def complete(self) -> bool:
         return self.summary["status"] in COMPLETE
 
+    def flaw(self) -> str | None:
+        """Why it can't be compared, or None: it isn't complete, or its tables don't end as its summary says."""
+        if not self.complete:
+            return str(self.summary["status"])
+        try:
+            end = self.summary["steps"]
+            curve = [row["accuracy"] for row in self.validation.values()]
+            numbers = (self.summary["test"]["accuracy"], self.summary["steps_per_second"], self.summary["seconds"])
+            whole = (
+                max(self.validation) == max(self.seconds) == end and curve[-1] == self.summary["validation"]["final"]
+            )
+            whole = whole and all(isinstance(number, int | float) for number in numbers)
+        except (OSError, ValueError, KeyError, TypeError, csv.Error):
+            whole = False
+        return None if whole else f"its {METRICS}, {TIMING} or {SUMMARY} is not whole"
+
     @property
     def of_these_versions(self) -> bool:
         packages: dict[str, str] = self.record["packages"]
@@ -241,20 +257,39 @@ def find_runs(roots: list[Path]) -> list[RunRecord]:
     runs: dict[Path, RunRecord] = {}
     for root in roots:
         found = list[RunRecord]()
-        for path in root.rglob(RUN):
+        places = {path.parent for name in (RUN, METRICS, SUMMARY) for path in root.rglob(name)}
+        for place in sorted(places):
             try:
-                found.append(read_run(path.parent))
-            except (json.JSONDecodeError, UnicodeDecodeError):
-                complain(f"{path} cannot be read: left out")
+                found.append(read_run(place))
+            except (ValueError, OSError, RecursionError):
+                complain(f"{place / RUN} cannot be read: left out")
         found.sort(key=lambda run: (run.record["job"], run.record["created"]))
         runs.update((run.directory.resolve(), run) for run in found if run.directory.resolve() not in runs)
     return list(runs.values())
 
 
+ANY = object
+RECORD: dict[str, Any] = {"created": str, "job": int, "overrides": list, "config_sha256": str, "notes": list}
+RECORD |= {"machine": str, "device": str, "threads": int, "code": {"commit": ANY, "dirty": ANY}}
+RECORD["packages"] = {"bnexp": str, "torch": str}
+RECORD["config"] = {group: {"name": str} for group in ("dataset", "arch", "act", "norm", "init", "optim")}
+RECORD["config"] |= {"seed": int, "steps": int}
+
+
 def read_run(directory: Path) -> RunRecord:
+    """Raises ValueError, OSError or RecursionError where its record is none."""
     record = json.loads((directory / RUN).read_text())
+    if not fits(record, RECORD):
+        raise ValueError(f"{directory / RUN} is not a run's record")
     try:
         summary = json.loads((directory / SUMMARY).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):  # killed before it was written, or while it was
-        summary = {"status": "unfinished"}
-    return RunRecord(directory, record, summary)
+    except (OSError, ValueError):  # killed before it was written, or while it was
+        summary = None
+    return RunRecord(directory, record, summary if fits(summary, {"status": str}) else {"status": "unfinished"})
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, or a table that has these keys, each with what fits."""
+    if not isinstance(kind, dict):
+        return isinstance(value, kind)
+    return isinstance(value, dict) and all(key in value and fits(value[key], part) for key, part in kind.items())

@@ -172,3 +172,13 @@ def test_a_damaged_checkpoint_is_named(bnexp: Bnexp) -> None:
     outcome = bnexp("probe", "mine")
     assert outcome.status == 2
     assert outcome.err == f"bnexp: probe: {path} is missing or damaged\n"
+
+
+def test_a_damaged_checkpoint_is_left_out_where_others_are_whole(bnexp: Bnexp) -> None:
+    assert bnexp("train", "-m", *WORDS, "norm=none,batch", "hydra.sweep.dir=mine").status == 0
+    path = Path("mine/norm=batch/checkpoint.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    outcome = bnexp("probe", "mine")
+    assert outcome.status == 0
+    assert outcome.err == f"bnexp: left out: probe: {path} is missing or damaged\n"
+    assert {line.split(",")[0] for line in Path("mine/probe.csv").read_text().splitlines()[1:]} == {"norm=none"}

@@ -90,7 +90,7 @@ def test_all_of_it(bnexp: Bnexp) -> None:
     assert "<svg" in Path("out/figures/digits.svg").read_text()
     text = Path("out/README.md").read_text()
     assert "3 claims: 2 reproduced, 0 contradicted, 1 inconclusive." in text
-    assert "| digits.better | It is better \\| with <norms>. | better | +" in text
+    assert "| digits.better | It is better \\| with &lt;norms&gt;. | better | +" in text
     assert "**digits.rate** inconclusive: too few seeds" in text
     assert "3 claims: 2 reproduced" in outcome.out
 
@@ -115,6 +115,21 @@ def test_finished_runs_are_reused_and_lost_ones_made_again(bnexp: Bnexp) -> None
     assert "run: " not in third.out
     assert "runs: " not in third.out
     assert {run.directory for run in find_runs([RUNS])} == set(before)
+
+
+def test_a_damaged_run_is_named_and_left_out(bnexp: Bnexp) -> None:
+    words = ("reproduce", "digits.better", "--seeds", "3")
+    assert bnexp(*words).status == 0
+    damaged, half_written, *_ = [run.directory for run in find_runs([RUNS]) if run.config["norm"]["name"] == "batch"]
+    for path in (damaged / "metrics.csv", *damaged.glob("events.*")):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (half_written / "run.json").write_text('{"schema": 1')
+    outcome = bnexp(*words)
+    assert outcome.status == 0
+    assert f"{damaged} is left out: its metrics.csv" in outcome.err
+    assert f"{half_written / 'run.json'} cannot be read: left out" in outcome.err, "and is made anew"
+    assert "1 run: " in outcome.out
+    assert records()["digits.better"]["n"] == 2
 
 
 def test_more_seeds_add_runs(bnexp: Bnexp) -> None:
