@@ -31,7 +31,7 @@ test-slow: $(SETUP) ## the long ones: every graph in a stack against alone, byte
 	$(BIN)/pytest -m slow
 
 test-faults: $(SETUP) ## kills, damage, full disks, races in full number: results/reliability.md (long)
-	$(BIN)/pytest tests/test_faults.py --faults=1
+	$(BIN)/pytest -m faults --faults=1
 
 lint: $(SETUP) ## ruff
 	$(BIN)/ruff check .

@@ -9,16 +9,15 @@ from hydra.core.config_store import ConfigStore
 
 SWEEP = ("train", "-m", "dataset=digits", "norm=none,batch", "steps=40", "compile=false")
 RUNS = ("norm=none", "norm=batch")
-OTHERS = {
-    "joblib": ("hydra/launcher=joblib", "hydra_plugins.hydra_joblib_launcher"),
-    "submitit": ("hydra/launcher=submitit_local", "hydra_plugins.hydra_submitit_launcher"),
-    "stacks": ("hydra.launcher.submit=local", "submitit"),
-}
+OTHERS = [
+    pytest.param("hydra/launcher=joblib", "hydra_plugins.hydra_joblib_launcher", marks=pytest.mark.slow),
+    pytest.param("hydra/launcher=submitit_local", "hydra_plugins.hydra_submitit_launcher", marks=pytest.mark.slow),
+    ("hydra.launcher.submit=local", "submitit"),
+]
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_same_bytes_as_one_by_one(bnexp: Bnexp, name: str) -> None:
-    word, package = OTHERS[name]
+@pytest.mark.parametrize(("word", "package"), OTHERS)
+def test_same_bytes_as_one_by_one(bnexp: Bnexp, word: str, package: str) -> None:
     if find_spec(package) is None:
         pytest.skip(f"{package} is absent")
     assert bnexp(*SWEEP, "hydra/launcher=basic", "hydra.sweep.dir=basic").status == 0

@@ -69,9 +69,10 @@ def train_killed(bnexp: Bnexp, *words: str) -> Path:
     return Path("mine")
 
 
-@pytest.mark.parametrize("optim", ["sgd", "adam"])
-@pytest.mark.parametrize("norm", ["none", "batch", "noisy_batch"])
-@pytest.mark.parametrize("arch", ["mlp", "convnet"])
+@pytest.mark.parametrize(
+    ("arch", "norm", "optim"),
+    [("mlp", "none", "sgd"), ("mlp", "noisy_batch", "adam"), ("convnet", "none", "sgd"), ("convnet", "batch", "adam")],
+)
 def test_a_killed_run_ends_in_the_same_bytes(
     bnexp: Bnexp, kill: Callable[[int], None], arch: str, norm: str, optim: str
 ) -> None:
@@ -109,8 +110,7 @@ def test_one_killed_before_its_first_checkpoint_begins_anew(
     assert same(mine, whole)
 
 
-@pytest.mark.parametrize("damaged", [1, 2])
-@pytest.mark.parametrize("how", ["bit", "empty", "half", "digest"])
+@pytest.mark.parametrize(("how", "damaged"), [("bit", 1), ("empty", 2), ("half", 1), ("digest", 1)])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     bnexp: Bnexp, kill: Callable[[int], None], damaged: int, how: str
 ) -> None:
