@@ -238,7 +238,7 @@ def test_kills_within_a_sweep(times: Times, tell: Tell, victim: Callable[[int], 
         same += files_of_sweep("mine") == expected
         shutil.rmtree("mine")
     what = "a worker" if victim is kill_one else "the process group"
-    tell(f"a sweep of {len(expected)} on 2 workers, {what} killed: {same} of {count} of the same bytes")
+    tell(f"a sweep of {len(expected)} on 2 workers, {what} killed: {same} of {count} the same bytes")
     assert same == count
 
 

@@ -52,6 +52,7 @@ NODES += ["hydra.callbacks.x", "hydra.job_logging", "hydra.job_logging.handlers.
 NODES += ["hydra.help", "hydra.run", "hydra.job", "hydra.job.env_set", "hydra.launcher.submit_with", "hydra.launcher.x"]
 SHELL = [f"$({TOUCH})", f"`{TOUCH}`", f"; {TOUCH}", f"| {TOUCH}", f"${{system:{TOUCH}}}", "${eval:__import__('os')}"]
 SHELL += ["${python:os.system}", "${oc.env:HOME}", "${oc.create:{_target_:os.system}}", "{{7*7}}", "%x%x%n"]
+FREE = ("hydra.help", "hydra.launcher")  # nothing in there is made but by _target_
 WRITTEN = ["hydra.sweep.subdir", "hydra.job.config.override_dirname.kv_sep", "hydra.output_subdir", "hydra.job.name"]
 WRITTEN += ["hydra.job_logging.handlers.file.filename"]
 
@@ -82,11 +83,13 @@ def attempts_at_nodes(node: str) -> Attempts:
         f"table {node}": by_words(*sweep, f"++{node or 'x'}={{_target_:os.makedirs,name:pwned}}"),
         f"list {node}": by_words(*sweep, f"++{dot}x=[{{_target_:os.makedirs,name:pwned}}]"),
         f"file {node}": by_file(nested(node, MADE)),
-        f"file {node} log": by_file(nested(node, LOGGED)),
         f"file {node} tag": by_file(nested(node, {"x": "TAG"}).replace("TAG", tag)),
     }
-    asked = by_words("--cfg", "all", f"++{node or 'x'}={{class:logging.FileHandler,filename:pwned}}")
-    return {name: refused(attempt) for name, attempt in found.items()} | {f"asked {node}": asked}
+    logged = by_file(nested(node, LOGGED))
+    return {name: refused(attempt) for name, attempt in found.items()} | {
+        f"asked {node}": by_words("--cfg", "all", f"++{node or 'x'}={{class:logging.FileHandler,filename:pwned}}"),
+        f"file {node} log": logged if node.startswith(FREE) else refused(logged),
+    }
 
 
 def attempts_of_shells(text: str) -> Attempts:
