@@ -251,14 +251,19 @@ def report(directories: list[Path], by: str | None) -> None:
 
 
 def usable(runs: list[RunRecord], directories: list[Path]) -> list[RunRecord]:
+    found = without_flaws(runs)
+    if not found:
+        raise ConfigError(f"{', '.join(map(str, directories))}: no finished run is there to report")
+    return found
+
+
+def without_flaws(runs: list[RunRecord]) -> list[RunRecord]:
+    """The runs that can be compared; the others are named."""
     flaws = [run.flaw() for run in runs]
     for run, flaw in zip(runs, flaws, strict=True):
         if flaw is not None:
             complain(f"{run.directory} is left out: {flaw}")
-    found = [run for run, flaw in zip(runs, flaws, strict=True) if flaw is None]
-    if not found:
-        raise ConfigError(f"{', '.join(map(str, directories))}: no finished run is there to report")
-    return found
+    return [run for run, flaw in zip(runs, flaws, strict=True) if flaw is None]
 
 
 def folder_name(panel: str, arm: str) -> str:

@@ -15,9 +15,9 @@ from bnexp.claims.claim import Claim, Evidence, NoVerdictError, Runs, Sweep, Ver
 from bnexp.claims.registry import CLAIMS, family, pick
 from bnexp.claims.rules import Directional, Sooner
 from bnexp.config import ConfigError, RunConfig, require
-from bnexp.console import complain, count, say, show_table
-from bnexp.report import markdown_table, provenance
-from bnexp.runs import RunRecord, complete_runs, config_digest, to_json
+from bnexp.console import count, say, show_table
+from bnexp.report import markdown_table, provenance, without_flaws
+from bnexp.runs import complete_runs, config_digest, to_json
 from bnexp.stats import Estimate, holm
 
 SWEEPS = Path("results/sweeps/claims")
@@ -93,15 +93,8 @@ def load_runs(claims: list[Claim], planned: dict[str, list[RunConfig]]) -> RunsO
     for sweep in own_sweeps(claims):
         there = complete_runs(folder_of(sweep))
         wanted = [config_digest(config) for config in planned.get(sweep.name, [])]
-        found[sweep.name] = [there[digest] for digest in wanted if digest in there and is_whole(there[digest])]
+        found[sweep.name] = without_flaws([there[digest] for digest in wanted if digest in there])
     return found
-
-
-def is_whole(run: RunRecord) -> bool:
-    flaw = run.flaw()
-    if flaw:
-        complain(f"{run.directory} is left out: {flaw}")
-    return flaw is None
 
 
 def runs_for(claims: list[Claim], runs: RunsOf) -> Runs:

@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -125,6 +125,15 @@ def from_mirror(
     return DatasetConfig("mnist", root=str(tmp_path / "here" / "data"))
 
 
+Use = Callable[..., None]
+
+
+@pytest.fixture
+def use(mirror: Mirror, sets: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Use:
+    """Have torchvision ask mirrors of these modes, one after the other."""
+    return lambda *modes: monkeypatch.setattr(sets.datasets.MNIST, "mirrors", [mirror.address(m) for m in modes])
+
+
 def is_whole(config: DatasetConfig, fakes: Path) -> bool:
     """The published files and nothing else."""
     found = {path.name: path for path in Path(config.root).rglob("*") if path.is_file()}
@@ -168,20 +177,14 @@ def test_refused_download_says_why_and_what_to_do(
 
 
 def test_bad_mirrors(
-    from_mirror: DatasetConfig,
-    mirror: Mirror,
-    sets: ModuleType,
-    fakes: Path,
-    times: Times,
-    tell: Tell,
-    monkeypatch: pytest.MonkeyPatch,
+    from_mirror: DatasetConfig, use: Use, sets: ModuleType, fakes: Path, times: Times, tell: Tell
 ) -> None:
     """The next one is asked; where none is left, nothing is."""
     chance, ends = random.Random(8), {"whole": 0, "none": 0}
     for number in range(count := times(100)):
         modes = [BAD[number % len(BAD)], *chance.sample(BAD, chance.randint(0, 2))]
         modes += ["good"] if chance.random() < 0.7 else []
-        monkeypatch.setattr(sets.datasets.MNIST, "mirrors", [mirror.address(mode) for mode in modes])
+        use(*modes)
         if modes[-1] == "good":
             sets.MNIST.load(from_mirror)
             assert is_whole(from_mirror, fakes), modes
@@ -199,22 +202,16 @@ def test_bad_mirrors(
 
 
 def test_killed_downloads(
-    from_mirror: DatasetConfig,
-    mirror: Mirror,
-    sets: ModuleType,
-    fakes: Path,
-    times: Times,
-    tell: Tell,
-    monkeypatch: pytest.MonkeyPatch,
+    from_mirror: DatasetConfig, use: Use, sets: ModuleType, fakes: Path, times: Times, tell: Tell
 ) -> None:
     chance, whole = random.Random(9), 0
     for _ in range(count := times(20)):
-        monkeypatch.setattr(sets.datasets.MNIST, "mirrors", [mirror.address("slow")])
+        use("slow")
         pid = start(lambda: len(sets.MNIST.load(from_mirror).train) and 0)
         time.sleep(chance.uniform(0.05, 1.5))
         kill(pid, signal.SIGKILL)
         end_of(pid)
-        monkeypatch.setattr(sets.datasets.MNIST, "mirrors", [mirror.address("good")])
+        use("good")
         sets.MNIST.load(from_mirror)
         whole += is_whole(from_mirror, fakes)
         shutil.rmtree("here")

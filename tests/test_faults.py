@@ -201,6 +201,7 @@ def test_sweeps_of_the_same_second(times: Times, tell: Tell) -> None:
 # ---- sweeps
 
 SWEEP = (*COMMON, "-m", "norm=none,batch", "seed=range(12)", "steps=60", "eval.first_every=20", "arch.hidden=[16,16]")
+ON_ONE = ("hydra.launcher.workers=1", "hydra.launcher.max_stack=6")
 ON_TWO = ("hydra.launcher.workers=2", "hydra.launcher.max_stack=3")
 
 
@@ -282,8 +283,7 @@ def poison(seeds: list[int], at: int) -> Callable[[], None]:
 
 def test_nan_in_some_members(times: Times, tell: Tell) -> None:
     chance, exact = random.Random(5), 0
-    words = (*COMMON, "-m", "seed=range(6)", "steps=60", "eval.first_every=20", "hydra.launcher.workers=1")
-    words = (*words, "hydra.launcher.max_stack=6")
+    words = (*COMMON, "-m", "seed=range(6)", "steps=60", "eval.first_every=20", *ON_ONE)
     for number in range(count := times(20)):
         compiled = ("compile=true",) if number % 4 == 3 else ()
         expected = f"whole{len(compiled)}"

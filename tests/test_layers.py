@@ -89,7 +89,7 @@ def test_training_knows_nothing_of_reports_or_of_the_command_line() -> None:
 
 def test_hydra_is_known_to_the_command_line_alone() -> None:
     users = {name for name, found in IMPORTS.items() if any(part.split(".")[0] == "hydra" for part in found)}
-    assert users == {f"bnexp.{name}" for name in ("cli", "launch", "plan", "composition", "words", "words", "messages")}
+    assert users == {f"bnexp.{name}" for name in ("cli", "launch", "plan", "composition", "words", "messages")}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
