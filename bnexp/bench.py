@@ -204,7 +204,7 @@ class Contender:
         return self.watch.now() - start if self.stack.compiled else 0.0
 
     def measure(self, seconds: float) -> None:
-        self.steps.append(self.rate(self.stack.step, seconds))
+        self.steps.append(self.rate(partial(self.stack.update, 0), seconds))
         self.forwards.append(self.rate(self.forward, seconds))
 
     def rate(self, call: Callable[[Batch], object], seconds: float) -> float:

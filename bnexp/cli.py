@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bnexp.config import RunConfig
     from bnexp.plan import Plan
     from bnexp.sweep import SweepPlan
+    from bnexp.words import Words
 
 HELP = """\
 bnexp: what does normalization do to training?
@@ -31,7 +32,7 @@ bnexp: what does normalization do to training?
   bnexp probe DIR … [by=KEY]          the loss around their checkpoints: smoothness, internal covariate shift
   bnexp reproduce [CLAIM …] [--list] [--seeds N]   published claims, judged
   bnexp bench [WORD …]                steps/s of every norm against none: eager, compiled, stacked
-  bnexp data [status|fetch] [dataset=NAME …]
+  bnexp data [status|fetch] [dataset=NAME]
 
 bnexp train --help lists every choice and key; bnexp train OVERRIDE … --cfg job prints a configuration.
 eval "$(bnexp -sc install=bash)" installs completion (or zsh, fish).
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Exit status: 0 done, 1 a run failed, 2 the user's words are off, 130 interrupted."""
+    """Exit status: 0 done, 1 a run failed, 2 the user's words are off, 130 interrupted, 143 terminated."""
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             take_part(arguments)
@@ -85,6 +86,8 @@ def dispatch(arguments: list[str]) -> int:
         return 0
     if arguments[0] in ("-sc", "--shell-completion"):
         return complete(arguments)
+    if arguments[1:] in (["--help"], ["-h"]) and arguments[0] not in ("train", "compare", "reproduce"):
+        return dispatch([])
     if arguments[0] not in COMMANDS:
         from bnexp.messages import unknown_command
 
@@ -96,14 +99,13 @@ def dispatch(arguments: list[str]) -> int:
 
 
 def train(arguments: list[str]) -> int:
-    from bnexp.plan import check_question, plan
+    from bnexp.plan import plan
     from bnexp.words import read_words
 
     dry, arguments = take_dry_run(arguments)
     words = read_words(arguments)
     if words.asks:
-        check_question(words)
-        return hand_to_hydra([*words.flags, *words.overrides])
+        return ask(words)
     checked = plan(words)
     if dry:
         return announce(checked.sweep)
@@ -116,6 +118,7 @@ def train(arguments: list[str]) -> int:
 
 def start(checked: Plan) -> int:
     """Take the directory, and let Hydra run there what was planned and isn't finished."""
+    from bnexp import parallel
     from bnexp.console import say
     from bnexp.lock import Lock
     from bnexp.plan import check_output, shortest
@@ -130,9 +133,13 @@ def start(checked: Plan) -> int:
         if checked.jobs:
             write_jobs(checked.directory, checked.jobs, checked.options)
         try:
-            return hand_to_hydra(checked.arguments, checked.sweep)
+            run_with_hydra(checked)
+            return 0
         except KeyboardInterrupt:
-            say(f"it goes on by: bnexp resume {shortest(checked.directory)}")
+            place = shortest(checked.directory)
+            again = f"its command with hydra.sweep.dir={place}" if checked.sweep.submit else f"bnexp resume {place}"
+            if parallel.processes() == 1:  # torchrun's cannot
+                say(f"it goes on by: {again}")
             raise
 
 
@@ -153,7 +160,10 @@ def compare(arguments: list[str]) -> int:
 
     by, arguments = take("by", arguments)
     dry, arguments = take_dry_run(arguments)
-    checked = plan(read_words(["--multirun", *arguments]))
+    words = read_words(["--multirun", *arguments])
+    if words.asks:
+        return ask(words)
+    checked = plan(words)
     from bnexp.comparison import check_by
     from bnexp.report import report
 
@@ -172,15 +182,37 @@ def announce(sweep: SweepPlan) -> int:
     return 0
 
 
-def hand_to_hydra(arguments: list[str], sweep: SweepPlan | None = None) -> int:
+def run_with_hydra(checked: Plan) -> None:
+    """Hydra makes the directories with its record, and calls the task for each run; of a sweep, its launcher does."""
+    from bnexp.composition import configurations
+
+    goes_on = checked.sweep.stacks[0][0].goes_on
+
+    def task(config: DictConfig) -> str:
+        return train_one(config, goes_on)
+
+    task.sweep = checked.sweep  # type: ignore[attr-defined]  # for the launcher, which is handed nothing but the task
+    with configurations(checked.words.config_dir) as hydra:
+        start = hydra.multirun if checked.words.multirun else hydra.run
+        start(checked.words.config_name, task, checked.overrides)
+
+
+def ask(words: Words) -> int:
+    from bnexp.plan import check_question
+
+    check_question(words)
+    return ask_hydra([*words.flags, *words.overrides])
+
+
+def ask_hydra(arguments: list[str]) -> int:
+    """What Hydra answers itself: --help, --cfg, completion."""
     import hydra
 
     from bnexp.composition import conf_dir
 
-    def task(config: DictConfig) -> str:
-        return train_one(config, goes_on=sweep is not None and sweep.stacks[0][0].goes_on)
+    def task(_: DictConfig) -> None:
+        raise AssertionError("nothing is run")
 
-    task.sweep = sweep  # type: ignore[attr-defined]  # for the launcher, which is handed nothing but the task
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be said in a line
     sys.argv = ["bnexp", *arguments]
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
@@ -311,18 +343,22 @@ def reproduce(arguments: list[str]) -> int:
 
 def list_claims(claims: list[Claim], sweeps: list[Sweep], seeds: int) -> None:
     """What their sweeps still need; one that starts from runs which aren't there yet cannot be planned."""
+    from bnexp.config import ConfigError
     from bnexp.console import console, duration, say
     from bnexp.reproduce import show_list
 
     plans: dict[str, SweepPlan] = {}
+    times = {sweep.name: f"after {sweep.after.name}" for sweep in sweeps if sweep.after}
     with console.status("looking at what is left to run"):
         for sweep in sweeps:
             start = plans.get(sweep.after.name) if sweep.after else None
             if sweep.after is None or (start and not start.stacks):
-                plans[sweep.name] = plan_claim(sweep, seeds).sweep
-    times = {name: duration(plan.seconds) if plan.stacks else "done" for name, plan in plans.items()}
-    waiting = {sweep.name: f"after {sweep.after.name}" for sweep in sweeps if sweep.after}
-    show_list(claims, waiting | times)
+                try:
+                    plans[sweep.name] = plan_claim(sweep, seeds).sweep
+                except ConfigError:  # its data isn't there
+                    times[sweep.name] = "cannot run here"
+    times |= {name: duration(plan.seconds) if plan.stacks else "done" for name, plan in plans.items()}
+    show_list(claims, times)
     say(f"all that is left: about {duration(sum(plan.seconds for plan in plans.values()))}")
 
 
@@ -347,8 +383,10 @@ def run_claim(sweep: Sweep, seeds: int) -> list[RunConfig]:
 def data(arguments: list[str]) -> int:
     from bnexp.config import ConfigError
 
-    action = arguments[0] if arguments and "=" not in arguments[0] else "status"
-    overrides = [word for word in arguments if "=" in word]
+    action, *overrides = arguments if arguments and "=" not in arguments[0] else ["status", *arguments]
+    stray = next((word for word in overrides if "=" not in word), None)
+    if stray is not None:
+        raise ConfigError(f"data {action} {stray} is not allowed: bnexp data {action} dataset=NAME")
     if action == "fetch":
         return data_fetch(overrides)
     if action == "status":
@@ -416,7 +454,7 @@ def complete(arguments: list[str]) -> int:
         shorter = line.replace(f"{words[1]} ", "", 1)
         point = int(os.environ.get("COMP_POINT", len(line)))
         os.environ.update(COMP_LINE=shorter, COMP_POINT=str(point - len(line) + len(shorter)))
-    return hand_to_hydra(arguments)
+    return ask_hydra(arguments)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -119,9 +119,11 @@ def pick_by(by: str | None, swept: list[str]) -> str | None:
 Panels = dict[str, dict[str, list[RunRecord]]]  # panel → arm → runs, the control first
 
 
-def arrange(runs: list[RunRecord], by: str | None) -> tuple[Panels, str | None]:
+def arrange(runs: list[RunRecord], by: str | None) -> Panels:
     """Panels of arms, in the order of the sweep."""
     configs = [settings(run.config) for run in runs]
+    if goes_with_seed(runs, "init_from"):
+        configs = [{key: value for key, value in config.items() if key != "init_from"} for config in configs]
     swept = swept_keys(configs)
     by = pick_by(by, swept)
     panels: Panels = {}
@@ -129,7 +131,14 @@ def arrange(runs: list[RunRecord], by: str | None) -> tuple[Panels, str | None]:
         panel = ", ".join(f"{key}={config.get(key)}" for key in swept if key != by)
         arm = f"{by}={config.get(by)}" if by else str(config["norm"])
         panels.setdefault(panel, {}).setdefault(arm, []).append(run)
-    return panels, by
+    return panels
+
+
+def goes_with_seed(runs: list[RunRecord], key: str) -> bool:
+    """Whether each seed has a value of its own, as where every run starts from another one of its seed."""
+    found = {(run.seed, str(run.config.get(key))) for run in runs}
+    seeds = {seed for seed, _ in found}
+    return len(found) == len(seeds) == len({value for _, value in found})
 
 
 # ---- numbers

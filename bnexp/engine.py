@@ -87,19 +87,39 @@ def has_compiler() -> bool:
 
 def compiles(config: RunConfig, device: torch.device) -> bool:
     """Whether a run's step is compiled. It looks at the run and the machine, never at a stack: bytes depend on it."""
+    return wants_compiled(config, device) and (device.type != "cpu" or has_compiler())
+
+
+def wants_compiled(config: RunConfig, device: torch.device) -> bool:
+    """Whether it would be, with a compiler."""
     if parallel.processes() > 1:
         return False  # gradients are averaged between the passes
     if config.compile != "auto":
-        return bool(config.compile) and (device.type != "cpu" or has_compiler())
-    gains = device.type == "cuda" or (device.type == "cpu" and has_compiler() and stacks(config))
+        return bool(config.compile)
+    gains = device.type == "cuda" or (device.type == "cpu" and stacks(config))
     return gains and config.steps >= COMPILE_FROM
+
+
+def lacks_compiler(config: RunConfig) -> bool:
+    device = pick_device(config.device)
+    return wants_compiled(config, device) and not compiles(config, device)
 
 
 def thread_count(config: RunConfig, device: torch.device) -> int:
     """One where an architecture stacks, so that a run alone and in a sweep writes the same bytes."""
     if isinstance(config.threads, int):
         return config.threads
-    return 1 if device.type == "cpu" and stacks(config) else max(1, (os.cpu_count() or 1) // parallel.processes())
+    return 1 if device.type == "cpu" and stacks(config) else max(1, usable_cores() // parallel.processes())
+
+
+def prepare_torch(config: RunConfig, device: torch.device) -> None:
+    """Threads and denormals of the process, before anything of a run is computed."""
+    torch.set_num_threads(thread_count(config, device))
+    torch.set_flush_denormal(True)
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 Answer = Callable[[Tensors, Tensors, Tensor, Tensor | None], Tensor]
@@ -317,6 +337,12 @@ class Stack:
         for member, before in zip(self.members, kept, strict=True):
             tree_map(lambda now, then: now.copy_(then), tuple(member), tuple(before))
 
+    def update(self, step: int, batch: Batch) -> None:
+        """The update that follows `step` updates."""
+        self.set_rates(step)
+        self.set_noise(step)
+        self.step(batch)
+
     def set_rates(self, step: int) -> None:
         """Learning rates, by their schedule, for the update that follows `step` updates."""
         for config, member in zip(self.configs, self.members, strict=True):
@@ -333,7 +359,7 @@ class Stack:
     def take_loss(self, row: int, updates: int) -> float:
         """Mean training loss of a member's last `updates`; starts the next mean."""
         losses = self.members[row].record["losses"]
-        mean = float(losses.double().mean()) / updates
+        mean = float(losses.cpu().double().mean()) / updates  # in double precision, which not every device has
         losses.zero_()
         return mean
 

@@ -5,19 +5,15 @@ composed inside the task of the one before, and the stack trains inside the last
 """
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnexp.cluster import make_executor
-from bnexp.composition import Compositions
 from bnexp.config import parse
 from bnexp.console import describe
 from bnexp.messages import explain
@@ -35,7 +31,6 @@ class StackTrainer:
 
     def __init__(self, context: HydraContext, config: DictConfig) -> None:
         self.context, self.config = context, config
-        self.compositions: Compositions | None = None
 
     def __call__(self, stack: StackOfJobs, emit: Emit) -> Returns:
         setup_globals()
@@ -46,18 +41,9 @@ class StackTrainer:
         return nest.returns
 
     def job_config(self, job: Job) -> DictConfig:
-        """As Hydra's load_sweep_config makes it."""
-        loader = self.context.config_loader
-        if self.compositions is None:
-            swept = (word.split("=")[0] for word in job.overrides)
-            self.compositions = Compositions(partial(loader.load_sweep_config, self.config), loader, swept)
-        config = self.compositions.of(job.words)
-        words = OverridesParser.create(config_loader=loader).parse_overrides(job.words)
-        naming = config.hydra.job.config.override_dirname
-        name = get_overrides_dirname(words, naming.exclude_keys, naming.item_sep, naming.kv_sep)
+        """As Hydra's own launcher makes it."""
+        config = self.context.config_loader.load_sweep_config(self.config, job.words)
         with open_dict(config):
-            config.hydra.overrides.task = job.words
-            config.hydra.job.override_dirname = name
             config.hydra.job.id = config.hydra.job.num = job.number
         OmegaConf.set_readonly(config.hydra, True)
         return config

@@ -185,7 +185,8 @@ class ConditionalNorm(nn.Module):
         y: Tensor = self.norm(x)
         which = self.condition[:, None] == torch.arange(len(self.weight), device=x.device)
         chosen = which.to(self.weight.dtype)  # a product, as in every layer
-        return per_example(y, chosen @ self.weight, chosen @ self.bias)
+        with torch.autocast(x.device.type, enabled=False):  # scales and shifts in full precision, as other norms'
+            return per_example(y, chosen @ self.weight, chosen @ self.bias)
 
 
 class GroupNorm(nn.Module):

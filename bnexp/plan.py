@@ -32,7 +32,8 @@ SMALLEST_DISK = 16 * 2**20  # bytes free, under which no run is started
 class Plan:
     """A command line as Hydra will run it, and what it makes, all of it checked."""
 
-    arguments: list[str]
+    words: Words
+    overrides: list[str]  # for Hydra: the user's, and those that name the directories
     runs: list[RunConfig]
     directory: Path  # of the run or the sweep
     sweep: "SweepPlan"
@@ -54,11 +55,10 @@ def plan(words: Words, resume: bool = False) -> Plan:
         parsed = parse_overrides(overrides)
         jobs = split_jobs(parsed) if multirun else [overrides]
         naming = name_sweep(parsed, jobs) if multirun else name_run(parsed)
-        swept = [word for word in parsed if word.is_sweep_override()] if multirun else []
-        runs, bases = compose_jobs(words.config_name, swept, jobs, naming)
+        runs, compositions = compose_jobs(words.config_name, jobs, naming)
     with in_words(overrides):
-        check_hydra(bases, {*overrides, *naming, *(word for job in jobs for word in job)})
-        directory, options = output_directory(bases[0], multirun), launcher_options(bases[0].hydra)
+        check_hydra(compositions, {*overrides, *naming, *(word for job in jobs for word in job)})
+        directory, options = output_directory(compositions[0], multirun), launcher_options(compositions[0].hydra)
     check_runs(runs)
     check_place(directory)
     twice = len({config_digest(config) for config in runs}) < len(runs)
@@ -66,13 +66,16 @@ def plan(words: Words, resume: bool = False) -> Plan:
     goes_on = resume or check_holds(directory, runs)
     if goes_on and processes() > 1:
         raise ConfigError(f"{directory} holds this run already, which cannot go on under torchrun: choose another one")
-    place = QuotedString(str(directory), Quote.single).with_quotes()
-    fixed = [f"hydra.{'sweep' if multirun else 'run'}.dir={place}"]  # composed again, it would have a later time in it
     every = make_jobs(parsed, jobs, runs)
     sweep = plan_sweep(left_to_do(every, directory) if goes_on else every, options)
-    return Plan(
-        [*words.flags, *overrides, *naming, *fixed], runs, directory, sweep, every if multirun else [], options, goes_on
-    )
+    for_hydra = [*overrides, *naming, *fixed_place(directory, multirun)]
+    return Plan(words, for_hydra, runs, directory, sweep, every if multirun else [], options, goes_on)
+
+
+def fixed_place(directory: Path, multirun: bool) -> list[str]:
+    """In words: composed again, the directory would have a later time in its name."""
+    kind, mode = ("sweep", "MULTIRUN") if multirun else ("run", "RUN")
+    return [f"hydra.{kind}.dir={QuotedString(str(directory), Quote.single).with_quotes()}", f"hydra.mode={mode}"]
 
 
 def check_question(words: Words) -> None:

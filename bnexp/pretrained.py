@@ -93,9 +93,11 @@ def read_source(directory: str) -> Source:
     """Raises ConfigError where it is no run's directory, or the checkpoint is missing or damaged."""
     key, folder = f"init_from={directory}", Path(directory)
     try:
-        config = read_run(folder).config
+        run = read_run(folder)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{key} is not allowed: not the directory of a run") from error
+    status = run.summary["status"]
+    require(status == "finished", "init_from", directory, f"a run that finished, while this one is {status}")
     try:
         kept = load_tensors(folder / CHECKPOINT)
         digest = file_digest(folder / CHECKPOINT)
@@ -108,4 +110,4 @@ def read_source(directory: str) -> Source:
         name.partition(".")[2]: tensor for name, tensor in kept.items() if name.startswith(("parameters.", "buffers."))
     }
     tensors = {name: tensor for name, tensor in named.items() if name.rpartition(".")[2] not in numbers}
-    return Source(config, tensors, digest)
+    return Source(run.config, tensors, digest)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnexp.batches import Order
 from bnexp.checkpoint import load_checkpoint
 from bnexp.config import ConfigError, recorded
 from bnexp.data import load_data
-from bnexp.engine import Stack, Tensors, make_loss, pick_device, thread_count
+from bnexp.engine import Stack, Tensors, make_loss, pick_device, prepare_torch
 from bnexp.runs import RunRecord, kept_checkpoints
 from bnexp.storage import DamagedFileError
 
@@ -24,7 +24,8 @@ FACTORS = tuple(np.linspace(0.5, 4.0, 8).tolist())  # of the learning rate: how 
 
 @dataclass(frozen=True)
 class Probe:
-    """At θ after `step` updates, on the batch that comes next, with g = ∇L(θ) and θ_t = θ - t · lr · g, t from ½ to 4.
+    """At θ after `step` updates, on the batch that comes next, with g = ∇L(θ) and θ_t = θ - t · lr · g, t from ½ to 4;
+    lr: that of the next update, or the first one's where a schedule has come down to 0.
 
     loss: L(θ); losses: L(θ_t); distances: ‖∇L(θ_t) - g‖; smoothness: the largest of ‖∇L(θ_t) - g‖ / ‖θ_t - θ‖;
     shift: layer → ‖G - G'‖, G the gradient of its weights, G' the same after the layers before it took their step;
@@ -46,8 +47,7 @@ def probe_run(run: RunRecord) -> list[Probe]:
     """
     config = recorded(run.config)
     device, data = pick_device(config.device), load_data(config.dataset)
-    torch.set_num_threads(thread_count(config, device))
-    torch.set_flush_denormal(True)
+    prepare_torch(config, device)
     landscape = Landscape(Stack([config], data, device))
     return [landscape.probe(path) for path in kept_checkpoints(run.directory)]
 
@@ -67,7 +67,7 @@ class Landscape:
         member, train = self.stack.members[0], self.stack.data.train
         batch = train[self.order.batch(step).to(train.labels.device)]
         self.batch = (batch.pixels, batch.labels, batch.condition)
-        theta, rate = member.parameters, float(member.numbers["lr"])
+        theta, rate = member.parameters, float(member.numbers["lr"]) or self.config.optim.lr  # a cosine ends at 0
         loss, gradient = self.gradient(theta)
         along = [self.gradient(moved(theta, gradient, factor * rate)) for factor in FACTORS]
         distances = [distance(other, gradient) for _, other in along]
@@ -98,9 +98,10 @@ class Landscape:
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Of every layer's weights, the layers before it having taken a step of gradient descent."""
         stepped, names = moved(theta, gradient, rate), list(theta)
+        layers = [n for n, module in self.stack.model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         shift, cosine = dict[str, float](), dict[str, float]()
         for number, name in enumerate(names):
-            if theta[name].dim() < 2:
+            if name.removesuffix(".weight") not in layers:
                 continue
             mixed = {other: (stepped if place < number else theta)[other] for place, other in enumerate(names)}
             before, after = gradient[name].flatten(), self.gradient(mixed)[1][name].flatten()

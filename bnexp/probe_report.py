@@ -22,7 +22,7 @@ Measure = Callable[[Probe], float]
 MEASURES: dict[str, Measure] = {  # of the figure's columns but the first, and of the table
     "gradient distance": lambda probe: max(probe.distances),
     "effective smoothness": lambda probe: probe.smoothness,
-    "internal covariate shift": lambda probe: float(np.mean(list(probe.shift.values()))),
+    "internal covariate shift": lambda probe: float(np.mean(list(probe.shift.values()) or np.nan)),
 }
 
 
@@ -46,7 +46,7 @@ def report_probes(directories: list[Path], by: str | None) -> None:
         raise ConfigError("; ".join(damaged))
     for problem in damaged:
         complain(f"left out: {problem}")
-    panels, _ = arrange([run for run in runs if run.directory in found], by)
+    panels = arrange([run for run in runs if run.directory in found], by)
     target = directories[0]
     files = [target / f"probe.{kind}" for kind in ("csv", "png", "svg")]
     write_csv(files[0], found)

@@ -46,10 +46,10 @@ class TrainingDisplay:
     ) -> None:
         self.bar.stop()
 
-    def prepare(self, steps: int, compiling: bool, compiler: bool) -> None:
+    def prepare(self, steps: int, compiling: bool, no_compiler: bool) -> None:
         self.steps = steps
         self.task = self.bar.add_task(literal(self.title), total=steps, latest="compiling…" if compiling else "")
-        if not compiler:
+        if no_compiler:
             tell_uncompiled()
 
     def progress(self, step: int) -> None:

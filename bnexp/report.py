@@ -1,5 +1,6 @@
 """Run directories → the comparison: table, figures, Markdown, page, bands. Training never imports it."""
 
+import hashlib
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ TARGET = 0.90  # of validation accuracy, in the table
 HEADER = ["arm", "n", "test accuracy", "− control, paired", "steps to 90%", "reached", "steps/s", "ratio"]
 TIMES_HEADER = ["arm", "to", "reached", "median", "restricted mean", "− control, paired"]
 BANDS = "bands"  # folder of the aggregate TensorBoard runs
+LONGEST_NAME = 200  # bytes of one of them
 
 
 # ---- words
@@ -206,7 +208,7 @@ def html_sections(panels: list[Panel]) -> list[Section]:
 def title_of(runs: list[RunRecord]) -> str:
     """Data set, architecture, what all arms share, and n."""
     configs = [settings(run.config) for run in runs]
-    shared = [configs[0]["dataset"], configs[0]["arch"]]
+    shared = [str(configs[0][key]) for key in ("dataset", "arch") if unique(configs, key)]
     shared += [f"{key}={configs[0][key]}" for key in ("act", "optim", "optim.lr", "batch_size") if unique(configs, key)]
     seeds = len({run.seed for run in runs})
     return f"{', '.join(shared)}: {seeds} seed{'s' if seeds > 1 else ''} an arm"
@@ -233,9 +235,9 @@ def report(directories: list[Path], by: str | None) -> None:
     and TensorBoard's bands in the first directory. Raises ConfigError where there is nothing to compare.
     """
     found = find_runs(directories)
-    runs = usable(found, directories)
-    control = next(iter(next(iter(arrange(found, by)[0].values()))))  # also where none of its runs finished
-    panels, target = make_panels(arrange(runs, by)[0], control), directories[0]
+    runs, arranged = usable(found, directories), arrange(found, by)
+    control = next(iter(next(iter(arranged.values()))))  # also where none of its runs finished
+    panels, target = make_panels(only(runs, arranged), control), directories[0]
     title, made = title_of(runs), provenance(runs)
     results = [result for panel in panels for result in panel.results]
     accuracy, times = ({p.name: plots(p) for p in panels} for plots in (Panel.accuracy_plots, Panel.time_plots))
@@ -251,10 +253,24 @@ def report(directories: list[Path], by: str | None) -> None:
 
 
 def usable(runs: list[RunRecord], directories: list[Path]) -> list[RunRecord]:
-    found = without_flaws(runs)
+    found: dict[str, RunRecord] = {}
+    for run in without_flaws(runs):
+        earlier = found.setdefault(run.digest, run)
+        if earlier is not run:
+            complain(f"{run.directory} is left out: the same run as {earlier.directory}")
     if not found:
         raise ConfigError(f"{', '.join(map(str, directories))}: no finished run is there to report")
-    return found
+    return list(found.values())
+
+
+def only(runs: list[RunRecord], panels: Panels) -> Panels:
+    """Panels and arms that have some of these runs."""
+    kept = {run.directory for run in runs}
+    left = {
+        panel: {arm: [run for run in own if run.directory in kept] for arm, own in arms.items()}
+        for panel, arms in panels.items()
+    }
+    return {panel: found for panel, arms in left.items() if (found := {arm: own for arm, own in arms.items() if own})}
 
 
 def without_flaws(runs: list[RunRecord]) -> list[RunRecord]:
@@ -267,7 +283,8 @@ def without_flaws(runs: list[RunRecord]) -> list[RunRecord]:
 
 
 def folder_name(panel: str, arm: str) -> str:
-    return ",".join(part for part in (panel.replace(", ", ","), arm) if part).replace(os.sep, "_")
+    name = ",".join(part for part in (panel.replace(", ", ","), arm) if part).replace(os.sep, "_")
+    return name if len(name.encode()) <= LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()
 
 
 def band(curve: Curve) -> dict[int, tuple[float, float, float]]:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -19,12 +20,14 @@ from bnexp.console import count, say, show_table
 from bnexp.report import markdown_table, provenance, without_flaws
 from bnexp.runs import complete_runs, config_digest, to_json
 from bnexp.stats import Estimate, holm
+from bnexp.storage import DamagedFileError
 
 SWEEPS = Path("results/sweeps/claims")
 SEEDS = 10
 RECORD = "claims.json"
 HEADING = "# Results: published claims"
 TESTS = (Directional, Sooner)  # rules with a p
+NO_MEASURE = (NoVerdictError, ConfigError, DamagedFileError, OSError)  # an arm without runs, a checkpoint that is gone
 Record = dict[str, Any]
 RunsOf = dict[str, Runs]  # sweep → its runs
 
@@ -87,6 +90,11 @@ def folder_of(sweep: Sweep) -> Path:
     return SWEEPS / sweep.name
 
 
+def command_of(sweep: Sweep, seeds: int) -> str:
+    """What fills the folder, for a shell."""
+    return shlex.join(["bnexp", "train", "-m", *words_of(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"])
+
+
 def load_runs(claims: list[Claim], planned: dict[str, list[RunConfig]]) -> RunsOf:
     """Of every sweep the complete runs that were planned: a directory may hold others, of more seeds or older grids."""
     found: RunsOf = {}
@@ -114,7 +122,8 @@ def check_readme(out: Path) -> None:
 def judge(options: Options, runs: RunsOf, failed: dict[str, str]) -> list[Record]:
     """`failed`: sweep → what went wrong with some of its runs."""
     evidence = {claim.id: measure(claim, runs, failed) for claim in options.claims}
-    known = {entry["id"]: entry["p"] for entry in read_records(options.out) if entry["p"] is not None}
+    records = (entry for entry in read_records(options.out) if entry["id"] not in evidence)
+    known = {entry["id"]: entry["p"] for entry in records if entry["p"] is not None}
     adjusted = adjust(known | {key: found.p for key, found in evidence.items() if found.p is not None})
     return [
         record(claim, evidence[claim.id], adjusted.get(claim.id), runs_for([claim], runs), options)
@@ -131,7 +140,7 @@ def measure(claim: Claim, runs: RunsOf, failed: dict[str, str]) -> Evidence:
         if not math.isfinite(found.measured.mean):
             raise NoVerdictError("what was measured is not a number")
         return found
-    except NoVerdictError as error:
+    except NO_MEASURE as error:
         return Evidence(Estimate(math.nan, None, None, 0), problem=str(error))
 
 
@@ -169,7 +178,7 @@ def record(claim: Claim, evidence: Evidence, p: float | None, runs: Runs, option
         "why": why,
         "note": claim.note,
         "command": f"bnexp reproduce {claim.id}",
-        "sweeps": [" ".join(["bnexp train -m", *words_of(sweep, options.seeds)]) for sweep in claim.sweeps],
+        "sweeps": [command_of(sweep, options.seeds) for sweep in sweeps_of([claim])],
         "seconds": sum(run.summary["seconds"] for run in runs),
         "figure": claim.figure.name if claim.figure and runs else None,
         "commit": sorted({str(run.record["code"]["commit"]) for run in runs}),
@@ -215,7 +224,7 @@ def draw(options: Options, runs: RunsOf) -> None:
         file = folder / f"{figure.name}.svg"
         if all(own) or not file.exists():
             found = [run for part in own for run in part]
-            with suppress(NoVerdictError):  # an arm without runs
+            with suppress(*NO_MEASURE):
                 figure.draw(found, [file])
 
 
@@ -284,7 +293,7 @@ EXPLAINED = [
     "  other side is a number. Sign-flip permutation, Holm over the claims of a source, p < 0.05.",
     "- as good as: the same; the interval lies inside a margin stated beforehand.",
     "- a crossing: the mean step, where never counts as the last one, and the earliest and latest seed. Reproduced",
-    "  where the published step lies between those.",
+    "  where the published step, give or take an evaluation, lies between those.",
     "- a rate: the share of seeds, with its Wilson interval.",
     "- an identity: the largest error in float64, at most 1e-10.",
 ]

@@ -32,7 +32,7 @@ def write_jobs(directory: Path, jobs: list[Job], options: Options) -> None:
 
 def runs_of(directory: Path) -> dict[str, RunRecord]:
     """Of a run's or a sweep's directory: the runs by their configuration's digest."""
-    return {run.record["config_sha256"]: run for run in find_runs([directory])}
+    return {run.digest: run for run in find_runs([directory])}
 
 
 def left_to_do(jobs: list[Job], directory: Path) -> list[Job]:
@@ -42,10 +42,18 @@ def left_to_do(jobs: list[Job], directory: Path) -> list[Job]:
 
 
 def check_holds(directory: Path, runs: list[RunConfig]) -> bool:
-    """Whether a directory holds some of these runs already. Raises ConfigError where it holds others."""
+    """Whether a directory holds some of these runs already. Raises ConfigError where it holds others, or these where
+    others of them would go: numbers that are names shift as a sweep grows.
+    """
     there = runs_of(directory) if directory.is_dir() else {}
-    if there.keys() - {config_digest(config) for config in runs}:
+    digests = [config_digest(config) for config in runs]
+    if there.keys() - {*digests}:
         raise ConfigError(f"{directory} holds another run already: choose another directory")
+    for run in there.values():
+        check_versions(run)
+        name = run.directory.name
+        if name.isdigit() and run.directory != directory and digests.index(run.digest) != int(name):
+            raise ConfigError(f"{directory} names its runs by number, and these have others: choose another directory")
     return bool(there)
 
 
@@ -104,7 +112,7 @@ def check_versions(run: RunRecord) -> None:
 
 def place_of(job: Job, directory: Path, there: dict[str, RunRecord]) -> Path:
     """Where a run is, or where one that never started goes."""
-    digest, name = config_digest(job.config), ",".join(job.overrides)
+    digest, name = config_digest(job.config), ",".join(sorted(job.overrides))  # as Hydra names it
     if digest in there:
         return there[digest].directory
     fits = name and not name.startswith(".") and "/" not in name and len(name.encode()) <= LONGEST_NAME
@@ -112,7 +120,7 @@ def place_of(job: Job, directory: Path, there: dict[str, RunRecord]) -> Path:
 
 
 def read_jobs(directory: Path) -> tuple[list[Job], Options]:
-    """A sweep's as it was planned; of a run, or of another launcher's sweep, what has begun. Raises ConfigError."""
+    """A sweep's as it was planned; of a run, itself. Raises ConfigError."""
     path = directory / SWEEP
     if not path.exists():
         return jobs_begun(directory), Options()
@@ -123,7 +131,8 @@ def read_jobs(directory: Path) -> tuple[list[Job], Options]:
     except (ValueError, KeyError, TypeError) as error:  # a ConfigError is a ValueError
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if options.submit:
-        raise ConfigError(f"{directory} was submitted to {options.submit}: type its command again, which goes on there")
+        again = f"type its command again with hydra.sweep.dir={directory}, which goes on there"
+        raise ConfigError(f"{directory} was submitted to {options.submit}: {again}")
     return jobs, options
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from bnexp.cluster import run_jobs
 from bnexp.console import count, say, tell_uncompiled
-from bnexp.engine import has_compiler
+from bnexp.engine import lacks_compiler
 from bnexp.progress import SweepDisplay
 from bnexp.runs import close_interrupted, write_failure
 from bnexp.sweep import StackOfJobs, SweepPlan, cuda_devices, stack_key
@@ -33,7 +33,7 @@ class Sweep:
     def run(self) -> None:
         """Raises Interrupted once the workers have closed their runs."""
         say(str(self.plan))
-        if not has_compiler():
+        if any(lacks_compiler(job.config) for job in self.jobs.values()):
             tell_uncompiled()  # here: workers have no console
         with SweepDisplay(list(self.jobs.values())) as self.display:
             self.train(self.plan.stacks)

@@ -45,7 +45,12 @@ class Launch:
 
 def config_digest(config: RunConfig) -> str:
     """Of all that a curve depends on."""
-    values = {key: value for key, value in config.as_dict().items() if key != "checkpoint"}
+    return digest_of(config.as_dict())
+
+
+def digest_of(config: dict[str, Any]) -> str:
+    dataset = {key: value for key, value in config["dataset"].items() if key != "root"}
+    values = {key: value for key, value in config.items() if key != "checkpoint"} | {"dataset": dataset}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -186,6 +191,14 @@ class RunRecord:
     def seed(self) -> int:
         return int(self.config["seed"])
 
+    @cached_property
+    def digest(self) -> str:
+        return digest_of(self.config)
+
+    @property
+    def job(self) -> int:
+        return int(self.record["job"])
+
     @property
     def complete(self) -> bool:
         return self.summary["status"] in COMPLETE
@@ -242,7 +255,7 @@ def complete_runs(sweep: Path) -> dict[str, RunRecord]:
     """Of a sweep's directory the complete runs that these versions of bnexp and torch made, by their configuration's
     digest.
     """
-    return {run.record["config_sha256"]: run for run in find_runs([sweep]) if run.complete and run.of_these_versions}
+    return {run.digest: run for run in find_runs([sweep]) if run.complete and run.of_these_versions}
 
 
 def deciding_versions() -> dict[str, str]:
@@ -263,9 +276,21 @@ def find_runs(roots: list[Path]) -> list[RunRecord]:
                 found.append(read_run(place))
             except (ValueError, OSError, RecursionError):
                 complain(f"{place / RUN} cannot be read: left out")
-        found.sort(key=lambda run: (run.record["job"], run.record["created"]))
+        orders = {folder: order_of_sweep(folder) for folder in {run.directory.parent for run in found}}
+        found.sort(key=lambda run: (orders[run.directory.parent].get(run.digest, run.job), run.record["created"]))
         runs.update((run.directory.resolve(), run) for run in found if run.directory.resolve() not in runs)
     return list(runs.values())
+
+
+def order_of_sweep(directory: Path) -> dict[str, int]:
+    """The place of each run, by its digest, in the sweep as it was typed last; runs that were there before it grew have
+    their numbers from then.
+    """
+    try:
+        jobs = json.loads((directory / SWEEP).read_text())["jobs"]
+        return {digest_of(entry["config"]): number for number, entry in enumerate(jobs)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 ANY = object

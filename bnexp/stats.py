@@ -152,7 +152,7 @@ class TimeTo:
 
 
 def time_to(found: list[float | None]) -> TimeTo:
-    """Median of right-censored times: half of the runs got there no later."""
+    """Median of right-censored times: half of the runs got there before; None where half of them or more never did."""
     times = np.array([np.inf if time is None else time for time in found])
     ordered = np.sort(times)
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]

@@ -16,7 +16,7 @@ from bnexp.batches import Batches
 from bnexp.config import ConfigError, RunConfig, require
 from bnexp.console import count, duration
 from bnexp.data import load_data
-from bnexp.engine import EVALUATION_BATCH, Stack, compiles, pick_device, shape_of
+from bnexp.engine import EVALUATION_BATCH, Stack, compiles, pick_device, shape_of, thread_count, usable_cores
 from bnexp.optim import find_optimizer
 
 LARGEST_STACK = 128  # jobs of Hydra nest this deep, hundreds more would end in a RecursionError
@@ -86,6 +86,8 @@ class SweepPlan:
 
     def __str__(self) -> str:
         """48 runs: 4 stacks of 12 on 2 workers, about 3 min"""
+        if not self.stacks:
+            return "nothing is left to do"
         runs = sum(len(stack) for stack in self.stacks)
         sizes = sorted({len(stack) for stack in self.stacks})
         spread = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
@@ -122,16 +124,13 @@ def stack_key(config: RunConfig) -> str:
 
 def device_workers(config: RunConfig) -> int:
     device = pick_device(config.device)
-    return cuda_devices(config) or (1 if device.type == "mps" else usable_cores())
+    together = max(1, usable_cores() // thread_count(config, device))
+    return cuda_devices(config) or (1 if device.type == "mps" else together)
 
 
 def cuda_devices(config: RunConfig) -> int:
     """CUDA devices that a sweep spreads over; 0 where it runs on something else."""
     return torch.cuda.device_count() if pick_device(config.device).type == "cuda" else 0
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def divide(jobs: list[Job], workers: float, options: Options) -> list[StackOfJobs]:

@@ -17,7 +17,7 @@ from bnexp import parallel
 from bnexp.archs.registry import make_model, notes
 from bnexp.batches import Batches
 from bnexp.checkpoint import Saved, newest_checkpoint, save_checkpoint, save_progress
-from bnexp.config import ConfigError, RunConfig, require, require_choice
+from bnexp.config import OVER_THE_BATCH, ConfigError, RunConfig, require, require_choice
 from bnexp.data import Data, load_data
 from bnexp.engine import (
     COMPILE_FROM,
@@ -25,8 +25,9 @@ from bnexp.engine import (
     Stack,
     activation_columns,
     compiles,
-    has_compiler,
+    lacks_compiler,
     pick_device,
+    prepare_torch,
     start_member,
     thread_count,
     trained_names,
@@ -60,7 +61,7 @@ TARGETS = (80, 90, 95, 97, 98)  # percent of validation accuracy whose first cro
 class Display(Protocol):
     """What the loop tells whoever watches."""
 
-    def prepare(self, steps: int, compiling: bool, compiler: bool) -> None: ...
+    def prepare(self, steps: int, compiling: bool, no_compiler: bool) -> None: ...
     def progress(self, step: int) -> None: ...
     def evaluated(self, member: "Member") -> None: ...
     def closed(self, member: "Member") -> None: ...
@@ -194,6 +195,9 @@ def check(config: RunConfig) -> list[str]:
             f"batch_size={config.batch_size} is not allowed: {parallel.processes()} processes share it equally"
         )
     together = parallel.processes() > 1
+    own = config.norm.name in OVER_THE_BATCH and config.norm.name != "sync_batch"  # statistics of the process's share
+    one = together and own and config.batch_size == parallel.processes()
+    require(not one, "batch_size", config.batch_size, f"2 for each process at least with norm={config.norm.name}")
     left = together and config.eval.recalibrate
     require(not left, "eval.recalibrate", "true", "one process, not torchrun: the others have left by then")
     compiled = together and config.compile is True
@@ -214,8 +218,7 @@ def run_alone(config: RunConfig, launch: Launch, display: Display, goes_on: bool
 def follow(config: RunConfig) -> None:
     """A process beside rank 0: its share of every batch, and nothing else. Where rank 0 stops, so does it."""
     device, data = pick_device(config.device), load_data(config.dataset)
-    torch.set_num_threads(thread_count(config, device))
-    torch.set_flush_denormal(True)
+    prepare_torch(config, device)
     stack = Stack([config], data, device)
     batches = Batches([config.seed], len(data.train), config.batch_size, config.dataset.augment != "none", device)
     with StopRequest() as stop:
@@ -224,9 +227,7 @@ def follow(config: RunConfig) -> None:
             for step in range(config.steps):
                 if config.eval.due(step, config.steps) and stack.diverged_at(0) is not None:
                     break
-                stack.set_rates(step)
-                stack.set_noise(step)
-                stack.step(batches.batch(step))
+                stack.update(step, batches.batch(step))
         except RuntimeError:  # rank 0 has left
             if stop.signum is None:
                 raise
@@ -339,7 +340,7 @@ def train(members: list[Member], stack: Stack, display: Display) -> None:
     saving = Timer(config.checkpoint.every_seconds)
     start = members[0].start.step
     with StopRequest() as stop:
-        display.prepare(config.steps, stack.compiled, has_compiler())
+        display.prepare(config.steps, stack.compiled, lacks_compiler(config))
         stack.warm_up(batches.batch(start))
         watch.start()
         for step in range(start, config.steps + 1):
@@ -359,9 +360,7 @@ def train(members: list[Member], stack: Stack, display: Display) -> None:
                 if not racing:
                     break
                 watch.start()
-            stack.set_rates(step)
-            stack.set_noise(step)
-            stack.step(batches.batch(step))
+            stack.update(step, batches.batch(step))
             if step % 20 == 0:
                 display.progress(step)
         cut = stop.signum is not None and step < config.steps

@@ -34,8 +34,9 @@ class Words:
 
     @property
     def flags(self) -> list[str]:
-        """As Hydra has to see them: those that were read here, and no others."""
-        pairs = ((f"--{name.replace('_', '-')}", value) for name, value in self.given.items())
+        """Of a question, as Hydra has to see them: those that were read here, and not --multirun beside them."""
+        given = {name: value for name, value in self.given.items() if name != "multirun"}
+        pairs = ((f"--{name.replace('_', '-')}", value) for name, value in given.items())
         return [word for flag, value in pairs for word in ([flag] if value is True else [flag, str(value)])]
 
 

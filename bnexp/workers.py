@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ from bnexp.train import Interrupted, Member, StopRequest
 GRACE = 3.0  # seconds between asking a worker to stop and killing it
 POLL = 0.2
 REPORT_EVERY = 0.5  # seconds between a stack's reports of its step
+# A fork of this process would copy the locks of torch's threads. Where that works, workers are forks of a process that
+# has imported everything and computed nothing: one import for all workers of all sweeps.
+START = "forkserver" if sys.platform == "linux" else "spawn"
+PRELOADED = ["bnexp.launch"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Reporter:
     def __init__(self, jobs: list[int], emit: Emit) -> None:
         self.jobs, self.emit, self.told_at = jobs, emit, 0.0
 
-    def prepare(self, steps: int, compiling: bool, compiler: bool) -> None:
+    def prepare(self, steps: int, compiling: bool, no_compiler: bool) -> None:
         self.emit(Progress(self.jobs, 0))
 
     def progress(self, step: int) -> None:
@@ -95,7 +100,8 @@ def serve(pipe: Connection, train: Train, directory: str, device: int | None) ->
     """A worker's life: train each stack that comes. SIGINT is the parent's business, which tells by SIGTERM."""
     os.chdir(directory)
     if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device] if visible else str(device)
     orphaned = False
 
     def emit(event: Event) -> None:
@@ -117,7 +123,8 @@ class Worker:
 
     def __init__(self, train: Train, device: int | None) -> None:
         self.device, self.stack, self.last = device, None, None
-        context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's threads
+        context: Any = multiprocessing.get_context(START)
+        context.set_forkserver_preload(PRELOADED)
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, train, os.getcwd(), device), daemon=True)
         with ignored(signal.SIGINT):  # the child inherits this: Ctrl-C reaches it through the parent alone

@@ -31,6 +31,7 @@ def import_everything() -> None:
     """By a run, since most of it is imported when it is needed: three seconds that no child has to spend."""
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         run(["train", "dataset=digits", "steps=1", "eval.first_every=1", f"hydra.run.dir={folder}/run"])
+        run(["report", f"{folder}/run"])
 
 
 def start(task: Callable[[], int], prepare: Prepare = nothing) -> int:

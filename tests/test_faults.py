@@ -25,7 +25,7 @@ from bnexp.engine import Stack
 from bnexp.runs import find_runs
 from bnexp.storage import DamagedFileError, load_tensors
 
-COMMON = ("train", "dataset=digits", "steps=300", "eval.first_every=50", "checkpoint.every_seconds=0.05", "threads=1")
+COMMON = ("train", "dataset=digits", "steps=120", "eval.first_every=20", "checkpoint.every_seconds=0.02", "threads=1")
 NETWORKS = [
     (f"arch={arch}", f"norm={norm}", f"optim={optim}")
     for arch in ("mlp", "convnet")
@@ -200,7 +200,7 @@ def test_sweeps_of_the_same_second(times: Times, tell: Tell) -> None:
 
 # ---- sweeps
 
-SWEEP = (*COMMON, "-m", "norm=none,batch", "seed=range(12)", "steps=60", "eval.first_every=20", "arch.hidden=[16,16]")
+SWEEP = (*COMMON, "-m", "norm=none,batch", "seed=range(12)", "steps=30", "eval.first_every=10", "arch.hidden=[16]")
 ON_ONE = ("hydra.launcher.workers=1", "hydra.launcher.max_stack=6")
 ON_TWO = ("hydra.launcher.workers=2", "hydra.launcher.max_stack=3")
 

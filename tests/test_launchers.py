@@ -12,7 +12,7 @@ RUNS = ("norm=none", "norm=batch")
 OTHERS = [
     pytest.param("hydra/launcher=joblib", "hydra_plugins.hydra_joblib_launcher", marks=pytest.mark.slow),
     pytest.param("hydra/launcher=submitit_local", "hydra_plugins.hydra_submitit_launcher", marks=pytest.mark.slow),
-    ("hydra.launcher.submit=local", "submitit"),
+    pytest.param("hydra.launcher.submit=local", "submitit", marks=pytest.mark.slow),
 ]
 
 

@@ -1,20 +1,23 @@
 """Data-parallel training: two processes of torchrun against one process on the joined batch."""
 
+import contextlib
 import csv
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Bnexp
+from children import end_of, start
+from conftest import Bnexp, closed_port
 
 from bnexp import parallel
 from bnexp.checkpoint import load_checkpoint
+from bnexp.cli import run
 from bnexp.runs import find_runs
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
@@ -35,19 +38,19 @@ def environment() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Runs of two processes, and what those said."""
-    folder = tmp_path_factory.mktemp("parallel")
+    folder, port = tmp_path_factory.mktemp("parallel"), closed_port()
     commands = [["train", *WORDS, *two, f"hydra.run.dir={name}"] for name, (two, _) in PAIRS.items()]
-    script = Path(__file__).with_name("under_torchrun.py")
-    done = subprocess.run(
-        [*TORCHRUN, str(script), json.dumps(commands)],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder, done.stdout
+    with contextlib.chdir(folder):
+        pids = [start(lambda: max(map(run, commands)), as_rank(rank, port)) for rank in range(2)]
+        assert [end_of(pid) for pid in pids] == [0, 0], Path("said").read_text()
+    return folder, (folder / "said").read_text()
+
+
+def as_rank(rank: int, port: int) -> Callable[[], None]:
+    """As torchrun starts it."""
+    variables = {"TORCHELASTIC_RUN_ID": "x", "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return lambda: os.environ.update({name: str(value) for name, value in variables.items()})
 
 
 def largest_difference(one: Path, two: Path) -> float:

@@ -81,7 +81,7 @@ def test_all_of_it(bnexp: Bnexp) -> None:
     assert better["measured"]["value"] == pytest.approx(100 * (sum(accuracies["batch"]) - sum(accuracies["none"])) / 6)
     assert better["measured"]["unit"] == "%"
     assert better["command"] == "bnexp reproduce digits.better"
-    assert better["sweeps"] == [f"bnexp train -m {SWEEP.overrides} seed=range(6)"]
+    assert better["sweeps"] == [f"bnexp train -m {SWEEP.overrides} 'seed=range(6)' hydra.sweep.dir={RUNS / SWEEP.name}"]
     assert better["seconds"] > 0
     assert len(better["commit"]) == 1
     assert found["digits.rate"]["n"] == 1

@@ -59,7 +59,8 @@ def fake_train(stack: Fake, emit: Emit) -> Fake:
 
 def workers_left() -> list[str]:
     """Names of worker processes; joblib's linger beside them."""
-    return [child.name for child in multiprocessing.active_children() if child.name.startswith("SpawnProcess")]
+    ours = ("ForkServerProcess", "SpawnProcess")
+    return [child.name for child in multiprocessing.active_children() if child.name.startswith(ours)]
 
 
 def ignore(event: Event) -> None:
@@ -278,12 +279,14 @@ def test_brackets_in_a_title_are_no_markup() -> None:
 # ---- the command, its worker killed, then interrupted
 
 
-def children(parent: int) -> set[int]:
-    """Worker processes of a process: its other child tracks shared memory."""
+def crew_of(parent: int) -> set[int]:
+    """Worker processes of a process: forks of its server, or its own."""
     command = ["ps", "-A", "-ww", "-o", "ppid=,pid=,command="]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     words = [line.split(maxsplit=2) for line in lines.splitlines()]
-    return {int(word[1]) for word in words if int(word[0]) == parent and "spawn_main" in word[2]}
+    servers = {int(word[1]) for word in words if int(word[0]) == parent and "forkserver" in word[2]}
+    spawned = {int(word[1]) for word in words if int(word[0]) == parent and "spawn_main" in word[2]}
+    return spawned | {int(word[1]) for word in words if int(word[0]) in servers}
 
 
 def alive(pid: int) -> bool:
@@ -309,14 +312,14 @@ def test_a_killed_worker_is_replaced_and_an_interrupted_sweep_closes_its_runs(tm
         process = subprocess.Popen(command, cwd=tmp_path, stdout=stdout, stderr=stderr)
     try:
         wait_until(lambda: len(list(tmp_path.glob("s/*/metrics.csv"))) == 2, process, "two runs are open")
-        crew = children(process.pid)
+        crew = crew_of(process.pid)
         assert len(crew) == 2
         os.kill(min(crew), signal.SIGKILL)
         wait_until(
             lambda: "the worker process died (SIGKILL): starting 1 run" in out.read_text(), process, "a death is told"
         )
-        wait_until(lambda: len(children(process.pid) - crew) == 1, process, "a new worker has come")
-        crew |= children(process.pid)
+        wait_until(lambda: len(crew_of(process.pid) - crew) == 1, process, "a new worker has come")
+        crew |= crew_of(process.pid)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=5) == 130
         assert not [pid for pid in crew if alive(pid)]

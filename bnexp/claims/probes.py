@@ -20,7 +20,7 @@ from bnexp.comparison import accuracy
 from bnexp.config import RunConfig, recorded
 from bnexp.data import Data, load_data
 from bnexp.datasets.images import Images
-from bnexp.engine import Evaluator, Tensors, compiles, make_answer, start_member
+from bnexp.engine import Evaluator, Tensors, compiles, make_answer, prepare_torch, start_member
 from bnexp.norms import ConditionalNorm
 from bnexp.probe import Probe, probe_run
 from bnexp.runs import CHECKPOINT, RunRecord
@@ -35,6 +35,7 @@ def config_of(run: RunRecord) -> RunConfig:
 def trained(run: RunRecord) -> tuple[nn.Module, Tensors, Tensors, Data]:
     """Network on the meta device, its final parameters and buffers, its data."""
     config = config_of(run)
+    prepare_torch(config, torch.device("cpu"))
     data, tensors = load_data(config.dataset), load_checkpoint(run.directory / CHECKPOINT)
     parameters, buffers = (
         {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -133,6 +134,7 @@ def gradient_growth(run: RunRecord) -> float:
 def gradient_norms(run: RunRecord) -> list[float]:
     """Squared norm of the loss's gradient by the output of each hidden layer's linear map, in float64."""
     config = config_of(run)
+    prepare_torch(config, torch.device("cpu"))
     data, state = load_data(config.dataset), start_member(config, load_data(config.dataset)).map(to_double)
     model, outputs = make_model(config, data.shape, data.classes), list[Tensor]()
     for block in (module for module in model.modules() if isinstance(module, Block)):

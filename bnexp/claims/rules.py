@@ -160,6 +160,8 @@ class TimeToAccuracy:
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
         own = self.arm.pick(runs)
+        if not own:
+            raise NoVerdictError("an arm has no complete runs")
         times = {run.seed: crossing(run, self.target) for run in own}
         until, never = horizon(own, "steps"), list(times.values()).count(None)
         between = [(before(run, time), time) for run in own if (time := times[run.seed]) is not None]

@@ -27,8 +27,8 @@ NONE, BATCH, NOISY = (where(f"norm={norm}") for norm in ("none", "batch", "noisy
 
 def smoothness_lines(label: str, runs: Runs) -> list[Line]:
     probes = [probes_of(run) for run in runs]
-    steps = [float(probe.step) for probe in probes[0]]
-    return [band(label, steps, [[probe.smoothness for probe in at] for at in zip(*probes, strict=True)])]
+    found = list(zip(*probes, strict=False))  # up to where the first of them diverged
+    return [band(label, [float(at[0].step) for at in found], [[probe.smoothness for probe in at] for at in found])]
 
 
 FIGURE = Drawing(

@@ -24,7 +24,7 @@ def edges(pixels: Tensor, peak: int) -> Tensor:
 
 
 def noise(pixels: Tensor, peak: int) -> Tensor:
-    """Gaussian, the same for an image whenever it is read."""
+    """Gaussian, the same for an image of a split whenever it is read; the n-th images of all splits share theirs."""
     added = NOISE * peak * torch.randn(pixels.shape, generator=generator(0, "conditions", "noise"))
     return (pixels + added).round().clamp(0, peak).to(torch.uint8)
 
