@@ -200,8 +200,7 @@ def run_with_hydra(checked: Plan) -> None:
 def ask(words: Words) -> int:
     from bnexp.plan import check_question
 
-    check_question(words)
-    return ask_hydra([*words.flags, *words.overrides])
+    return ask_hydra(check_question(words))
 
 
 def ask_hydra(arguments: list[str]) -> int:

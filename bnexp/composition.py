@@ -24,7 +24,7 @@ from bnexp.config import ConfigError, RunConfig, parse
 from bnexp.messages import explain, unknown_choice
 
 LONGEST_SHOWN = 100  # characters of an override in a complaint
-MOST_COMPOSED = 100  # compositions that are kept, of about 40 kB
+MOST_COMPOSED = 400  # compositions that are kept, of 16 kB
 
 
 def conf_dir() -> Path:
@@ -55,8 +55,11 @@ class Loader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         words = [parsed(word) for word in overrides]
-        values = [word for word in words if self.is_value(word)]
-        choices = [str(word.input_line) for word in words if word not in values]
+        if validate_sweep_overrides:
+            self.validate_sweep_overrides_legal(words, run_mode, from_shell)
+        single = [word for word in words if not word.is_sweep_override()]  # Hydra makes nothing of the others
+        values = [word for word in single if self.is_value(word)]
+        choices = [str(word.input_line) for word in single if word not in values]
         key = (config_name, run_mode, *choices)
         if key not in self.composed:
             if len(self.composed) == MOST_COMPOSED:
@@ -72,8 +75,7 @@ class Loader(ConfigLoaderImpl):
 
     def is_value(self, word: Override) -> bool:
         """Hydra sets it after all else, and it chooses no file."""
-        is_table = isinstance(word.value(), dict)
-        return not word.is_sweep_override() and (is_table or not self.repository.group_exists(word.key_or_group))
+        return isinstance(word.value(), dict) or not self.repository.group_exists(word.key_or_group)
 
 
 @cache

@@ -14,7 +14,6 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnexp.cluster import make_executor
-from bnexp.config import parse
 from bnexp.console import describe
 from bnexp.messages import explain
 from bnexp.plan import launch_here
@@ -78,22 +77,20 @@ class Nest:
     def run(self, depth: int) -> JobReturn:
         return run_job(
             hydra_context=self.trainer.context,
-            task_function=lambda config: self.task(depth, config),
+            task_function=lambda _: self.task(depth),
             config=self.trainer.job_config(self.stack[depth]),
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
 
-    def task(self, depth: int, config: DictConfig) -> str:
+    def task(self, depth: int) -> str:
         """Hydra's task of one job: open its directory, train it with those further in, log what became of it."""
         job = self.stack[depth]
         self.entered.add(depth)
         whole: Any = HydraConfig.instance().cfg
         outcome: dict[str, Any] | Exception | None = None
         try:
-            run = parse(config)
-            assert run == job.config, "planned and composed alike"
-            member = open_member(run, launch_here(), len(self.stack), job.goes_on)
+            member = open_member(job.config, launch_here(), len(self.stack), job.goes_on)
             self.members[job.number] = member
             self.emit(Opened(job.number, member.launch.directory, member.start.step))
         except Exception as error:

@@ -78,13 +78,17 @@ def fixed_place(directory: Path, multirun: bool) -> list[str]:
     return [f"hydra.{kind}.dir={QuotedString(str(directory), Quote.single).with_quotes()}", f"hydra.mode={mode}"]
 
 
-def check_question(words: Words) -> None:
-    """What Hydra is asked about (--help, --cfg …) it composes, and sets up its log for: so it is checked likewise."""
+def check_question(words: Words) -> list[str]:
+    """What Hydra is asked about (--help, --cfg …) it composes, and sets up its log for: so it is checked likewise.
+    Returns the arguments for Hydra; of a sweep, its first job's.
+    """
     with configurations(words.config_dir), in_words(words.overrides):
         parsed = parse_overrides(words.overrides)
-        single = [str(word.input_line) for word in parsed if not word.is_sweep_override()]
+        overrides = split_jobs(parsed)[0] if words.multirun else words.overrides
+        single = [word for word in overrides if not parse_overrides([word])[0].is_sweep_override()]
         composition = compose(words.config_name, single)
     check_hydra([composition], {*single})
+    return [*words.flags, *overrides]
 
 
 def make_jobs(words: list[Override], jobs: list[list[str]], runs: list[RunConfig]) -> "list[Job]":

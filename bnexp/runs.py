@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ FILES = (METRICS, TIMING, SUMMARY, CHECKPOINT, f"{CHECKPOINT}.sha256", RUN)
 EVENTS = "events.out.tfevents.*"
 KEPT = "checkpoint-*.safetensors"
 PACKAGES = ("bnexp", "torch", "torchvision", "numpy", "hydra-core", "tensorboard")
+
+
+version = cache(metadata.version)  # of a package; each look at its files takes 1 ms
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from conftest import restored
+
 from bnexp.cli import run
 
 Prepare = Callable[[], object]
@@ -29,7 +31,7 @@ def start_child(words: tuple[str, ...], prepare: Prepare = nothing) -> int:
 @cache
 def import_everything() -> None:
     """By a run, since most of it is imported when it is needed: three seconds that no child has to spend."""
-    with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+    with restored(), TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         run(["train", "dataset=digits", "steps=1", "eval.first_every=1", f"hydra.run.dir={folder}/run"])
         run(["report", f"{folder}/run"])
 

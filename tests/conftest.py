@@ -1,5 +1,6 @@
 """What the tests share: a process put back as it was after each, and the command line, called in the process."""
 
+import gc
 import logging
 import os
 import socket
@@ -54,6 +55,14 @@ Tell = Callable[[str], None]
 def tell(record_property: Callable[[str, object], None]) -> Tell:
     """What became of the faults: a line of results/reliability.md."""
     return lambda line: record_property("faults", line)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # a million objects of torch and of the tests, which no collection has to look at again
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

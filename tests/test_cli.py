@@ -67,6 +67,16 @@ def test_info_defaults(bnexp: Bnexp) -> None:
     assert "norm/layer" in outcome.out
 
 
+def test_questions_of_sweeps(bnexp: Bnexp, tmp_path: Path) -> None:
+    for words in (("compare", "--cfg", "job"), ("train", "-m", "--cfg", "job"), ("compare", "--help")):
+        outcome = bnexp(*words, "norm=layer,none", "seed=5,6")
+        assert (outcome.status, outcome.err) == (0, ""), words
+        assert "name: layer" in outcome.out
+        assert "seed: 5" in outcome.out
+    assert bnexp("report", "--help").out == bnexp("--help").out
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "words", ["seed=0,1 -m", "-m seed=0,1", "seed=0,1 --multirun", "hydra.sweep.dir=mine seed=0,1 -m"]
 )

@@ -40,6 +40,8 @@ def refuse(bnexp: Bnexp, folder: Path, words: tuple[str, ...], *parts: str) -> s
         ("trian", ["trian", "did you mean train?", "report"]),
         ("--foo", ["--foo", "train"]),
         ("data foo", ["data foo", "status", "fetch"]),
+        ("data fetch mnist", ["data fetch mnist", "dataset=NAME"]),
+        ("data dataset=digits fetch", ["data status fetch", "dataset=NAME"]),
         ("data dataset=foo", ["dataset=foo", "digits"]),
         ("data fetch dataset=foo", ["dataset=foo", "digits"]),
         ("report", ["report needs a directory"]),

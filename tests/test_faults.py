@@ -200,7 +200,7 @@ def test_sweeps_of_the_same_second(times: Times, tell: Tell) -> None:
 
 # ---- sweeps
 
-SWEEP = (*COMMON, "-m", "norm=none,batch", "seed=range(12)", "steps=30", "eval.first_every=10", "arch.hidden=[16]")
+SWEEP = (*COMMON, "-m", "norm=none,batch", "seed=range(12)", "steps=20", "eval.first_every=10", "arch.hidden=[16]")
 ON_ONE = ("hydra.launcher.workers=1", "hydra.launcher.max_stack=6")
 ON_TWO = ("hydra.launcher.workers=2", "hydra.launcher.max_stack=3")
 

@@ -127,6 +127,10 @@ def under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
         (("train", "dataset=digits", "batch_size=64"), "batch_size=64 is not allowed: 3 processes share it equally"),
         (("train", "dataset=digits", "batch_size=60", "eval.recalibrate=true"), "eval.recalibrate=true is not allowed"),
         (("train", "dataset=digits", "batch_size=60", "compile=true"), "compile=true is not allowed: under torchrun"),
+        (
+            ("train", "dataset=digits", "batch_size=3"),
+            "batch_size=3 is not allowed: 2 for each process at least with no",
+        ),
         (("train", "-m", "dataset=digits", "seed=0"), "a sweep is not allowed under torchrun"),
         (("compare", "norm=none,batch"), "bnexp compare is not for torchrun"),
     ],

@@ -100,6 +100,14 @@ def test_bad_input_is_one_line(bnexp: Bnexp, source: Path, words: tuple[str, ...
     assert not Path("mine").exists()
 
 
+def test_a_run_that_is_not_over_is_no_source(bnexp: Bnexp, source: Path) -> None:
+    summary = json.loads(Path("source/summary.json").read_text())
+    Path("source/summary.json").write_text(json.dumps(summary | {"status": "interrupted"}))
+    outcome = bnexp(*TRAIN, "init_from=source", "hydra.run.dir=mine")
+    assert outcome.status == 2
+    assert "init_from=source is not allowed: a run that finished, while this one is interrupted" in outcome.err
+
+
 @pytest.mark.parametrize("damage", ["flipped", "cut off", "without checksum", "without checkpoint"])
 def test_a_damaged_source_is_refused(bnexp: Bnexp, source: Path, damage: str) -> None:
     path = source / "checkpoint.safetensors"
@@ -179,10 +187,11 @@ def recalibrated_stack(norm: NormConfig, arch: ArchConfig, batch_size: int) -> S
     return stack
 
 
+@pytest.mark.parametrize("unbiased", [True, False])
 @pytest.mark.parametrize("name", ["batch", "batch_scratch"])
-def test_recalibrated_statistics_are_those_of_the_training_set(name: str) -> None:
+def test_recalibrated_statistics_are_those_of_the_training_set(name: str, unbiased: bool) -> None:
     """Of the first norm, whose input depends on no other statistics: mean and variance over all 256 images."""
-    stack = recalibrated_stack(NormConfig(name, unbiased=False, momentum=0.01), ArchConfig(hidden=[20, 10]), 32)
+    stack = recalibrated_stack(NormConfig(name, unbiased=unbiased, momentum=0.01), ArchConfig(hidden=[20, 10]), 32)
     before = {key: tensor.clone() for key, tensor in stack.members[0].flat().items()}
     found = recalibrated(stack, 0)
     assert found is not None

@@ -40,6 +40,19 @@ def test_without_keeping_the_last_state_is_probed(bnexp: Bnexp) -> None:
     assert [probe.step for probe in probe_run(trained(bnexp))] == [40]
 
 
+def test_the_end_of_a_cosine_has_a_landscape(bnexp: Bnexp) -> None:
+    """Where the rate has come down to 0, the step is the first one's."""
+    [probe] = probe_run(trained(bnexp, "optim.schedule=cosine"))
+    assert max(probe.losses) > min(probe.losses)
+    assert probe.smoothness > 0
+
+
+def test_scales_and_shifts_of_conditions_are_no_layers(bnexp: Bnexp) -> None:
+    run = trained(bnexp, "norm=conditional_batch", "dataset.conditions=[plain,inverted]")
+    [probe] = probe_run(run)
+    assert [*probe.shift] == ["hidden.0", "hidden.1", "classifier"]
+
+
 # ---- against torch's own
 
 

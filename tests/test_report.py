@@ -206,6 +206,29 @@ def test_page_is_whole(original: Path) -> None:
     assert set(re.findall(r'href="#([^"]+)"', text)) | set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
 
 
+def test_a_run_that_is_there_twice_counts_once(bnexp: Bnexp) -> None:
+    words = ("train", "-m", "dataset=digits", "norm=none,batch", "seed=0,1", "steps=4")
+    for folder in ("one", "two"):
+        assert bnexp(*words, f"hydra.sweep.dir={folder}").status == 0
+    outcome = bnexp("report", "one", "two")
+    assert "two/norm=batch,seed=1 is left out: the same run as one/norm=batch,seed=1" in outcome.err
+    arms = json.loads(Path("one/compare.json").read_text())["arms"]
+    assert [arm["n"] for arm in arms] == [2, 2]
+
+
+def test_where_runs_start_from_is_no_arm_where_each_seed_has_its_own(bnexp: Bnexp) -> None:
+    short = ("train", "-m", "dataset=digits", "seed=0,1", "steps=4")
+    assert bnexp(*short, "hydra.sweep.dir=first").status == 0
+    start = "init_from='first/seed=${seed}'"
+    assert bnexp(*short, "norm=batch,frozen_batch", start, "hydra.sweep.dir=second").status == 0
+    assert bnexp("report", "second").status == 0
+    arms = json.loads(Path("second/compare.json").read_text())["arms"]
+    assert [(arm["panel"], arm["arm"], arm["n"]) for arm in arms] == [
+        ("", "norm=batch", 2),
+        ("", "norm=frozen_batch", 2),
+    ]
+
+
 def test_values_of_runs_are_escaped(bnexp: Bnexp, sweep: Path) -> None:
     """In the page, and as text in the figures: neither markup nor matplotlib's mathematics."""
     evil = "<script>alert(1)</script>&$\\frac{x}$|"

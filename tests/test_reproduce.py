@@ -132,6 +132,13 @@ def test_a_damaged_run_is_named_and_left_out(bnexp: Bnexp) -> None:
     assert records()["digits.better"]["n"] == 2
 
 
+def test_a_list_names_what_cannot_run_here(bnexp: Bnexp) -> None:
+    CLAIMS[1] = replace(SMALL[1], sweeps=[Sweep("photographs", "dataset=image_folder dataset.path=nowhere")])
+    outcome = bnexp("reproduce", "--list")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "photographs (cannot run here)" in " ".join(outcome.out.split())
+
+
 def test_more_seeds_add_runs(bnexp: Bnexp) -> None:
     assert bnexp("reproduce", "digits.better", "--seeds", "1").status == 0
     outcome = bnexp("reproduce", "digits.better", "--seeds", "2")

@@ -176,6 +176,35 @@ def test_a_sweep_grows_by_its_command_with_more_values(bnexp: Bnexp) -> None:
     assert bnexp(*words, "seed=1").status == 2, "it holds others"
 
 
+def test_a_sweep_that_has_grown_is_in_the_order_of_its_last_command(bnexp: Bnexp) -> None:
+    words = (*WORDS, "seed=0,1", "hydra.sweep.dir=mine")
+    assert bnexp("train", "-m", "norm=batch", *words).status == 0
+    assert bnexp("compare", "norm=none,batch", *words).status == 0
+    assert [run.config["norm"]["name"] for run in find_runs([Path("mine")])] == ["none", "none", "batch", "batch"]
+    arms = json.loads(Path("mine/compare.json").read_text())["arms"]
+    assert [(arm["arm"], arm["control"]) for arm in arms] == [("norm=none", True), ("norm=batch", False)]
+
+
+def test_numbered_runs_do_not_give_way_to_others(bnexp: Bnexp) -> None:
+    """Numbers shift as a sweep grows."""
+    words = ("train", "-m", *WORDS, "norm=none,batch", "hydra.sweep.dir=mine", "hydra.sweep.subdir='${hydra:job.num}'")
+    assert bnexp(*words, "seed=0").status == 0
+    assert bnexp(*words, "seed=0").status == 0, "the same again"
+    before = {path: path.read_bytes() for path in Path("mine").glob("*/run.json")}
+    outcome = bnexp(*words, "seed=0,1")
+    assert outcome.status == 2
+    assert "mine names its runs by number, and these have others: choose another directory" in outcome.err
+    assert {path: path.read_bytes() for path in Path("mine").glob("*/run.json")} == before
+
+
+def test_a_resumed_sweep_names_its_runs_as_hydra_does(bnexp: Bnexp) -> None:
+    assert bnexp("train", "-m", *WORDS, "seed=0,1", "norm=none,batch", "hydra.sweep.dir=mine").status == 0
+    names = {path.name for path in Path("mine").glob("*=*")}
+    shutil.rmtree(Path("mine", "norm=batch,seed=1"))
+    assert bnexp("resume", "mine").status == 0
+    assert {path.name for path in Path("mine").glob("*=*")} == names
+
+
 def test_one_owner_a_directory(bnexp: Bnexp, kill: Callable[[int], None]) -> None:
     kill(30)
     mine = train_killed(bnexp)
@@ -197,6 +226,9 @@ def test_other_versions_are_refused(bnexp: Bnexp, kill: Callable[[int], None]) -
     assert outcome.status == 2
     assert "mine was made by" in outcome.err
     assert "torch 1.0" in outcome.err
+    before = {path: path.read_bytes() for path in mine.iterdir() if path.is_file()}
+    assert bnexp("train", *record["overrides"], "hydra.run.dir=mine").status == 2, "by its own command as well"
+    assert {path: path.read_bytes() for path in mine.iterdir() if path.is_file()} == before
 
 
 def sweep_of(config: object, **settings: object) -> str:

@@ -227,6 +227,19 @@ def test_dry_run_says_the_plan_and_makes_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_workers_have_the_threads_of_their_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bnexp_sweep, "usable_cores", lambda: 8)
+    found = [bnexp_sweep.device_workers(RunConfig(threads=threads, device="cpu")) for threads in ("auto", 3, 16)]
+    assert found == [8, 2, 1]
+
+
+def test_nothing_left_to_do_is_said(bnexp: Bnexp) -> None:
+    words = ("train", "-m", "dataset=digits", "seed=0,1", "steps=4", "hydra.sweep.dir=mine")
+    assert bnexp(*words).status == 0
+    outcome = bnexp(*words, "dry_run=true")
+    assert (outcome.status, outcome.out) == (0, "nothing is left to do\n")
+
+
 def test_dry_run_false_trains(bnexp: Bnexp, tmp_path: Path) -> None:
     assert bnexp(*TRAIN[:3], "steps=1", "dry_run=false").status == 0
     assert len(find_runs([tmp_path])) == 1

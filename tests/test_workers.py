@@ -24,7 +24,7 @@ from bnexp.running import Sweep
 from bnexp.runs import Launch, create_run, find_runs
 from bnexp.sweep import Job, StackOfJobs, SweepPlan
 from bnexp.train import Interrupted
-from bnexp.workers import Closed, Emit, Evaluated, Event, Opened, Pool, Progress
+from bnexp.workers import Closed, Emit, Evaluated, Event, Opened, Pool, Progress, serve
 
 CONFIG = RunConfig(dataset=DatasetConfig("digits", validation=200), steps=1000)
 
@@ -61,6 +61,18 @@ def workers_left() -> list[str]:
     """Names of worker processes; joblib's linger beside them."""
     ours = ("ForkServerProcess", "SpawnProcess")
     return [child.name for child in multiprocessing.active_children() if child.name.startswith(ours)]
+
+
+@pytest.mark.parametrize(("visible", "device", "seen"), [(None, 1, "1"), ("3,5", 1, "5"), ("GPU-a", 0, "GPU-a")])
+def test_a_worker_sees_one_of_the_devices_that_its_parent_sees(
+    visible: str | None, device: int, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible) if visible else monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    serve(theirs, fake_train, os.getcwd(), device)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
 
 
 def ignore(event: Event) -> None:

@@ -1,0 +1,65 @@
+"""Compositions that are remembered: what Hydra's own loader composes anew each time."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.utils import setup_globals
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from bnexp.composition import Loader, configurations, our_loader
+
+CHOICES = ["dataset=digits", "norm=group", "act=sigmoid"]
+WORDS = [
+    [],
+    CHOICES,
+    [*CHOICES, "norm.groups=2", "seed=3", "arch.hidden=[8,8]", "hydra.run.dir=x"],
+    ["norm.groups=2", "norm=group", "++optim.lr=0.5", "experiment=demo", "steps=7", "steps=8"],
+    ["arch=convnet", "~arch.dense", "hydra.launcher.workers=2", "init_from='a=b,c'"],
+    ["dataset.root=${hydra:runtime.cwd}/x", "+hydra.launcher.submit_with.a=1", "optim={name: sgd, lr: 2}"],
+]
+
+
+def plain(config: DictConfig) -> object:
+    return OmegaConf.to_container(config, resolve=False)
+
+
+@pytest.mark.parametrize("mode", RunMode)
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_as_hydra_composes(words: list[str], mode: RunMode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the second time, and from another directory."""
+    if mode is RunMode.MULTIRUN:
+        words = [*words, "seed=range(3)", "act=relu,tanh"]
+    with configurations():
+        ours = Loader(None)
+        theirs = ConfigLoaderImpl(ours.config_search_path)
+        for place in (os.getcwd(), tmp_path):
+            monkeypatch.chdir(place)
+            found, expected = (loader.load_configuration("config", words, mode) for loader in (ours, theirs))
+            assert plain(found) == plain(expected)
+            for flag in ("struct", "readonly"):
+                assert OmegaConf.is_struct(found) == OmegaConf.is_struct(expected), flag
+                assert OmegaConf.is_readonly(found.hydra) == OmegaConf.is_readonly(expected.hydra), flag
+    assert len(ours.composed) == 1
+
+
+def test_jobs_as_hydra_composes_them() -> None:
+    setup_globals()
+    with configurations():
+        ours = Loader(None)
+        theirs = ConfigLoaderImpl(ours.config_search_path)
+        master = theirs.load_configuration("config", ["norm=none,batch", "hydra.sweep.dir=x"], RunMode.MULTIRUN)
+        for job in (["norm=none", "seed=1"], ["norm=batch", "seed=1"], ["norm=none", "seed=2"]):
+            assert plain(ours.load_sweep_config(master, job)) == plain(theirs.load_sweep_config(master, job))
+    assert len(ours.composed) == 2
+
+
+def test_no_composition_is_changed_by_who_has_it() -> None:
+    with configurations():
+        first = our_loader().load_configuration("config", CHOICES, RunMode.RUN)
+        first.seed, first.hydra.run.dir = 7, "elsewhere"
+        second = our_loader().load_configuration("config", CHOICES, RunMode.RUN)
+    assert second.seed == 0
+    assert "elsewhere" not in str(plain(second))
