@@ -106,7 +106,7 @@ def train(arguments: list[str]) -> int:
     words = read_words(arguments)
     if words.asks:
         return ask(words)
-    checked = plan(words)
+    checked = plan(words, timed=dry or words.multirun)
     if dry:
         return announce(checked.sweep)
     from bnexp import parallel

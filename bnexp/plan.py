@@ -42,9 +42,9 @@ class Plan:
     goes_on: bool  # in a directory that holds some of these runs
 
 
-def plan(words: Words, resume: bool = False) -> Plan:
+def plan(words: Words, resume: bool = False, timed: bool = True) -> Plan:
     """Compose and check every job; name the runs after what is swept. `resume`: leave out the runs that the directory
-    already holds, finished. Raises what `explain` says in a line.
+    already holds, finished; `timed`: estimate the seconds. Raises what `explain` says in a line.
     """
     from bnexp.parallel import processes  # noqa: PLC0415
     from bnexp.resume import check_holds, left_to_do  # noqa: PLC0415
@@ -67,7 +67,7 @@ def plan(words: Words, resume: bool = False) -> Plan:
     if goes_on and processes() > 1:
         raise ConfigError(f"{directory} holds this run already, which cannot go on under torchrun: choose another one")
     every = make_jobs(parsed, jobs, runs)
-    sweep = plan_sweep(left_to_do(every, directory) if goes_on else every, options)
+    sweep = plan_sweep(left_to_do(every, directory) if goes_on else every, options, timed)
     for_hydra = [*overrides, *naming, *fixed_place(directory, multirun)]
     return Plan(words, for_hydra, runs, directory, sweep, every if multirun else [], options, goes_on)
 

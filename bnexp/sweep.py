@@ -97,8 +97,10 @@ class SweepPlan:
         return f"{count(runs, 'run')}: {shape} {where}, about {duration(self.seconds)}"
 
 
-def plan_sweep(jobs: list[Job], options: Options) -> SweepPlan:
-    """Stacks of equal graphs, as large as caches and memory allow, at least one a worker. Raises ConfigError."""
+def plan_sweep(jobs: list[Job], options: Options, timed: bool = True) -> SweepPlan:
+    """Stacks of equal graphs, as large as caches and memory allow, at least one a worker. `timed`: with the seconds it
+    will take, for which a few steps are made. Raises ConfigError.
+    """
     if not jobs:
         return SweepPlan([], 0, 0.0)
     groups: dict[str, list[Job]] = {}
@@ -109,7 +111,7 @@ def plan_sweep(jobs: list[Job], options: Options) -> SweepPlan:
     every = list(chain.from_iterable(found))
     workers = min(workers, len(every))
     check_memory(every, workers)
-    seconds = sum(estimate(group) for group in found)
+    seconds = sum(estimate(group) for group in found) if timed else 0.0
     if options.submit:
         return SweepPlan(every, workers, seconds / len(every), submit=options.submit)
     here = options.workers is None and seconds < WORTH_WORKERS

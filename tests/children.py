@@ -83,7 +83,8 @@ def children_of(pid: int) -> list[int]:
 
 
 def await_end_of_group(group: int) -> None:
-    while group in {number for path in Path("/proc").glob("[0-9]*/stat") for number in group_alive(path)}:
+    """Of every thread: one that is still on its way out keeps its process's locks."""
+    while group in {number for path in Path("/proc").glob("[0-9]*/task/[0-9]*/stat") for number in group_alive(path)}:
         time.sleep(0.02)
 
 

@@ -25,7 +25,7 @@ from bnexp.engine import Stack
 from bnexp.runs import find_runs
 from bnexp.storage import DamagedFileError, load_tensors
 
-COMMON = ("train", "dataset=digits", "steps=120", "eval.first_every=20", "checkpoint.every_seconds=0.02", "threads=1")
+COMMON = ("train", "dataset=digits", "steps=80", "eval.first_every=20", "checkpoint.every_seconds=0.02", "threads=1")
 NETWORKS = [
     (f"arch={arch}", f"norm={norm}", f"optim={optim}")
     for arch in ("mlp", "convnet")
@@ -328,7 +328,7 @@ def test_report_of_damaged_runs(times: Times, tell: Tell) -> None:
     chance, right = random.Random(6), 0
     words = (*COMMON, "-m", "norm=none,batch", "seed=range(3)", "steps=20", "eval.first_every=10", "arch.hidden=[8]")
     assert in_child((*words, "hydra.launcher.workers=1", "hydra.sweep.dir=whole"), lead_forks) == 0
-    for _ in range(count := times(100)):
+    for _ in range(count := times(50)):
         shutil.copytree("whole", "mine")
         run = chance.choice(find_runs([Path("mine")])).directory
         what = damage(run, chance)
