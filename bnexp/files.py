@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LONGEST_NAME = 200  # bytes of a name that is made of a run's words; file systems allow 255
+
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:

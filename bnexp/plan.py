@@ -16,13 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from bnexp.composition import check_hydra, compose, compose_jobs, configurations, in_words, parse_overrides
 from bnexp.config import ConfigError, RunConfig, known_keys, require, require_path
 from bnexp.console import say
+from bnexp.files import LONGEST_NAME
 from bnexp.runs import Launch, config_digest, holds_run
 from bnexp.words import Words
 
 if TYPE_CHECKING:
     from bnexp.sweep import Job, Options, SweepPlan
 
-LONGEST_NAME = 200  # bytes of a run's directory name that is made of its words
 LONGEST_PART, LONGEST_PATH = 255, 3800  # bytes of a name, and of a directory: file systems allow 4096 of a path
 LONGEST_WORD = 50  # bytes of an override that is part of it
 SMALLEST_DISK = 16 * 2**20  # bytes free, under which no run is started

@@ -23,6 +23,7 @@ from bnexp.comparison import (
 from bnexp.config import ConfigError
 from bnexp.console import complain, count, printable, say, show_table
 from bnexp.figures import Arrivals, Curve, Plot, accuracy_plot, arrivals_plot, plot_figure, speed_plot
+from bnexp.files import LONGEST_NAME
 from bnexp.logs import write_bands
 from bnexp.report_page import Section, page
 from bnexp.runs import RunRecord, find_runs, to_json
@@ -32,7 +33,6 @@ TARGET = 0.90  # of validation accuracy, in the table
 HEADER = ["arm", "n", "test accuracy", "− control, paired", "steps to 90%", "reached", "steps/s", "ratio"]
 TIMES_HEADER = ["arm", "to", "reached", "median", "restricted mean", "− control, paired"]
 BANDS = "bands"  # folder of the aggregate TensorBoard runs
-LONGEST_NAME = 200  # bytes of one of them
 
 
 # ---- words

@@ -10,15 +10,13 @@ from typing import Any
 
 from bnexp.config import ConfigError, RunConfig, recorded
 from bnexp.console import say
-from bnexp.files import replaced
+from bnexp.files import LONGEST_NAME, replaced
 from bnexp.messages import explain
 from bnexp.running import Sweep
 from bnexp.runs import SWEEP, Launch, RunRecord, complete_runs, config_digest, find_runs, to_json
 from bnexp.sweep import Job, Options, StackOfJobs, parse_options, plan_sweep
 from bnexp.train import check, open_member, train_together
 from bnexp.workers import Emit, Opened, Reporter
-
-LONGEST_NAME = 200  # bytes of a directory's name
 
 
 def write_jobs(directory: Path, jobs: list[Job], options: Options) -> None:

@@ -410,7 +410,7 @@ def test_every_published_cell_has_a_claim() -> None:
 
 
 def test_sweeps_compose_and_stack() -> None:
-    """Every claim's runs are valid configurations; seeds of an arm share a stack."""
+    """Runs of every claim, the grid's first and last, are valid configurations; seeds of an arm share a stack."""
     with configurations():
         for sweep in sweeps_of(CLAIMS):
             if re.fullmatch(r"wu_he_.*_(4|8|16)", sweep.name):
