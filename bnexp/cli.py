@@ -122,13 +122,15 @@ def start(checked: Plan) -> int:
     from bnexp.console import say
     from bnexp.lock import Lock
     from bnexp.plan import check_output, shortest
-    from bnexp.resume import write_jobs
+    from bnexp.resume import clear_leftovers, write_jobs
 
     if not checked.sweep.stacks:
         say(f"{checked.directory} is finished: nothing is left to do")
         return 0
     with Lock(checked.directory):
-        if not checked.goes_on:
+        if checked.goes_on:
+            clear_leftovers(checked.directory)
+        else:
             check_output(checked.directory)  # again, now that nobody else can write there
         if checked.jobs:
             write_jobs(checked.directory, checked.jobs, checked.options)
@@ -148,6 +150,7 @@ def train_in_parallel(checked: Plan) -> int:
     from bnexp import parallel
     from bnexp.train import follow
 
+    parallel.meet()
     if parallel.rank() == 0:
         return start(checked)
     follow(checked.runs[0])

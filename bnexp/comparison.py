@@ -70,6 +70,7 @@ class ArmResult:
     steps_per_second: float
     speed_ratio: float | None
     notes: list[str]
+    recalibrated: Estimate | None  # test accuracy with statistics of a whole epoch
 
     def time(self, target: float, unit: str) -> TimeResult:
         return next(found for found in self.times if (found.target, found.unit) == (target, unit))
@@ -183,9 +184,16 @@ def compare_panel(panel: str, arms: dict[str, list[RunRecord]], control_arm: str
                 steps_per_second=median_speed(runs),
                 speed_ratio=median_speed(runs) / median_speed(control) if control else None,
                 notes=[printable(str(note)) for note in runs[0].record["notes"]],
+                recalibrated=mean_interval(again, random) if (again := recalibrated_accuracies(runs)) else None,
             )
         )
     return results
+
+
+def recalibrated_accuracies(runs: list[RunRecord]) -> list[float]:
+    """Where the test was made once more with `eval.recalibrate`."""
+    found = (run.summary.get("test_recalibrated") for run in runs)
+    return [test["accuracy"] for test in found if test]
 
 
 def compare_times(

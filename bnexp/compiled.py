@@ -41,7 +41,8 @@ class Compiled:
         import torch._dynamo.config as dynamo  # noqa: PLC0415 - a second to import, and only some runs compile
         import torch._inductor.config as inductor  # noqa: PLC0415
 
-        dynamo.recompile_limit = 1024  # where it isn't ahead of time: one entry a graph, the default of 8 counts all
+        # where it isn't ahead of time: one entry a graph, the defaults of 8 and 256 count all
+        dynamo.recompile_limit = dynamo.accumulated_recompile_limit = 1024
         inductor.compile_threads = 1  # one kernel: a pool of compilers would only cost memory
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here is no news
         mode = "reduce-overhead" if self.device.type == "cuda" else None  # a CUDA graph: one launch a call

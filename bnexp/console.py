@@ -40,7 +40,7 @@ def tell_uncompiled() -> None:
     """Say once that this machine can't compile."""
     global _told_uncompiled  # noqa: PLW0603 - once a process
     if not _told_uncompiled:
-        say("no C++ compiler (g++ or clang++) was found: steps run uncompiled, at about half the speed")
+        say("no compiler (g++ or clang++; on CUDA Triton, gcc) is there: steps run uncompiled, at about half the speed")
         _told_uncompiled = True
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -81,13 +82,17 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def has_compiler() -> bool:
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+def has_compiler(device_type: str = "cpu") -> bool:
+    """A C++ compiler; on CUDA Triton, and a C compiler for what it launches."""
+    if device_type == "cuda":
+        names = (os.environ.get("CC", "gcc"), "gcc", "clang")
+        return find_spec("triton") is not None and any(map(shutil.which, names))
+    return any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
 
 
 def compiles(config: RunConfig, device: torch.device) -> bool:
     """Whether a run's step is compiled. It looks at the run and the machine, never at a stack: bytes depend on it."""
-    return wants_compiled(config, device) and (device.type != "cpu" or has_compiler())
+    return wants_compiled(config, device) and has_compiler(device.type)
 
 
 def wants_compiled(config: RunConfig, device: torch.device) -> bool:
@@ -113,9 +118,15 @@ def thread_count(config: RunConfig, device: torch.device) -> int:
 
 
 def prepare_torch(config: RunConfig, device: torch.device) -> None:
-    """Threads and denormals of the process, before anything of a run is computed."""
+    """Threads and denormals of the process, before anything of a run is computed; on CUDA algorithms that repeat to the
+    bit where there are some, and convolutions whose fp32 is not TF32.
+    """
     torch.set_num_threads(thread_count(config, device))
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(True)  # saturated sigmoids make denormals, which are slow
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False
 
 
 def usable_cores() -> int:
@@ -396,20 +407,21 @@ class Evaluator:
 
     def recorder(self, name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
         def record(module: nn.Module, arguments: tuple[Tensor]) -> None:
-            self.inputs[name] = arguments[0][:, 0]
+            if name not in self.inputs:  # of the first batch; a copy, since a view would keep every channel
+                self.inputs[name] = arguments[0][:, 0].clone()
 
         return record
 
     @torch.no_grad()
     def evaluate(self, parameters: Tensors, buffers: Tensors, images: Images) -> Evaluation:
-        loss, right, activations = 0.0, 0, dict[str, float]()
+        loss, right = 0.0, 0
+        self.inputs.clear()
         for start in range(0, len(images), EVALUATION_BATCH):
             batch = images[start : start + EVALUATION_BATCH]
             logits = self.answer(parameters, buffers, self.data.scaled(batch.pixels), batch.condition)
             loss += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
             right += int((logits.argmax(1) == batch.labels).sum())
-            activations = activations or self.percentiles()
-        return Evaluation(loss / len(images), right / len(images), activations)
+        return Evaluation(loss / len(images), right / len(images), self.percentiles())
 
     def percentiles(self) -> dict[str, float]:
         found = {}

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LONGEST_NAME = 200  # bytes of a name that is made of a run's words; file systems allow 255
@@ -15,13 +15,15 @@ def replaced(path: Path) -> Iterator[Path]:
     """
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        yield beside
-        beside.chmod(0o644)  # safetensors makes it private; runs and caches are for sharing
-        sync(beside)
-        beside.replace(path)
-        sync(path.parent)
+        with naming(path):
+            yield beside
+            beside.chmod(0o644)  # safetensors makes it private; runs and caches are for sharing
+            sync(beside)
+            beside.replace(path)
+            sync(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # what failed first is what to tell
+            beside.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -31,3 +33,12 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the system names this path: of a write or a flush it would name none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error

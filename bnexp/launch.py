@@ -19,8 +19,8 @@ from bnexp.messages import explain
 from bnexp.plan import launch_here
 from bnexp.running import Sweep
 from bnexp.sweep import Job, StackOfJobs, SweepPlan
-from bnexp.train import Member, open_member, train_together
-from bnexp.workers import Emit, Opened, Reporter
+from bnexp.train import Member, open_member, outcome_there, train_together
+from bnexp.workers import Closed, Emit, Opened, Reporter
 
 Returns = dict[int, JobReturn]  # by the job's number
 
@@ -90,9 +90,14 @@ class Nest:
         whole: Any = HydraConfig.instance().cfg
         outcome: dict[str, Any] | Exception | None = None
         try:
-            member = open_member(job.config, launch_here(), len(self.stack), job.goes_on)
-            self.members[job.number] = member
-            self.emit(Opened(job.number, member.launch.directory, member.start.step))
+            place = launch_here()
+            outcome = outcome_there(job.config, place.directory) if job.goes_on else None
+            if outcome is not None:
+                self.emit(Closed(job.number, place.directory, outcome))
+            else:
+                member = open_member(job.config, place, len(self.stack), job.goes_on)
+                self.members[job.number] = member
+                self.emit(Opened(job.number, place.directory, member.start.step))
         except Exception as error:
             outcome = error
         self.enter(depth + 1)

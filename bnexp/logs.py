@@ -3,6 +3,8 @@
 import csv
 import errno
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,17 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from bnexp.engine import Evaluation
+from bnexp.files import naming
 from bnexp.runs import EVENTS, METRICS, TIMING
+
+
+def hand_over(arguments: threading.ExceptHookArgs) -> None:
+    """An error of TensorBoard's thread on a full disk: its next call raises it here, where it is told in a line."""
+    if not isinstance(arguments.exc_value, OSError):
+        threading.__excepthook__(arguments)
+
+
+threading.excepthook = hand_over
 
 
 class Recorder:
@@ -20,18 +32,12 @@ class Recorder:
     """
 
     def __init__(self, directory: Path, layers: list[str], until: int = 0) -> None:
-        self.layers = layers
-        metrics = ["step", "split", "loss", "accuracy", *layers]
-        timing = ["step", "seconds", "steps_per_second"]
+        self.directory, self.layers = directory, layers
         old = [cut_back(directory / name, until) if until else [] for name in (METRICS, TIMING)]
         for path in directory.glob(EVENTS):
             path.unlink()
-        mode = "a" if until else "w"
-        self.files = [(directory / name).open(mode, newline="") for name in (METRICS, TIMING)]
-        self.metrics, self.timing = (csv.writer(file, lineterminator="\n") for file in self.files)
-        if not until:
-            self.metrics.writerow(metrics)
-            self.timing.writerow(timing)
+        self.metrics = Table(directory / METRICS, [] if until else ["step", "split", "loss", "accuracy", *layers])
+        self.timing = Table(directory / TIMING, [] if until else ["step", "seconds", "steps_per_second"])
         self.board = SummaryWriter(str(directory))
         for row in old[0]:
             self.show(row)
@@ -45,46 +51,75 @@ class Recorder:
         values = [result.activations[layer] for layer in self.layers] if split == "validation" else None
         cells = [number(value) for value in values] if values else ["" for _ in self.layers]
         self.add([str(step), split, number(result.loss), number(result.accuracy), *cells])
-        self.files[0].flush()
+        self.metrics.flush()
 
     def speed(self, step: int, seconds: float, steps_per_second: float) -> None:
         row = [str(step), f"{seconds:.6f}", f"{steps_per_second:.1f}"]
-        self.timing.writerow(row)
-        self.files[1].flush()
+        self.timing.add(row)
+        self.timing.flush()
         self.show_speed(row)
 
     def add(self, row: list[str]) -> None:
-        self.metrics.writerow(row)
+        self.metrics.add(row)
         self.show(row)
 
     def show(self, row: list[str]) -> None:
         """A row of metrics.csv in TensorBoard."""
         step, split, loss, accuracy, *values = row
-        self.board.add_scalar(f"loss/{split}", float(loss), int(step))
+        self.scalar(f"loss/{split}", loss, step)
         if accuracy:
-            self.board.add_scalar(f"accuracy/{split}", float(accuracy), int(step))
+            self.scalar(f"accuracy/{split}", accuracy, step)
         for layer, value in zip(self.layers, values, strict=True):
             if value:
-                self.board.add_scalar(f"activations/{layer}", float(value), int(step))
+                self.scalar(f"activations/{layer}", value, step)
 
     def show_speed(self, row: list[str]) -> None:
         step, _, rate = row
         if int(step):
-            self.board.add_scalar("speed/steps_per_second", float(rate), int(step))
+            self.scalar("speed/steps_per_second", rate, step)
+
+    def scalar(self, tag: str, value: str, step: str) -> None:
+        with naming(self.directory):
+            self.board.add_scalar(tag, float(value), int(step))
 
     def sync(self) -> None:
         """Rows on the disk, before a checkpoint that relies on them."""
-        for file in self.files:
-            file.flush()
-            os.fsync(file.fileno())
+        self.metrics.sync()
+        self.timing.sync()
+        with naming(self.directory):
+            self.board.flush()
 
     def hyperparameters(self, config: dict[str, Any]) -> None:
         write_hyperparameters(self.board, config)
 
     def close(self) -> None:
-        for file in self.files:
-            file.close()
-        self.board.close()
+        """Whatever fails here failed before, as the run was closed."""
+        for close in (self.metrics.file.close, self.timing.file.close, self.board.close):
+            with suppress(OSError):
+                close()
+
+
+class Table:
+    """A CSV file that grows by rows, begun with a header; without one it goes on."""
+
+    def __init__(self, path: Path, header: list[str]) -> None:
+        self.path, self.file = path, path.open("w" if header else "a", newline="")
+        self.writer = csv.writer(self.file, lineterminator="\n")
+        if header:
+            self.add(header)
+
+    def add(self, row: list[str]) -> None:
+        with naming(self.path):
+            self.writer.writerow(row)
+
+    def flush(self) -> None:
+        with naming(self.path):
+            self.file.flush()
+
+    def sync(self) -> None:
+        self.flush()
+        with naming(self.path):
+            os.fsync(self.file.fileno())
 
 
 def cut_back(path: Path, step: int) -> list[list[str]]:

@@ -203,7 +203,8 @@ class GroupNorm(nn.Module):
         super().__init__()
         if features % groups:
             allowed = ", ".join(str(n) for n in range(1, features + 1) if features % n == 0)
-            raise ConfigError(f"norm.groups={groups} does not divide {features} channels: choose from {allowed}")
+            where = f"a layer's {features} channels"
+            raise ConfigError(f"norm.groups={groups} does not divide {where}: choose from {allowed}")
         self.groups, self.eps = groups, eps
         register_numbers(self, epsilon=eps)
         self.weight = nn.Parameter(torch.ones(features)) if affine else None  # γ

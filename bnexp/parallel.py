@@ -33,6 +33,11 @@ def join() -> None:
     atexit.register(dist.destroy_process_group)
 
 
+def meet() -> None:
+    """Wait for the others: what one of them writes now, the checks of the rest would find."""
+    dist.barrier()
+
+
 class Sum(torch.autograd.Function):
     """Sum over processes; what comes after it is everybody's, so its gradient is summed as well."""
 

@@ -63,7 +63,8 @@ def plan(words: Words, resume: bool = False, timed: bool = True) -> Plan:
     check_place(directory)
     twice = len({config_digest(config) for config in runs}) < len(runs)
     require(not twice, "the sweep", " ".join(overrides), "it has the same run more than once")
-    goes_on = resume or check_holds(directory, runs)
+    own_names = not multirun or any(word.key_or_group == "hydra.sweep.subdir" for word in parsed)
+    goes_on = resume or check_holds(directory, runs, [] if own_names else names_of(parsed, jobs))
     if goes_on and processes() > 1:
         raise ConfigError(f"{directory} holds this run already, which cannot go on under torchrun: choose another one")
     every = make_jobs(parsed, jobs, runs)
@@ -151,12 +152,18 @@ def split_jobs(words: list[Override]) -> list[list[str]]:
 
 
 def name_sweep(words: list[Override], jobs: list[list[str]]) -> list[str]:
-    """Name the directories of a sweep's runs after the swept keys alone, or by number where that makes no name."""
-    swept = [word.key_or_group for word in words if word.is_sweep_override()]
-    names = [",".join(word for word in job if word.split("=")[0].lstrip("+") in swept) for job in jobs]
-    if not swept or any("/" in name or len(name.encode()) > LONGEST_NAME for name in names):
+    """Words that have Hydra name the directories of a sweep's runs so."""
+    if names_of(words, jobs)[0] == "0":
         return ["hydra.sweep.subdir=${hydra:job.num}"]
     return leave_out([word.key_or_group for word in words if not word.is_sweep_override()])
+
+
+def names_of(words: list[Override], jobs: list[list[str]]) -> list[str]:
+    """After the swept keys alone, or numbers where that makes no name."""
+    swept = [word.key_or_group for word in words if word.is_sweep_override()]
+    names = [",".join(sorted(word for word in job if word.split("=")[0].lstrip("+") in swept)) for job in jobs]
+    fit = all(name and "/" not in name and len(name.encode()) <= LONGEST_NAME for name in names)
+    return names if fit else [str(number) for number in range(len(jobs))]
 
 
 def name_run(words: list[Override]) -> list[str]:

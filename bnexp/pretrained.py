@@ -12,7 +12,8 @@ from bnexp.config import ConfigError, RunConfig, require
 from bnexp.runs import CHECKPOINT, read_run
 from bnexp.storage import DamagedFileError, file_digest, load_tensors
 
-SHAPING = ("name", "hidden", "depth", "channels", "dense", "growth", "pre_activation")  # keys that have to agree
+# keys that have to agree
+SHAPING = ("name", "hidden", "depth", "channels", "dense", "growth", "norm_position", "pre_activation")
 FEW = 6  # names that a line gives
 
 

@@ -97,7 +97,7 @@ class Landscape:
         self, theta: Tensors, gradient: Tensors, rate: float
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Of every layer's weights, the layers before it having taken a step of gradient descent."""
-        stepped, names = moved(theta, gradient, rate), list(theta)
+        stepped, names = moved(theta, gradient, rate), in_order(list(theta))
         layers = [n for n, module in self.stack.model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         shift, cosine = dict[str, float](), dict[str, float]()
         for number, name in enumerate(names):
@@ -109,6 +109,19 @@ class Landscape:
             shift[layer] = float((before - after).norm())
             cosine[layer] = float(torch.cosine_similarity(before, after, 0))
         return shift, cosine
+
+
+def in_order(names: list[str]) -> list[str]:
+    """Parameters as the network comes to them: a residual branch's factor, a block's first one, stands behind the rest
+    of its block.
+    """
+
+    def place(name: str) -> tuple[int, bool]:
+        block, found, _ = name.rpartition(".factor")
+        inside = [number for number, other in enumerate(names) if other == name or (found and other.startswith(block))]
+        return inside[-1], bool(found)
+
+    return sorted(names, key=place)
 
 
 def moved(theta: Tensors, gradient: Tensors, length: float) -> Tensors:

@@ -1,4 +1,4 @@
-"""`eval.recalibrate`: population statistics taken anew over the training set, instead of running averages."""
+"""`eval.recalibrate`: population statistics taken anew over an epoch, instead of running averages."""
 
 from copy import deepcopy
 
@@ -14,8 +14,8 @@ AVERAGES = ("running_mean", "running_var")
 
 @torch.no_grad()
 def recalibrated(stack: Stack, row: int) -> Tensors | None:
-    """A member's buffers with each running mean and variance replaced by those over one epoch of its batches, with the
-    parameters as they are now: the mean of the batches' means, and the mean of their (biased) variances plus the
+    """A member's buffers with each running mean and variance replaced by those over the whole batches of an epoch, with
+    the parameters as they are now: the mean of the batches' means, and the mean of their (biased) variances plus the
     variance of their means ("precise BN", Wu & Johnson 2021, §3). None where no norm keeps running averages.
     """
     config, train, member = stack.configs[row], stack.data.train, stack.members[row]

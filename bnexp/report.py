@@ -130,6 +130,10 @@ def footnotes(results: list[ArmResult]) -> list[str]:
     for result in results:
         if result.notes:
             lines.append(f"{result.arm} besides: {', '.join(result.notes)}.")
+        if result.recalibrated:
+            where = f"{result.panel}, " if result.panel else ""
+            words = f"test accuracy {percent(result.recalibrated)} with statistics of a whole epoch"
+            lines.append(f"{where}{result.arm}: {words} in place of running averages.")
         if result.p is not None and result.difference and result.difference.n >= FEWEST_PAIRS:
             lines.append(test_words(result, sum(other.p is not None for other in results)))
     fewest = min((r.difference.n for r in results if r.difference), default=None)

@@ -1,6 +1,7 @@
 """`bnexp resume`: what a run or a sweep that was cut off has left to do.
 
-It reads JSON and safetensors alone and composes nothing, so that no file can name what is executed.
+It reads JSON and safetensors alone and composes nothing, so that no file can name what is executed: a run that it
+starts for the first time has no record of Hydra's.
 """
 
 import json
@@ -13,10 +14,19 @@ from bnexp.console import say
 from bnexp.files import LONGEST_NAME, replaced
 from bnexp.messages import explain
 from bnexp.running import Sweep
-from bnexp.runs import SWEEP, Launch, RunRecord, complete_runs, config_digest, find_runs, to_json
+from bnexp.runs import (
+    SWEEP,
+    Launch,
+    RunRecord,
+    clear_progress,
+    complete_runs,
+    config_digest,
+    find_runs,
+    to_json,
+)
 from bnexp.sweep import Job, Options, StackOfJobs, parse_options, plan_sweep
-from bnexp.train import check, open_member, train_together
-from bnexp.workers import Emit, Opened, Reporter
+from bnexp.train import check, open_member, outcome_there, train_together
+from bnexp.workers import Closed, Emit, Opened, Reporter
 
 
 def write_jobs(directory: Path, jobs: list[Job], options: Options) -> None:
@@ -26,6 +36,15 @@ def write_jobs(directory: Path, jobs: list[Job], options: Options) -> None:
     record = {**settings, "submit": options.submit, "jobs": entries}
     with replaced(directory / SWEEP) as file:
         file.write_text(to_json(record))
+
+
+def clear_leftovers(directory: Path) -> None:
+    """What was being written when a sweep's process was killed, and what runs that are over could have gone on from."""
+    for path in directory.glob("*.part"):
+        path.unlink(missing_ok=True)
+    for run in runs_of(directory).values():
+        if run.complete:
+            clear_progress(run.directory)
 
 
 def runs_of(directory: Path) -> dict[str, RunRecord]:
@@ -39,9 +58,10 @@ def left_to_do(jobs: list[Job], directory: Path) -> list[Job]:
     return [replace(job, goes_on=True) for job in jobs if config_digest(job.config) not in done]
 
 
-def check_holds(directory: Path, runs: list[RunConfig]) -> bool:
+def check_holds(directory: Path, runs: list[RunConfig], names: list[str]) -> bool:
     """Whether a directory holds some of these runs already. Raises ConfigError where it holds others, or these where
-    others of them would go: numbers that are names shift as a sweep grows.
+    others of them would go, or cut off and under other names than Hydra will give them: as a sweep grows, numbers that
+    are names shift, and so does what tells its runs apart.
     """
     there = runs_of(directory) if directory.is_dir() else {}
     digests = [config_digest(config) for config in runs]
@@ -49,9 +69,14 @@ def check_holds(directory: Path, runs: list[RunConfig]) -> bool:
         raise ConfigError(f"{directory} holds another run already: choose another directory")
     for run in there.values():
         check_versions(run)
-        name = run.directory.name
-        if name.isdigit() and run.directory != directory and digests.index(run.digest) != int(name):
+        name, number = run.directory.name, digests.index(run.digest)
+        now = names[number] if names else str(number) if name.isdigit() else name
+        if run.directory == directory or name == now:
+            continue
+        if name.isdigit() and now.isdigit():
             raise ConfigError(f"{directory} names its runs by number, and these have others: choose another directory")
+        if not run.complete:
+            raise ConfigError(f"{run.directory} was cut off and is {now} in this sweep: bnexp resume {directory} first")
     return bool(there)
 
 
@@ -64,6 +89,7 @@ def resume(directory: Path) -> str:
     there = runs_of(directory)
     for run in there.values():
         check_versions(run)
+    clear_leftovers(directory)
     left = left_to_do(jobs, directory)
     if not left:
         return f"{directory} is finished: nothing is left to do"
@@ -88,6 +114,10 @@ class Finisher:
         members, ends = {}, dict[int, str | None]()
         for job in stack:
             launch = Launch(self.places[job.number], job.words, job.number)
+            if ended := outcome_there(job.config, launch.directory):
+                ends[job.number] = None
+                emit(Closed(job.number, launch.directory, ended))
+                continue
             try:
                 member = open_member(job.config, launch, len(stack), job.goes_on)
             except Exception as error:  # one directory's trouble is not the others'

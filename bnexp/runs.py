@@ -7,6 +7,7 @@ import math
 import platform
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -28,7 +29,7 @@ RUN, METRICS, TIMING, SUMMARY, CHECKPOINT = (
     "checkpoint.safetensors",
 )
 RESUME = "resume-*.safetensors"
-FILES = (METRICS, TIMING, SUMMARY, CHECKPOINT, f"{CHECKPOINT}.sha256", RUN)
+FILES = (METRICS, TIMING, SUMMARY, CHECKPOINT, f"{CHECKPOINT}.sha256")
 EVENTS = "events.out.tfevents.*"
 KEPT = "checkpoint-*.safetensors"
 PACKAGES = ("bnexp", "torch", "torchvision", "numpy", "hydra-core", "tensorboard")
@@ -57,9 +58,11 @@ def digest_of(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None:
-    """Claim the directory with its run.json, under its lock. Raises ConfigError where it holds a run already."""
-    if (launch.directory / RUN).exists():
+def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any], again: bool = False) -> None:
+    """Claim the directory with its run.json, under its lock. Raises ConfigError where it holds a run already, unless
+    that one starts `again`: its record is replaced, so that there is one at any time.
+    """
+    if not again and (launch.directory / RUN).exists():
         raise ConfigError(f"{launch.directory} holds a run already: choose another directory")
     launch.directory.mkdir(parents=True, exist_ok=True)
     record = {
@@ -101,7 +104,9 @@ def write_summary(directory: Path, summary: dict[str, Any]) -> None:
 
 
 def write_failure(directory: Path, error: str) -> None:
-    write_summary(directory, {"status": "failed", "error": error})
+    """But of a run that is over: that one stays what it is."""
+    if complete_run(directory) is None:
+        write_summary(directory, {"status": "failed", "error": error})
 
 
 def close_interrupted(directory: Path, step: int) -> None:
@@ -111,7 +116,7 @@ def close_interrupted(directory: Path, step: int) -> None:
 
 
 def clear_run(directory: Path) -> None:
-    """Remove what a run wrote, so that it can start again in the same directory. Hydra's record stays."""
+    """Remove what a run wrote, so that it can start again in the same directory. Hydra's record stays, and run.json."""
     clear_progress(directory)
     for path in (*(directory / name for name in FILES), *directory.glob(EVENTS), *directory.glob(f"{KEPT}*")):
         path.unlink(missing_ok=True)
@@ -213,7 +218,9 @@ class RunRecord:
         try:
             end = self.summary["steps"]
             curve = [row["accuracy"] for row in self.validation.values()]
-            numbers = (self.summary["test"]["accuracy"], self.summary["steps_per_second"], self.summary["seconds"])
+            test = self.summary["test"]
+            tests = (test["accuracy"], self.summary.get("test_recalibrated", test)["accuracy"])
+            numbers = (*tests, self.summary["steps_per_second"], self.summary["seconds"])
             whole = (
                 max(self.validation) == max(self.seconds) == end and curve[-1] == self.summary["validation"]["final"]
             )
@@ -259,6 +266,14 @@ def complete_runs(sweep: Path) -> dict[str, RunRecord]:
     digest.
     """
     return {run.digest: run for run in find_runs([sweep]) if run.complete and run.of_these_versions}
+
+
+def complete_run(directory: Path) -> RunRecord | None:
+    """The directory's own run, where it is over."""
+    with suppress(OSError, ValueError, RecursionError):
+        run = read_run(directory)
+        return run if run.complete else None
+    return None
 
 
 def deciding_versions() -> dict[str, str]:

@@ -25,6 +25,7 @@ MOST_WORKERS = 1024
 CLUSTERS = ("slurm", "local")
 WORKER_BYTES = 600e6  # torch and a data set, about
 COMPILED, COMPILING = 0.5, 8.0  # a compiled step against an uncompiled one; seconds to compile, both about
+LONG_ENOUGH = 0.3  # seconds of calls that are timed
 WORTH_WORKERS = 12.0  # seconds of training: shorter sweeps are over before a second process has started
 
 
@@ -214,9 +215,9 @@ def time_steps(config: RunConfig) -> tuple[float, float]:
 
 
 def shortest(work: Callable[[], object]) -> float:
-    """Seconds of the quickest of a few calls."""
+    """Seconds of the quickest of a few calls; of long ones the first will do."""
     marks = [time.perf_counter()]
-    for _ in range(4):
+    while len(marks) <= 4 and marks[-1] - marks[0] < LONG_ENOUGH:
         work()
         marks.append(time.perf_counter())
     return min(after - before for before, after in pairwise(marks))

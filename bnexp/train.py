@@ -1,6 +1,7 @@
 """The loop: members in, metrics out."""
 
 import json
+import multiprocessing
 import signal
 import threading
 import time
@@ -47,6 +48,7 @@ from bnexp.runs import (
     checkpoint_at,
     clear_progress,
     clear_run,
+    complete_run,
     config_digest,
     create_run,
     read_record,
@@ -76,8 +78,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a request that the loop heeds between steps; a second one ends at once.
-    A signal that the process ignores stays ignored.
+    """Turns the first SIGINT or SIGTERM into a request that the loop heeds between steps; a second one ends at once,
+    but for a worker: its parent repeats what a whole group was told, and ends it where it takes too long. A signal that
+    the process ignores stays ignored.
     """
 
     signum: int | None = None
@@ -91,6 +94,8 @@ class StopRequest:
     def note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
         self.restore()
+        if multiprocessing.parent_process() is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def restore(self) -> None:
         for number, handler in self.previous.items():
@@ -207,12 +212,22 @@ def check(config: RunConfig) -> list[str]:
 
 def run_alone(config: RunConfig, launch: Launch, display: Display, goes_on: bool = False) -> dict[str, Any]:
     """Train one run into its directory and return its summary. Raises Interrupted after closing it."""
+    if goes_on and (ended := outcome_there(config, launch.directory)):
+        return ended
     member = open_member(config, launch, 1, goes_on)
     train_together([member], display)
     if isinstance(member.outcome, Exception):
         raise member.outcome
     assert member.outcome is not None
     return member.outcome
+
+
+def outcome_there(config: RunConfig, directory: Path) -> dict[str, Any] | None:
+    """Summary of the run, where the directory holds it complete: since it was planned, another process or this stack's
+    first worker may have come to its end.
+    """
+    run = complete_run(directory)
+    return run.summary if run and run.digest == config_digest(config) and run.of_these_versions else None
 
 
 def follow(config: RunConfig) -> None:
@@ -245,7 +260,7 @@ def open_member(config: RunConfig, launch: Launch, companions: int, goes_on: boo
         if start.tensors is None:
             if goes_on:
                 clear_run(launch.directory)
-            create_run(launch, config, facts)
+            create_run(launch, config, facts, again=goes_on)
         else:
             reopen_run(launch.directory, start.step)
         recorder = Recorder(launch.directory, activation_columns(model), start.step)
@@ -316,8 +331,7 @@ def train_together(members: list[Member], display: Display) -> None:
 def train_stack(members: list[Member], display: Display) -> None:
     config = members[0].config
     device, data = pick_device(config.device), load_data(config.dataset)
-    torch.set_num_threads(thread_count(config, device))
-    torch.set_flush_denormal(True)  # saturated sigmoids make denormals, which are slow
+    prepare_torch(config, device)
     try:
         stack = Stack([member.config for member in members], data, device)
         take_places(members, stack)
@@ -339,14 +353,18 @@ def train(members: list[Member], stack: Stack, display: Display) -> None:
     watch = Stopwatch(data.train.labels.device)
     saving = Timer(config.checkpoint.every_seconds)
     start = members[0].start.step
+    display.prepare(config.steps, stack.compiled, lacks_compiler(config))
+    stack.warm_up(batches.batch(start))  # compiling takes seconds to minutes, in which there is nothing to save
     with StopRequest() as stop:
-        display.prepare(config.steps, stack.compiled, lacks_compiler(config))
-        stack.warm_up(batches.batch(start))
         watch.start()
         for step in range(start, config.steps + 1):
             if config.eval.due(step, config.steps):
                 watch.stop(len(racing))
-                racing = [m for m in racing if m.evaluated(step) or goes_on(m, stack, step, watch.total, display)]
+                racing = [
+                    member
+                    for member in racing
+                    if stop.signum or member.evaluated(step) or goes_on(member, stack, step, watch.total, display)
+                ]
                 if step == config.steps or not racing:
                     break
                 repack(racing, stack, batches, step)
@@ -363,9 +381,8 @@ def train(members: list[Member], stack: Stack, display: Display) -> None:
             stack.update(step, batches.batch(step))
             if step % 20 == 0:
                 display.progress(step)
-        cut = stop.signum is not None and step < config.steps
         for member in racing:
-            close(member, stack, step, watch.total, "interrupted" if cut else "finished")
+            close(member, stack, step, watch.total, "finished" if member.evaluated(config.steps) else "interrupted")
             display.closed(member)
     if stop.signum is not None:
         raise Interrupted(stop.signum)

@@ -1,12 +1,13 @@
 """Commands in processes of their own, which can be killed: forks, which need no seconds to import torch."""
 
+import importlib
 import multiprocessing
 import os
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -25,7 +26,19 @@ def nothing() -> None:
 
 def start_child(words: tuple[str, ...], prepare: Prepare = nothing) -> int:
     """The command's process; what it says goes to the file `said`."""
+    if words[0] == "train":
+        compose_once(tuple(word for word in words if not word.startswith(("hydra.", "seed="))))
     return start(lambda: run([*words]), prepare)
+
+
+@cache
+def compose_once(words: tuple[str, ...]) -> None:
+    """Choices that children then have composed, and the data set that they have loaded: 0.1 s and more for each."""
+    import_everything()
+    if "compile=true" in words:
+        import_compiler()
+    with restored(), redirect_stdout(StringIO()):
+        run([*words, "seed=0,1" if "-m" in words else "seed=0", "dry_run=true"])
 
 
 @cache
@@ -34,6 +47,18 @@ def import_everything() -> None:
     with restored(), TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         run(["train", "dataset=digits", "steps=1", "eval.first_every=1", f"hydra.run.dir={folder}/run"])
         run(["report", f"{folder}/run"])
+
+
+def import_compiler() -> None:
+    """Two seconds more."""
+    for name in ("torch._dynamo", "torch._inductor.compile_fx"):
+        importlib.import_module(name)
+
+
+def run_here(words: tuple[str, ...]) -> int:
+    """The command in this process, which takes less than one of its own."""
+    with restored(), open("said", "a", buffering=1) as said, redirect_stdout(said), redirect_stderr(said):
+        return run([*words])
 
 
 def start(task: Callable[[], int], prepare: Prepare = nothing) -> int:
@@ -73,6 +98,19 @@ def lead_forks() -> None:
     os.setsid()
     context = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: context  # type: ignore[assignment,misc,return-value]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def await_that(happened: Callable[[], object], pid: int) -> None:
+    """Or the end of this process, which would have made it happen."""
+    while is_alive(pid) and not happened():
+        time.sleep(0.01)
 
 
 def children_of(pid: int) -> list[int]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bnexp.cli import run
 from bnexp.config import DatasetConfig
@@ -101,6 +102,14 @@ def restored() -> Iterator[None]:
     torch.set_flush_denormal(False)
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what is in the tables: a figure takes 0.3 s."""
+    for name in ("report.plot_figure", "probe_report.plot_figure", "bench_report.rate_figure"):
+        monkeypatch.setattr(f"bnexp.{name}", lambda *_: None)
+    monkeypatch.setattr("bnexp.report_page.plot_svg", lambda _: "<svg></svg>")
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command left: its exit status and what it wrote."""
@@ -130,9 +139,20 @@ def bnexp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return call
 
 
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Tag → step and value, as TensorBoard reads them; the speed's values are a clock's."""
+    board = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    board.Reload()
+    tags: list[str] = board.Tags()["scalars"]
+    return {
+        tag: [(event.step, 0 if tag.startswith("speed") else event.value) for event in board.Scalars(tag)]
+        for tag in sorted(tags)
+    }
+
+
 # ---- MNIST's files, with other contents
 
-COUNTS = {"train": 60_000, "t10k": 10_000}
+COUNTS = {"train": 600, "t10k": 100}  # a hundredth of the published files, whose sizes test_data.py has
 
 
 def idx_bytes(name: str) -> bytes:
@@ -161,13 +181,14 @@ def fakes(tmp_path_factory: pytest.TempPathFactory, sets: ModuleType) -> Path:
 
 @pytest.fixture
 def fake_mnist(fakes: Path, sets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetConfig:
-    """A data set of these files, with their MD5 in place of the published ones."""
+    """A data set of these files, with their sizes and MD5 in place of the published ones."""
+    monkeypatch.setattr(sets, "IMAGES", COUNTS)
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for path in fakes.iterdir():
         (folder / path.name).symlink_to(path)
         monkeypatch.setitem(sets.MNIST.files, path.name, sets.file_digest(path, "md5"))
-    return DatasetConfig("mnist", root=str(tmp_path))
+    return DatasetConfig("mnist", root=str(tmp_path), validation=50)
 
 
 def closed_port() -> int:

@@ -156,6 +156,8 @@ def by_pickle(place: str, *command: str) -> Attempt:
 
     def attempt(bnexp: Bnexp) -> Outcome:
         assert bnexp(*SHORT, "hydra.run.dir=mine").status == 0
+        if "resume" in command:
+            Path("mine/summary.json").unlink()
         write_pickle(Path(place))
         return bnexp(*command)
 

@@ -15,11 +15,18 @@ from bnexp.batches import Order
 from bnexp.checkpoint import load_checkpoint
 from bnexp.config import recorded
 from bnexp.data import load_data
-from bnexp.probe import FACTORS, Probe, probe_run
+from bnexp.probe import FACTORS, Probe, in_order, probe_run
 from bnexp.runs import RunRecord, find_runs, kept_checkpoints
 
 LR = 0.2
 WORDS = ("dataset=digits", "arch.hidden=[12,10]", f"optim.lr={LR}", "steps=40", "eval.first_every=20", "batch_size=32")
+
+
+def test_a_branchs_factor_stands_behind_its_layers() -> None:
+    block = ["stages.0.0.factor", "stages.0.0.first.layer.weight", "stages.0.0.layer.weight"]
+    names = ["first.layer.weight", *block, "stages.0.1.layer.weight", "classifier.weight"]
+    expected = ["first.layer.weight", *block[1:], block[0], "stages.0.1.layer.weight", "classifier.weight"]
+    assert in_order(names) == expected
 
 
 def trained(bnexp: Bnexp, *words: str) -> RunRecord:
@@ -156,6 +163,7 @@ def test_command(bnexp: Bnexp) -> None:
     assert "effective smoothness" in Path("sweep/probe.svg").read_text()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_one_checkpoint_says_how_to_have_more(bnexp: Bnexp) -> None:
     trained(bnexp)
     assert "train with eval.keep=true" in bnexp("probe", "mine").out
@@ -187,6 +195,7 @@ def test_a_damaged_checkpoint_is_named(bnexp: Bnexp) -> None:
     assert outcome.err == f"bnexp: probe: {path} is missing or damaged\n"
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_damaged_checkpoint_is_left_out_where_others_are_whole(bnexp: Bnexp) -> None:
     assert bnexp("train", "-m", *WORDS, "norm=none,batch", "hydra.sweep.dir=mine").status == 0
     path = Path("mine/norm=batch/checkpoint.safetensors")

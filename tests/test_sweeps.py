@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def make_jobs(*sizes: int, config: RunConfig = CONFIG) -> list[Job]:
 def small_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunConfig]:
     """Compiled runs, on a machine whose cache suits stacks of six of them. Nothing is compiled by a plan."""
     compiled = replace(CONFIG, compile=True)
-    monkeypatch.setattr("bnexp.engine.has_compiler", lambda: True)
+    monkeypatch.setattr("bnexp.engine.has_compiler", lambda *_: True)
     monkeypatch.setattr(bnexp_sweep, "cache_bytes", lambda: 6.5 * member_bytes(compiled) / CACHES_FILLED)
     with restored():
         yield compiled
@@ -72,25 +73,22 @@ def sizes_of(plan: SweepPlan) -> dict[int, list[int]]:
 
 
 @pytest.mark.parametrize("groups", [(1,), (5,), (13,), (40,), (3, 3), (17, 4, 1), (1, 9)])
-@pytest.mark.parametrize("workers", [1, 2, 5])
-@pytest.mark.parametrize("max_stack", [None, 1, 4, 7])
-def test_stacks_are_whole_even_and_enough(
-    small_cache: RunConfig, groups: tuple[int, ...], workers: int, max_stack: int | None
-) -> None:
+def test_stacks_are_whole_even_and_enough(small_cache: RunConfig, groups: tuple[int, ...]) -> None:
     jobs = make_jobs(*groups, config=small_cache)
-    plan = plan_sweep(jobs, Options(workers, max_stack))
-    assert sorted(job.number for stack in plan.stacks for job in stack) == [job.number for job in jobs]
-    for sizes in sizes_of(plan).values():
-        assert max(sizes) - min(sizes) <= 1
-        assert max(sizes) <= (max_stack or 9)  # six, or the nearest that is even
-    assert plan.workers == min(workers, len(plan.stacks))
-    assert len(plan.stacks) >= min(workers, len(jobs))
+    for workers, max_stack in product([1, 2, 5], [None, 1, 4, 7]):
+        plan = plan_sweep(jobs, Options(workers, max_stack), timed=False)
+        assert sorted(job.number for stack in plan.stacks for job in stack) == [job.number for job in jobs]
+        for sizes in sizes_of(plan).values():
+            assert max(sizes) - min(sizes) <= 1
+            assert max(sizes) <= (max_stack or 9)  # six, or the nearest that is even
+        assert plan.workers == min(workers, len(plan.stacks))
+        assert len(plan.stacks) >= min(workers, len(jobs))
 
 
 def test_stacks_fill_the_cache(small_cache: RunConfig) -> None:
     jobs = make_jobs(24, config=small_cache)
-    assert sizes_of(plan_sweep(jobs, Options(workers=1))) == {60: [6, 6, 6, 6]}
-    assert sizes_of(plan_sweep(jobs, Options(workers=1, max_stack=12))) == {60: [12, 12]}
+    assert sizes_of(plan_sweep(jobs, Options(workers=1), timed=False)) == {60: [6, 6, 6, 6]}
+    assert sizes_of(plan_sweep(jobs, Options(workers=1, max_stack=12), timed=False)) == {60: [12, 12]}
 
 
 @pytest.mark.parametrize("jobs", [LARGEST_STACK, LARGEST_STACK + 62, 3 * LARGEST_STACK + 1])
@@ -98,7 +96,7 @@ def test_no_stack_is_larger_than_hydra_can_nest(
     small_cache: RunConfig, monkeypatch: pytest.MonkeyPatch, jobs: int
 ) -> None:
     monkeypatch.setattr(bnexp_sweep, "cache_bytes", lambda: 2**40)
-    plan = plan_sweep(make_jobs(jobs, config=small_cache), Options(workers=1))
+    plan = plan_sweep(make_jobs(jobs, config=small_cache), Options(workers=1), timed=False)
     assert max(len(stack) for stack in plan.stacks) <= LARGEST_STACK
 
 
@@ -110,7 +108,7 @@ def test_no_stack_is_larger_than_hydra_can_nest(
 @pytest.mark.parametrize("max_stack", [None, 4])
 def test_runs_that_gain_nothing_come_one_by_one(config: RunConfig, max_stack: int | None) -> None:
     with restored():
-        plan = plan_sweep(make_jobs(5, config=config), Options(2, max_stack))
+        plan = plan_sweep(make_jobs(5, config=config), Options(2, max_stack), timed=False)
     assert sizes_of(plan) == {60: [1] * 5}
     assert "5 runs: one by one on 2 workers" in str(plan)
 

@@ -3,15 +3,13 @@
 import csv
 import json
 import signal
-import subprocess
-import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from children import await_that, end_of, kill, start_child
 from conftest import Bnexp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -19,7 +17,6 @@ import bnexp.train as training
 from bnexp.checkpoint import load_checkpoint
 from bnexp.config import ConfigError, RunConfig
 from bnexp.runs import SCHEMA, Launch, config_digest, create_run, find_runs
-from bnexp.storage import DamagedFileError
 
 DATA = Path(__file__).parent.parent / "data"
 TRAIN = ("train", "dataset=digits", "steps=120")
@@ -128,18 +125,11 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(bnexp: Bnexp) -> None:
     assert first[1] != other[1]
 
 
-def test_a_run_alone_and_in_a_sweep(bnexp: Bnexp) -> None:
-    alone = trained(bnexp, "alone", "norm=batch", "seed=1")
-    assert bnexp(*TRAIN, "-m", "norm=none,batch", "seed=0,1", "hydra.sweep.dir=sweep").status == 0
-    assert result_bytes(Path("sweep/norm=batch,seed=1")) == result_bytes(alone)
-
-
-@pytest.mark.parametrize("norm", ["batch", "layer", "group"])
-def test_arms_start_alike(bnexp: Bnexp, norm: str) -> None:
-    """A learning rate that moves no weight leaves the start in the checkpoint."""
+def test_arms_start_alike(bnexp: Bnexp) -> None:
+    """A learning rate that moves no weight leaves the start in the checkpoint. Of every norm: test_seeds_init.py."""
     still = ("steps=1", "optim.lr=1e-30", "arch.bias=true")
     control = load_checkpoint(trained(bnexp, "control", "norm=none", *still) / "checkpoint.safetensors")
-    arm = load_checkpoint(trained(bnexp, "arm", f"norm={norm}", *still) / "checkpoint.safetensors")
+    arm = load_checkpoint(trained(bnexp, "arm", "norm=batch", *still) / "checkpoint.safetensors")
     shared = [name for name in control if name.startswith("parameters.")]
     assert len(shared) == 8
     for name in shared:
@@ -158,16 +148,6 @@ def test_checkpoint_is_complete(bnexp: Bnexp) -> None:
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
 
 
-@pytest.mark.parametrize("place", [0, 0.5, 1])
-def test_one_flipped_bit_is_found(bnexp: Bnexp, place: float) -> None:
-    path = trained(bnexp, "mine", "steps=1") / "checkpoint.safetensors"
-    data = bytearray(path.read_bytes())
-    data[int(place * (len(data) - 1))] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(DamagedFileError, match=r"checkpoint\.safetensors is damaged"):
-        load_checkpoint(path)
-
-
 # ---- how a run ends
 
 
@@ -180,31 +160,16 @@ def test_divergence(bnexp: Bnexp) -> None:
     assert rows(folder)[-1]["split"] == "test"
 
 
-def wait_for(path: Path, lines: int, process: subprocess.Popen[str]) -> None:
-    for _ in range(600):
-        if path.exists() and len(path.read_text().splitlines()) > lines:
-            return
-        assert process.poll() is None
-        time.sleep(0.1)
-    raise AssertionError(f"{path} has no {lines} lines after a minute")
-
-
-@pytest.mark.parametrize(
-    ("signum", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
-def test_interruption(tmp_path: Path, signum: signal.Signals, status: int) -> None:
-    words = ["train", "dataset=digits", "steps=1000000", "compile=false", "hydra.run.dir=mine"]
-    command = [sys.executable, "-m", "bnexp.cli", *words]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals, status: int) -> None:
+    monkeypatch.chdir(tmp_path)
+    pid = start_child(("train", "dataset=digits", "steps=1000000", "compile=false", "hydra.run.dir=mine"))
     folder = tmp_path / "mine"
-    try:
-        wait_for(folder / "metrics.csv", 4, process)
-        process.send_signal(signum)
-        _, error = process.communicate(timeout=10)
-    finally:
-        process.kill()
-    assert process.returncode == status
-    assert "Traceback" not in error
+    table = folder / "metrics.csv"
+    await_that(lambda: table.exists() and len(table.read_text().splitlines()) > 4, pid)
+    kill(pid, signum)
+    assert end_of(pid) == status
+    assert "Traceback" not in Path("said").read_text()
     summary = read(folder / "summary.json")
     assert summary["status"] == "interrupted"
     assert 50 <= summary["steps"] < 1000000
@@ -248,13 +213,8 @@ def test_a_failed_run_does_not_stop_its_sweep(bnexp: Bnexp, monkeypatch: pytest.
     assert "the sky fell" in states[1].summary["error"]
 
 
-@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_output_to_a_file_has_no_escape_codes(
-    bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    outcomes = [bnexp(*TRAIN), bnexp("train", "norm=foo"), bnexp("data", "status")]
+def test_output_to_a_file_has_no_escape_codes(bnexp: Bnexp) -> None:
+    outcomes = [bnexp(*TRAIN, "steps=1"), bnexp("train", "norm=foo"), bnexp("data", "status")]
     assert all(outcome.out + outcome.err for outcome in outcomes)
     assert not [outcome for outcome in outcomes if "\x1b" in outcome.out + outcome.err]
 
@@ -293,8 +253,7 @@ def test_tensorboard_has_session_records_alone(bnexp: Bnexp) -> None:
 def test_batch_normalization_halves_the_steps_to_90_percent(bnexp: Bnexp) -> None:
     words = ("train", f"dataset.root={DATA}", "act=relu", "optim.lr=0.01", "seed=0")
     assert bnexp(*words, "norm=batch", "steps=700", "hydra.run.dir=batch").status == 0
-    assert bnexp(*words, "norm=none", "steps=1450", "hydra.run.dir=none").status == 0
-    batch, none = (read(Path(name) / "summary.json")["steps_to"]["90"] for name in ("batch", "none"))
+    batch = read(Path("batch/summary.json"))["steps_to"]["90"]
     assert batch is not None
-    assert batch <= 700
-    assert none is None or none > 2 * batch
+    assert bnexp(*words, "norm=none", f"steps={2 * batch}", "hydra.run.dir=none").status == 0
+    assert read(Path("none/summary.json"))["steps_to"]["90"] is None

@@ -30,6 +30,11 @@ class ResNet(nn.Module):
             raise ConfigError(
                 "arch.residual_init_zero=true is not allowed: a pre-activation block ends in a convolution"
             )
+        if arch.residual_init_zero and arch.skip_init:
+            raise ConfigError(
+                "arch.residual_init_zero=true is not allowed: with arch.skip_init=true both factors of a branch would "
+                "be 0, and so its gradient for ever"
+            )
         first = nn.Conv2d(shape[0], widths[0], 3, padding=1, bias=has_bias(arch, norm))
         block = PreActivationBlock if arch.pre_activation else BasicBlock
         self.first = first if arch.pre_activation else make_block(first, widths[0], arch, norm, act)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPException
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,26 @@ MNIST_MD5 = {
 }
 
 
+IMAGES = {"train": 60_000, "t10k": 10_000}  # in a file of this part
+
+
+def idx_sizes(name: str) -> tuple[int, ...]:
+    """Of one of the four IDX files."""
+    count = IMAGES[name.partition("-")[0]]
+    return (count, 28, 28) if "images" in name else (count,)
+
+
 def idx_header(name: str) -> bytes:
-    """Magic number and sizes of one of the four IDX files (LeCun's format: big-endian, 08 = unsigned byte)."""
-    count = 60_000 if name.startswith("train") else 10_000
-    numbers = (0x0803, count, 28, 28) if "images" in name else (0x0801, count)
+    """Magic number and sizes (LeCun's format: big-endian, 08 = unsigned byte, then how many sizes there are)."""
+    numbers = (0x0800 + len(idx_sizes(name)), *idx_sizes(name))
     return b"".join(number.to_bytes(4, "big") for number in numbers)
 
 
 def idx_problem(path: Path, md5: str | None) -> str | None:
     """What is wrong with an IDX file, or None."""
     header = idx_header(path.name)
-    count = 60_000 if path.name.startswith("train") else 10_000
-    values = count * (28 * 28 if "images" in path.name else 1)
     data = path.read_bytes()
-    if data[: len(header)] != header or len(data) != len(header) + values:
+    if data[: len(header)] != header or len(data) != len(header) + prod(idx_sizes(path.name)):
         return f"{path} is damaged: its header or size is not that of the published file"
     if "labels" in path.name and max(data[len(header) :]) > 9:
         return f"{path} is damaged: it holds labels above 9"
