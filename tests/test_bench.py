@@ -98,6 +98,7 @@ def test_tables_and_figures(eager: Path) -> None:
     assert "forward passes/s" in drawing
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bench(*EAGER, "norm=batch", f"out={tmp_path / 'out'}")
     printed = capsys.readouterr().out
@@ -118,7 +119,9 @@ def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_compiler
 @pytest.mark.usefixtures("traced_only")
-def test_every_mode(tmp_path: Path) -> None:
+def test_every_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("bnexp.bench_report.rate_figure", lambda *arguments: drawn.append(arguments))
     bench(*SMALL, "norm=batch", "rounds=2", "stack=3", f"out={tmp_path}")
     record = record_of(tmp_path)
     modes = [("eager", 1), ("compiled", 1), ("stacked", 3)]
@@ -127,9 +130,10 @@ def test_every_mode(tmp_path: Path) -> None:
     assert [row["ratio"] for row in record["rows"] if row["ratio"]] == [f"batch / none, {mode}" for mode, _ in modes]
     assert all((row["compile_seconds"] > 0) == (row["mode"] != "eager") for row in record["rows"])
     assert record["interval"].startswith("median of 2 rounds [lowest, highest]")
-    assert "stacked, 3 runs as one" in (tmp_path / "bench.svg").read_text()
+    assert "stacked, 3 runs as one" in str(drawn)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_stacked_is_left_out_where_nothing_stacks(tmp_path: Path) -> None:
     words = ("dataset=digits", "arch=convnet", "arch.channels=[4]", "arch.dense=8", "norm=batch", "threads=1")
     bench(*words, "batch_size=20", "seconds=0.001", "rounds=2", "modes=eager,stacked", f"out={tmp_path}")
@@ -139,6 +143,7 @@ def test_stacked_is_left_out_where_nothing_stacks(tmp_path: Path) -> None:
     assert (tmp_path / "bench.md").read_text().count("| stacked | — | — |") == 2
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_without_a_compiler_only_eager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
@@ -150,6 +155,7 @@ def test_without_a_compiler_only_eager(tmp_path: Path, monkeypatch: pytest.Monke
     assert record["compile"]["compiler"] is None
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_every_norm_of_an_image_network(tmp_path: Path) -> None:
     words = ("dataset=digits", "arch=convnet", "arch.channels=[4]", "arch.dense=8", "threads=1")
     bench(*words, "batch_size=20", "seconds=0.001", "rounds=1", "modes=eager", f"out={tmp_path}")
@@ -188,6 +194,7 @@ def test_forward_pass_trains_nothing_but_keeps_running_averages(norm: str) -> No
 
 
 @needs_compiler
+@pytest.mark.usefixtures("traced_only")
 def test_stacked_forward_pass_is_the_eager_one() -> None:
     """By the loss, and by the running averages that it leaves behind."""
     (eager, alone), (stacked, batch) = stack_of("batch", 1, compiled=False), stack_of("batch", 2, compiled=True)

@@ -383,13 +383,13 @@ def test_ids_are_unique_and_begin_with_their_family() -> None:
     assert [family(claim) for claim in CLAIMS] == [claim.id.split(".")[0] for claim in CLAIMS]
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
-def test_claims_say_what_they_need(claim: Claim) -> None:
-    assert claim.source
-    assert claim.statement.endswith(".")
-    assert claim.published
-    assert claim.rule.words
-    assert bool(claim.sweeps) != isinstance(claim.rule, Exact)
+def test_claims_say_what_they_need() -> None:
+    for claim in CLAIMS:
+        assert claim.source, claim.id
+        assert claim.statement.endswith("."), claim.id
+        assert claim.published, claim.id
+        assert claim.rule.words, claim.id
+        assert bool(claim.sweeps) != isinstance(claim.rule, Exact), claim.id
 
 
 @pytest.mark.parametrize("claim", [claim for claim in CLAIMS if isinstance(claim.rule, Exact)], ids=lambda c: c.id)
@@ -416,7 +416,7 @@ def test_sweeps_compose_and_stack() -> None:
             if re.fullmatch(r"wu_he_.*_(4|8|16)", sweep.name):
                 continue  # made as those of 2 and 32 are
             jobs = split_jobs(parse_overrides(words_of(sweep, 2)))
-            runs, _ = compose_jobs("config", jobs[:8] + jobs[8:][-4:], [])
+            runs, _ = compose_jobs("config", jobs[:4] + jobs[4:][-4:], [])
             assert {run.seed for run in runs} == {0, 1}
             assert len({stack_key(run) for run in runs}) <= len(runs) / 2
 

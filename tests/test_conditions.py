@@ -195,9 +195,3 @@ def test_conditional_members_are_the_same_alone_and_beside_others() -> None:
     alone, beside = trained([config], 10), trained([replace(config, seed=4), config], 10)
     first, second = alone.members[0].flat(), beside.members[1].flat()
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_through_the_command_line(bnexp: Bnexp) -> None:
-    words = ("dataset=digits", "dataset.conditions=[plain,edges]", "norm=conditional_batch", "steps=20")
-    outcome = bnexp("train", *words, "hydra.run.dir=mine")
-    assert (outcome.status, outcome.err) == (0, "")

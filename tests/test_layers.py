@@ -65,11 +65,9 @@ def level(module: str) -> int | None:
 IMPORTS = {name: imported(path) for name, path in FILES.items()}
 
 
-@pytest.mark.parametrize("module", [name for name in FILES if level(name) is not None])
-def test_imports_run_down(module: str) -> None:
-    own = level(module)
-    above = {name for name in IMPORTS[module] if (found := level(name)) is not None and own is not None and found < own}
-    assert not above
+def test_imports_run_down() -> None:
+    pairs = [(module, name, level(module), level(name)) for module, found in IMPORTS.items() for name in found]
+    assert not [(module, name) for module, name, own, its in pairs if own is not None and its is not None and its < own]
 
 
 def test_no_cycles() -> None:
@@ -98,15 +96,15 @@ def test_packages_hand_nothing_on(path: Path) -> None:
     assert all(isinstance(node, allowed) for node in ast.parse(path.read_text()).body)
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_functions_are_short(module: str) -> None:
+def test_functions_are_short() -> None:
     functions = [
-        node
-        for node in ast.walk(ast.parse(FILES[module].read_text()))
+        (module, node)
+        for module, path in FILES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
-    long = {f.name: f.end_lineno - f.lineno + 1 for f in functions if (f.end_lineno or 0) - f.lineno + 1 > LONGEST}
-    assert not long
+    lengths = {(module, f.name): (f.end_lineno or 0) - f.lineno + 1 for module, f in functions}
+    assert not {name: length for name, length in lengths.items() if length > LONGEST}
 
 
 def test_no_configuration_names_code() -> None:
