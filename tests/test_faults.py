@@ -321,7 +321,7 @@ def test_kills_within_a_sweep(times: Times, tell: Tell, victim: Callable[[int], 
         words = (*swept, "hydra.sweep.dir=mine")
         pid = start_child(words, lead_forks)
         await_that(lambda: children_of(pid), pid)  # noqa: B023 - at once
-        time.sleep(chance.uniform(0, 0.8 * seconds))
+        time.sleep(chance.uniform(0, 0.6 * seconds))
         hit = victim(pid)
         status = end_of(pid)
         killed += hit and status in (0, -signal.SIGKILL)
