@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from itertools import chain, pairwise
+from itertools import pairwise, zip_longest
 from math import ceil
 
 import torch
@@ -20,7 +20,7 @@ from bnexp.engine import EVALUATION_BATCH, Stack, compiles, pick_device, shape_o
 from bnexp.optim import find_optimizer
 
 LARGEST_STACK = 128  # jobs of Hydra nest this deep, hundreds more would end in a RecursionError
-CACHES_FILLED = 4  # a stack's working set in second-level caches: measured best, results/performance.md
+WORKING_SET = 2**22  # bytes of a stack, about those of a core's own caches: measured best, results/performance.md
 MOST_WORKERS = 1024
 CLUSTERS = ("slurm", "local")
 WORKER_BYTES = 600e6  # torch and a data set, about
@@ -109,7 +109,8 @@ def plan_sweep(jobs: list[Job], options: Options, timed: bool = True) -> SweepPl
         groups.setdefault(stack_key(job.config), []).append(job)
     workers = 1 if options.submit else options.workers or device_workers(jobs[0].config)
     found = [divide(group, workers * len(group) / len(jobs), options) for group in groups.values()]
-    every = list(chain.from_iterable(found))
+    turns = zip_longest(*found)  # so that workers begin with graphs of their own, each compiled once
+    every = [stack for turn in turns for stack in turn if stack]
     workers = min(workers, len(every))
     check_memory(every, workers)
     seconds = sum(estimate(group) for group in found) if timed else 0.0
@@ -140,31 +141,25 @@ def divide(jobs: list[Job], workers: float, options: Options) -> list[StackOfJob
     """Stacks that differ by one job at most: each size is compiled once. Their number is a multiple of the workers that
     these jobs have for themselves, so that none is idle.
     """
-    best = best_size(jobs[0].config)
-    largest = min(options.max_stack or LARGEST_STACK, LARGEST_STACK if best > 1 else 1)
-    number = max(ceil(len(jobs) / largest), 0 if options.max_stack else round(len(jobs) / best))
+    config = jobs[0].config
+    largest = min(options.max_stack or LARGEST_STACK, LARGEST_STACK) if gains(config) else 1
+    number = max(ceil(len(jobs) / largest), 0 if options.max_stack else round(len(jobs) / best_size(config)))
     number = min(ceil(number / ceil(workers)) * ceil(workers), len(jobs))
     bounds = [len(jobs) * i // number for i in range(number + 1)]
     return [jobs[first:last] for first, last in pairwise(bounds)]
 
 
+def gains(config: RunConfig) -> bool:
+    """Whether company makes a run faster: not an uncompiled or a convolutional one."""
+    return stacks(config) and compiles(config, pick_device(config.device))
+
+
 def best_size(config: RunConfig) -> int:
-    """How many members make the fastest stack. Uncompiled and convolutional runs gain nothing from company."""
-    device = pick_device(config.device)
-    if not (stacks(config) and compiles(config, device)):
-        return 1
+    """How many members make the fastest stack."""
+    device, room = pick_device(config.device), WORKING_SET
     if device.type == "cuda":
-        room = torch.cuda.get_device_properties(device).total_memory / 2
-        return int(min(max(room / member_bytes(config), 1), LARGEST_STACK))
-    return int(min(max(CACHES_FILLED * cache_bytes() / member_bytes(config), 1), LARGEST_STACK))
-
-
-def cache_bytes() -> int:
-    """Second-level cache of a core."""
-    try:
-        return os.sysconf("SC_LEVEL2_CACHE_SIZE") or 2**20
-    except (ValueError, OSError):
-        return 2**20
+        room = torch.cuda.get_device_properties(device).total_memory // 2
+    return int(min(max(room / member_bytes(config), 1), LARGEST_STACK)) if gains(config) else 1
 
 
 def member_bytes(config: RunConfig) -> float:

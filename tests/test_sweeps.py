@@ -18,7 +18,6 @@ from bnexp.console import count, duration
 from bnexp.engine import has_compiler
 from bnexp.runs import find_runs
 from bnexp.sweep import (
-    CACHES_FILLED,
     LARGEST_STACK,
     Job,
     Options,
@@ -58,7 +57,7 @@ def small_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunConfig]:
     """Compiled runs, on a machine whose cache suits stacks of six of them. Nothing is compiled by a plan."""
     compiled = replace(CONFIG, compile=True)
     monkeypatch.setattr("bnexp.engine.has_compiler", lambda *_: True)
-    monkeypatch.setattr(bnexp_sweep, "cache_bytes", lambda: 6.5 * member_bytes(compiled) / CACHES_FILLED)
+    monkeypatch.setattr(bnexp_sweep, "WORKING_SET", 6.5 * member_bytes(compiled))
     with restored():
         yield compiled
 
@@ -85,6 +84,18 @@ def test_stacks_are_whole_even_and_enough(small_cache: RunConfig, groups: tuple[
         assert len(plan.stacks) >= min(workers, len(jobs))
 
 
+def test_large_members_stack_where_that_is_asked_for(small_cache: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bnexp_sweep, "WORKING_SET", 1)
+    jobs = make_jobs(6, config=small_cache)
+    assert sizes_of(plan_sweep(jobs, Options(workers=1), timed=False)) == {60: [1] * 6}
+    assert sizes_of(plan_sweep(jobs, Options(workers=1, max_stack=6), timed=False)) == {60: [6]}
+
+
+def test_workers_begin_with_different_graphs(small_cache: RunConfig) -> None:
+    plan = plan_sweep(make_jobs(12, 12, config=small_cache), Options(workers=2), timed=False)
+    assert [stack[0].config.batch_size for stack in plan.stacks] == [60, 61, 60, 61]
+
+
 def test_stacks_fill_the_cache(small_cache: RunConfig) -> None:
     jobs = make_jobs(24, config=small_cache)
     assert sizes_of(plan_sweep(jobs, Options(workers=1), timed=False)) == {60: [6, 6, 6, 6]}
@@ -95,7 +106,7 @@ def test_stacks_fill_the_cache(small_cache: RunConfig) -> None:
 def test_no_stack_is_larger_than_hydra_can_nest(
     small_cache: RunConfig, monkeypatch: pytest.MonkeyPatch, jobs: int
 ) -> None:
-    monkeypatch.setattr(bnexp_sweep, "cache_bytes", lambda: 2**40)
+    monkeypatch.setattr(bnexp_sweep, "WORKING_SET", 2**40)
     plan = plan_sweep(make_jobs(jobs, config=small_cache), Options(workers=1), timed=False)
     assert max(len(stack) for stack in plan.stacks) <= LARGEST_STACK
 

@@ -11,9 +11,9 @@ YANG = "Yang et al. 2019"
 LAYERS = 50
 DEEP = Sweep(
     "yang",
-    f"norm=none,batch init=kaiming arch.depth={LAYERS} optim.lr=0.01,0.1 steps=2000 compile=true eval.first_every=250",
+    f"norm=none,batch init=kaiming arch.depth={LAYERS} optim.lr=0.01,0.1 steps=2000 compile=true eval.first_every=500",
 )
-TUNED = Sweep("tuned", "norm=none,batch optim.lr=0.03,0.1,0.3,1 steps=10000 eval.first_every=500")
+TUNED = Sweep("tuned", "norm=none,batch optim.lr=0.03,0.1,0.3,1 steps=10000 eval.first_every=2500 eval.every=2500")
 NONE, BATCH = where("norm=none"), where("norm=batch")
 MARGIN = 0.002  # a fifth of a point of test accuracy
 ARMS = {"without": NONE, "with batch normalization": BATCH}

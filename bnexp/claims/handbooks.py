@@ -26,8 +26,8 @@ INITS = {"sigmoid": "xavier", "tanh": "xavier", "relu": "kaiming"}  # each activ
 DEEP = {
     act: Sweep(
         f"depth_{act}",
-        f"norm=none,batch arch.depth=10,20,30 act={act} init={init} optim.lr=0.1 steps=1000 compile=true "
-        "eval.first_every=250 hydra.launcher.max_stack=10",  # compiling is most of it, and each worker would do it
+        f"arch.depth=30,20,10 norm=batch,none act={act} init={init} optim.lr=0.1 steps=1000 compile=true "
+        "eval.first_every=1000 hydra.launcher.max_stack=10",  # each graph compiled once, which is most of it
     )
     for act, init in INITS.items()
 }

@@ -15,7 +15,7 @@ GRID = "experiment=udacity norm=none,batch act=relu,sigmoid"
 TABLE = Sweep("udacity", f"{GRID} init.std=0.05 optim.lr=0.01")
 # of these the end alone is judged, and what happens in the first 2,000 steps
 RATES = Sweep("udacity_rates", f"{GRID} init.std=0.05 optim.lr=1,2 eval.every=2500", most_seeds=5)
-WIDE = Sweep("udacity_wide", f"{GRID} init.std=5 optim.lr=0.01,1,2 eval.every=2500", most_seeds=5)
+WIDE = Sweep("udacity_wide", f"{GRID} init.std=5 optim.lr=0.01,1,2 eval.first_every=2500 eval.every=2500", most_seeds=5)
 START = Sweep("udacity_start", "experiment=udacity norm=none,batch act=relu optim.lr=0.01 steps=2000 compile=true")
 
 TOLERANCE = 0.005  # of an accuracy: 50 of the 10,000 test images, 25 of the 5,000 for validation
