@@ -17,6 +17,7 @@ from bnexp.bench import CONTROL, MODES, Options, Panel, Row
 from bnexp.console import count, say, show_table
 from bnexp.engine import pick_device
 from bnexp.figures import Bar, BarGroup, rate_figure
+from bnexp.files import write_whole
 from bnexp.runs import PACKAGES, git_state, machine, to_json
 from bnexp.stats import Spread, interval_words
 
@@ -155,8 +156,8 @@ def write(panels: list[Panel], rows: dict[str, list[Row]], options: Options) -> 
         "left_out": [{"panel": p.title, "what": what, "why": why} for p in panels for what, why in p.left_out.items()],
         "rows": [asdict(row) for row in every],
     }
-    (out / "bench.json").write_text(to_json(record))
-    (out / "bench.md").write_text(markdown(panels, rows, facts, options))
+    write_whole(out / "bench.json", to_json(record))
+    write_whole(out / "bench.md", markdown(panels, rows, facts, options))
     drawn = {
         title_of(panel, rows[panel.title]): {
             quantity.unit: figure_groups(panel, rows[panel.title], quantity) for quantity in QUANTITIES

@@ -346,7 +346,7 @@ def reproduce(arguments: list[str]) -> int:
 def list_claims(claims: list[Claim], sweeps: list[Sweep], seeds: int) -> None:
     """What their sweeps still need; one that starts from runs which aren't there yet cannot be planned."""
     from bnexp.config import ConfigError
-    from bnexp.console import console, duration, say
+    from bnexp.console import console, count, duration, say
     from bnexp.reproduce import show_list
 
     plans: dict[str, SweepPlan] = {}
@@ -361,7 +361,9 @@ def list_claims(claims: list[Claim], sweeps: list[Sweep], seeds: int) -> None:
                     times[sweep.name] = "cannot run here"
     times |= {name: duration(plan.seconds) if plan.stacks else "done" for name, plan in plans.items()}
     show_list(claims, times)
-    say(f"all that is left: about {duration(sum(plan.seconds for plan in plans.values()))}")
+    later = len(sweeps) - len(plans)
+    besides = f", besides {count(later, 'sweep')} that cannot be planned yet" if later else ""
+    say(f"all that is left: about {duration(sum(plan.seconds for plan in plans.values()))}{besides}")
 
 
 def plan_claim(sweep: Sweep, seeds: int) -> Plan:

@@ -191,9 +191,10 @@ def compare_panel(panel: str, arms: dict[str, list[RunRecord]], control_arm: str
 
 
 def recalibrated_accuracies(runs: list[RunRecord]) -> list[float]:
-    """Where the test was made once more with `eval.recalibrate`."""
-    found = (run.summary.get("test_recalibrated") for run in runs)
-    return [test["accuracy"] for test in found if test]
+    """Where the test was made once more with `eval.recalibrate`; a run that diverged has the one it has."""
+    if not any("test_recalibrated" in run.summary for run in runs):
+        return []
+    return [run.summary.get("test_recalibrated", run.summary["test"])["accuracy"] for run in runs]
 
 
 def compare_times(
@@ -248,7 +249,7 @@ def crossing(run: RunRecord, target: float, unit: str = "steps") -> float | None
 def horizon(runs: list[RunRecord], unit: str) -> float:
     """Up to where every run that finished was watched; one that diverged never gets there."""
     watched = [run for run in runs if run.summary["status"] == "finished"] or runs
-    return float(min(run.summary["seconds"] if unit == "seconds" else run.config["steps"] for run in watched))
+    return float(min(max(run.seconds.values()) if unit == "seconds" else run.config["steps"] for run in watched))
 
 
 def within(time: float | None, until: float) -> float | None:
@@ -260,19 +261,21 @@ def median_speed(runs: list[RunRecord]) -> float:
 
 
 def make_curve(name: str, runs: list[RunRecord]) -> Curve:
-    """Over the evaluations that any seed has; a run that diverged keeps its last accuracy from there on."""
+    """Over the evaluations that any seed has; a run that diverged keeps its last accuracy from there on, and has no
+    part in the clock.
+    """
     steps = sorted({step for run in runs for step in run.validation})
     rows, seconds = [], []
     for run in runs:
         known = sorted(run.validation)
         place = np.searchsorted(known, steps, side="right") - 1
         rows.append([run.validation[known[i]]["accuracy"] for i in place])
-        seconds.append(np.interp(steps, list(run.seconds), list(run.seconds.values())))
+        seconds.append(np.interp(steps, list(run.seconds), list(run.seconds.values()), right=np.nan))
     values = np.array(rows)
     return Curve(
         name,
         np.array(steps, dtype=np.float64),
-        np.mean(seconds, axis=0),
+        np.nanmean(seconds, axis=0),
         values.mean(0),
         values.min(0),
         values.max(0),

@@ -53,6 +53,10 @@ class Evaluation:
     activations: dict[str, float]
 
 
+class Stopped(Exception):
+    """An evaluation was given up, since the process was asked to end."""
+
+
 class MemberState(NamedTuple):
     """All that a step reads and changes of a member. In a stack every tensor has a leading dimension of members."""
 
@@ -70,6 +74,10 @@ class MemberState(NamedTuple):
         slots = {f"{slot}.{name}": t for slot, tensors in self.slots.items() for name, t in tensors.items()}
         groups = {"parameters": self.parameters, "buffers": self.buffers, "optimizer": slots, "record": self.record}
         return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+
+def never() -> bool:
+    return False
 
 
 def pick_device(name: str) -> torch.device:
@@ -378,9 +386,10 @@ class Stack:
         step = int(self.members[row].record["diverged_at"])
         return step if step >= 0 else None
 
-    def evaluate(self, row: int, images: Images) -> Evaluation:
+    def evaluate(self, row: int, images: Images, stopping: Callable[[], bool] = never) -> Evaluation:
+        """Raises Stopped."""
         member = self.members[row]
-        return self.evaluator.evaluate(member.parameters, member.buffers, images)
+        return self.evaluator.evaluate(member.parameters, member.buffers, images, stopping)
 
 
 def activation_columns(model: nn.Module) -> list[str]:
@@ -413,10 +422,15 @@ class Evaluator:
         return record
 
     @torch.no_grad()
-    def evaluate(self, parameters: Tensors, buffers: Tensors, images: Images) -> Evaluation:
+    def evaluate(
+        self, parameters: Tensors, buffers: Tensors, images: Images, stopping: Callable[[], bool] = never
+    ) -> Evaluation:
+        """Deep networks take seconds: `stopping` is asked before each batch. Raises Stopped."""
         loss, right = 0.0, 0
         self.inputs.clear()
         for start in range(0, len(images), EVALUATION_BATCH):
+            if stopping():
+                raise Stopped
             batch = images[start : start + EVALUATION_BATCH]
             logits = self.answer(parameters, buffers, self.data.scaled(batch.pixels), batch.condition)
             loss += float(F.cross_entropy(logits, batch.labels, reduction="sum"))

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from bnexp.files import replaced
+
 matplotlib.use("Agg")
 matplotlib.rcParams.update({"svg.hashsalt": "bnexp", "svg.fonttype": "none", "font.size": 10, "axes.grid": True})
 matplotlib.rcParams.update({"grid.alpha": 0.25, "axes.spines.top": False, "axes.spines.right": False})
@@ -287,5 +289,6 @@ def label(axis: Axes, text: str, x: float, y: float, **style: Any) -> None:
 def save(figure: Figure, files: list[Path]) -> None:
     for file in files:
         metadata = {"Date": None} if file.suffix == ".svg" else None
-        figure.savefig(file, dpi=150, metadata=metadata)
+        with replaced(file) as beside:
+            figure.savefig(beside, format=file.suffix[1:], dpi=150, metadata=metadata)
         figure.set_layout_engine("none")  # laid out once for all files, which takes as long as drawing

@@ -26,6 +26,28 @@ def replaced(path: Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """A text in the place of what was there."""
+    with replaced(path) as beside:
+        beside.write_text(text)
+
+
+def clear_parts(directory: Path) -> None:
+    """What processes that are gone were writing."""
+    for path in directory.glob("*.part"):
+        owner = path.name.split(".")[-2]
+        if not (owner.isdigit() and is_running(int(owner))):
+            path.unlink(missing_ok=True)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)  # somebody else's
+    return True
+
+
 def sync(path: Path) -> None:
     """Flush a file, or what a directory lists, to the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -122,4 +122,4 @@ def launch(context: HydraContext, config: DictConfig, plan: SweepPlan) -> list[J
     sweep.run()
     failed = {n: r._return_value for n, r in sweep.returns.items() if r.status is not JobStatus.COMPLETED}
     sweep.raise_failures(failed)
-    return [sweep.returns[number] for number in sorted(sweep.jobs)]
+    return [sweep.returns[number] for number in sorted(sweep.returns)]

@@ -28,16 +28,17 @@ threading.excepthook = hand_over
 class Recorder:
     """Appends a row at each evaluation; metrics.csv holds no clock, so equal runs have equal bytes.
 
-    A run that goes on from a checkpoint keeps the rows up to its step (`until`), of which the event file is made anew.
+    A run that goes on from a checkpoint keeps the rows up to a step (`until`), of which the event file is made anew.
     """
 
-    def __init__(self, directory: Path, layers: list[str], until: int = 0) -> None:
+    def __init__(self, directory: Path, layers: list[str], until: int | None = None) -> None:
         self.directory, self.layers = directory, layers
-        old = [cut_back(directory / name, until) if until else [] for name in (METRICS, TIMING)]
+        anew = until is None
+        old = [[] if until is None else cut_back(directory / name, until) for name in (METRICS, TIMING)]
         for path in directory.glob(EVENTS):
             path.unlink()
-        self.metrics = Table(directory / METRICS, [] if until else ["step", "split", "loss", "accuracy", *layers])
-        self.timing = Table(directory / TIMING, [] if until else ["step", "seconds", "steps_per_second"])
+        self.metrics = Table(directory / METRICS, ["step", "split", "loss", "accuracy", *layers] if anew else [])
+        self.timing = Table(directory / TIMING, ["step", "seconds", "steps_per_second"] if anew else [])
         self.board = SummaryWriter(str(directory))
         for row in old[0]:
             self.show(row)

@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from bnexp.composition import check_hydra, compose, compose_jobs, configurations, in_words, parse_overrides
 from bnexp.config import ConfigError, RunConfig, known_keys, require, require_path
-from bnexp.console import say
 from bnexp.files import LONGEST_NAME
 from bnexp.runs import Launch, config_digest, holds_run
 from bnexp.words import Words
@@ -47,7 +46,7 @@ def plan(words: Words, resume: bool = False, timed: bool = True) -> Plan:
     already holds, finished; `timed`: estimate the seconds. Raises what `explain` says in a line.
     """
     from bnexp.parallel import processes  # noqa: PLC0415
-    from bnexp.resume import check_holds, left_to_do  # noqa: PLC0415
+    from bnexp.resume import check_holds, check_runs, left_to_do  # noqa: PLC0415
     from bnexp.sweep import plan_sweep  # noqa: PLC0415 - torch is loaded once the words themselves are in order
 
     overrides, multirun = words.overrides, words.multirun
@@ -184,14 +183,6 @@ def leave_out(keys: list[str]) -> list[str]:
 
 
 # ---- checks
-
-
-def check_runs(runs: list[RunConfig]) -> None:
-    from bnexp.train import check  # noqa: PLC0415 - torch is loaded once the words themselves are in order
-
-    ordered = sorted(runs, key=lambda config: str(config.dataset))  # each data set is read once
-    for line in dict.fromkeys(line for config in ordered for line in check(config)):
-        say(line)
 
 
 def check_output(directory: Path) -> None:

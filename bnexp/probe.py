@@ -80,7 +80,7 @@ class Landscape:
         """Put a checkpoint's values into the network; the updates it had made."""
         try:
             tensors = load_checkpoint(path)
-        except (FileNotFoundError, DamagedFileError) as error:
+        except (OSError, DamagedFileError) as error:
             raise ConfigError(f"probe: {path} is missing or damaged") from error
         self.stack.restore(0, tensors)
         return int(tensors["record.step"])
@@ -117,7 +117,7 @@ def in_order(names: list[str]) -> list[str]:
     """
 
     def place(name: str) -> tuple[int, bool]:
-        block, found, _ = name.rpartition(".factor")
+        block, found, _ = name.rpartition("factor")
         inside = [number for number, other in enumerate(names) if other == name or (found and other.startswith(block))]
         return inside[-1], bool(found)
 

@@ -11,6 +11,7 @@ from bnexp.comparison import arrange
 from bnexp.config import ConfigError
 from bnexp.console import complain, console, say, show_table
 from bnexp.figures import Line, Plot, Scales, lines_plot, plot_figure
+from bnexp.files import replaced
 from bnexp.probe import Probe, probe_run
 from bnexp.report import title_of, usable
 from bnexp.runs import RunRecord, find_runs
@@ -62,7 +63,7 @@ def report_probes(directories: list[Path], by: str | None) -> None:
 def write_csv(path: Path, found: Found) -> None:
     layers = list(dict.fromkeys(layer for probes in found.values() for probe in probes for layer in probe.shift))
     header = ["run", "step", "loss", "lowest", "highest", "distance", "smoothness"]
-    with path.open("w", newline="") as file:
+    with replaced(path) as beside, beside.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow([*header, *(f"shift/{layer}" for layer in layers), *(f"cosine/{layer}" for layer in layers)])
         for directory, probes in found.items():

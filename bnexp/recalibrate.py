@@ -1,22 +1,24 @@
 """`eval.recalibrate`: population statistics taken anew over an epoch, instead of running averages."""
 
+from collections.abc import Callable
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
 from bnexp.batches import Order
-from bnexp.engine import Stack, Tensors, make_answer
+from bnexp.engine import Stack, Stopped, Tensors, make_answer, never
 from bnexp.norms import BatchNorm
 
 AVERAGES = ("running_mean", "running_var")
 
 
 @torch.no_grad()
-def recalibrated(stack: Stack, row: int) -> Tensors | None:
+def recalibrated(stack: Stack, row: int, stopping: Callable[[], bool] = never) -> Tensors | None:
     """A member's buffers with each running mean and variance replaced by those over the whole batches of an epoch, with
     the parameters as they are now: the mean of the batches' means, and the mean of their (biased) variances plus the
     variance of their means ("precise BN", Wu & Johnson 2021, §3). None where no norm keeps running averages.
+    `stopping` is asked before each batch. Raises Stopped.
     """
     config, train, member = stack.configs[row], stack.data.train, stack.members[row]
     names = [name.removesuffix(".momentum") for name in member.buffers if name.endswith(".momentum")]
@@ -26,6 +28,8 @@ def recalibrated(stack: Stack, row: int) -> Tensors | None:
     order, answer = Order(config.seed, len(train), config.batch_size), make_answer(with_biased_variance(stack.model))
     kept: dict[str, list[Tensor]] = {f"{name}.{average}": [] for name in names for average in AVERAGES}
     for number in range(len(train) // config.batch_size):
+        if stopping():
+            raise Stopped
         batch = train[order.batch(number).to(train.labels.device)]
         found = {name: tensor.clone() for name, tensor in (member.buffers | quiet).items()}
         for name in names:

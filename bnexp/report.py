@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape
@@ -23,7 +24,7 @@ from bnexp.comparison import (
 from bnexp.config import ConfigError
 from bnexp.console import complain, count, printable, say, show_table
 from bnexp.figures import Arrivals, Curve, Plot, accuracy_plot, arrivals_plot, plot_figure, speed_plot
-from bnexp.files import LONGEST_NAME
+from bnexp.files import LONGEST_NAME, write_whole
 from bnexp.logs import write_bands
 from bnexp.report_page import Section, page
 from bnexp.runs import RunRecord, find_runs, to_json
@@ -123,9 +124,10 @@ def interval(estimate: Estimate, digits: int) -> str:
 def footnotes(results: list[ArmResult]) -> list[str]:
     """What a reader has to know to trust the table."""
     lines = [
-        "Test accuracy in percent: mean over seeds with its 95% BCa bootstrap interval; the paired difference is taken "
-        f"seed by seed. Steps to {TARGET:.0%} of validation accuracy: median over seeds, a run that never gets there "
-        "counting as never. Steps/s: median, evaluation and compilation excluded.",
+        f"Test accuracy in percent: mean over seeds with its 95% BCa bootstrap interval (of fewer than {FEWEST_PAIRS} "
+        f"Student's t); the paired difference is taken seed by seed. Steps to {TARGET:.0%} of validation accuracy: "
+        "median over seeds, a run that never gets there counting as never. Steps/s: median, evaluation and compilation "
+        "excluded.",
     ]
     for result in results:
         if result.notes:
@@ -214,8 +216,9 @@ def title_of(runs: list[RunRecord]) -> str:
     configs = [settings(run.config) for run in runs]
     shared = [str(configs[0][key]) for key in ("dataset", "arch") if unique(configs, key)]
     shared += [f"{key}={configs[0][key]}" for key in ("act", "optim", "optim.lr", "batch_size") if unique(configs, key)]
-    seeds = len({run.seed for run in runs})
-    return f"{', '.join(shared)}: {seeds} seed{'s' if seeds > 1 else ''} an arm"
+    sizes = Counter(str(config) for config in configs).values()
+    seeds = count(max(sizes), "seed") if len(set(sizes)) == 1 else f"{min(sizes)} to {max(sizes)} seeds"
+    return f"{', '.join(shared)}: {seeds} an arm"
 
 
 def unique(configs: list[Settings], key: str) -> bool:
@@ -247,10 +250,10 @@ def report(directories: list[Path], by: str | None) -> None:
     accuracy, times = ({p.name: plots(p) for p in panels} for plots in (Panel.accuracy_plots, Panel.time_plots))
     plot_figure(f"{title}, band: lowest to highest seed", accuracy, [target / "compare.png", target / "compare.svg"])
     plot_figure(f"{title}: time to accuracy, throughput", times, [target / "times.svg"])
-    (target / "compare.json").write_text(to_json({"title": title, "arms": [asdict(result) for result in results]}))
-    (target / "compare.md").write_text(markdown(title, made, panels))
+    write_whole(target / "compare.json", to_json({"title": title, "arms": [asdict(result) for result in results]}))
+    write_whole(target / "compare.md", markdown(title, made, panels))
     notes = [*footnotes(results), TIMES_NOTE]
-    (target / "report.html").write_text(page(title, html_sections(panels), notes, made))
+    write_whole(target / "report.html", page(title, html_sections(panels), notes, made))
     shutil.rmtree(target / BANDS, ignore_errors=True)
     write_bands(target / BANDS, {folder_name(p.name, c.name): band(c) for p in panels for c in p.curves})
     show(title, panels, results, target)

@@ -11,7 +11,7 @@ from typing import Any
 
 from bnexp.config import ConfigError, RunConfig, recorded
 from bnexp.console import say
-from bnexp.files import LONGEST_NAME, replaced
+from bnexp.files import LONGEST_NAME, clear_parts, write_whole
 from bnexp.messages import explain
 from bnexp.running import Sweep
 from bnexp.runs import (
@@ -34,14 +34,12 @@ def write_jobs(directory: Path, jobs: list[Job], options: Options) -> None:
     entries = [{"words": job.words, "overrides": job.overrides, "config": job.config.as_dict()} for job in jobs]
     settings = {"workers": options.workers or "auto", "max_stack": options.max_stack or "auto"}
     record = {**settings, "submit": options.submit, "jobs": entries}
-    with replaced(directory / SWEEP) as file:
-        file.write_text(to_json(record))
+    write_whole(directory / SWEEP, to_json(record))
 
 
 def clear_leftovers(directory: Path) -> None:
     """What was being written when a sweep's process was killed, and what runs that are over could have gone on from."""
-    for path in directory.glob("*.part"):
-        path.unlink(missing_ok=True)
+    clear_parts(directory)
     for run in runs_of(directory).values():
         if run.complete:
             clear_progress(run.directory)
@@ -80,6 +78,13 @@ def check_holds(directory: Path, runs: list[RunConfig], names: list[str]) -> boo
     return bool(there)
 
 
+def check_runs(runs: list[RunConfig]) -> None:
+    """All of them, before the first one starts; tells what is worth telling. Raises ConfigError."""
+    ordered = sorted(runs, key=lambda config: str(config.dataset))  # each data set is read once
+    for line in dict.fromkeys(line for config in ordered for line in check(config)):
+        say(line)
+
+
 # ---- the command
 
 
@@ -93,8 +98,7 @@ def resume(directory: Path) -> str:
     left = left_to_do(jobs, directory)
     if not left:
         return f"{directory} is finished: nothing is left to do"
-    for line in dict.fromkeys(line for job in left for line in check(job.config)):
-        say(line)
+    check_runs([job.config for job in left])
     places = {job.number: place_of(job, directory, there) for job in left}
     plan = plan_sweep(left, options)
     sweep = Sweep(Finisher(places), replace(plan, here=plan.here or directory in places.values()))

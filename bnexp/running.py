@@ -8,7 +8,7 @@ from bnexp.cluster import run_jobs
 from bnexp.console import count, say, tell_uncompiled
 from bnexp.engine import lacks_compiler
 from bnexp.progress import SweepDisplay
-from bnexp.runs import close_interrupted, write_failure
+from bnexp.runs import close_interrupted, complete_run, write_failure
 from bnexp.sweep import StackOfJobs, SweepPlan, cuda_devices, stack_key
 from bnexp.workers import Closed, Event, Opened, Pool, Train
 
@@ -73,6 +73,8 @@ class Sweep:
             say(f"{how}: starting {count(len(stack), 'run')} again as {count(len(parts), 'stack')}")
             return parts
         for number, place in found.items():
+            if place and complete_run(place):  # it was over before
+                continue
             self.dead[number] = how
             self.display.hear(Closed(number, place or Path(), {"status": "failed", "error": how}))
             if place:

@@ -17,7 +17,7 @@ from typing import Any
 
 from bnexp.config import ConfigError, RunConfig
 from bnexp.console import complain
-from bnexp.files import replaced
+from bnexp.files import clear_parts, write_whole
 
 SCHEMA = 1
 SWEEP = "sweep.json"
@@ -78,8 +78,7 @@ def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any], again: 
         "machine": machine(),
         **facts,
     }
-    with replaced(launch.directory / RUN) as file:
-        file.write_text(to_json(record))
+    write_whole(launch.directory / RUN, to_json(record))
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
@@ -94,13 +93,13 @@ def read_record(directory: Path) -> dict[str, Any] | None:
 def reopen_run(directory: Path, step: int) -> None:
     """For a run that goes on from a step: it isn't over any more, and what is there of later ones was damaged."""
     later = (path for path in directory.glob(f"{RESUME}*") if path.name >= f"{resume_at(directory, step + 1).name}")
-    for path in (directory / SUMMARY, *directory.glob("*.part"), *later):
+    for path in (directory / SUMMARY, *later):
         path.unlink(missing_ok=True)
+    clear_parts(directory)
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
-    with replaced(directory / SUMMARY) as file:
-        file.write_text(to_json(summary))
+    write_whole(directory / SUMMARY, to_json(summary))
 
 
 def write_failure(directory: Path, error: str) -> None:
@@ -124,8 +123,9 @@ def clear_run(directory: Path) -> None:
 
 def clear_progress(directory: Path) -> None:
     """What a run that is over could have gone on from, and what was being written when a process was killed."""
-    for path in (*directory.glob(f"{RESUME}*"), *directory.glob("*.part")):
+    for path in directory.glob(f"{RESUME}*"):
         path.unlink(missing_ok=True)
+    clear_parts(directory)
 
 
 def resume_at(directory: Path, step: int) -> Path:

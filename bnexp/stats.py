@@ -5,7 +5,6 @@ Every function that draws takes its generator, so equal input gives equal output
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,6 +29,7 @@ class Estimate:
 def mean_interval(values: ArrayLike, random: np.random.Generator) -> Estimate:
     """Mean over seeds with its BCa bootstrap interval (Efron 1987), its level expanded for small samples (Hesterberg
     2015, §3.3): at 10 values the plain one covers the mean of a normal distribution in 91% of cases, this one in 95%.
+    Below 6 values Student's t: means of resampled values cannot leave the range of these, which covers too seldom.
 
     One value has no interval; equal values have one of width 0, where the bootstrap's correction is 0 / 0.
     """
@@ -39,10 +39,12 @@ def mean_interval(values: ArrayLike, random: np.random.Generator) -> Estimate:
         return Estimate(mean, None, None, n)
     if np.allclose(sample, mean, rtol=0, atol=ROUNDING):
         return Estimate(mean, mean, mean, n)
-    method: Literal["BCa", "percentile"] = "BCa" if n > 2 else "percentile"  # the acceleration needs three values
+    if n < FEWEST_PAIRS:
+        half = float(stats.t.isf((1 - CONFIDENCE) / 2, n - 1) * sample.std(ddof=1) / math.sqrt(n))
+        return Estimate(mean, mean - half, mean + half, n)
     tail = stats.norm.sf(math.sqrt(n / (n - 1)) * stats.t.isf((1 - CONFIDENCE) / 2, n - 1))
     found = stats.bootstrap(
-        (sample,), np.mean, n_resamples=RESAMPLES, confidence_level=1 - 2 * tail, method=method, rng=random
+        (sample,), np.mean, n_resamples=RESAMPLES, confidence_level=1 - 2 * tail, method="BCa", rng=random
     )
     return Estimate(mean, float(found.confidence_interval.low), float(found.confidence_interval.high), n)
 

@@ -7,7 +7,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bnexp.files import replaced
+from bnexp.files import replaced, write_whole
 
 
 class DamagedFileError(RuntimeError):
@@ -31,8 +31,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
             digest = file_digest(beside)
     except SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
-    with replaced(digest_path(path)) as beside:
-        beside.write_text(f"{digest}  {path.name}\n")
+    write_whole(digest_path(path), f"{digest}  {path.name}\n")
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

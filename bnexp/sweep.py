@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from itertools import pairwise, zip_longest
+from itertools import chain, pairwise, zip_longest
 from math import ceil
 
 import torch
@@ -109,15 +109,16 @@ def plan_sweep(jobs: list[Job], options: Options, timed: bool = True) -> SweepPl
         groups.setdefault(stack_key(job.config), []).append(job)
     workers = 1 if options.submit else options.workers or device_workers(jobs[0].config)
     found = [divide(group, workers * len(group) / len(jobs), options) for group in groups.values()]
-    turns = zip_longest(*found)  # so that workers begin with graphs of their own, each compiled once
-    every = [stack for turn in turns for stack in turn if stack]
+    every = list(chain.from_iterable(found))
     workers = min(workers, len(every))
-    check_memory(every, workers)
+    check_memory([max(group, key=len) for group in found], workers)
     seconds = sum(estimate(group) for group in found) if timed else 0.0
     if options.submit:
         return SweepPlan(every, workers, seconds / len(every), submit=options.submit)
-    here = options.workers is None and seconds < WORTH_WORKERS
-    return SweepPlan(every, workers, seconds if here else seconds / workers, here)
+    if options.workers is None and seconds < WORTH_WORKERS:
+        return SweepPlan(every, workers, seconds, here=True)
+    turns = zip_longest(*found)  # so that workers begin with graphs of their own, each compiled once
+    return SweepPlan([stack for turn in turns for stack in turn if stack], workers, seconds / workers)
 
 
 def stack_key(config: RunConfig) -> str:

@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,9 +25,11 @@ from bnexp.engine import (
     COMPILE_FROM,
     Evaluation,
     Stack,
+    Stopped,
     activation_columns,
     compiles,
     lacks_compiler,
+    never,
     pick_device,
     prepare_torch,
     start_member,
@@ -57,6 +60,7 @@ from bnexp.runs import (
     write_summary,
 )
 
+Asked = Callable[[], bool]  # whether the process is to end
 TARGETS = (80, 90, 95, 97, 98)  # percent of validation accuracy whose first crossing is noted
 
 
@@ -96,6 +100,9 @@ class StopRequest:
         self.restore()
         if multiprocessing.parent_process() is not None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def asked(self) -> bool:
+        return self.signum is not None
 
     def restore(self) -> None:
         for number, handler in self.previous.items():
@@ -156,9 +163,10 @@ class Member:
         """Before it was cut off."""
         return self.steps[-1:] == [step]
 
-    def summary(self, status: str, step: int, seconds: float, test: Evaluation | None) -> dict[str, Any]:
+    def summary(self, status: str, step: int, seconds: float, tests: dict[str, Evaluation]) -> dict[str, Any]:
         best = max(range(len(self.accuracy)), key=self.accuracy.__getitem__, default=None)
         crossings = {target: self.first_above(target / 100) for target in TARGETS}
+        scores = {name: {"accuracy": result.accuracy, "loss": result.loss} for name, result in tests.items()}
         return {
             "status": status,
             "steps": step,
@@ -170,10 +178,10 @@ class Member:
                 "best": self.accuracy[best] if best is not None else None,
                 "best_step": self.steps[best] if best is not None else None,
             },
-            "test": {"accuracy": test.accuracy, "loss": test.loss} if test else None,
+            "test": None,  # unless it is among the scores
             "steps_to": {str(t): self.steps[i] if i is not None else None for t, i in crossings.items()},
             "seconds_to": {str(t): self.seconds[i] if i is not None else None for t, i in crossings.items()},
-        }
+        } | scores
 
     def first_above(self, target: float) -> int | None:
         return next((i for i, accuracy in enumerate(self.accuracy) if accuracy >= target), None)
@@ -244,7 +252,7 @@ def follow(config: RunConfig) -> None:
                     break
                 stack.update(step, batches.batch(step))
         except RuntimeError:  # rank 0 has left
-            if stop.signum is None:
+            if not stop.asked():
                 raise
 
 
@@ -263,12 +271,19 @@ def open_member(config: RunConfig, launch: Launch, companions: int, goes_on: boo
             create_run(launch, config, facts, again=goes_on)
         else:
             reopen_run(launch.directory, start.step)
-        recorder = Recorder(launch.directory, activation_columns(model), start.step)
+        recorder = Recorder(launch.directory, activation_columns(model), rows_until(start))
         recorder.hyperparameters(config.as_dict())
         return with_curve(Member(config, launch, lock, recorder, start))
     except BaseException:
         lock.release()
         raise
+
+
+def rows_until(start: Saved) -> int | None:
+    """Step of the last rows that what was saved knows of. An evaluation zeroes the sum of losses: where that isn't,
+    one of the same step came after it, and is made again.
+    """
+    return None if start.tensors is None else start.step - bool(start.tensors["record.losses"].any())
 
 
 DECIDING = ("device", "threads", "processes", "compiled", "dataset")  # facts that a curve depends on
@@ -356,20 +371,17 @@ def train(members: list[Member], stack: Stack, display: Display) -> None:
     display.prepare(config.steps, stack.compiled, lacks_compiler(config))
     stack.warm_up(batches.batch(start))  # compiling takes seconds to minutes, in which there is nothing to save
     with StopRequest() as stop:
+        asked = stop.asked if parallel.processes() == 1 else never  # torchrun's cannot go on: better a late end
         watch.start()
         for step in range(start, config.steps + 1):
             if config.eval.due(step, config.steps):
                 watch.stop(len(racing))
-                racing = [
-                    member
-                    for member in racing
-                    if stop.signum or member.evaluated(step) or goes_on(member, stack, step, watch.total, display)
-                ]
-                if step == config.steps or not racing:
+                racing = [member for member in racing if goes_on(member, stack, step, watch.total, display, asked)]
+                if step == config.steps or not racing or asked():
                     break
                 repack(racing, stack, batches, step)
                 watch.start()
-            if stop.signum is not None:
+            if stop.asked():
                 watch.stop(len(racing))
                 break
             if saving.due():
@@ -382,7 +394,8 @@ def train(members: list[Member], stack: Stack, display: Display) -> None:
             if step % 20 == 0:
                 display.progress(step)
         for member in racing:
-            close(member, stack, step, watch.total, "finished" if member.evaluated(config.steps) else "interrupted")
+            status = "finished" if member.evaluated(config.steps) else "interrupted"
+            close(member, stack, step, watch.total, status, asked)
             display.closed(member)
     if stop.signum is not None:
         raise Interrupted(stop.signum)
@@ -442,39 +455,44 @@ def repack(racing: list[Member], stack: Stack, batches: Batches, step: int) -> N
         stack.warm_up(batches.batch(step))
 
 
-def goes_on(member: Member, stack: Stack, step: int, seconds: float, display: Display) -> bool:
-    """Evaluate a member and note its validation accuracy and training loss; whether it is still in the race."""
+def goes_on(member: Member, stack: Stack, step: int, seconds: float, display: Display, asked: Asked) -> bool:
+    """Evaluate a member, if it wasn't before it was cut off; whether it is still in the race."""
     try:
-        updates = step - member.steps[-1] if member.steps else 0
-        result = stack.evaluate(member.row, stack.data.validation)
-        loss = stack.take_loss(member.row, updates) if updates else None
-        member.note(step, member.start.seconds + seconds, loss, result)
-        if member.config.eval.keep:
-            path = checkpoint_at(member.launch.directory, step)
-            save_checkpoint(path, stack.members[member.row], member.config)
+        if not member.evaluated(step):
+            evaluate(member, stack, step, seconds, asked)
+            display.evaluated(member)
+    except Stopped:
+        return True
     except OSError as error:
         fail(member, error)
         display.closed(member)
         return False
-    display.evaluated(member)
     member.diverged_at = stack.diverged_at(member.row)
     if member.diverged_at is not None:
-        close(member, stack, step, seconds, "diverged")
+        close(member, stack, step, seconds, "diverged", asked)
         display.closed(member)
     return member.diverged_at is None
 
 
-def close(member: Member, stack: Stack, step: int, seconds: float, status: str) -> None:
-    """Test accuracy, checkpoint and summary. What a diverged network answers is its result, so it is tested too."""
+def evaluate(member: Member, stack: Stack, step: int, seconds: float, asked: Asked) -> None:
+    """Note its validation accuracy and training loss. Raises Stopped."""
+    updates = step - member.steps[-1] if member.steps else 0
+    result = stack.evaluate(member.row, stack.data.validation, asked)
+    loss = stack.take_loss(member.row, updates) if updates else None
+    member.note(step, member.start.seconds + seconds, loss, result)
+    if member.config.eval.keep:
+        save_checkpoint(checkpoint_at(member.launch.directory, step), stack.members[member.row], member.config)
+
+
+def close(member: Member, stack: Stack, step: int, seconds: float, status: str, asked: Asked) -> None:
+    """Test accuracy, checkpoint and summary."""
     directory, state = member.launch.directory, stack.members[member.row]
-    seconds += member.start.seconds
     try:
-        test = None if status == "interrupted" else stack.evaluate(member.row, stack.data.test)
-        if test:
-            member.recorder.evaluation(step, "test", test)
-        found = member.summary(status, step, seconds, test)
-        if member.config.eval.recalibrate and status == "finished":
-            found |= test_recalibrated(member, stack, step)
+        status, tests = tested(member, stack, status, asked)
+        for split, result in tests.items():
+            member.recorder.evaluation(step, split, result)
+        seconds += member.start.seconds
+        found = member.summary(status, step, seconds, tests)
         member.recorder.sync()
         if status == "interrupted":
             save_progress(directory, state, member.config, seconds)
@@ -487,14 +505,28 @@ def close(member: Member, stack: Stack, step: int, seconds: float, status: str) 
         fail(member, error)
 
 
-def test_recalibrated(member: Member, stack: Stack, step: int) -> dict[str, Any]:
+def tested(member: Member, stack: Stack, status: str, asked: Asked) -> tuple[str, dict[str, Evaluation]]:
+    """Its tests, and its status: interrupted, where it was asked to stop meanwhile; then it is tested when it goes on.
+    What a diverged network answers is its result, so it is tested too.
+    """
+    if status == "interrupted":
+        return status, {}
+    try:
+        tests = {"test": stack.evaluate(member.row, stack.data.test, asked)}
+        if member.config.eval.recalibrate and status == "finished":
+            tests |= test_recalibrated(member, stack, asked)
+    except Stopped:
+        return "interrupted", {}
+    return status, tests
+
+
+def test_recalibrated(member: Member, stack: Stack, asked: Asked) -> dict[str, Evaluation]:
     """The test once more, with population statistics in the place of running averages, where there are some."""
-    state, buffers = stack.members[member.row], recalibrated(stack, member.row)
+    parameters, buffers = stack.members[member.row].parameters, recalibrated(stack, member.row, asked)
     if buffers is None:
         return {}
-    found = stack.evaluator.evaluate(state.parameters, buffers, stack.data.test)
-    member.recorder.evaluation(step, "test_recalibrated", found)
-    return {"test_recalibrated": {"accuracy": found.accuracy, "loss": found.loss}}
+    found = stack.evaluator.evaluate(parameters, buffers, stack.data.test, asked)
+    return {"test_recalibrated": found}
 
 
 def fail(member: Member, error: Exception) -> None:

@@ -232,5 +232,7 @@ class Pool:
                 event = worker.read()
                 if event is None:
                     worker.stack = None
-                else:
-                    self.hear(worker, event)
+                    continue
+                if isinstance(event, Closed):  # the next of a stack has as long
+                    deadline = time.monotonic() + GRACE
+                self.hear(worker, event)

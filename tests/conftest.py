@@ -139,13 +139,13 @@ def bnexp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return call
 
 
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Tag → step and value, as TensorBoard reads them; the speed's values are a clock's."""
+def scalars(folder: Path) -> dict[str, list[tuple[int, str]]]:
+    """Tag → step and value (NaN equals NaN), as TensorBoard reads them; the speed's values are a clock's."""
     board = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     board.Reload()
     tags: list[str] = board.Tags()["scalars"]
     return {
-        tag: [(event.step, 0 if tag.startswith("speed") else event.value) for event in board.Scalars(tag)]
+        tag: [(event.step, "" if tag.startswith("speed") else str(event.value)) for event in board.Scalars(tag)]
         for tag in sorted(tags)
     }
 

@@ -1,6 +1,7 @@
 """Architectures: shapes, the norm's place, biases, parameter counts, refusals."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from bnexp.activations import ACTIVATIONS, make_activation
 from bnexp.archs.block import Block
 from bnexp.archs.registry import ARCHS, make_model, notes, stacks
+from bnexp.composition import compose_run, configurations
 from bnexp.config import ActConfig, ArchConfig, ConfigError, NormConfig, RunConfig
 from bnexp.init import initialize
 from bnexp.norms import IMAGES_ONLY, NORMS
@@ -334,6 +336,21 @@ def test_channels_that_the_groups_do_not_divide_are_refused(arch: str) -> None:
         make_model(
             small(arch, "group", hidden=[6], channels=[6] * (8 if arch == "vgg" else 1), growth=6), MNIST, CLASSES
         )
+
+
+def test_the_shipped_choices_fit_one_another() -> None:
+    with configurations():
+        archs = {name: compose_run([f"arch={name}"]).arch for name in ARCHS}
+        norms = {name: compose_run([f"norm={name}"]).norm for name in NORMS}
+    refused = []
+    for arch, norm in product(ARCHS, NORMS):
+        try:
+            make_model(RunConfig(arch=archs[arch], norm=norms[norm]), (3, 32, 32), 10)
+        except ConfigError as error:
+            refused.append((arch, norm, str(error)))
+    vectors = [("mlp", norm) for norm in NORMS if norm in IMAGES_ONLY]
+    assert [pair for *pair, _ in refused] == [*map(list, vectors), ["lenet", "group"]]
+    assert "norm.groups=4 does not divide" in refused[-1][-1], "of 6 channels, as published"
 
 
 def test_unknown_names_are_refused_with_the_choices() -> None:

@@ -187,6 +187,18 @@ def test_p_of_claims_judged_before_count(bnexp: Bnexp) -> None:
     assert records()["digits.better"]["p_holm"] == together == pytest.approx(2 * 2 / 2**3)
 
 
+def test_p_of_claims_judged_later_counts(bnexp: Bnexp) -> None:
+    CLAIMS.append(replace(SMALL[0], id="digits.again", sweeps=[Sweep("again", SWEEP.overrides)]))
+    assert bnexp("reproduce", "digits.better", "--seeds", "6").status == 0
+    alone = records()["digits.better"]
+    assert alone["verdict"] == "inconclusive"
+    assert alone["p_holm"] == pytest.approx(2 * 2 / 2**6), "the other test counts as one without effect"
+    assert bnexp("reproduce", "digits.again", "--seeds", "7").status == 0
+    after = records()["digits.better"]
+    assert after["p_holm"] == pytest.approx(2 / 2**6), "the other one's is smaller"
+    assert (after["verdict"], after["why"]) == ("reproduced", "")
+
+
 def test_other_claims_stay_in_the_record(bnexp: Bnexp) -> None:
     assert bnexp("reproduce", "other").status == 0
     assert bnexp("reproduce", "digits.rate", "--seeds", "1").status == 0

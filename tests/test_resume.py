@@ -2,14 +2,17 @@
 
 import fcntl
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Bnexp, scalars
 
-from bnexp.engine import Stack
+from bnexp.engine import Evaluation, Evaluator, Stack
 from bnexp.runs import find_runs
 
 WORDS = ("dataset=digits", "steps=60", "eval.first_every=20", "checkpoint.every_seconds=0.001", "compile=false")
@@ -37,6 +40,24 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         left[0] = updates
 
     monkeypatch.setattr(Stack, "step", counted)
+    return at
+
+
+@pytest.fixture
+def terminate(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """SIGTERM as the n-th evaluation from now on begins."""
+    evaluate, left = Evaluator.evaluate, [0]
+
+    def counted(*arguments: Any) -> Evaluation:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments)
+
+    def at(evaluation: int) -> None:
+        left[0] = evaluation
+
+    monkeypatch.setattr(Evaluator, "evaluate", counted)
     return at
 
 
@@ -85,6 +106,37 @@ def test_a_killed_run_ends_in_the_same_bytes(
     assert (outcome.status, outcome.err) == (0, "")
     assert "mine: 0 were finished, 1 had begun, 0 had not" in outcome.out
     assert same(mine, whole)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(3, ()), (5, ()), (6, ("eval.recalibrate=true",)), (3, ("norm=none", "optim.lr=1e30"))],
+    ids=["validation", "test", "recalibrated", "diverged"],
+)
+def test_an_evaluation_is_given_up_for_a_signal(
+    bnexp: Bnexp, terminate: Callable[[int], None], number: int, words: tuple[str, ...]
+) -> None:
+    whole = train_whole(bnexp, *words)
+    terminate(number)
+    assert bnexp("train", *WORDS, *words, "hydra.run.dir=mine").status == 143
+    assert json.loads(Path("mine", "summary.json").read_text())["status"] == "interrupted"
+    assert bnexp("resume", "mine").status == 0
+    assert same(Path("mine"), whole)
+
+
+def test_an_evaluation_later_than_the_checkpoint_is_made_again(
+    bnexp: Bnexp, kill: Callable[[int], None], terminate: Callable[[int], None]
+) -> None:
+    whole = train_whole(bnexp)
+    terminate(3)
+    assert bnexp("train", *WORDS, "checkpoint.every_seconds=60", "hydra.run.dir=mine").status == 143
+    kill(9)  # four of its steps are timed
+    with pytest.raises(Killed):
+        bnexp("resume", "mine")
+    assert "\n40,validation" in Path("mine", "metrics.csv").read_text()
+    kill(0)
+    assert bnexp("resume", "mine").status == 0
+    assert same(Path("mine"), whole)
 
 
 def test_a_run_killed_again_and_again(bnexp: Bnexp, kill: Callable[[int], None]) -> None:

@@ -35,14 +35,18 @@ def test_equal_values_have_an_interval_of_width_zero(n: int) -> None:
     assert (estimate.mean, estimate.low, estimate.high, estimate.n) == (0.5, 0.5, 0.5, n)
 
 
-def test_two_values_span_their_interval() -> None:
-    """A resample is both values the first or both the second with probability 1/4 each: the bounds are the values."""
-    estimate = mean_interval([0.4, 0.8], random())
-    assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((0.6, 0.4, 0.8))
+@pytest.mark.parametrize(("n", "t"), [(2, 12.706), (3, 4.303), (4, 3.182), (5, 2.776)])
+def test_few_values_have_students_interval(n: int, t: float) -> None:
+    """The table's t at 97.5% and n - 1 degrees of freedom."""
+    sample = np.random.default_rng(5).normal(2, 3, n)
+    estimate = mean_interval(sample, random())
+    half = t * sample.std(ddof=1) / np.sqrt(n)
+    assert estimate.low == pytest.approx(sample.mean() - half, rel=1e-3)
+    assert estimate.high == pytest.approx(sample.mean() + half, rel=1e-3)
 
 
-@pytest.mark.parametrize("values", [[0.9, 0.9, 0.91], [0.1, 0.9, 0.9, 0.9], [1.0, 1.0, 1.0, 1.0, 1e-9], [3, 1, 2]])
-def test_few_values_have_finite_bounds_around_the_mean(values: list[float]) -> None:
+@pytest.mark.parametrize("values", [[0.9, 0.9, 0.91, 0.9, 0.9, 0.9], [1.0] * 6 + [1e-9], [3, 1, 2, 5, 4, 6]])
+def test_bounds_are_finite_and_around_the_mean(values: list[float]) -> None:
     estimate = mean_interval(values, random())
     assert estimate.low is not None
     assert estimate.high is not None
@@ -64,9 +68,10 @@ def test_interval_of_a_large_normal_sample_is_the_textbook_one() -> None:
     assert estimate.high == pytest.approx(sample.mean() + half, abs=0.1 * half)
 
 
-def test_coverage_of_ten_seeds() -> None:
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_coverage_of_a_mean(n: int) -> None:
     """95% intervals of 10 normal values hold the true mean in 95% of cases; the plain BCa ones do in 91%."""
-    samples = np.random.default_rng(2).normal(1, 1, (1000, 10))
+    samples = np.random.default_rng(2).normal(1, 1, (1000, n))
     intervals = [mean_interval(sample, random()) for sample in samples]
     assert 0.92 <= held(intervals, [1.0] * 1000) <= 0.97
 
@@ -95,7 +100,7 @@ def held(intervals: list[Estimate], truths: list[float]) -> float:
 
 
 def test_interval_follows_from_the_generator() -> None:
-    values = [0.1, 0.5, 0.2, 0.8]
+    values = [0.1, 0.5, 0.2, 0.8, 0.4, 0.6]
     assert mean_interval(values, random()) == mean_interval(values, random())
 
 

@@ -78,7 +78,7 @@ CLAIMS = [
     claim(
         "skip_init",
         "De & Smith 2020",
-        "Residual branches that start at 0 make up for normalization: a plain ResNet-20 is better with them.",
+        "A ResNet-20 without normalization is better with residual branches that start at 0.",
         Directional(on_test(arms("resnet20")["skip_init"]), on_test(arms("resnet20")["without"])),
         [SWEEPS["resnet20"], SKIP_INIT],
     ),

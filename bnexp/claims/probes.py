@@ -159,6 +159,8 @@ _measured: dict[tuple[str, str], dict[str, list[float]]] = {}
 def batches_per_second(runs: Runs, mode: str) -> dict[str, list[float]]:
     """norm → updates a second of the network of these runs, a value a round; the norms take turns within a round."""
     configs = {run.config["norm"]["name"]: config_of(run) for run in runs}
+    if {"none", "batch"} - configs.keys():
+        raise NoVerdictError("an arm has no complete runs")
     key = (mode, repr(configs))
     if key not in _measured:
         if mode != "eager" and not compiles(replace(next(iter(configs.values())), compile=True), torch.device("cpu")):

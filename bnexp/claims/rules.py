@@ -51,8 +51,9 @@ def against(control: Values | float) -> Against:
     return {"difference": True} if isinstance(control, Values) else {"shift": control}
 
 
-def named(control: Values | float) -> str:
-    return control.words if isinstance(control, Values) else f"{control:,.6g}"
+def named(control: Values | float, beside: Values) -> str:
+    """A number as the reader sees the values beside it."""
+    return control.words if isinstance(control, Values) else f"{beside.scale * control:,.6g}{beside.unit}"
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,14 @@ class Directional:
     @property
     def words(self) -> str:
         return (
-            f"directional: {self.ours.words} is {'lower' if self.lower else 'higher'} than {named(self.control)}; "
-            f"{TEST}"
+            f"directional: {self.ours.words} is {'lower' if self.lower else 'higher'} than "
+            f"{named(self.control, self.ours)}; {TEST}"
         )
+
+    @property
+    def zero(self) -> float:
+        """What the reader sees where there is no difference."""
+        return 0.0 if isinstance(self.control, Values) else self.ours.scale * self.control
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
         ours, control = both(runs, self.ours, self.control)
@@ -124,7 +130,7 @@ class Numeric:
         return (
             f"numeric: the published figure lies in the 95% prediction interval of one run of ours ({self.ours.words}),"
             f" or within {self.ours.scale * self.tolerance:g}{self.ours.unit} of our mean; inconclusive where the "
-            f"interval is wider than {WIDEST:g}"
+            f"interval is wider than {self.ours.scale * WIDEST:g}{self.ours.unit}"
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
@@ -198,6 +204,7 @@ class Sooner:
     ours: Arm
     control: Arm
     steps: bool = False
+    zero = 0.0
 
     @property
     def words(self) -> str:
@@ -242,11 +249,15 @@ class Share:
         if self.most is None:
             return (
                 f"rate: the share of seeds for which {event}, with its Wilson interval; reproduced where both outcomes "
-                "are seen, contradicted where one alone is and the interval leaves out one half"
+                f"are seen, contradicted where one alone is, in {FEWEST_PAIRS} seeds or more, and the interval leaves "
+                "out one half"
             )
         side = "above" if self.most else "below"
         given = f", where most of {self.control.words} does" if self.control else ""
-        return f"rate: the share of seeds for which {event} has its Wilson interval {side} one half{given}"
+        return (
+            f"rate: the share of seeds for which {event} has its Wilson interval {side} one half{given}, in "
+            f"{FEWEST_PAIRS} seeds or more"
+        )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
         values = self.values.of(runs).values()
@@ -291,8 +302,8 @@ class Equivalent:
         bound = f"{self.ours.scale * self.margin:g}{self.ours.unit}"
         limits = f"above -{bound}" if self.one_sided else f"inside ±{bound}"
         return (
-            f"equivalence: the 95% interval of the mean difference, {self.ours.words} minus {named(self.control)}, "
-            f"lies {limits}; contradicted where it lies wholly outside"
+            f"equivalence: the 95% interval of the mean difference, {self.ours.words} minus "
+            f"{named(self.control, self.ours)}, lies {limits}; contradicted where it lies wholly outside"
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:

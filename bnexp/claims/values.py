@@ -230,6 +230,8 @@ def largest_that_trains(arm: Arm, key: str) -> Values:
 
     def of(runs: Runs) -> PerSeed:
         own = arm.pick(runs)
+        if not own:
+            raise NoVerdictError("an arm has no complete runs")
         floor = math.log10(min(by_value(own, key))) - 1
         found: PerSeed = {}
         for run in own:
