@@ -121,11 +121,9 @@ def check_readme(out: Path) -> None:
 
 
 def judge(options: Options, runs: RunsOf, failed: dict[str, str]) -> list[Record]:
-    """`failed`: sweep → what went wrong with some of its runs."""
+    """With p corrected for the tests among these alone; `failed`: sweep → what went wrong with some of its runs."""
     evidence = {claim.id: measure(claim, runs, failed) for claim in options.claims}
-    records = (entry for entry in read_records(options.out) if entry["id"] not in evidence)
-    known = {entry["id"]: entry["p"] for entry in records if entry["p"] is not None}
-    adjusted = adjust(known | {key: found.p for key, found in evidence.items() if found.p is not None})
+    adjusted = adjust({key: found.p for key, found in evidence.items() if found.p is not None})
     return [
         record(claim, evidence[claim.id], adjusted.get(claim.id), runs_for([claim], runs), options)
         for claim in options.claims
@@ -212,7 +210,7 @@ def write(records: list[Record], options: Options, runs: RunsOf) -> list[Record]
 
 
 def corrected(entry: Record, claim: Claim, adjusted: dict[str, float]) -> Record:
-    """Tests of the same source may have come since: with p as it is among all of them now, and the verdict for it."""
+    """Other tests of its source are known: with p as it is among all of them, and the verdict for it."""
     rule, p, found = claim.rule, adjusted.get(claim.id), entry["measured"]
     if not isinstance(rule, TESTS) or p == entry["p_holm"] or found["value"] is None:
         return entry

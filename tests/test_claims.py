@@ -27,7 +27,7 @@ from bnexp.claims.values import (
     still_to_gain,
     where,
 )
-from bnexp.comparison import accuracy
+from bnexp.comparison import accuracy, make_curve, recalibrated_accuracies
 from bnexp.composition import compose_jobs, configurations, parse_overrides
 from bnexp.config import ConfigError, NormConfig, OptimConfig, RunConfig
 from bnexp.plan import split_jobs
@@ -278,6 +278,20 @@ def arrivals(norm: str, steps: list[int | None]) -> Runs:
 )
 def test_published_step(low: float, high: float, expected: Verdict) -> None:
     assert verdict(TimeToAccuracy(0.9, NONE, low, high), arrivals("none", [30, 50, 40])) == expected
+
+
+def test_a_run_that_diverged_has_no_part_in_the_clock() -> None:
+    lost = make_run("none", 1, 0.1, {0: 0.1, 10: 0.1}, status="diverged")
+    curve = make_curve("none", [make_run("none", 0, 0.95, rising(30)), lost])
+    assert list(curve.seconds) == pytest.approx([0.1 * step for step in range(0, STEPS + 1, 10)])
+    assert curve.mean[-1] == pytest.approx((0.95 + 0.1) / 2), "but in the accuracy"
+
+
+def test_a_run_that_diverged_counts_among_the_recalibrated() -> None:
+    runs = make_arms([0.9, 0.1], [])
+    assert recalibrated_accuracies(runs) == []
+    runs[0].summary["test_recalibrated"] = {"accuracy": 0.95}
+    assert recalibrated_accuracies(runs) == [0.95, 0.1]
 
 
 def test_published_step_where_some_never_get_there() -> None:

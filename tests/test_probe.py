@@ -27,6 +27,8 @@ def test_a_branchs_factor_stands_behind_its_layers() -> None:
     names = ["first.layer.weight", *block, "stages.0.1.layer.weight", "classifier.weight"]
     expected = ["first.layer.weight", *block[1:], block[0], "stages.0.1.layer.weight", "classifier.weight"]
     assert in_order(names) == expected
+    many = ["stages.0.1.factor", "stages.0.1.layer.weight", "stages.0.10.factor", "stages.0.10.layer.weight"]
+    assert in_order(many) == [many[1], many[0], many[3], many[2]]
 
 
 def trained(bnexp: Bnexp, *words: str) -> RunRecord:
