@@ -35,6 +35,7 @@ from bnexp.pretrained import load_start
 from bnexp.seeds import generator
 
 Tensors = dict[str, Tensor]
+Asked = Callable[[], bool]  # whether the process is to end
 Examples = tuple[Tensor, Tensor, Tensor | None]  # pixels, labels, conditions
 
 COMPILE_FROM = 5_000  # steps; compiling costs 1 to 10 s, a step then takes half the time
@@ -386,7 +387,7 @@ class Stack:
         step = int(self.members[row].record["diverged_at"])
         return step if step >= 0 else None
 
-    def evaluate(self, row: int, images: Images, stopping: Callable[[], bool] = never) -> Evaluation:
+    def evaluate(self, row: int, images: Images, stopping: Asked = never) -> Evaluation:
         """Raises Stopped."""
         member = self.members[row]
         return self.evaluator.evaluate(member.parameters, member.buffers, images, stopping)
@@ -422,9 +423,7 @@ class Evaluator:
         return record
 
     @torch.no_grad()
-    def evaluate(
-        self, parameters: Tensors, buffers: Tensors, images: Images, stopping: Callable[[], bool] = never
-    ) -> Evaluation:
+    def evaluate(self, parameters: Tensors, buffers: Tensors, images: Images, stopping: Asked = never) -> Evaluation:
         """Deep networks take seconds: `stopping` is asked before each batch. Raises Stopped."""
         loss, right = 0.0, 0
         self.inputs.clear()

@@ -1,20 +1,19 @@
 """`eval.recalibrate`: population statistics taken anew over an epoch, instead of running averages."""
 
-from collections.abc import Callable
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
 from bnexp.batches import Order
-from bnexp.engine import Stack, Stopped, Tensors, make_answer, never
+from bnexp.engine import Asked, Stack, Stopped, Tensors, make_answer, never
 from bnexp.norms import BatchNorm
 
 AVERAGES = ("running_mean", "running_var")
 
 
 @torch.no_grad()
-def recalibrated(stack: Stack, row: int, stopping: Callable[[], bool] = never) -> Tensors | None:
+def recalibrated(stack: Stack, row: int, stopping: Asked = never) -> Tensors | None:
     """A member's buffers with each running mean and variance replaced by those over the whole batches of an epoch, with
     the parameters as they are now: the mean of the batches' means, and the mean of their (biased) variances plus the
     variance of their means ("precise BN", Wu & Johnson 2021, §3). None where no norm keeps running averages.

@@ -5,7 +5,6 @@ import multiprocessing
 import signal
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from bnexp.config import OVER_THE_BATCH, ConfigError, RunConfig, require, requir
 from bnexp.data import Data, load_data
 from bnexp.engine import (
     COMPILE_FROM,
+    Asked,
     Evaluation,
     Stack,
     Stopped,
@@ -60,7 +60,6 @@ from bnexp.runs import (
     write_summary,
 )
 
-Asked = Callable[[], bool]  # whether the process is to end
 TARGETS = (80, 90, 95, 97, 98)  # percent of validation accuracy whose first crossing is noted
 
 
