@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -124,11 +125,9 @@ class Worker:
     def __init__(self, train: Train, device: int | None) -> None:
         self.device, self.stack, self.last = device, None, None
         context: Any = multiprocessing.get_context(START)
-        context.set_forkserver_preload(PRELOADED)
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, train, os.getcwd(), device), daemon=True)
-        with ignored(signal.SIGINT):  # the child inherits this: Ctrl-C reaches it through the parent alone
-            self.process.start()
+        start_deaf(context, self.process)
         theirs.close()
 
     def give(self, stack: Any) -> None:
@@ -148,6 +147,21 @@ class Worker:
         self.process.join(GRACE)
         code = self.process.exitcode or 0
         return f"the worker process died ({signal.Signals(-code).name if code < 0 else f'exit status {code}'})"
+
+
+def start_deaf(context: Any, process: Any) -> None:
+    """Start a process that inherits SIGINT as ignored, for Ctrl-C is to reach it through its parent alone. The parent
+    ignores it meanwhile and would lose it: for milliseconds, while what forks the workers starts. The first fork comes
+    seconds later, after its imports.
+    """
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload(PRELOADED)
+        with ignored(signal.SIGINT):
+            forkserver.ensure_running()
+        process.start()
+    else:
+        with ignored(signal.SIGINT):
+            process.start()
 
 
 @contextmanager
