@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from bnexp.cli import run
 from bnexp.config import DatasetConfig
 from bnexp.runs import machine
 
+BEGAN = time.monotonic()
 torch.set_num_threads(1)  # as many processes run tests as there are cores
 
 
@@ -34,7 +36,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     found = [value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "faults"]
     whole = config.getoption("--faults") >= 1 and config.getoption("markexpr") == "faults"
     if found and whole:
-        made = f"`make test-faults`: torch {torch.__version__}, {machine()}, {os.cpu_count()} cores."
+        minutes = round((time.monotonic() - BEGAN) / 60)
+        made = f"`make test-faults`, {minutes} minutes: torch {torch.__version__}, {machine()}, {os.cpu_count()} cores."
         lines = ["# Reliability", "", made, "", *(f"- {line}" for line in dict.fromkeys(found)), ""]
         Path(config.rootpath, "results", "reliability.md").write_text("\n".join(lines))
 
