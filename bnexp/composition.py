@@ -4,19 +4,23 @@ import os
 import pickle
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import hydra
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -33,6 +37,22 @@ def conf_dir() -> Path:
     return next(path for path in (package.parent / "conf", package / "conf") if (path / "config.yaml").exists())
 
 
+class Repository(ConfigRepository):
+    """Hydra's own, which reads a file of conf/ or of Hydra once in a process: a fifth of a composition's time."""
+
+    read: ClassVar[dict[tuple[str, str], bytes]] = {}
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is None or source.provider not in ("hydra", "main"):  # somebody's folder may change
+            return super().load_config(config_path)
+        key = source.path, config_path
+        if key not in self.read:
+            self.read[key] = pickle.dumps(super().load_config(config_path))
+        found: ConfigResult = pickle.loads(self.read[key])
+        return found
+
+
 class Loader(ConfigLoaderImpl):
     """Hydra's own, which remembers: words that choose the same files are composed once, which takes 0.1 s. Their values
     are set on a copy, as Hydra sets them, in 0.01 s.
@@ -44,6 +64,7 @@ class Loader(ConfigLoaderImpl):
         if folder is not None:
             path.prepend("command-line", f"file://{Path(folder).absolute()}", SearchPathQuery(provider="schema"))
         super().__init__(path)
+        self.repository = Repository(path)
         self.composed: dict[tuple[object, ...], bytes] = {}
 
     def _load_configuration_impl(
@@ -61,17 +82,23 @@ class Loader(ConfigLoaderImpl):
         values = [word for word in single if self.is_value(word)]
         choices = [str(word.input_line) for word in single if word not in values]
         key = (config_name, run_mode, *choices)
-        if key not in self.composed:
-            if len(self.composed) == MOST_COMPOSED:
-                self.composed.clear()
-            config = super()._load_configuration_impl(
+        found: DictConfig
+        if key in self.composed:
+            found = pickle.loads(self.composed[key])
+        else:
+            found = super()._load_configuration_impl(
                 config_name, choices, run_mode, from_shell, validate_sweep_overrides
             )
-            self.composed[key] = pickle.dumps(config)
-        found: DictConfig = pickle.loads(self.composed[key])
+            self.remember(key, found)
         self._apply_overrides_to_config(values, found)
         record_words(found, words)
         return found
+
+    def remember(self, key: tuple[object, ...], config: DictConfig) -> None:
+        if len(self.composed) == MOST_COMPOSED:
+            self.composed.clear()
+        with suppress(pickle.PicklingError):  # a process of joblib's or submitit's has imported their plugin twice
+            self.composed[key] = pickle.dumps(config)
 
     def is_value(self, word: Override) -> bool:
         """Hydra sets it after all else, and it chooses no file."""
@@ -220,11 +247,16 @@ def is_free(key: str, value: object, words: set[str]) -> bool:
         for part in OF_A_JOB:
             text = text.replace(part, "")
         return "${" not in text and ".." not in Path(text).parts and not Path(text).is_absolute()
-    if is_under(key, ("launcher",)):
-        return {*MADE}.isdisjoint(key.split(".")) and "${" not in text
+    if is_under(key, ("launcher",)):  # submitit runs some of its texts in a shell: no file may set one
+        said = not isinstance(value, str) or any(is_under(f"hydra.{key}", (key_of(word),)) for word in words)
+        return said and {*MADE}.isdisjoint(key.split(".")) and "${" not in text
     if is_under(key, ("verbose",)):
         return isinstance(value, bool | str)
     return is_under(key, BOOKKEEPING) or (is_under(key, SETTABLE) and {*MADE}.isdisjoint(key.split(".")))
+
+
+def key_of(word: str) -> str:
+    return word.lstrip("+").partition("=")[0]
 
 
 def is_under(key: str, names: tuple[str, ...]) -> bool:

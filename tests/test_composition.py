@@ -1,6 +1,7 @@
 """Compositions that are remembered: what Hydra's own loader composes anew each time."""
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,30 @@ def test_as_hydra_composes(words: list[str], mode: RunMode, tmp_path: Path, monk
     with configurations():
         ours = Loader(None)
         theirs = ConfigLoaderImpl(ours.config_search_path)
-        for place in (os.getcwd(), tmp_path):
+        expected = theirs.load_configuration("config", words, mode)
+        for place in (os.getcwd(), str(tmp_path)):
             monkeypatch.chdir(place)
-            found, expected = (loader.load_configuration("config", words, mode) for loader in (ours, theirs))
+            found = ours.load_configuration("config", words, mode)
+            expected.hydra.runtime.cwd = place
             assert plain(found) == plain(expected)
-            for flag in ("struct", "readonly"):
-                assert OmegaConf.is_struct(found) == OmegaConf.is_struct(expected), flag
-                assert OmegaConf.is_readonly(found.hydra) == OmegaConf.is_readonly(expected.hydra), flag
+            assert OmegaConf.is_struct(found) == OmegaConf.is_struct(expected)
+            assert OmegaConf.is_readonly(found.hydra) == OmegaConf.is_readonly(expected.hydra)
     assert len(ours.composed) == 1
+
+
+def test_what_cannot_be_pickled_is_composed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the processes of joblib and submitit, which import their plugin twice."""
+
+    def refuse(_: object) -> bytes:
+        raise pickle.PicklingError
+
+    with configurations():
+        loader = Loader(None)
+        expected = plain(loader.load_configuration("config", CHOICES, RunMode.RUN))
+        monkeypatch.setattr("bnexp.composition.pickle.dumps", refuse)
+        again = Loader(None)
+        assert [plain(again.load_configuration("config", CHOICES, RunMode.RUN)) for _ in range(2)] == [expected] * 2
+        assert not again.composed
 
 
 def test_jobs_as_hydra_composes_them() -> None:
