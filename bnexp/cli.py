@@ -168,13 +168,25 @@ def compare(arguments: list[str]) -> int:
         return ask(words)
     checked = plan(words)
     from bnexp.comparison import check_by
+    from bnexp.config import ConfigError
     from bnexp.report import report
+    from bnexp.running import SweepError
 
     check_by(by, [config.as_dict() for config in checked.runs])
     if dry:
         return announce(checked.sweep)
-    start(checked)
-    report([shortest(checked.directory)], by)
+    failed: SweepError | None = None
+    try:
+        start(checked)
+    except SweepError as error:  # the others are compared
+        failed = error
+    try:
+        report([shortest(checked.directory)], by)
+    except ConfigError:  # there is none
+        if failed is None:
+            raise
+    if failed is not None:
+        raise failed
     return 0
 
 
@@ -189,10 +201,8 @@ def run_with_hydra(checked: Plan) -> None:
     """Hydra makes the directories with its record, and calls the task for each run; of a sweep, its launcher does."""
     from bnexp.composition import configurations
 
-    goes_on = checked.sweep.stacks[0][0].goes_on
-
     def task(config: DictConfig) -> str:
-        return train_one(config, goes_on)
+        return train_one(config)
 
     task.sweep = checked.sweep  # type: ignore[attr-defined]  # for the launcher, which is handed nothing but the task
     with configurations(checked.words.config_dir) as hydra:
@@ -221,7 +231,7 @@ def ask_hydra(arguments: list[str]) -> int:
     return 0
 
 
-def train_one(config: DictConfig, goes_on: bool) -> str:
+def train_one(config: DictConfig) -> str:
     """Hydra's task: one run into the directory that Hydra made for it."""
     import logging
 
@@ -237,7 +247,7 @@ def train_one(config: DictConfig, goes_on: bool) -> str:
     launch = launch_here()
     try:
         with TrainingDisplay(title) as display:
-            summary = run_alone(parse(config), launch, display, goes_on)
+            summary = run_alone(parse(config), launch, display)
     except (ConfigError, OSError):
         raise
     except Exception:
@@ -378,8 +388,11 @@ def plan_claim(sweep: Sweep, seeds: int) -> Plan:
 
 def run_claim(sweep: Sweep, seeds: int) -> list[RunConfig]:
     """Train what is left of a claim's sweep; the runs that make it up."""
+    from bnexp.resume import give_way
+
     checked = plan_claim(sweep, seeds)
     if checked.sweep.stacks:
+        give_way(checked.directory, checked.runs, checked.names)
         start(checked)
     return checked.runs
 

@@ -19,6 +19,12 @@ class Recorded:
         events: list[Event] = []
         return events, self.train(stack, events.append)
 
+    def checkpoint(self, stack: Any) -> Any:
+        """For submitit, as a job's time is over or it is preempted: put into the queue again, it goes on."""
+        from submitit.helpers import DelayedSubmission  # noqa: PLC0415 - an extra
+
+        return DelayedSubmission(self, stack)
+
 
 def run_jobs(
     train: Train, stacks: list[Any], executor: Any, emit: Emit, died: Callable[[Any, str], list[Any]]
@@ -53,6 +59,6 @@ def make_executor(cluster: str, folder: Path, parameters: dict[str, Any]) -> Any
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
     try:
         executor.update_parameters(name="bnexp", **parameters)
-    except (NameError, TypeError) as error:
+    except (NameError, TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f"hydra.launcher.submit_with={parameters} is not allowed: {error}") from error
     return executor

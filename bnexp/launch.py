@@ -91,11 +91,11 @@ class Nest:
         outcome: dict[str, Any] | Exception | None = None
         try:
             place = launch_here()
-            outcome = outcome_there(job.config, place.directory) if job.goes_on else None
+            outcome = outcome_there(job.config, place.directory)
             if outcome is not None:
                 self.emit(Closed(job.number, place.directory, outcome))
             else:
-                member = open_member(job.config, place, len(self.stack), job.goes_on)
+                member = open_member(job.config, place, len(self.stack))
                 self.members[job.number] = member
                 self.emit(Opened(job.number, place.directory, member.start.step))
         except Exception as error:

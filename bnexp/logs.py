@@ -125,16 +125,19 @@ class Table:
 
 def cut_back(path: Path, step: int) -> list[list[str]]:
     """Cut a table of a run off behind the rows of training up to a step, and return these. What a test wrote, or a
-    killed process half, goes.
+    killed process half, goes. Raises OSError for a damaged table.
     """
     kept, size = list[list[str]](), 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file):
-            row = next(csv.reader([line.decode()]), [])
-            if number and not (line.endswith(b"\n") and int(row[0]) <= step and not row[1].startswith("test")):
-                break
-            size += len(line)
-            kept += [row] if number else []
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file):
+                row = next(csv.reader([line.decode()]), [])
+                if number and not (line.endswith(b"\n") and int(row[0]) <= step and not row[1].startswith("test")):
+                    break
+                size += len(line)
+                kept += [row] if number else []
+    except (ValueError, IndexError, csv.Error) as error:
+        raise OSError(errno.EIO, "is damaged: the run starts anew once its folder is removed", str(path)) from error
     if path.is_symlink():
         raise OSError(errno.ELOOP, "is a link, which a run's table never is", str(path))
     os.truncate(path, size)

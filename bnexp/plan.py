@@ -37,6 +37,7 @@ class Plan:
     directory: Path  # of the run or the sweep
     sweep: "SweepPlan"
     jobs: "list[Job]"  # of a sweep, those that are finished included
+    names: list[str]  # of their directories, unless the user names these
     options: "Options"
     goes_on: bool  # in a directory that holds some of these runs
 
@@ -63,13 +64,14 @@ def plan(words: Words, resume: bool = False, timed: bool = True) -> Plan:
     twice = len({config_digest(config) for config in runs}) < len(runs)
     require(not twice, "the sweep", " ".join(overrides), "it has the same run more than once")
     own_names = not multirun or any(word.key_or_group == "hydra.sweep.subdir" for word in parsed)
-    goes_on = resume or check_holds(directory, runs, [] if own_names else names_of(parsed, jobs))
+    names = [] if own_names else names_of(parsed, jobs)
+    goes_on = resume or check_holds(directory, runs, names, is_numbered(compositions[0]))
     if goes_on and processes() > 1:
         raise ConfigError(f"{directory} holds this run already, which cannot go on under torchrun: choose another one")
     every = make_jobs(parsed, jobs, runs)
     sweep = plan_sweep(left_to_do(every, directory) if goes_on else every, options, timed)
     for_hydra = [*overrides, *naming, *fixed_place(directory, multirun)]
-    return Plan(words, for_hydra, runs, directory, sweep, every if multirun else [], options, goes_on)
+    return Plan(words, for_hydra, runs, directory, sweep, every if multirun else [], names, options, goes_on)
 
 
 def fixed_place(directory: Path, multirun: bool) -> list[str]:
@@ -163,6 +165,11 @@ def names_of(words: list[Override], jobs: list[list[str]]) -> list[str]:
     names = [",".join(sorted(word for word in job if word.split("=")[0].lstrip("+") in swept)) for job in jobs]
     fit = all(name and "/" not in name and len(name.encode()) <= LONGEST_NAME for name in names)
     return names if fit else [str(number) for number in range(len(jobs))]
+
+
+def is_numbered(config: DictConfig) -> bool:
+    """Whether the directories of a sweep's runs have the job's number in their names."""
+    return "job.num}" in str(OmegaConf.to_container(config.hydra.sweep, resolve=False))
 
 
 def name_run(words: list[Override]) -> list[str]:

@@ -5,12 +5,14 @@ starts for the first time has no record of Hydra's.
 """
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bnexp.config import ConfigError, RunConfig, recorded
 from bnexp.console import say
+from bnexp.data import load_data
 from bnexp.files import LONGEST_NAME, clear_parts, write_whole
 from bnexp.messages import explain
 from bnexp.running import Sweep
@@ -22,6 +24,7 @@ from bnexp.runs import (
     complete_runs,
     config_digest,
     find_runs,
+    fits,
     to_json,
 )
 from bnexp.sweep import Job, Options, StackOfJobs, parse_options, plan_sweep
@@ -53,29 +56,38 @@ def runs_of(directory: Path) -> dict[str, RunRecord]:
 def left_to_do(jobs: list[Job], directory: Path) -> list[Job]:
     """Without a sweep's complete runs."""
     done = complete_runs(directory)
-    return [replace(job, goes_on=True) for job in jobs if config_digest(job.config) not in done]
+    return [job for job in jobs if config_digest(job.config) not in done]
 
 
-def check_holds(directory: Path, runs: list[RunConfig], names: list[str]) -> bool:
-    """Whether a directory holds some of these runs already. Raises ConfigError where it holds others, or these where
-    others of them would go, or cut off and under other names than Hydra will give them: as a sweep grows, numbers that
-    are names shift, and so does what tells its runs apart.
+def check_holds(directory: Path, runs: list[RunConfig], names: list[str], numbered: bool) -> bool:
+    """Whether a directory holds some of these runs already. Raises ConfigError where it holds others, or these of other
+    data, or where others of them would go, or cut off and under other names than Hydra will give them: as a sweep
+    grows, numbers in names shift, and so does what tells its runs apart.
     """
     there = runs_of(directory) if directory.is_dir() else {}
     digests = [config_digest(config) for config in runs]
     if there.keys() - {*digests}:
         raise ConfigError(f"{directory} holds another run already: choose another directory")
-    for run in there.values():
-        check_versions(run)
+    for run in sorted(there.values(), key=lambda run: str(run.config["dataset"])):  # each data set is read once
         name, number = run.directory.name, digests.index(run.digest)
-        now = names[number] if names else str(number) if name.isdigit() else name
-        if run.directory == directory or name == now:
+        check_versions(run)
+        check_data(run, runs[number])
+        if run.directory == directory:
             continue
-        if name.isdigit() and now.isdigit():
+        if numbered and str(run.job) in name and run.job != number:
             raise ConfigError(f"{directory} names its runs by number, and these have others: choose another directory")
-        if not run.complete:
+        if names and name != names[number] and not run.complete:
+            now = names[number]
             raise ConfigError(f"{run.directory} was cut off and is {now} in this sweep: bnexp resume {directory} first")
     return bool(there)
+
+
+def give_way(directory: Path, runs: list[RunConfig], names: list[str]) -> None:
+    """Remove other runs, as those of an older grid of a claim, from the directories that these will have."""
+    digests = {config_digest(config) for config in runs}
+    for run in runs_of(directory).values():
+        if run.digest not in digests and run.directory.name in names:
+            shutil.rmtree(run.directory)
 
 
 def check_runs(runs: list[RunConfig]) -> None:
@@ -123,7 +135,7 @@ class Finisher:
                 emit(Closed(job.number, launch.directory, ended))
                 continue
             try:
-                member = open_member(job.config, launch, len(stack), job.goes_on)
+                member = open_member(job.config, launch, len(stack))
             except Exception as error:  # one directory's trouble is not the others'
                 ends[job.number] = explain(error)[1]
             else:
@@ -140,6 +152,13 @@ def check_versions(run: RunRecord) -> None:
     if not run.of_these_versions:
         made = ", ".join(f"{name} {run.record['packages'].get(name)}" for name in ("bnexp", "torch"))
         raise ConfigError(f"{run.directory} was made by {made}: install these to go on, or start it anew")
+
+
+def check_data(run: RunRecord, config: RunConfig) -> None:
+    """An arm whose seeds saw other images would be two. Raises ConfigError."""
+    known = fits(run.record, {"dataset": {"sha256": str}})
+    if not known or run.record["dataset"]["sha256"] != load_data(config.dataset).checksum:
+        raise ConfigError(f"{run.directory} was made with other data: choose another directory")
 
 
 def place_of(job: Job, directory: Path, there: dict[str, RunRecord]) -> Path:

@@ -1,6 +1,6 @@
 """A sweep while it trains: stacks on worker processes (or here, or as a cluster's jobs), its display, its dead."""
 
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class Sweep:
                 self.returns |= returns
         except KeyboardInterrupt:
             for number, directory in self.directories.items():
-                close_interrupted(directory, self.display.step_of(number))
+                with suppress(OSError):
+                    close_interrupted(directory, self.display.step_of(number))
             say(f"interrupted: {self.display.done()}")
             raise
 
@@ -68,8 +69,8 @@ class Sweep:
         if self.retried.isdisjoint(found):
             self.retried.update(found)
             self.display.restart(list(found))
-            again, half = [replace(job, goes_on=True) for job in stack], -(-len(stack) // 2)
-            parts = [part for part in (again[:half], again[half:]) if part]
+            half = -(-len(stack) // 2)
+            parts = [part for part in (stack[:half], stack[half:]) if part]
             say(f"{how}: starting {count(len(stack), 'run')} again as {count(len(parts), 'stack')}")
             return parts
         for number, place in found.items():
@@ -78,7 +79,8 @@ class Sweep:
             self.dead[number] = how
             self.display.hear(Closed(number, place or Path(), {"status": "failed", "error": how}))
             if place:
-                write_failure(place, how)
+                with suppress(OSError):
+                    write_failure(place, how)
         return []
 
     def raise_failures(self, failed: dict[int, object]) -> None:

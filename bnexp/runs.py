@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bnexp.config import ConfigError, RunConfig
+from bnexp.config import RunConfig
 from bnexp.console import complain
 from bnexp.files import clear_parts, write_whole
 
@@ -58,12 +58,8 @@ def digest_of(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any], again: bool = False) -> None:
-    """Claim the directory with its run.json, under its lock. Raises ConfigError where it holds a run already, unless
-    that one starts `again`: its record is replaced, so that there is one at any time.
-    """
-    if not again and (launch.directory / RUN).exists():
-        raise ConfigError(f"{launch.directory} holds a run already: choose another directory")
+def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None:
+    """Claim the directory with its run.json, under its lock."""
     launch.directory.mkdir(parents=True, exist_ok=True)
     record = {
         "schema": SCHEMA,
@@ -85,9 +81,9 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     """None where there is none that can be read."""
     try:
         record: dict[str, Any] = json.loads((directory / RUN).read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
-    return record
+    return record if fits(record, RECORD) else None
 
 
 def reopen_run(directory: Path, step: int) -> None:

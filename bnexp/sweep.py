@@ -31,15 +31,12 @@ WORTH_WORKERS = 12.0  # seconds of training: shorter sweeps are over before a se
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a sweep: its number, its overrides, those of them that tell it from the others, its configuration;
-    `goes_on`: its directory may hold it, cut off, or something that gives way.
-    """
+    """A run of a sweep: its number, its overrides, those of them that tell it from the others, its configuration."""
 
     number: int
     words: list[str]
     overrides: list[str]
     config: RunConfig
-    goes_on: bool = False
 
     @property
     def title(self) -> str:
@@ -107,7 +104,8 @@ def plan_sweep(jobs: list[Job], options: Options, timed: bool = True) -> SweepPl
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(stack_key(job.config), []).append(job)
-    workers = 1 if options.submit else options.workers or device_workers(jobs[0].config)
+    fewest = min(device_workers(group[0].config) for group in groups.values())
+    workers = 1 if options.submit else options.workers or fewest
     found = [divide(group, workers * len(group) / len(jobs), options) for group in groups.values()]
     every = list(chain.from_iterable(found))
     workers = min(workers, len(every))
@@ -201,7 +199,7 @@ def estimate(found: list[StackOfJobs]) -> float:
 def time_steps(config: RunConfig) -> tuple[float, float]:
     """Seconds of an uncompiled step and of an evaluation of one run."""
     data, device = load_data(config.dataset), pick_device(config.device)
-    torch.set_num_threads(1)
+    torch.set_num_threads(thread_count(config, device))
     stack = Stack([replace(config, compile=False)], data, device)
     batches = Batches([0], len(data.train), config.batch_size, config.dataset.augment != "none", device)
     few = data.validation[:EVALUATION_BATCH]

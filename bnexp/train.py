@@ -128,6 +128,8 @@ class Stopwatch:
     def now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
         return time.perf_counter()
 
 
@@ -217,11 +219,11 @@ def check(config: RunConfig) -> list[str]:
     return [f"init_from={config.init_from}: {find_start(model, config)}"] if config.init_from else []
 
 
-def run_alone(config: RunConfig, launch: Launch, display: Display, goes_on: bool = False) -> dict[str, Any]:
+def run_alone(config: RunConfig, launch: Launch, display: Display) -> dict[str, Any]:
     """Train one run into its directory and return its summary. Raises Interrupted after closing it."""
-    if goes_on and (ended := outcome_there(config, launch.directory)):
+    if ended := outcome_there(config, launch.directory):
         return ended
-    member = open_member(config, launch, 1, goes_on)
+    member = open_member(config, launch, 1)
     train_together([member], display)
     if isinstance(member.outcome, Exception):
         raise member.outcome
@@ -255,19 +257,18 @@ def follow(config: RunConfig) -> None:
                 raise
 
 
-def open_member(config: RunConfig, launch: Launch, companions: int, goes_on: bool = False) -> Member:
-    """Make a run's directory, or (`goes_on`) take up the run that was cut off there; anything else in it gives way.
-    `companions`: members of its stack, itself included. Raises ConfigError where another process has the directory.
+def open_member(config: RunConfig, launch: Launch, companions: int) -> Member:
+    """Make a run's directory, or take up the run that was cut off there. `companions`: members of its stack, itself
+    included. Raises ConfigError where another process has the directory, or it is another run's.
     """
     data, lock = load_data(config.dataset), Lock(launch.directory)
     model = make_model(config, data.shape, data.classes)
     facts = facts_of(config, model, data, companions)
     try:
-        start = where_cut_off(config, launch.directory, data, facts) if goes_on else Saved()
+        start = where_cut_off(config, launch.directory, data, facts)
         if start.tensors is None:
-            if goes_on:
-                clear_run(launch.directory)
-            create_run(launch, config, facts, again=goes_on)
+            clear_run(launch.directory)
+            create_run(launch, config, facts)
         else:
             reopen_run(launch.directory, start.step)
         recorder = Recorder(launch.directory, activation_columns(model), rows_until(start))
@@ -289,10 +290,12 @@ DECIDING = ("device", "threads", "processes", "compiled", "dataset")  # facts th
 
 
 def where_cut_off(config: RunConfig, directory: Path, data: Data, facts: dict[str, Any]) -> Saved:
-    """What a run goes on from. Raises ConfigError where it would go on otherwise than it began."""
+    """What a run goes on from. Raises ConfigError where it would go on otherwise than it began, or is another run."""
     record = read_record(directory)
-    if record is None or record["config_sha256"] != config_digest(config):
+    if record is None:
         return Saved()
+    if record["config_sha256"] != config_digest(config):
+        raise ConfigError(f"{directory} holds another run already: choose another directory")
     for name in DECIDING:
         now, then = (json.loads(json.dumps(found.get(name))) for found in (facts, record))
         if now != then:

@@ -4,12 +4,11 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,18 +119,19 @@ def serve(pipe: Connection, train: Train, directory: str, device: int | None) ->
 
 
 class Worker:
-    """A worker process as its parent sees it. `stack` is what it trains, `last` what it trained last."""
+    """A worker process as its parent sees it. `stack` is what it trains, `kind` what that has alike with others."""
 
     def __init__(self, train: Train, device: int | None) -> None:
-        self.device, self.stack, self.last = device, None, None
+        self.device, self.stack, self.kind = device, None, object()
         context: Any = multiprocessing.get_context(START)
+        context.set_forkserver_preload(PRELOADED)
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, train, os.getcwd(), device), daemon=True)
-        start_deaf(context, self.process)
+        start_deaf(self.process)
         theirs.close()
 
-    def give(self, stack: Any) -> None:
-        self.stack = self.last = stack
+    def give(self, kind: object, stack: Any) -> None:
+        self.kind, self.stack = kind, stack
         with suppress(OSError):  # one that has died is noticed when it is read
             self.pipe.send(stack)
 
@@ -149,31 +149,16 @@ class Worker:
         return f"the worker process died ({signal.Signals(-code).name if code < 0 else f'exit status {code}'})"
 
 
-def start_deaf(context: Any, process: Any) -> None:
-    """Start a process that inherits SIGINT as ignored, for Ctrl-C is to reach it through its parent alone. The parent
-    ignores it meanwhile and would lose it: for milliseconds, while what forks the workers starts. The first fork comes
-    seconds later, after its imports.
+def start_deaf(process: Any) -> None:
+    """Start a process that has SIGINT blocked, as it inherits it: Ctrl-C reaches it through its parent alone. One that
+    comes meanwhile waits: the first worker starts for seconds, until what it is forked from has imported torch.
     """
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(PRELOADED)
-        with ignored(signal.SIGINT):
-            forkserver.ensure_running()
-        process.start()
-    else:
-        with ignored(signal.SIGINT):
-            process.start()
-
-
-@contextmanager
-def ignored(signum: signal.Signals) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signum, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # as it starts, it unblocks SIGINT
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        process.start()
     finally:
-        signal.signal(signum, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Pool:
@@ -185,12 +170,12 @@ class Pool:
         self, train: Train, emit: Emit, died: Callable[[Any, str], list[Any]], alike: Callable[[Any], object]
     ) -> None:
         self.train, self.emit, self.died, self.alike = train, emit, died, alike
-        self.waiting: list[Any] = []
+        self.waiting: list[tuple[object, Any]] = []  # stacks behind what they have alike
         self.results: list[Any] = []
 
     def run(self, stacks: list[Any], workers: int, devices: int) -> list[Any]:
         """Results of all stacks, as they come. Raises Interrupted once the workers have closed their runs."""
-        self.waiting = list(stacks)
+        self.await_turn(stacks)
         crew: list[Worker] = []
         try:
             with StopRequest() as stop:
@@ -207,15 +192,17 @@ class Pool:
                 worker.process.join()
         return self.results
 
+    def await_turn(self, stacks: list[Any]) -> None:
+        self.waiting += [(self.alike(stack), stack) for stack in stacks]
+
     def staffed(self, worker: Worker) -> Worker:
         """Give an idle worker a stack, one like its last where there is one; replace a worker that has died."""
         if worker.stack or not self.waiting:
             return worker
         if not worker.process.is_alive():
             worker = Worker(self.train, worker.device)
-        compiled = worker.last and self.alike(worker.last)
-        best = next((i for i, stack in enumerate(self.waiting) if self.alike(stack) == compiled), 0)
-        worker.give(self.waiting.pop(best))
+        best = next((i for i, (kind, _) in enumerate(self.waiting) if kind == worker.kind), 0)
+        worker.give(*self.waiting.pop(best))
         return worker
 
     def listen(self, crew: list[Worker]) -> None:
@@ -227,7 +214,7 @@ class Pool:
                 self.hear(worker, event)
                 continue
             stack, worker.stack = worker.stack, None
-            self.waiting += self.died(stack, worker.how_it_died())
+            self.await_turn(self.died(stack, worker.how_it_died()))
 
     def hear(self, worker: Worker, event: Event) -> None:
         if isinstance(event, Trained):

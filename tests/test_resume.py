@@ -15,8 +15,9 @@ from conftest import Bnexp, scalars
 from bnexp.engine import Evaluation, Evaluator, Stack
 from bnexp.runs import find_runs
 
+NARROW = "arch.hidden=[8]"
 WORDS = ("dataset=digits", "steps=60", "eval.first_every=20", "checkpoint.every_seconds=0.001", "compile=false")
-SHORT = ("dataset=digits", "steps=2", "eval.first_every=2", "compile=false")
+SHORT = ("dataset=digits", "steps=2", "eval.first_every=2", "compile=false", NARROW)
 SWEPT = ("norm=none,batch", "seed=0,1")
 FILES = ("metrics.csv", "checkpoint.safetensors")
 
@@ -68,19 +69,24 @@ def same(folder: Path, whole: Path) -> bool:
     return all((folder / name).read_bytes() == (whole / name).read_bytes() for name in FILES)
 
 
+def narrow(words: tuple[str, ...]) -> tuple[str, ...]:
+    """There are as many checkpoints as steps."""
+    return words if "arch=convnet" in words else (NARROW, *words)
+
+
 MADE: dict[tuple[str, ...], Path] = {}  # runs that several tests look at
 
 
 def train_whole(bnexp: Bnexp, *words: str) -> Path:
     if words not in MADE:
-        assert bnexp("train", *WORDS, *words, "hydra.run.dir=whole").status == 0
+        assert bnexp("train", *WORDS, *narrow(words), "hydra.run.dir=whole").status == 0
         MADE[words] = Path("whole").resolve()
     return MADE[words]
 
 
 def train_killed(bnexp: Bnexp, *words: str) -> Path:
     with pytest.raises(Killed):
-        bnexp("train", *WORDS, *words, "hydra.run.dir=mine")
+        bnexp("train", *WORDS, *narrow(words), "hydra.run.dir=mine")
     return Path("mine")
 
 
@@ -118,7 +124,7 @@ def test_an_evaluation_is_given_up_for_a_signal(
 ) -> None:
     whole = train_whole(bnexp, *words)
     terminate(number)
-    assert bnexp("train", *WORDS, *words, "hydra.run.dir=mine").status == 143
+    assert bnexp("train", *WORDS, *narrow(words), "hydra.run.dir=mine").status == 143
     assert json.loads(Path("mine", "summary.json").read_text())["status"] == "interrupted"
     assert bnexp("resume", "mine").status == 0
     assert same(Path("mine"), whole)
@@ -129,7 +135,7 @@ def test_an_evaluation_later_than_the_checkpoint_is_made_again(
 ) -> None:
     whole = train_whole(bnexp)
     terminate(3)
-    assert bnexp("train", *WORDS, "checkpoint.every_seconds=60", "hydra.run.dir=mine").status == 143
+    assert bnexp("train", *WORDS, NARROW, "checkpoint.every_seconds=60", "hydra.run.dir=mine").status == 143
     kill(9)  # four of its steps are timed
     with pytest.raises(Killed):
         bnexp("resume", "mine")
@@ -180,10 +186,10 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
 
 
 def test_a_sweep_goes_on_where_it_was(bnexp: Bnexp, kill: Callable[[int], None]) -> None:
-    assert bnexp("train", "-m", *WORDS, *SWEPT, "hydra.sweep.dir=whole").status == 0
+    assert bnexp("train", "-m", *WORDS, NARROW, *SWEPT, "hydra.sweep.dir=whole").status == 0
     kill(100)  # in the second run of four
     with pytest.raises(Killed):
-        bnexp("train", "-m", *WORDS, *SWEPT, "hydra.sweep.dir=mine")
+        bnexp("train", "-m", *WORDS, NARROW, *SWEPT, "hydra.sweep.dir=mine")
     outcome = bnexp("resume", "mine")
     assert (outcome.status, outcome.err) == (0, "")
     assert "mine: 1 were finished, 1 had begun, 2 had not" in outcome.out
@@ -204,9 +210,9 @@ def test_what_is_finished_stays_as_it_is(bnexp: Bnexp) -> None:
 def test_the_same_command_goes_on_and_says_what_is_finished(bnexp: Bnexp, kill: Callable[[int], None]) -> None:
     """As a cluster types it again for a job that it has preempted."""
     whole, mine = train_whole(bnexp), killed_at_30(bnexp, kill)
-    assert bnexp("train", *WORDS, "hydra.run.dir=mine").status == 0
+    assert bnexp("train", *WORDS, NARROW, "hydra.run.dir=mine").status == 0
     assert same(mine, whole)
-    assert "mine is finished" in bnexp("train", *WORDS, "hydra.run.dir=mine").out
+    assert "mine is finished" in bnexp("train", *WORDS, NARROW, "hydra.run.dir=mine").out
 
 
 def test_a_sweep_grows_by_its_command_with_more_values(bnexp: Bnexp) -> None:
@@ -243,9 +249,10 @@ def test_a_sweep_that_has_grown_is_in_the_order_of_its_last_command(bnexp: Bnexp
     assert [(arm["arm"], arm["control"]) for arm in arms] == [("norm=none", True), ("norm=batch", False)]
 
 
-def test_numbered_runs_do_not_give_way_to_others(bnexp: Bnexp) -> None:
+@pytest.mark.parametrize("name", ["${hydra:job.num}", "run_${hydra:job.num}"])
+def test_numbered_runs_do_not_give_way_to_others(bnexp: Bnexp, name: str) -> None:
     """Numbers shift as a sweep grows."""
-    words = ("train", "-m", *SHORT, "norm=none,batch", "hydra.sweep.dir=mine", "hydra.sweep.subdir='${hydra:job.num}'")
+    words = ("train", "-m", *SHORT, "norm=none,batch", "hydra.sweep.dir=mine", f"hydra.sweep.subdir='{name}'")
     assert bnexp(*words, "seed=0").status == 0
     assert bnexp(*words, "seed=0").status == 0, "the same again"
     before = {path: path.read_bytes() for path in Path("mine").glob("*/run.json")}
@@ -255,12 +262,41 @@ def test_numbered_runs_do_not_give_way_to_others(bnexp: Bnexp) -> None:
     assert {path: path.read_bytes() for path in Path("mine").glob("*/run.json")} == before
 
 
+def test_runs_that_would_share_a_directory_do_not_give_way(bnexp: Bnexp) -> None:
+    words = ("train", "-m", *SHORT, "seed=0,1", "hydra.sweep.dir=mine", "hydra.sweep.subdir=same")
+    for _ in range(2):
+        assert bnexp(*words).status == 1
+        [run] = find_runs([Path("mine")])
+        assert (run.seed, run.summary["status"]) == (0, "finished")
+
+
+def test_runs_with_other_data_are_refused(bnexp: Bnexp) -> None:
+    words = ("train", "-m", *SHORT, "norm=none,batch", "hydra.sweep.dir=mine")
+    assert bnexp(*words, "seed=0").status == 0
+    path = Path("mine/norm=none/run.json")
+    record = json.loads(path.read_text())
+    record["dataset"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(record))
+    outcome = bnexp(*words, "seed=0,1")
+    assert (outcome.status, len(outcome.err.splitlines())) == (2, 1)
+    assert "mine/norm=none was made with other data: choose another directory" in outcome.err
+
+
 def test_a_resumed_sweep_names_its_runs_as_hydra_does(bnexp: Bnexp) -> None:
     assert bnexp("train", "-m", *SHORT, "seed=0,1", "norm=none,batch", "hydra.sweep.dir=mine").status == 0
     names = {path.name for path in Path("mine").glob("*=*")}
     shutil.rmtree(Path("mine", "norm=batch,seed=1"))
     assert bnexp("resume", "mine").status == 0
     assert {path.name for path in Path("mine").glob("*=*")} == names
+
+
+def test_a_damaged_table_is_named(bnexp: Bnexp, kill: Callable[[int], None]) -> None:
+    mine = killed_at_30(bnexp, kill)
+    content = (mine / "metrics.csv").read_bytes()
+    (mine / "metrics.csv").write_bytes(content.replace(b"\n0,", b"\n\0,", 1))
+    outcome = bnexp("resume", "mine")
+    assert (outcome.status, len(outcome.err.splitlines())) == (1, 1)
+    assert "mine/metrics.csv: is damaged: the run starts anew once its folder is removed" in outcome.err
 
 
 def test_one_owner_a_directory(bnexp: Bnexp, kill: Callable[[int], None]) -> None:

@@ -96,6 +96,13 @@ def test_workers_begin_with_different_graphs(small_cache: RunConfig) -> None:
     assert [stack[0].config.batch_size for stack in plan.stacks] == [60, 61, 60, 61]
 
 
+def test_as_many_workers_as_the_hungriest_runs_leave_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bnexp_sweep, "usable_cores", lambda: 8)
+    jobs = [replace(job, config=replace(job.config, threads=threads)) for threads in (1, 4) for job in make_jobs(9)]
+    for order in (jobs, jobs[::-1]):
+        assert plan_sweep(order, Options(), timed=False).workers == 2
+
+
 def test_stacks_fill_the_cache(small_cache: RunConfig) -> None:
     jobs = make_jobs(24, config=small_cache)
     assert sizes_of(plan_sweep(jobs, Options(workers=1), timed=False)) == {60: [6, 6, 6, 6]}
@@ -387,6 +394,6 @@ def test_a_run_without_a_directory_does_not_stop_the_others(bnexp: Bnexp) -> Non
 @needs_compiler
 def test_a_member_without_a_directory_does_not_stop_its_stack(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bnexp_sweep, "usable_cores", lambda: 1)  # one stack of all four
-    sweep_with_a_file_in_the_way(bnexp, "compile=true", "hydra.launcher.max_stack=4", "arch.hidden=[8]")
+    sweep_with_a_file_in_the_way(bnexp, "compile=true", "hydra.launcher.max_stack=4", "arch.hidden=[16]")
     found = find_runs([Path("s")])
     assert [run.record["stack"] for run in found] == [4] * 3

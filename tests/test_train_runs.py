@@ -3,6 +3,7 @@
 import csv
 import json
 import signal
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import bnexp.train as training
 from bnexp.checkpoint import load_checkpoint
-from bnexp.config import ConfigError, RunConfig
+from bnexp.config import ConfigError, DatasetConfig, RunConfig
 from bnexp.runs import SCHEMA, Launch, config_digest, create_run, find_runs
 
 DATA = Path(__file__).parent.parent / "data"
@@ -183,14 +184,14 @@ def test_two_starts_in_a_second_have_directories_of_their_own(bnexp: Bnexp, tmp_
     assert len(find_runs([tmp_path])) == 2
 
 
-def test_a_directory_is_claimed_once(tmp_path: Path) -> None:
-    launch = Launch(tmp_path / "mine", [])
-    create_run(launch, RunConfig(), {})
+def test_a_directory_holds_one_run(tmp_path: Path) -> None:
+    launch, config = Launch(tmp_path / "mine", []), RunConfig(dataset=DatasetConfig("digits", validation=200))
+    create_run(launch, config, {"device": "cpu", "threads": 1, "notes": []})
     before = (tmp_path / "mine" / "run.json").read_bytes()
-    with pytest.raises(ConfigError, match="holds a run already"):
-        create_run(launch, RunConfig(seed=1), {})
+    with pytest.raises(ConfigError, match="holds another run already"):
+        training.open_member(replace(config, seed=1), launch, 1)
     assert (tmp_path / "mine" / "run.json").read_bytes() == before
-    assert json.loads(before)["config_sha256"] == config_digest(RunConfig())
+    assert json.loads(before)["config_sha256"] == config_digest(config)
 
 
 def test_a_failed_run_does_not_stop_its_sweep(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +212,10 @@ def test_a_failed_run_does_not_stop_its_sweep(bnexp: Bnexp, monkeypatch: pytest.
     states = find_runs([Path("sweep")])
     assert [run.summary["status"] for run in states] == ["finished", "failed", "finished"]
     assert "the sky fell" in states[1].summary["error"]
+    outcome = bnexp("compare", *TRAIN[1:], "norm=none,batch", "seed=0,1", "hydra.sweep.dir=compared")
+    assert outcome.status == 1, outcome
+    assert "2 of 4 runs failed" in outcome.err
+    assert [arm["n"] for arm in read(Path("compared/compare.json"))["arms"]] == [1, 1], "the others are compared"
 
 
 def test_output_to_a_file_has_no_escape_codes(bnexp: Bnexp) -> None:

@@ -18,6 +18,7 @@ from typing import Any, cast
 import pytest
 from conftest import Bnexp
 from rich.console import Console
+from stand_ins import Fake, fake_train
 
 from bnexp.config import DatasetConfig, RunConfig
 from bnexp.progress import RunState, SweepDisplay, cells
@@ -25,7 +26,7 @@ from bnexp.running import Sweep
 from bnexp.runs import Launch, create_run, find_runs
 from bnexp.sweep import Job, StackOfJobs, SweepPlan
 from bnexp.train import Interrupted
-from bnexp.workers import START, Closed, Emit, Evaluated, Event, Opened, Pool, Progress, serve
+from bnexp.workers import Closed, Evaluated, Event, Opened, Pool, Progress, serve
 
 CONFIG = RunConfig(dataset=DatasetConfig("digits", validation=200), steps=1000)
 
@@ -37,25 +38,6 @@ def make_jobs(number: int) -> StackOfJobs:
 
 
 # ---- the pool, with stand-ins for training: a stack is a word and a number
-
-
-Fake = tuple[str, int]
-
-
-def fake_train(stack: Fake, emit: Emit) -> Fake:
-    kind, number = stack
-    emit(Progress([number], os.getpid()))
-    if kind == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if kind == "exits":
-        os._exit(3)
-    if kind == "stubborn":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if kind in ("stubborn", "endless"):
-        emit(Progress([number], 0))
-        while True:
-            time.sleep(0.05)
-    return stack
 
 
 def workers_left() -> list[str]:
@@ -140,7 +122,6 @@ def test_interruption_ends_every_worker(
     assert not workers_left()
 
 
-@pytest.mark.skipif(START != "forkserver", reason="a process that is spawned is started within milliseconds")
 def test_ctrl_c_is_heeded_while_a_worker_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     start = BaseProcess.start
 
@@ -179,8 +160,7 @@ def open_run(job: Job) -> Path:
 def test_first_death_starts_the_runs_again_in_halves(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     [stack] = sweep.plan.stacks
     sweep.hear(Progress([0, 1, 2, 3, 4], 500))
-    again = [replace(job, goes_on=True) for job in stack]
-    assert sweep.died(stack, "the worker process died (SIGKILL)") == [again[:3], again[3:]]
+    assert sweep.died(stack, "the worker process died (SIGKILL)") == [stack[:3], stack[3:]]
     assert "the worker process died (SIGKILL): starting 5 runs again as 2 stacks" in capsys.readouterr().out
     assert all(Path(f"s/{number}/run.json").exists() for number in range(5)), "each goes on in its directory"
     assert not sweep.returns
@@ -207,7 +187,7 @@ def test_second_death_fails_the_runs_of_that_half_alone(sweep: Sweep) -> None:
 
 def test_one_run_starts_again_alone(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     [stack] = sweep.plan.stacks
-    assert sweep.died(stack[:1], "the worker process died (SIGKILL)") == [[replace(stack[0], goes_on=True)]]
+    assert sweep.died(stack[:1], "the worker process died (SIGKILL)") == [stack[:1]]
     assert "starting 1 run again as 1 stack" in capsys.readouterr().out
 
 
