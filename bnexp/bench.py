@@ -24,7 +24,7 @@ from bnexp.archs.registry import make_model, stacks
 from bnexp.batches import Batch, Batches
 from bnexp.compiled import Compiled
 from bnexp.config import ConfigError, RunConfig, require, require_choice
-from bnexp.console import console, count, duration, say
+from bnexp.console import NO_COMPILER, console, count, duration, say
 from bnexp.data import Data, load_data
 from bnexp.engine import (
     Examples,
@@ -35,6 +35,7 @@ from bnexp.engine import (
     gather,
     make_loss,
     pick_device,
+    prepare_torch,
     thread_count,
 )
 from bnexp.norms import NORMS
@@ -173,7 +174,7 @@ def make_panel(title: str, runs: list[RunConfig], options: Options) -> Panel:
 def mode_problem(mode: str, config: RunConfig) -> str | None:
     """Why a run doesn't have this mode, or None."""
     if mode != "eager" and not compiles(replace(config, compile=True), pick_device(config.device)):
-        return "no C++ compiler (g++ or clang++) was found"
+        return NO_COMPILER
     return f"arch={config.arch.name} doesn't stack" if mode == "stacked" and not stacks(config) else None
 
 
@@ -268,8 +269,9 @@ class Row:
 def measure_panel(panel: Panel, options: Options, tick: Callable[[str], None]) -> list[Row]:
     """Interleaved: a round measures every contender once, those of a mode one after the other."""
     control = panel.runs[0]
-    threads = thread_count(control, pick_device(control.device))
-    torch.set_num_threads(threads)  # before compiling, which builds the number in
+    device = pick_device(control.device)
+    prepare_torch(control, device)  # as training does; before compiling, which builds the number of threads in
+    threads = thread_count(control, device)
     data, contenders = load_data(control.dataset), list[Contender]()
     for mode, config in product(panel.modes, panel.runs):
         tick(f"{config.norm.name}, {mode}: {'preparing' if mode == 'eager' else 'compiling'}")
@@ -309,7 +311,6 @@ def ratio_of(values: list[float], control: list[float]) -> Spread:
 
 def measure_panels(panels: list[Panel], options: Options) -> dict[str, list[Row]]:
     """Rows by their panel's title, with a bar while they are measured."""
-    torch.set_flush_denormal(True)  # as training does
     rows: dict[str, list[Row]] = {}
     contenders = {panel.title: len(panel.modes) * len(panel.runs) for panel in panels}
     bar = Progress(

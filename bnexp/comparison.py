@@ -122,9 +122,7 @@ Panels = dict[str, dict[str, list[RunRecord]]]  # panel → arm → runs, the co
 
 def arrange(runs: list[RunRecord], by: str | None) -> Panels:
     """Panels of arms, in the order of the sweep."""
-    configs = [settings(run.config) for run in runs]
-    if goes_with_seed(runs, "init_from"):
-        configs = [{key: value for key, value in config.items() if key != "init_from"} for config in configs]
+    configs = settings_of(runs)
     swept = swept_keys(configs)
     by = pick_by(by, swept)
     panels: Panels = {}
@@ -133,6 +131,14 @@ def arrange(runs: list[RunRecord], by: str | None) -> Panels:
         arm = f"{by}={config.get(by)}" if by else str(config["norm"])
         panels.setdefault(panel, {}).setdefault(arm, []).append(run)
     return panels
+
+
+def settings_of(runs: list[RunRecord]) -> list[Settings]:
+    """Of each run, what may tell its arm from others."""
+    configs = [settings(run.config) for run in runs]
+    if goes_with_seed(runs, "init_from"):
+        return [{key: value for key, value in config.items() if key != "init_from"} for config in configs]
+    return configs
 
 
 def goes_with_seed(runs: list[RunRecord], key: str) -> bool:

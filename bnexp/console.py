@@ -36,11 +36,14 @@ def complain(text: str) -> None:
     errors.print(literal(line if len(line) <= LONGEST else f"{line[:LONGEST]}…"), soft_wrap=True)
 
 
+NO_COMPILER = "no compiler (g++ or clang++; on CUDA Triton and gcc) was found"
+
+
 def tell_uncompiled() -> None:
     """Say once that this machine can't compile."""
     global _told_uncompiled  # noqa: PLW0603 - once a process
     if not _told_uncompiled:
-        say("no compiler (g++ or clang++; on CUDA Triton, gcc) is there: steps run uncompiled, at about half the speed")
+        say(f"{NO_COMPILER}: steps run uncompiled, at about half the speed")
         _told_uncompiled = True
 
 

@@ -123,7 +123,7 @@ def thread_count(config: RunConfig, device: torch.device) -> int:
     """One where an architecture stacks, so that a run alone and in a sweep writes the same bytes."""
     if isinstance(config.threads, int):
         return config.threads
-    return 1 if device.type == "cpu" and stacks(config) else max(1, usable_cores() // parallel.processes())
+    return 1 if device.type == "cpu" and stacks(config) else max(1, usable_cores() // parallel.processes_here())
 
 
 def prepare_torch(config: RunConfig, device: torch.device) -> None:

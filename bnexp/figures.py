@@ -122,7 +122,11 @@ def speed_plot(speeds: dict[str, list[float]]) -> Plot:
 
 
 def style_of(number: int) -> dict[str, Any]:
-    return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.8}
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": DASHES[(number + 2 * (number // len(COLOURS))) % len(DASHES)],
+        "linewidth": 1.8,
+    }
 
 
 def plain(text: str) -> str:

@@ -22,11 +22,16 @@ def processes() -> int:
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
+def processes_here() -> int:
+    """Of them, those on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if processes() > 1 else 1
+
+
 def join() -> None:
     """Meet the other processes, before anything is computed."""
     if dist.is_initialized():
         return
-    cuda = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])  # one each
+    cuda = torch.cuda.device_count() >= processes_here()  # one each
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")

@@ -19,7 +19,7 @@ from bnexp.comparison import (
     compare_panels,
     distinct,
     make_curve,
-    settings,
+    settings_of,
 )
 from bnexp.config import ConfigError
 from bnexp.console import complain, count, printable, say, show_table
@@ -213,7 +213,7 @@ def html_sections(panels: list[Panel]) -> list[Section]:
 
 def title_of(runs: list[RunRecord]) -> str:
     """Data set, architecture, what all arms share, and n."""
-    configs = [settings(run.config) for run in runs]
+    configs = settings_of(runs)
     shared = [str(configs[0][key]) for key in ("dataset", "arch") if unique(configs, key)]
     shared += [f"{key}={configs[0][key]}" for key in ("act", "optim", "optim.lr", "batch_size") if unique(configs, key)]
     sizes = Counter(str(config) for config in configs).values()

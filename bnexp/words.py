@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from bnexp.config import ConfigError, require
 
 QUESTIONS = ("help", "hydra_help", "cfg", "info")  # Hydra answers, nothing runs
+PATHS = ("init_from", "hydra.run.dir", "hydra.sweep.dir", "dataset.path", "dataset.root")
 FLAGS = (*QUESTIONS, "resolve", "package", "config_name", "config_dir", "multirun")
 
 
@@ -58,4 +60,12 @@ def read_words(arguments: list[str]) -> Words:
         refuse("--resolve is not allowed without --cfg")
     if "config_dir" in given and not Path(given["config_dir"]).is_dir():
         refuse(f"--config-dir {given['config_dir']} not found: it must be a folder")
-    return Words(found["overrides"], given)
+    return Words([quoted(word) for word in found["overrides"]], given)
+
+
+def quoted(word: str) -> str:
+    """A path to what is there, as Hydra can read it where it has = or a comma in its name, as the runs' own have."""
+    key, _, value = word.partition("=")
+    if key in PATHS and {"=", ","} & {*value} and not value.startswith(("'", '"')) and Path(value).exists():
+        return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+    return word

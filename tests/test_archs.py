@@ -338,6 +338,17 @@ def test_channels_that_the_groups_do_not_divide_are_refused(arch: str) -> None:
         )
 
 
+def test_groups_of_single_units_are_refused() -> None:
+    """Nothing of the layer would be left but β."""
+    with pytest.raises(ConfigError, match=r"norm.groups=4 is not allowed: of 4 units of a dense layer each would be a"):
+        make_model(small("mlp", "group", hidden=[4]), MNIST, CLASSES)
+
+
+def test_stages_that_narrow_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"arch.channels narrows from 8 to 4, which is not allowed"):
+        make_model(small("resnet", channels=[8, 4], depth=6), MNIST, CLASSES)
+
+
 def test_the_shipped_choices_fit_one_another() -> None:
     with configurations():
         archs = {name: compose_run([f"arch={name}"]).arch for name in ARCHS}

@@ -68,6 +68,8 @@ def test_every_style_keeps_kind_and_range(name: str, channels: int) -> None:
     assert (found.dtype, found.shape) == (torch.uint8, pixels.shape)
     assert int(found.max()) <= 16
     assert torch.equal(found, pixels) is (name == "plain")
+    as_cifar_has_them = pixels.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert torch.equal(CONDITIONS[name](as_cifar_has_them, 16), found)
 
 
 # ---- the data set

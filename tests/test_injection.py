@@ -52,7 +52,7 @@ NODES += ["hydra.callbacks.x", "hydra.job_logging", "hydra.job_logging.handlers.
 NODES += ["hydra.help", "hydra.run", "hydra.job", "hydra.job.env_set", "hydra.launcher.submit_with", "hydra.launcher.x"]
 SHELL = [f"$({TOUCH})", f"`{TOUCH}`", f"; {TOUCH}", f"| {TOUCH}", f"${{system:{TOUCH}}}", "${eval:__import__('os')}"]
 SHELL += ["${python:os.system}", "${oc.env:HOME}", "${oc.create:{_target_:os.system}}", "{{7*7}}", "%x%x%n"]
-FREE = ("hydra.help", "hydra.launcher")  # nothing in there is made but by _target_
+FREE = "hydra.help"  # nothing in there is made
 WRITTEN = ["hydra.sweep.subdir", "hydra.job.config.override_dirname.kv_sep", "hydra.output_subdir", "hydra.job.name"]
 WRITTEN += ["hydra.job_logging.handlers.file.filename"]
 
@@ -86,6 +86,7 @@ def attempts_at_nodes(node: str) -> Attempts:
         f"file {node} tag": by_file(nested(node, {"x": "TAG"}).replace("TAG", tag)),
     }
     logged = by_file(nested(node, LOGGED))
+    found["file submitted"] = by_file(nested("hydra.launcher", {"submit": "local", "submit_with": {"setup": [TOUCH]}}))
     return {name: refused(attempt) for name, attempt in found.items()} | {
         f"asked {node}": by_words("--cfg", "all", f"++{node or 'x'}={{class:logging.FileHandler,filename:pwned}}"),
         f"file {node} log": logged if node.startswith(FREE) else refused(logged),
@@ -250,8 +251,17 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-def test_attempts(bnexp: Bnexp, tmp_path: Path, times: Times, tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempts(
+    bnexp: Bnexp,
+    tmp_path: Path,
+    times: Times,
+    tell: Tell,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
     """None executes anything, leaves the directory of its run, or lets markup or control characters through."""
+    if times(10) < 10:
+        request.getfixturevalue("no_figures")
     every = attempts()
     for name in random.Random(7).sample(sorted(every), count := times(len(every))):
         folder = tmp_path / "deep" / "down"

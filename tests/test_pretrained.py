@@ -81,6 +81,15 @@ def test_what_does_not_fit_is_named(bnexp: Bnexp, source: Path) -> None:
     assert "3 new (hidden.0.layer.bias, hidden.1.layer.bias, hidden.2.layer.bias)" in outcome.out
 
 
+def test_a_run_in_a_directory_of_its_own_name_is_a_source(bnexp: Bnexp) -> None:
+    """Which has = and a comma in it, as Hydra writes overrides."""
+    assert bnexp(*TRAIN, "norm=batch", "seed=1").status == 0
+    [path] = Path("results/runs").glob("*/*norm=batch*,*")
+    outcome = bnexp(*TRAIN, f"init_from={path}", "hydra.run.dir=mine")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert json.loads(Path("mine/run.json").read_text())["config"]["init_from"] == str(path)
+
+
 def test_a_sweep_says_it_once(bnexp: Bnexp, source: Path) -> None:
     outcome = bnexp(*TRAIN, "-m", "init_from=source", "seed=0,1", "hydra.sweep.dir=sweep")
     assert outcome.status == 0

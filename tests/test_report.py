@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bnexp.cli import run
 from bnexp.comparison import check_by, settings, swept_keys
 from bnexp.config import ArchConfig, ConfigError, NormConfig, OptimConfig, RunConfig
-from bnexp.figures import COLOURS
+from bnexp.figures import COLOURS, style_of
 from bnexp.runs import find_runs
 
 COMPARE = ("compare", "dataset=digits", "steps=60", "optim.lr=0.1")
@@ -222,6 +222,7 @@ def test_where_runs_start_from_is_no_arm_where_each_seed_has_its_own(bnexp: Bnex
         ("", "norm=batch", 2),
         ("", "norm=frozen_batch", 2),
     ]
+    assert "2 seeds an arm" in Path("second/compare.md").read_text()
 
 
 def test_values_of_runs_are_escaped(bnexp: Bnexp, sweep: Path) -> None:
@@ -302,6 +303,11 @@ def grey(colour: str) -> float:
 def test_first_colours_differ_in_grey() -> None:
     lightness = sorted(grey(colour) for colour in COLOURS[:4])
     assert min(np.diff(lightness)) > 0.07
+
+
+def test_arms_have_styles_of_their_own() -> None:
+    styles = [style_of(number) for number in range(3 * len(COLOURS))]
+    assert all(style not in styles[:number] for number, style in enumerate(styles))
 
 
 # ---- which keys are swept

@@ -65,8 +65,13 @@ class Residual(nn.Module):
     position where the branch has stride 2, and 0 in new channels.
     """
 
-    def __init__(self, features: int, stride: int, skip_init: bool) -> None:
+    def __init__(self, inputs: int, features: int, stride: int, skip_init: bool) -> None:
         super().__init__()
+        if features < inputs:
+            raise ConfigError(
+                f"arch.channels narrows from {inputs} to {features}, which is not allowed: a shortcut of arch=resnet "
+                "adds channels and takes none away"
+            )
         self.features, self.stride = features, stride
         self.factor = nn.Parameter(torch.zeros(())) if skip_init else None
 
@@ -81,7 +86,7 @@ class BasicBlock(Residual):
     def __init__(
         self, inputs: int, features: int, stride: int, arch: ArchConfig, norm: NormConfig, act: ActConfig
     ) -> None:
-        super().__init__(features, stride, arch.skip_init)
+        super().__init__(inputs, features, stride, arch.skip_init)
         first, second = convolutions(inputs, features, stride, has_bias(arch, norm))
         self.first = make_block(first, features, arch, norm, act)
         self.layer = second
@@ -101,7 +106,7 @@ class PreActivationBlock(Residual):
     def __init__(
         self, inputs: int, features: int, stride: int, arch: ArchConfig, norm: NormConfig, act: ActConfig
     ) -> None:
-        super().__init__(features, stride, arch.skip_init)
+        super().__init__(inputs, features, stride, arch.skip_init)
         first, second = convolutions(inputs, features, stride, has_bias(arch, norm))
         self.first = make_pre_activation(first, inputs, norm, act)
         self.second = make_pre_activation(second, features, norm, act)

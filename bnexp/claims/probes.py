@@ -18,9 +18,10 @@ from bnexp.claims.claim import NoVerdictError, Runs
 from bnexp.claims.values import Arm, Metric, PerSeed, Values
 from bnexp.comparison import accuracy
 from bnexp.config import RunConfig, recorded
+from bnexp.console import NO_COMPILER
 from bnexp.data import Data, load_data
 from bnexp.datasets.images import Images
-from bnexp.engine import Evaluator, Tensors, compiles, make_answer, prepare_torch, start_member
+from bnexp.engine import Evaluator, Tensors, compiles, make_answer, pick_device, prepare_torch, start_member
 from bnexp.norms import ConditionalNorm
 from bnexp.probe import Probe, probe_run
 from bnexp.runs import CHECKPOINT, RunRecord
@@ -163,10 +164,11 @@ def batches_per_second(runs: Runs, mode: str) -> dict[str, list[float]]:
         raise NoVerdictError("an arm has no complete runs")
     key = (mode, repr(configs))
     if key not in _measured:
-        if mode != "eager" and not compiles(replace(next(iter(configs.values())), compile=True), torch.device("cpu")):
-            raise NoVerdictError("no C++ compiler (g++ or clang++) was found")
-        torch.set_num_threads(1)
-        torch.set_flush_denormal(True)
+        first = configs["none"]
+        device = pick_device(first.device)
+        if mode != "eager" and not compiles(replace(first, compile=True), device):
+            raise NoVerdictError(NO_COMPILER)
+        prepare_torch(first, device)
         data = load_data(config_of(runs[0]).dataset)
         contenders = {norm: Contender(config, mode, 1, data) for norm, config in configs.items()}
         for _ in range(ROUNDS):

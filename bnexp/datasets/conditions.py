@@ -14,11 +14,11 @@ Style = Callable[[Tensor, int], Tensor]  # pixels, uint8 (N, C, H, W), and their
 
 
 def edges(pixels: Tensor, peak: int) -> Tensor:
-    """Length of the gradient by Sobel's filters, a channel at a time, halved so that a full step stays in range."""
+    """Length of the gradient by Sobel's filters, a channel at a time, a quarter of it: a full step stays in range."""
     across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 4
     filters = torch.stack([across, across.T])[:, None]
     count, channels, height, width = pixels.shape
-    padded = F.pad(pixels.float().view(-1, 1, height, width), (1, 1, 1, 1), mode="replicate")
+    padded = F.pad(pixels.float().reshape(-1, 1, height, width), (1, 1, 1, 1), mode="replicate")
     length = F.conv2d(padded, filters).square().sum(1).sqrt()
     return length.view(count, channels, height, width).round().clamp(0, peak).to(torch.uint8)
 
