@@ -1,4 +1,7 @@
-"""What the tests share: a process put back as it was after each, and the command line, called in the process."""
+"""What the tests share: a process put back as it was after each, and the command line, called in the process.
+
+The process that hands out the tests reads this too: what takes seconds to import is imported where it is used.
+"""
 
 import gc
 import logging
@@ -9,21 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bnexp.cli import run
 from bnexp.config import DatasetConfig
 from bnexp.runs import machine
 
 BEGAN = time.monotonic()
-torch.set_num_threads(1)  # as many processes run tests as there are cores
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,7 +37,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     whole = config.getoption("--faults") >= 1 and config.getoption("markexpr") == "faults"
     if found and whole:
         minutes = round((time.monotonic() - BEGAN) / 60)
-        made = f"`make test-faults`, {minutes} minutes: torch {torch.__version__}, {machine()}, {os.cpu_count()} cores."
+        made = f"`make test-faults`, {minutes} minutes: torch {version('torch')}, {machine()}, {os.cpu_count()} cores."
         lines = ["# Reliability", "", made, "", *(f"- {line}" for line in dict.fromkeys(found)), ""]
         Path(config.rootpath, "results", "reliability.md").write_text("\n".join(lines))
 
@@ -62,6 +62,10 @@ def tell(record_property: Callable[[str, object], None]) -> Tell:
 
 
 def pytest_collection_finish() -> None:
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(1)  # as many processes run tests as there are cores
+    torch.ones((), requires_grad=True).backward()  # if the first one were a compiler's, no fork could make another
     gc.freeze()  # a million objects of torch and of the tests, which no collection has to look at again
     gc.set_threshold(700, 10, 100)  # a full collection, which takes 0.3 s, a tenth as often
 
@@ -88,6 +92,8 @@ def restored_process() -> Iterator[None]:
 @contextmanager
 def restored() -> Iterator[None]:
     """Put back what a command changes: sys.argv, Hydra's variable, the loggers, torch's threads and denormals."""
+    import torch  # noqa: PLC0415
+
     argv, full_error, threads = sys.argv, os.environ.get("HYDRA_FULL_ERROR"), torch.get_num_threads()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -144,6 +150,8 @@ def bnexp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, str]]]:
     """Tag → step and value (NaN equals NaN), as TensorBoard reads them; the speed's values are a clock's."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: PLC0415
+
     board = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     board.Reload()
     tags: list[str] = board.Tags()["scalars"]
@@ -164,8 +172,8 @@ def idx_bytes(name: str) -> bytes:
     images = "images" in name
     header = (0x0803, COUNTS[part], 28, 28) if images else (0x0801, COUNTS[part])
     values = COUNTS[part] * (784 if images else 1)
-    pattern = np.arange(251 if images else 10, dtype=np.uint8)
-    return b"".join(n.to_bytes(4, "big") for n in header) + np.resize(pattern, values).tobytes()
+    pattern = bytes(range(251 if images else 10))
+    return b"".join(n.to_bytes(4, "big") for n in header) + (pattern * (values // len(pattern) + 1))[:values]
 
 
 @pytest.fixture(scope="session")

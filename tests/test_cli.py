@@ -12,8 +12,7 @@ from conftest import Bnexp
 from PIL import Image
 
 from bnexp.activations import ACTIVATIONS
-from bnexp.archs.registry import ARCHS
-from bnexp.composition import compose_run, conf_dir, configurations
+from bnexp.composition import conf_dir
 from bnexp.data import DATASETS
 from bnexp.init import INITS
 from bnexp.norms import CONDITIONAL, IMAGES_ONLY, NORMS
@@ -95,12 +94,6 @@ def test_own_config_dir_adds_a_choice(bnexp: Bnexp, tmp_path: Path) -> None:
 
 
 # ---- every configuration
-
-
-@pytest.mark.parametrize("arch", ARCHS)
-def test_every_architecture_composes(arch: str) -> None:
-    with configurations():
-        assert compose_run([f"arch={arch}"]).arch.name == arch
 
 
 EXPERIMENTS = sorted(path.stem for path in conf_dir().glob("experiment/*.yaml"))

@@ -188,7 +188,7 @@ def test_p_of_claims_judged_before_count(bnexp: Bnexp) -> None:
 
 
 def test_p_of_claims_judged_later_counts(bnexp: Bnexp) -> None:
-    CLAIMS.append(replace(SMALL[0], id="digits.again", sweeps=[Sweep("again", SWEEP.overrides)]))
+    CLAIMS.append(replace(SMALL[0], id="digits.again"))
     assert bnexp("reproduce", "digits.better", "--seeds", "6").status == 0
     alone = records()["digits.better"]
     assert alone["verdict"] == "inconclusive"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_engine import check_warm_up_moves_nothing, trained
 
 import bnexp.train
 from bnexp.config import (
@@ -23,12 +24,13 @@ from bnexp.config import (
     OptimConfig,
     RunConfig,
 )
+from bnexp.data import load_data
 from bnexp.engine import has_compiler
 from bnexp.norms import IMAGES_ONLY, NORMS
 from bnexp.runs import CHECKPOINT, METRICS, Launch
 from bnexp.train import Member, open_member, train_together
 
-pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
 GRAPHS = list(product(sorted(set(NORMS) - IMAGES_ONLY), ("relu", "sigmoid"), ("sgd", "momentum", "adam")))
 DRAWS = max(50, len(GRAPHS))
 BUILD = f"torch {torch.__version__} on {torch.backends.cpu.get_cpu_capability()}"
@@ -112,13 +114,24 @@ def check_draw(config: RunConfig, dice: random.Random, sizes: list[int], folder:
         assert together[place][1] == alone[1], f"other parameters {where}"
 
 
-@pytest.mark.parametrize("names", [("none", "relu", "sgd"), ("batch", "sigmoid", "adam")])
+@needs_compiler
+@pytest.mark.parametrize("names", [("none", "relu", "adam"), ("batch", "sigmoid", "sgd")])
 def test_same_bytes_alone_and_in_company(names: tuple[str, str, str], tmp_path: Path) -> None:
     """Few graphs, since each takes two compilations; test-slow has them all."""
     dice = random.Random(" ".join(names))
     config = graph(*names, hidden=[24], steps=250)
     for number in range(5):
         check_draw(config, dice, [3], tmp_path / str(number))
+    check_warm_up_moves_nothing(config, load_data(config.dataset))
+    if "sgd" in names:  # Adam divides what is almost 0 by what is almost 0
+        check_compiled_agrees_with_uncompiled(config)
+
+
+def check_compiled_agrees_with_uncompiled(config: RunConfig) -> None:
+    data = load_data(config.dataset)
+    compiled, plain = (trained([replace(config, compile=on)], data, 10).members[0].flat() for on in (True, False))
+    for name, tensor in compiled.items():
+        torch.testing.assert_close(tensor, plain[name], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
@@ -127,6 +140,7 @@ def test_same_bytes_uncompiled(norm: str, tmp_path: Path) -> None:
     check_draw(graph(norm, "sigmoid", "adam", hidden=[24, 20], steps=120, compiled=False), dice, [2, 5], tmp_path)
 
 
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(DRAWS))
 def test_same_bytes_of_every_graph(number: int, tmp_path: Path) -> None:
@@ -136,9 +150,10 @@ def test_same_bytes_of_every_graph(number: int, tmp_path: Path) -> None:
     check_draw(graph(*names, hidden=widths, steps=500), dice, [dice.randint(2, 16)], tmp_path)
 
 
+@needs_compiler
 def test_diverged_companions_leave(tmp_path: Path) -> None:
     """A diverged member keeps the parameters of the evaluation that found out, alone and in company."""
-    config = graph("none", "relu", "sgd", hidden=[24], steps=150)
+    config = graph("batch", "sigmoid", "sgd", hidden=[24], steps=150)
     dice = random.Random(1)
     lost = draw(config, dice, diverges=True)
     [alone] = train([lost], tmp_path / "alone")
