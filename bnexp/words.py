@@ -1,5 +1,6 @@
 """A command line's words: Hydra's flags and the overrides."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,12 +61,17 @@ def read_words(arguments: list[str]) -> Words:
         refuse("--resolve is not allowed without --cfg")
     if "config_dir" in given and not Path(given["config_dir"]).is_dir():
         refuse(f"--config-dir {given['config_dir']} not found: it must be a folder")
-    return Words([quoted(word) for word in found["overrides"]], given)
+    return Words([with_path(word) for word in found["overrides"]], given)
 
 
-def quoted(word: str) -> str:
-    """A path to what is there, as Hydra can read it where it has = or a comma in its name, as the runs' own have."""
+def with_path(word: str) -> str:
+    """A path from a home directory, which shells leave alone behind a dot and =; and one to what is there as Hydra can
+    read it, with = and commas in its name, as the runs' own have.
+    """
     key, _, value = word.partition("=")
-    if key in PATHS and {"=", ","} & {*value} and not value.startswith(("'", '"')) and Path(value).exists():
-        return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
-    return word
+    if key not in PATHS:
+        return word
+    path = os.path.expanduser(value)
+    if {"=", ","} & {*path} and not path.startswith(("'", '"')) and os.path.exists(path):
+        path = QuotedString(path, Quote.single).with_quotes()
+    return f"{key}={path}"

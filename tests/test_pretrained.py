@@ -90,6 +90,12 @@ def test_a_run_in_a_directory_of_its_own_name_is_a_source(bnexp: Bnexp) -> None:
     assert json.loads(Path("mine/run.json").read_text())["config"]["init_from"] == str(path)
 
 
+def test_a_path_from_the_home_directory(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    assert bnexp(*TRAIN, "hydra.run.dir=~/mine").status == 0
+    assert [path.name for path in Path.cwd().iterdir()] == ["mine"]
+
+
 def test_a_sweep_says_it_once(bnexp: Bnexp, source: Path) -> None:
     outcome = bnexp(*TRAIN, "-m", "init_from=source", "seed=0,1", "hydra.sweep.dir=sweep")
     assert outcome.status == 0
