@@ -69,7 +69,7 @@ def with_path(word: str) -> str:
     read it, with = and commas in its name, as the runs' own have.
     """
     key, _, value = word.partition("=")
-    if key not in PATHS:
+    if key not in PATHS or not value:
         return word
     path = os.path.expanduser(value)
     if {"=", ","} & {*path} and not path.startswith(("'", '"')) and os.path.exists(path):
