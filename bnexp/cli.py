@@ -388,12 +388,14 @@ def plan_claim(sweep: Sweep, seeds: int) -> Plan:
 
 def run_claim(sweep: Sweep, seeds: int) -> list[RunConfig]:
     """Train what is left of a claim's sweep; the runs that make it up."""
+    from bnexp.lock import Lock
     from bnexp.resume import give_way
 
     checked = plan_claim(sweep, seeds)
     if checked.sweep.stacks:
-        give_way(checked.directory, checked.runs, checked.names)
-        start(checked)
+        with Lock(checked.directory):
+            give_way(checked.directory, checked.runs, checked.names)
+            start(checked)
     return checked.runs
 
 

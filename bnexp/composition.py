@@ -144,9 +144,9 @@ def in_words(overrides: list[str]) -> Iterator[None]:
     """Whatever is raised while Hydra reads them is about the words, and names one of them."""
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # OmegaConf's, of a file that is no table, has none
+            raise
         text = "nested too deeply" if isinstance(error, RecursionError) else explain(error)[1]
         keys = [word.lstrip("+~").split("=")[0].split("@")[0] for word in overrides]
         said = text.split(", did you mean")[0]
@@ -213,6 +213,7 @@ SETTABLE = ("run.dir", "sweep.dir", "sweep.subdir", "verbose", "launcher", "help
 BOOKKEEPING = ("runtime", "job.override_dirname", "job.config.override_dirname.exclude_keys", "job.config_name")
 MADE = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # of Hydra's `instantiate`
 OF_A_JOB = ("${hydra:job.num}", "${hydra:job.override_dirname}", "${hydra.job.num}", "${hydra.job.override_dirname}")
+TYPED = "a launcher's texts have to be typed, in no file"
 ALLOWED = f"of Hydra's own keys {', '.join(f'hydra.{name}' for name in SETTABLE)} can be set"
 
 
@@ -228,7 +229,8 @@ def check_hydra(compositions: list[DictConfig], words: set[str]) -> None:
         for key in theirs | ours:
             same = key in ours and key in theirs and ours[key] == theirs[key]
             if not (same or is_free(key, theirs.get(key), words)):
-                raise ConfigError(f"hydra.{key}={theirs.get(key)} is not allowed: {ALLOWED}")
+                why = TYPED if is_under(key, ("launcher",)) else ALLOWED
+                raise ConfigError(f"hydra.{key}={theirs.get(key)} is not allowed: {why}")
 
 
 @cache
@@ -248,15 +250,19 @@ def is_free(key: str, value: object, words: set[str]) -> bool:
             text = text.replace(part, "")
         return "${" not in text and ".." not in Path(text).parts and not Path(text).is_absolute()
     if is_under(key, ("launcher",)):  # submitit runs some of its texts in a shell: no file may set one
-        said = not isinstance(value, str) or any(is_under(f"hydra.{key}", (key_of(word),)) for word in words)
-        return said and {*MADE}.isdisjoint(key.split(".")) and "${" not in text
+        parts = key.split(".")
+        harmless = value is None or isinstance(value, bool | int | float | dict | list)  # an empty table or list
+        harmless = harmless and all(part.isidentifier() or part.isdigit() for part in parts)
+        return (harmless or f"hydra.{key}" in typed(words)) and {*MADE}.isdisjoint(parts) and "${" not in text
     if is_under(key, ("verbose",)):
         return isinstance(value, bool | str)
     return is_under(key, BOOKKEEPING) or (is_under(key, SETTABLE) and {*MADE}.isdisjoint(key.split(".")))
 
 
-def key_of(word: str) -> str:
-    return word.lstrip("+").partition("=")[0]
+def typed(words: set[str]) -> set[str]:
+    """Keys of the launcher that words set, down to the values in a table or list."""
+    launcher = [parsed(word) for word in words if word.lstrip("+").startswith("hydra.launcher.")]
+    return {key for word in launcher for key, _ in leaves(word.value(), word.key_or_group)}
 
 
 def is_under(key: str, names: tuple[str, ...]) -> bool:
@@ -265,14 +271,14 @@ def is_under(key: str, names: tuple[str, ...]) -> bool:
 
 def flat(config: DictConfig) -> dict[str, object]:
     """Values, unresolved, by their dotted keys and places in lists."""
+    return dict(leaves(OmegaConf.to_container(config, resolve=False), ""))
 
-    def walk(value: object, path: str) -> Iterator[tuple[str, object]]:
-        parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        empty = True
-        for key, part in parts:
-            empty = False
-            yield from walk(part, f"{path}.{key}" if path else str(key))
-        if empty:
-            yield path, value
 
-    return dict(walk(OmegaConf.to_container(config, resolve=False), ""))
+def leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    empty = True
+    for key, part in parts:
+        empty = False
+        yield from leaves(part, f"{path}.{key}" if path else str(key))
+    if empty:
+        yield path, value

@@ -49,7 +49,7 @@ def require_positive(key: str, value: float) -> None:
 
 
 def require_path(key: str, value: str | None) -> None:
-    require("\0" not in (value or ""), key, value, "a path without NUL characters")
+    require(all(char.isprintable() for char in value or ""), key, value, "a path of characters that can be printed")
 
 
 def require_flat(key: str, values: list[Any]) -> None:

@@ -33,12 +33,14 @@ class Recorder:
 
     def __init__(self, directory: Path, layers: list[str], until: int | None = None) -> None:
         self.directory, self.layers = directory, layers
-        anew = until is None
-        old = [[] if until is None else cut_back(directory / name, until) for name in (METRICS, TIMING)]
+        headers = {METRICS: ["step", "split", "loss", "accuracy", *layers]}
+        headers[TIMING] = ["step", "seconds", "steps_per_second"]
+        old = [[] if until is None else cut_back(directory / name, columns, until) for name, columns in headers.items()]
         for path in directory.glob(EVENTS):
             path.unlink()
-        self.metrics = Table(directory / METRICS, ["step", "split", "loss", "accuracy", *layers] if anew else [])
-        self.timing = Table(directory / TIMING, ["step", "seconds", "steps_per_second"] if anew else [])
+        self.metrics, self.timing = (
+            Table(directory / name, columns if until is None else []) for name, columns in headers.items()
+        )
         self.board = SummaryWriter(str(directory))
         for row in old[0]:
             self.show(row)
@@ -123,7 +125,16 @@ class Table:
             os.fsync(self.file.fileno())
 
 
-def cut_back(path: Path, step: int) -> list[list[str]]:
+def check_row(row: list[str], header: list[str], number: int) -> None:
+    """Raises ValueError where it isn't the header, or numbers beside the name of a split."""
+    if number == 0 and row != header:
+        raise ValueError
+    for name, cell in zip(header, row, strict=True):
+        if number and cell and name != "split":
+            float(cell)
+
+
+def cut_back(path: Path, header: list[str], step: int) -> list[list[str]]:
     """Cut a table of a run off behind the rows of training up to a step, and return these. What a test wrote, or a
     killed process half, goes. Raises OSError for a damaged table.
     """
@@ -134,6 +145,7 @@ def cut_back(path: Path, step: int) -> list[list[str]]:
                 row = next(csv.reader([line.decode()]), [])
                 if number and not (line.endswith(b"\n") and int(row[0]) <= step and not row[1].startswith("test")):
                     break
+                check_row(row, header, number)
                 size += len(line)
                 kept += [row] if number else []
     except (ValueError, IndexError, csv.Error) as error:

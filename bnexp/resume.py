@@ -74,7 +74,7 @@ def check_holds(directory: Path, runs: list[RunConfig], names: list[str], number
         check_data(run, runs[number])
         if run.directory == directory:
             continue
-        if numbered and str(run.job) in name and run.job != number:
+        if numbered and run.job != number and (name == str(run.job) if names else str(run.job) in name):
             raise ConfigError(f"{directory} names its runs by number, and these have others: choose another directory")
         if names and name != names[number] and not run.complete:
             now = names[number]

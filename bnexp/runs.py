@@ -111,7 +111,12 @@ def close_interrupted(directory: Path, step: int) -> None:
 
 
 def clear_run(directory: Path) -> None:
-    """Remove what a run wrote, so that it can start again in the same directory. Hydra's record stays, and run.json."""
+    """Remove what a run wrote, so that it can start again in the same directory. Hydra's record stays, and run.json.
+    Of a directory that is no run's nothing but what was being written as one was killed.
+    """
+    clear_parts(directory)
+    if not (directory / RUN).exists():
+        return
     clear_progress(directory)
     for path in (*(directory / name for name in FILES), *directory.glob(EVENTS), *directory.glob(f"{KEPT}*")):
         path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from io import StringIO
+from multiprocessing import resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -51,6 +52,7 @@ def compose_once(words: tuple[str, ...]) -> None:
 @cache
 def import_everything() -> None:
     """By a run, since most of it is imported when it is needed: three seconds that no child has to spend."""
+    resource_tracker.ensure_running()  # or it would be among the children of who has workers
     with restored(), TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         run(["train", "dataset=digits", "steps=1", "eval.first_every=1", f"hydra.run.dir={folder}/run"])
 

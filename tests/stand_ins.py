@@ -14,6 +14,9 @@ def fake_train(stack: Fake, emit: Emit) -> Fake:
     emit(Progress([number], os.getpid()))
     if kind == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "interrupts itself":
+        os.kill(os.getpid(), signal.SIGINT)
+        emit(Progress([number], 0))
     if kind == "exits":
         os._exit(3)
     if kind == "stubborn":

@@ -305,3 +305,10 @@ def test_sweep_directory_that_holds_another_sweep(bnexp: Bnexp, tmp_path: Path) 
     words = (*TRAIN, "-m", "hydra.sweep.dir=mine")
     assert bnexp(*words, "seed=0,1").status == 0
     refuse(bnexp, tmp_path, (*words, "seed=1,2"), "mine", "holds another run already")
+
+
+@pytest.mark.parametrize("content", ["0", "[]", "text", "a: [", "a: 1\na: 2"])
+def test_a_configuration_file_that_is_no_table(bnexp: Bnexp, tmp_path: Path, content: str) -> None:
+    (tmp_path / "own/experiment").mkdir(parents=True)
+    (tmp_path / "own/experiment/mine.yaml").write_text(content)
+    refuse(bnexp, tmp_path, (*TRAIN, "--config-dir", "own", "experiment=mine"))

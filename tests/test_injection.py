@@ -57,11 +57,11 @@ WRITTEN = ["hydra.sweep.subdir", "hydra.job.config.override_dirname.kv_sep", "hy
 WRITTEN += ["hydra.job_logging.handlers.file.filename"]
 
 
-def by_file(content: str) -> Attempt:
+def by_file(content: str, *words: str) -> Attempt:
     def attempt(bnexp: Bnexp) -> Outcome:
         Path("own/experiment").mkdir(parents=True)
         Path("own/experiment/mine.yaml").write_text(f"# @package _global_\n{content}\n")
-        return bnexp(*SHORT, "--config-dir", "own", "experiment=mine")
+        return bnexp(*SHORT, *words, "--config-dir", "own", "experiment=mine")
 
     return attempt
 
@@ -86,11 +86,25 @@ def attempts_at_nodes(node: str) -> Attempts:
         f"file {node} tag": by_file(nested(node, {"x": "TAG"}).replace("TAG", tag)),
     }
     logged = by_file(nested(node, LOGGED))
-    found["file submitted"] = by_file(nested("hydra.launcher", {"submit": "local", "submit_with": {"setup": [TOUCH]}}))
     return {name: refused(attempt) for name, attempt in found.items()} | {
         f"asked {node}": by_words("--cfg", "all", f"++{node or 'x'}={{class:logging.FileHandler,filename:pwned}}"),
         f"file {node} log": logged if node.startswith(FREE) else refused(logged),
     }
+
+
+def attempts_to_submit() -> Attempts:
+    """Texts that submitit would hand to a shell: values, keys, what isn't a text, beside some that are typed."""
+    line = f"x\n{TOUCH}\n"
+    submitted = ("-m", "seed=0,1", "hydra.launcher.submit=local", "+hydra.launcher.submit_with={timeout_min: 5}")
+    contents = {
+        "value": nested("hydra.launcher.submit_with", {"local_setup": [TOUCH]}),
+        "key": nested("hydra.launcher.submit_with.slurm_additional_parameters", {line: True}),
+        "path": "hydra: {launcher: {submit_with: {name: !!python/object/apply:pathlib.Path ["
+        + json.dumps(line)
+        + "]}}}",
+        "directory": nested("hydra.sweep", {"dir": f"mine{line}"}),
+    }
+    return {f"file submitted {name}": refused(by_file(content, *submitted)) for name, content in contents.items()}
 
 
 def attempts_of_shells(text: str) -> Attempts:
@@ -240,7 +254,11 @@ def attempts() -> Attempts:
     groups = [attempts_at_nodes(node) for node in NODES] + [attempts_of_shells(text) for text in SHELL]
     groups += [attempts_to_write(key) for key in WRITTEN] + [attempts_on_runs(command) for command in COMMANDS]
     groups += [{f"{p} {text!r}": by_name(text, p) for text in MARKUP for p in ("class", "directory", "value")}]
-    return {name: attempt for group in [*groups, attempts_on_data()] for name, attempt in group.items()}
+    return {
+        name: attempt
+        for group in [*groups, attempts_to_submit(), attempts_on_data()]
+        for name, attempt in group.items()
+    }
 
 
 @pytest.fixture

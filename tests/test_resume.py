@@ -293,10 +293,16 @@ def test_a_resumed_sweep_names_its_runs_as_hydra_does(bnexp: Bnexp) -> None:
 def test_a_damaged_table_is_named(bnexp: Bnexp, kill: Callable[[int], None]) -> None:
     mine = killed_at_30(bnexp, kill)
     content = (mine / "metrics.csv").read_bytes()
-    (mine / "metrics.csv").write_bytes(content.replace(b"\n0,", b"\n\0,", 1))
-    outcome = bnexp("resume", "mine")
-    assert (outcome.status, len(outcome.err.splitlines())) == (1, 1)
-    assert "mine/metrics.csv: is damaged: the run starts anew once its folder is removed" in outcome.err
+    for whole, damaged in (
+        (b"\n0,", b"\n\0,"),
+        (b"validation,2", b"validation,x"),
+        (b"step,", b"stop,"),
+        (b"n,2", b"n2"),
+    ):
+        (mine / "metrics.csv").write_bytes(content.replace(whole, damaged, 1))
+        outcome = bnexp("resume", "mine")
+        assert (outcome.status, len(outcome.err.splitlines())) == (1, 1)
+        assert "mine/metrics.csv: is damaged: the run starts anew once its folder is removed" in outcome.err
 
 
 def test_one_owner_a_directory(bnexp: Bnexp, kill: Callable[[int], None]) -> None:

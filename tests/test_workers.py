@@ -135,6 +135,13 @@ def test_ctrl_c_is_heeded_while_a_worker_starts(monkeypatch: pytest.MonkeyPatch)
     assert not workers_left()
 
 
+def test_workers_are_deaf_to_ctrl_c() -> None:
+    heard: list[Event] = []
+    Pool(fake_train, heard.append, never, kind_of).run([("interrupts itself", 1)], 1, 0)
+    assert [event.step for event in heard if isinstance(event, Progress)][1:] == [0], "it lives"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 # ---- a sweep whose workers die
 
 
