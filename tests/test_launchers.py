@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 from conftest import Bnexp
 from hydra.core.config_store import ConfigStore
+from stand_ins import fake_train
+
+from bnexp.cluster import Recorded
+from bnexp.workers import Progress
 
 SWEEP = ("train", "-m", "dataset=digits", "norm=none,batch", "steps=40", "compile=false")
 RUNS = ("norm=none", "norm=batch")
@@ -27,20 +31,12 @@ def test_same_bytes_as_one_by_one(bnexp: Bnexp, word: str, package: str) -> None
             assert Path("other", run, file).read_bytes() == Path("basic", run, file).read_bytes()
 
 
-@pytest.mark.slow
-def test_a_job_whose_time_is_over_goes_on(bnexp: Bnexp) -> None:
-    """A minute, of which submitit takes half, is too little for the runs: they are put into the queue again."""
-    if find_spec("submitit") is None:
-        pytest.skip("submitit is absent")
-    words = (*SWEEP, "steps=60000", "eval.every=10000", "checkpoint.every_seconds=1")
-    limit = "+hydra.launcher.submit_with.timeout_min=1"
-    assert bnexp(*words, "hydra.launcher.submit=local", limit, "hydra.sweep.dir=other").status == 0
-    logs = [path.read_text() for path in Path("other/.submitit").glob("*.err")]
-    assert any("this job is timed-out" in log for log in logs)
-    assert bnexp(*words, "hydra.launcher.workers=2", "hydra.sweep.dir=whole").status == 0
-    for run in RUNS:
-        for file in ("metrics.csv", "checkpoint.safetensors"):
-            assert Path("other", run, file).read_bytes() == Path("whole", run, file).read_bytes()
+def test_a_job_that_is_put_into_the_queue_again_trains_the_same_stack() -> None:
+    """What submitit asks for at the end of a job's time, and as it is preempted."""
+    pytest.importorskip("submitit")
+    events, result = Recorded(fake_train).checkpoint(("a", 1)).result()
+    assert result == ("a", 1)
+    assert [type(event) for event in events] == [Progress]
 
 
 def test_a_cluster_that_is_unknown(bnexp: Bnexp) -> None:
