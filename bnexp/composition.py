@@ -1,5 +1,6 @@
 """Configurations as Hydra composes them from conf/ and the user's words, typed; and what of Hydra's own may be set."""
 
+import copy
 import os
 import pickle
 import re
@@ -42,6 +43,10 @@ class Repository(ConfigRepository):
 
     read: ClassVar[dict[tuple[str, str], bytes]] = {}
 
+    def __deepcopy__(self, memo: object) -> "Repository":
+        """For every composition Hydra copies it, whose list of folders it may replace: to copy these takes 8 ms."""
+        return copy.copy(self)
+
     def load_config(self, config_path: str) -> ConfigResult | None:
         source = self._find_object_source(config_path, ObjectType.CONFIG)
         if source is None or source.provider not in ("hydra", "main"):  # somebody's folder may change
@@ -75,7 +80,7 @@ class Loader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        words = [parsed(word) for word in overrides]
+        words = [parsed(word, self) for word in overrides]
         if validate_sweep_overrides:
             self.validate_sweep_overrides_legal(words, run_mode, from_shell)
         single = [word for word in words if not word.is_sweep_override()]  # Hydra makes nothing of the others
@@ -106,8 +111,9 @@ class Loader(ConfigLoaderImpl):
 
 
 @cache
-def parsed(word: str) -> Override:
-    [override] = OverridesParser.create().parse_overrides([word])
+def parsed(word: str, loader: Loader | None = None) -> Override:
+    """`loader`: of the choices that a glob(…) is about."""
+    [override] = OverridesParser.create(config_loader=loader).parse_overrides([word])
     return override
 
 
@@ -189,7 +195,9 @@ def job_part(config: DictConfig) -> DictConfig:
 
 
 def parse_overrides(overrides: list[str]) -> list[Override]:
-    words = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides(overrides)
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, Loader)
+    words = [parsed(word, loader) for word in overrides]
     for word in words:
         check_word(word)
     return words

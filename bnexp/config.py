@@ -4,6 +4,7 @@ The dataclasses hold every key of every choice; a YAML file of conf/ lists the k
 """
 
 import math
+import pickle
 import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
@@ -260,16 +261,17 @@ class RunConfig:
 
 
 @cache
-def schema() -> DictConfig:
-    """RunConfig as OmegaConf has it, which takes 10 ms; a merge copies it."""
-    found: DictConfig = OmegaConf.structured(RunConfig)
-    return found
+def schema() -> bytes:
+    """RunConfig as OmegaConf has it, pickled: made anew it takes 10 ms, copied 4 ms, read 0.6 ms."""
+    return pickle.dumps(OmegaConf.structured(RunConfig))
 
 
 def parse(config: DictConfig) -> RunConfig:
     """Typed and range-checked configuration. Raises ConfigError with one line that names the key."""
     try:
-        run = OmegaConf.to_object(OmegaConf.merge(schema(), config))
+        merged = pickle.loads(schema())
+        merged.merge_with(config)
+        run = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = error.full_key or "the configuration"
         value = OmegaConf.select(config, key, default="?", throw_on_resolution_failure=False)
@@ -300,12 +302,13 @@ def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:
     return unknown_key(key) if isinstance(error, ConfigKeyError) else f"{key}={value}: {first}"
 
 
-def known_keys() -> list[str]:
+@cache
+def known_keys() -> tuple[str, ...]:
     """Groups and keys: norm, norm.eps, seed, …"""
     keys = list(GROUPS)
     for key, value in RunConfig().as_dict().items():
         keys += [f"{key}.{part}" for part in value if part != "name"] if isinstance(value, dict) else [key]
-    return keys
+    return tuple(keys)
 
 
 def unknown_key(key: str) -> str:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -254,9 +254,8 @@ def stay(tensors: Any) -> None:
 
 def shape_of(config: RunConfig) -> dict[str, Any]:
     """What shapes the computation of a step; runs that differ in other numbers alone share it, compiled."""
-    shared = {
-        key: asdict(config)[key] for key in ("dataset", "arch", "act", "norm", "batch_size", "precision", "trainable")
-    }
+    values = config.as_dict()
+    shared = {key: values[key] for key in ("dataset", "arch", "act", "norm", "batch_size", "precision", "trainable")}
     if stacks(config):
         for number in ("eps", "momentum"):  # buffers of the norms for vectors
             del shared["norm"][number]

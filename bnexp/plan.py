@@ -110,7 +110,7 @@ def make_jobs(words: list[Override], jobs: list[list[str]], runs: list[RunConfig
 
 
 def output_directory(config: DictConfig, multirun: bool) -> Path:
-    HydraConfig.instance().set_config(config)  # the directory's name asks for the job's
+    HydraConfig.instance().cfg = config  # type: ignore[assignment]  # the directory's name asks for the job's
     directory = Path(config.hydra.sweep.dir if multirun else config.hydra.run.dir)
     HydraConfig.instance().cfg = None
     return directory

@@ -121,7 +121,8 @@ def plan_sweep(jobs: list[Job], options: Options, timed: bool = True) -> SweepPl
 
 def stack_key(config: RunConfig) -> str:
     """Runs with the same key can train as one: the same computation, the same steps and evaluations."""
-    along = {key: config.as_dict()[key] for key in ("steps", "eval", "device", "threads", "compile")}
+    values = config.as_dict()
+    along = {key: values[key] for key in ("steps", "eval", "device", "threads", "compile")}
     return json.dumps(shape_of(config) | along, sort_keys=True)
 
 
