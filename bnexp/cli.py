@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bnexp.claims.claim import Claim, Sweep
     from bnexp.config import RunConfig
     from bnexp.plan import Plan
+    from bnexp.runs import Launch
     from bnexp.sweep import SweepPlan
     from bnexp.words import Words
 
@@ -117,11 +118,12 @@ def train(arguments: list[str]) -> int:
 
 
 def start(checked: Plan) -> int:
-    """Take the directory, and let Hydra run there what was planned and isn't finished."""
+    """Take the directory, and run there what was planned and isn't finished."""
     from bnexp import parallel
     from bnexp.console import say
+    from bnexp.files import shortest
     from bnexp.lock import Lock
-    from bnexp.plan import check_output, shortest
+    from bnexp.plan import check_output
     from bnexp.resume import clear_leftovers, write_jobs
 
     if not checked.sweep.stacks:
@@ -135,7 +137,7 @@ def start(checked: Plan) -> int:
         if checked.jobs:
             write_jobs(checked.directory, checked.jobs, checked.options)
         try:
-            run_with_hydra(checked)
+            run_planned(checked)
             return 0
         except KeyboardInterrupt:
             place = shortest(checked.directory)
@@ -158,7 +160,7 @@ def train_in_parallel(checked: Plan) -> int:
 
 
 def compare(arguments: list[str]) -> int:
-    from bnexp.plan import plan, shortest
+    from bnexp.plan import plan
     from bnexp.words import read_words
 
     by, arguments = take("by", arguments)
@@ -169,6 +171,7 @@ def compare(arguments: list[str]) -> int:
     checked = plan(words)
     from bnexp.comparison import check_by
     from bnexp.config import ConfigError
+    from bnexp.files import shortest
     from bnexp.report import report
     from bnexp.running import SweepError
 
@@ -197,17 +200,26 @@ def announce(sweep: SweepPlan) -> int:
     return 0
 
 
-def run_with_hydra(checked: Plan) -> None:
-    """Hydra makes the directories with its record, and calls the task for each run; of a sweep, its launcher does."""
+def run_planned(checked: Plan) -> None:
+    """A run of its own as it was composed; of a sweep, Hydra's launcher makes them, or another one calls the task."""
+    from hydra.core.hydra_config import HydraConfig
+
     from bnexp.composition import configurations
+    from bnexp.config import parse
+    from bnexp.jobs import launch_of, open_job
+
+    if not checked.words.multirun:
+        launch = open_job(checked.composition, checked.directory)
+        train_one(checked.runs[0], launch, checked.composition.hydra.job.override_dirname)
+        return
 
     def task(config: DictConfig) -> str:
-        return train_one(config)
+        job = HydraConfig.get()
+        return train_one(parse(config), launch_of(job), job.job.override_dirname)
 
     task.sweep = checked.sweep  # type: ignore[attr-defined]  # for the launcher, which is handed nothing but the task
     with configurations(checked.words.config_dir) as hydra:
-        start = hydra.multirun if checked.words.multirun else hydra.run
-        start(checked.words.config_name, task, checked.overrides)
+        hydra.multirun(checked.words.config_name, task, checked.overrides)
 
 
 def ask(words: Words) -> int:
@@ -231,23 +243,19 @@ def ask_hydra(arguments: list[str]) -> int:
     return 0
 
 
-def train_one(config: DictConfig) -> str:
-    """Hydra's task: one run into the directory that Hydra made for it."""
+def train_one(config: RunConfig, launch: Launch, name: str) -> str:
+    """One run into the directory that was made for it, whose log is open. Returns its status."""
     import logging
 
-    from hydra.core.hydra_config import HydraConfig
-
-    from bnexp.config import ConfigError, parse
+    from bnexp.config import ConfigError
     from bnexp.console import describe, say
-    from bnexp.plan import launch_here
     from bnexp.progress import TrainingDisplay
     from bnexp.train import run_alone
 
-    title = HydraConfig.get().job.override_dirname or "defaults"
-    launch = launch_here()
+    title = name or "defaults"
     try:
         with TrainingDisplay(title) as display:
-            summary = run_alone(parse(config), launch, display)
+            summary = run_alone(config, launch, display)
     except (ConfigError, OSError):
         raise
     except Exception:

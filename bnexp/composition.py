@@ -18,6 +18,7 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -143,6 +144,17 @@ def configurations(folder: str | None = None) -> Iterator[Hydra]:
         yield found
     finally:
         instance.hydra = before
+
+
+@contextmanager
+def resolving(config: DictConfig) -> Iterator[None]:
+    """Inside, ${hydra:…} asks this configuration."""
+    instance = HydraConfig.instance()
+    before, instance.cfg = instance.cfg, config  # type: ignore[assignment]  # a dataclass to type checkers
+    try:
+        yield
+    finally:
+        instance.cfg = before
 
 
 @contextmanager

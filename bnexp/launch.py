@@ -1,26 +1,24 @@
 """A sweep as Hydra's launcher has it: runs of the same graph train as one stack, stacks on worker processes.
 
-Hydra makes each run's directory, record, callbacks and JobReturn as if it ran alone: the jobs of a stack nest, each
-composed inside the task of the one before, and the stack trains inside the last.
+Hydra composes each job, and each has the directory, record and log of one that runs alone.
 """
 
 import logging
 from pathlib import Path
-from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, setup_globals
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from bnexp.cluster import make_executor
+from bnexp.composition import resolving
 from bnexp.console import describe
+from bnexp.jobs import open_job, take_log
 from bnexp.messages import explain
-from bnexp.plan import launch_here
-from bnexp.running import Sweep
+from bnexp.running import End, Sweep, train_jobs
+from bnexp.runs import Launch
 from bnexp.sweep import Job, StackOfJobs, SweepPlan
-from bnexp.train import Member, open_member, outcome_there, train_together
-from bnexp.workers import Closed, Emit, Opened, Reporter
+from bnexp.workers import Emit
 
 Returns = dict[int, JobReturn]  # by the job's number
 
@@ -34,81 +32,44 @@ class StackTrainer:
     def __call__(self, stack: StackOfJobs, emit: Emit) -> Returns:
         setup_globals()
         JobRuntime.instance().set("name", self.config.hydra.job.name)
-        nest = Nest(self, stack, emit)
-        nest.enter(0)
+        configs: dict[int, DictConfig] = {}  # of jobs that have a directory
+
+        def place(job: Job) -> Launch:
+            config = self.job_config(job)
+            with resolving(config):  # the directory's name asks for the job's
+                directory = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
+            launch = open_job(config, directory)
+            configs[job.number] = config
+            return launch
+
+        ends = train_jobs(stack, place, emit)
+        for job in stack:
+            if job.number in configs:
+                log_end(configs[job.number], job, ends[job.number])
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        return nest.returns
+        return {job.number: job_return(job, ends[job.number]) for job in stack}
 
     def job_config(self, job: Job) -> DictConfig:
         """As Hydra's own launcher makes it."""
         config = self.context.config_loader.load_sweep_config(self.config, job.words)
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = job.number
-        OmegaConf.set_readonly(config.hydra, True)
         return config
 
 
-class Nest:
-    """The jobs of a stack, each one's task inside that of the one before."""
+def log_end(config: DictConfig, job: Job, end: End) -> None:
+    take_log(config)  # each job opened since took it for itself
+    if isinstance(end, Exception):
+        logging.getLogger("bnexp").error("%s failed", job.title, exc_info=end)
+    else:
+        logging.getLogger("bnexp").info(describe(end))
 
-    def __init__(self, trainer: StackTrainer, stack: StackOfJobs, emit: Emit) -> None:
-        self.trainer, self.stack, self.emit = trainer, stack, emit
-        self.members: dict[int, Member] = {}
-        self.entered: set[int] = set()
-        self.returns: Returns = {}
 
-    def enter(self, depth: int) -> None:
-        if depth == len(self.stack):
-            if self.members:
-                reporter = Reporter(list(self.members), self.emit)
-                train_together(list(self.members.values()), reporter)
-            return
-        job = self.stack[depth]
-        try:
-            result = self.run(depth)
-        except Exception as error:  # its directory can't be made, say
-            result = JobReturn(status=JobStatus.FAILED, _return_value=error)
-            if depth not in self.entered:
-                self.enter(depth + 1)
-        if result.status is JobStatus.FAILED:  # in words: not every error can cross to another process
-            result._return_value = RuntimeError(explain(result._return_value)[1])
-        self.returns[job.number] = result
-
-    def run(self, depth: int) -> JobReturn:
-        return run_job(
-            hydra_context=self.trainer.context,
-            task_function=lambda _: self.task(depth),
-            config=self.trainer.job_config(self.stack[depth]),
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
-
-    def task(self, depth: int) -> str:
-        """Hydra's task of one job: open its directory, train it with those further in, log what became of it."""
-        job = self.stack[depth]
-        self.entered.add(depth)
-        whole: Any = HydraConfig.instance().cfg
-        outcome: dict[str, Any] | Exception | None = None
-        try:
-            place = launch_here()
-            outcome = outcome_there(job.config, place.directory)
-            if outcome is not None:
-                self.emit(Closed(job.number, place.directory, outcome))
-            else:
-                member = open_member(job.config, place, len(self.stack))
-                self.members[job.number] = member
-                self.emit(Opened(job.number, place.directory, member.start.step))
-        except Exception as error:
-            outcome = error
-        self.enter(depth + 1)
-        configure_log(whole.hydra.job_logging, whole.hydra.verbose)  # each job further in took the log for itself
-        outcome = outcome or self.members[job.number].outcome
-        if isinstance(outcome, dict):
-            logging.getLogger("bnexp").info(describe(outcome))
-            return str(outcome["status"])
-        assert outcome is not None
-        logging.getLogger("bnexp").error("%s failed", job.title, exc_info=outcome)
-        raise outcome
+def job_return(job: Job, end: End) -> JobReturn:
+    """What Hydra's sweeper is handed; of an error its words, since not every one can cross to another process."""
+    if isinstance(end, Exception):
+        return JobReturn(job.words, status=JobStatus.FAILED, _return_value=RuntimeError(explain(end)[1]))
+    return JobReturn(job.words, status=JobStatus.COMPLETED, _return_value=str(end["status"]))
 
 
 def launch(context: HydraContext, config: DictConfig, plan: SweepPlan) -> list[JobReturn]:

@@ -9,14 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
-from bnexp.composition import check_hydra, compose, compose_jobs, configurations, in_words, parse_overrides
+from bnexp.composition import (
+    check_hydra,
+    compose,
+    compose_jobs,
+    configurations,
+    in_words,
+    parse_overrides,
+    resolving,
+)
 from bnexp.config import ConfigError, RunConfig, known_keys, require, require_path
 from bnexp.files import LONGEST_NAME
-from bnexp.runs import Launch, config_digest, holds_run
+from bnexp.runs import config_digest, holds_run
 from bnexp.words import Words
 
 if TYPE_CHECKING:
@@ -32,7 +39,8 @@ class Plan:
     """A command line as Hydra will run it, and what it makes, all of it checked."""
 
     words: Words
-    overrides: list[str]  # for Hydra: the user's, and those that name the directories
+    overrides: list[str]  # for Hydra: the user's, and those that name a sweep's directories
+    composition: DictConfig  # as Hydra has it, of the run or the sweep's first
     runs: list[RunConfig]
     directory: Path  # of the run or the sweep
     sweep: "SweepPlan"
@@ -70,14 +78,14 @@ def plan(words: Words, resume: bool = False, timed: bool = True) -> Plan:
         raise ConfigError(f"{directory} holds this run already, which cannot go on under torchrun: choose another one")
     every = make_jobs(parsed, jobs, runs)
     sweep = plan_sweep(left_to_do(every, directory) if goes_on else every, options, timed)
-    for_hydra = [*overrides, *naming, *fixed_place(directory, multirun)]
-    return Plan(words, for_hydra, runs, directory, sweep, every if multirun else [], names, options, goes_on)
+    words_for_hydra = [*overrides, *naming, *fixed_place(directory)]
+    jobs_there = every if multirun else []
+    return Plan(words, words_for_hydra, compositions[0], runs, directory, sweep, jobs_there, names, options, goes_on)
 
 
-def fixed_place(directory: Path, multirun: bool) -> list[str]:
-    """In words: composed again, the directory would have a later time in its name."""
-    kind, mode = ("sweep", "MULTIRUN") if multirun else ("run", "RUN")
-    return [f"hydra.{kind}.dir={QuotedString(str(directory), Quote.single).with_quotes()}", f"hydra.mode={mode}"]
+def fixed_place(directory: Path) -> list[str]:
+    """In words: composed again, a sweep's directory would have a later time in its name."""
+    return [f"hydra.sweep.dir={QuotedString(str(directory), Quote.single).with_quotes()}", "hydra.mode=MULTIRUN"]
 
 
 def check_question(words: Words) -> list[str]:
@@ -110,10 +118,8 @@ def make_jobs(words: list[Override], jobs: list[list[str]], runs: list[RunConfig
 
 
 def output_directory(config: DictConfig, multirun: bool) -> Path:
-    HydraConfig.instance().cfg = config  # type: ignore[assignment]  # the directory's name asks for the job's
-    directory = Path(config.hydra.sweep.dir if multirun else config.hydra.run.dir)
-    HydraConfig.instance().cfg = None
-    return directory
+    with resolving(config):  # the directory's name asks for the job's
+        return Path(config.hydra.sweep.dir if multirun else config.hydra.run.dir)
 
 
 def launcher_options(settings: DictConfig) -> "Options":
@@ -123,17 +129,6 @@ def launcher_options(settings: DictConfig) -> "Options":
     require(sweeper == "bnexp", "hydra/sweeper", sweeper, "bnexp, which trains what was planned")
     ours = ("workers", "max_stack", "submit")
     return parse_options(**{key: settings.launcher[key] for key in ours if key in settings.launcher})
-
-
-def launch_here() -> Launch:
-    """Inside a job: where its run goes."""
-    context = HydraConfig.get()
-    number = 0 if OmegaConf.is_missing(context.job, "num") else context.job.num  # set in sweeps alone
-    return Launch(shortest(Path(context.runtime.output_dir)), list(context.overrides.task), number)
-
-
-def shortest(directory: Path) -> Path:
-    return directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
 
 
 # ---- jobs and their names

@@ -15,7 +15,7 @@ from bnexp.console import say
 from bnexp.data import load_data
 from bnexp.files import LONGEST_NAME, clear_parts, write_whole
 from bnexp.messages import explain
-from bnexp.running import Sweep
+from bnexp.running import Sweep, train_jobs
 from bnexp.runs import (
     SWEEP,
     Launch,
@@ -28,8 +28,8 @@ from bnexp.runs import (
     to_json,
 )
 from bnexp.sweep import Job, Options, StackOfJobs, parse_options, plan_sweep
-from bnexp.train import check, open_member, outcome_there, train_together
-from bnexp.workers import Closed, Emit, Opened, Reporter
+from bnexp.train import check
+from bnexp.workers import Emit
 
 
 def write_jobs(directory: Path, jobs: list[Job], options: Options) -> None:
@@ -127,24 +127,8 @@ class Finisher:
     places: dict[int, Path]
 
     def __call__(self, stack: StackOfJobs, emit: Emit) -> dict[int, str | None]:
-        members, ends = {}, dict[int, str | None]()
-        for job in stack:
-            launch = Launch(self.places[job.number], job.words, job.number)
-            if ended := outcome_there(job.config, launch.directory):
-                ends[job.number] = None
-                emit(Closed(job.number, launch.directory, ended))
-                continue
-            try:
-                member = open_member(job.config, launch, len(stack))
-            except Exception as error:  # one directory's trouble is not the others'
-                ends[job.number] = explain(error)[1]
-            else:
-                members[job.number] = member
-                emit(Opened(job.number, launch.directory, member.start.step))
-        if members:
-            train_together(list(members.values()), Reporter(list(members), emit))
-        outcomes = {number: member.outcome for number, member in members.items()}
-        return ends | {n: explain(end)[1] if isinstance(end, Exception) else None for n, end in outcomes.items()}
+        ends = train_jobs(stack, lambda job: Launch(self.places[job.number], job.words, job.number), emit)
+        return {number: explain(end)[1] if isinstance(end, Exception) else None for number, end in ends.items()}
 
 
 def check_versions(run: RunRecord) -> None:

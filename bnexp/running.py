@@ -1,5 +1,6 @@
 """A sweep while it trains: stacks on worker processes (or here, or as a cluster's jobs), its display, its dead."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,37 @@ from bnexp.cluster import run_jobs
 from bnexp.console import count, say, tell_uncompiled
 from bnexp.engine import lacks_compiler
 from bnexp.progress import SweepDisplay
-from bnexp.runs import close_interrupted, complete_run, write_failure
-from bnexp.sweep import StackOfJobs, SweepPlan, cuda_devices, stack_key
-from bnexp.workers import Closed, Event, Opened, Pool, Train
+from bnexp.runs import Launch, close_interrupted, complete_run, write_failure
+from bnexp.sweep import Job, StackOfJobs, SweepPlan, cuda_devices, stack_key
+from bnexp.train import Member, open_member, outcome_there, train_together
+from bnexp.workers import Closed, Emit, Event, Opened, Pool, Reporter, Train
 
 
 class SweepError(RuntimeError):
     """Some of a sweep's runs failed; the text names them."""
+
+
+End = dict[str, Any] | Exception  # of a run: its summary, or why it failed
+
+
+def train_jobs(stack: StackOfJobs, place: Callable[[Job], Launch], emit: Emit) -> dict[int, End]:
+    """Open each job's run where it is placed, train them as one. What became of each, by number. Raises Interrupted."""
+    ends: dict[int, End] = {}
+    members: dict[int, Member] = {}
+    for job in stack:
+        try:
+            launch = place(job)
+            if ended := outcome_there(job.config, launch.directory):
+                ends[job.number] = ended
+                emit(Closed(job.number, launch.directory, ended))
+            else:
+                members[job.number] = member = open_member(job.config, launch, len(stack))
+                emit(Opened(job.number, launch.directory, member.start.step))
+        except Exception as error:  # one directory's trouble is not the others'
+            ends[job.number] = error
+    if members:
+        train_together(list(members.values()), Reporter(list(members), emit))
+    return ends | {number: member.outcome for number, member in members.items() if member.outcome is not None}
 
 
 class Sweep:

@@ -19,7 +19,7 @@ from bnexp.data import load_data
 from bnexp.engine import EVALUATION_BATCH, Stack, compiles, pick_device, shape_of, thread_count, usable_cores
 from bnexp.optim import find_optimizer
 
-LARGEST_STACK = 128  # jobs of Hydra nest this deep, hundreds more would end in a RecursionError
+LARGEST_STACK = 128  # members: the most that was measured, results/performance.md
 WORKING_SET = 2**22  # bytes of a stack, about those of a core's own caches: measured best, results/performance.md
 MOST_WORKERS = 1024
 CLUSTERS = ("slurm", "local")

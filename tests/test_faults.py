@@ -35,7 +35,7 @@ from children import (
 )
 from conftest import Tell, Times, scalars
 
-from bnexp import files, launch
+from bnexp import files, running
 from bnexp.checkpoint import newest_checkpoint
 from bnexp.config import recorded
 from bnexp.engine import Stack
@@ -485,7 +485,7 @@ def test_report_of_damaged_runs(times: Times, tell: Tell, request: pytest.Fixtur
 def watched() -> None:
     """Keep memory and open files after each stack."""
     lead_forks()
-    train, levels = launch.train_together, list[tuple[int, int]]()
+    train, levels = running.train_together, list[tuple[int, int]]()
 
     def trained(members: Any, display: Any) -> None:
         train(members, display)
@@ -493,7 +493,7 @@ def watched() -> None:
         levels.append((pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))))
         Path("levels").write_text(json.dumps(levels))
 
-    launch.train_together = trained
+    running.train_together = trained
 
 
 def test_memory_and_open_files_stay_level(times: Times, tell: Tell) -> None:

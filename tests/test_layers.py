@@ -20,6 +20,7 @@ TRAINING = {f"bnexp.{name}" for name in ("train", "engine", "logs", "checkpoint"
 LAYERS = (  # from the face down; a module imports from its own layer or a lower one
     ("cli",),
     ("launch",),
+    ("jobs",),
     ("plan", "composition", "words", "messages", "progress", "bench_report", "reproduce", "resume", "running"),
     ("report", "report_page", "probe_report", "claims"),
     ("sweep", "workers", "comparison", "bench", "probe"),
@@ -87,7 +88,7 @@ def test_training_knows_nothing_of_reports_or_of_the_command_line() -> None:
 
 def test_hydra_is_known_to_the_command_line_alone() -> None:
     users = {name for name, found in IMPORTS.items() if any(part.split(".")[0] == "hydra" for part in found)}
-    assert users == {f"bnexp.{name}" for name in ("cli", "launch", "plan", "composition", "words", "messages")}
+    assert users == {f"bnexp.{name}" for name in ("cli", "launch", "jobs", "plan", "composition", "words", "messages")}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
