@@ -2,13 +2,13 @@
 copies the configuration five times, which is half of a short run's seconds, and is one job at a time.
 """
 
+import re
 from pathlib import Path
 
 from hydra.conf import HydraConf
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bnexp.composition import job_part
 from bnexp.files import shortest
 from bnexp.runs import Launch
 
@@ -21,9 +21,11 @@ def open_job(config: DictConfig, directory: Path) -> Launch:
     record = launch.directory / config.hydra.output_subdir
     for folder in (launch.directory, record):
         folder.mkdir(parents=True, exist_ok=True)
-    parts = {"config": job_part(config), "hydra": OmegaConf.masked_copy(config, "hydra")}
-    for name, part in (parts | {"overrides": config.hydra.overrides.task}).items():
-        (record / f"{name}.yaml").write_text(OmegaConf.to_yaml(part), encoding="utf-8")
+    keys = re.split(r"^(?=\S)", OmegaConf.to_yaml(config), flags=re.MULTILINE)  # to write a part it would be copied
+    hydra = [key for key in keys if key.startswith("hydra:")]
+    texts = {"hydra": "".join(hydra), "config": "".join(key for key in keys if key not in hydra)}
+    for name, text in (texts | {"overrides": OmegaConf.to_yaml(config.hydra.overrides.task)}).items():
+        (record / f"{name}.yaml").write_text(text, encoding="utf-8")
     take_log(config)
     return launch
 
