@@ -2,15 +2,24 @@
 copies the configuration five times, which is half of a short run's seconds, and is one job at a time.
 """
 
-import re
 from pathlib import Path
+from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from hydra.conf import HydraConf
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf._utils import OmegaConfDumper
 
 from bnexp.files import shortest
 from bnexp.runs import Launch
+
+
+class Dumper(yaml.CSafeDumper):  # type: ignore[misc]
+    """What OmegaConf.to_yaml writes with, by libyaml: the same text in a fifth of the time."""
+
+
+Dumper.add_representer(str, OmegaConfDumper.str_representer)
 
 
 def open_job(config: DictConfig, directory: Path) -> Launch:
@@ -21,10 +30,10 @@ def open_job(config: DictConfig, directory: Path) -> Launch:
     record = launch.directory / config.hydra.output_subdir
     for folder in (launch.directory, record):
         folder.mkdir(parents=True, exist_ok=True)
-    keys = re.split(r"^(?=\S)", OmegaConf.to_yaml(config), flags=re.MULTILINE)  # to write a part it would be copied
-    hydra = [key for key in keys if key.startswith("hydra:")]
-    texts = {"hydra": "".join(hydra), "config": "".join(key for key in keys if key not in hydra)}
-    for name, text in (texts | {"overrides": OmegaConf.to_yaml(config.hydra.overrides.task)}).items():
+    values: Any = OmegaConf.to_container(config, enum_to_str=True)
+    hydra = values.pop("hydra")
+    for name, part in (("config", values), ("hydra", {"hydra": hydra}), ("overrides", hydra["overrides"]["task"])):
+        text = yaml.dump(part, Dumper=Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
         (record / f"{name}.yaml").write_text(text, encoding="utf-8")
     take_log(config)
     return launch

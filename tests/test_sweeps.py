@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from conftest import Bnexp, restored
+from omegaconf import OmegaConf
 
 import bnexp.sweep as bnexp_sweep
 from bnexp.cli import run
+from bnexp.composition import flat
 from bnexp.config import ArchConfig, ConfigError, DatasetConfig, EvalConfig, RunConfig
 from bnexp.console import count, duration
 from bnexp.engine import has_compiler
@@ -325,6 +327,22 @@ def test_every_launcher_leaves_what_a_run_alone_leaves(tmp_path: Path, monkeypat
         for run_name in NAMES:
             assert result_bytes(tmp_path / "two" / run_name) == result_bytes(tmp_path / name / run_name)
     assert result_bytes(tmp_path / "two" / NAMES[-1]) == result_bytes(tmp_path / "alone")
+    for name in NAMES:
+        check_hydras_record(tmp_path / "here" / name / ".hydra", tmp_path / "basic" / name / ".hydra")
+
+
+def check_hydras_record(ours: Path, theirs: Path) -> None:
+    """As Hydra itself writes it for its basic launcher."""
+    for name in ("config.yaml", "overrides.yaml"):
+        assert (ours / name).read_text() == (theirs / name).read_text()
+    assert (ours / "hydra.yaml").read_text() == OmegaConf.to_yaml(OmegaConf.load(ours / "hydra.yaml"))
+    found, expected = (flat(OmegaConf.load(folder / "hydra.yaml")) for folder in (ours, theirs))
+    others = {key for key in found | expected if found.get(key) != expected.get(key)}
+    launchers = ("hydra.launcher.", "hydra.runtime.choices.hydra/launcher", "hydra.overrides.hydra.")
+    assert {key for key in others if not key.startswith(launchers)} == {
+        "hydra.sweep.dir",
+        "hydra.runtime.output_dir",
+    }
 
 
 def result_bytes(folder: Path) -> list[bytes]:
