@@ -194,6 +194,7 @@ def test_a_directory_holds_one_run(tmp_path: Path) -> None:
     assert json.loads(before)["config_sha256"] == config_digest(config)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_failed_run_does_not_stop_its_sweep(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
     train = training.train
 
@@ -256,8 +257,8 @@ def test_tensorboard_has_session_records_alone(bnexp: Bnexp) -> None:
 
 @pytest.mark.skipif(not (DATA / "MNIST" / "raw").is_dir(), reason="data/MNIST/raw is absent")
 def test_batch_normalization_halves_the_steps_to_90_percent(bnexp: Bnexp) -> None:
-    words = ("train", f"dataset.root={DATA}", "act=relu", "optim.lr=0.01", "seed=0")
-    assert bnexp(*words, "norm=batch", "steps=700", "hydra.run.dir=batch").status == 0
+    words = ("train", f"dataset.root={DATA}", "dataset.validation=1000", "act=relu", "optim.lr=0.01", "seed=0")
+    assert bnexp(*words, "norm=batch", "steps=600", "hydra.run.dir=batch").status == 0
     batch = read(Path("batch/summary.json"))["steps_to"]["90"]
     assert batch is not None
     assert bnexp(*words, "norm=none", f"steps={2 * batch}", "hydra.run.dir=none").status == 0
