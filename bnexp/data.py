@@ -28,7 +28,7 @@ class Loader(Protocol):
 
 
 # Name → module and, where one module holds several, the object in it: imported when it is asked for, since
-# torchvision and scikit-learn take seconds.
+# torchvision takes seconds.
 DATASETS = {
     "digits": ("digits", None),
     "mnist": ("torchvision_sets", "MNIST"),

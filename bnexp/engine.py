@@ -154,7 +154,8 @@ def make_answer(model: nn.Module) -> Answer:
     def answer(parameters: Tensors, buffers: Tensors, x: Tensor, condition: Tensor | None) -> Tensor:
         where = torch.zeros(1, dtype=torch.int64, device=x.device) if condition is None else condition
         conditions = {f"{name}.condition": where for name in named}
-        logits: Tensor = functional_call(model, (parameters, buffers, conditions), (x,))
+        values = (parameters, buffers, conditions)
+        logits: Tensor = functional_call(model, values, (x,), tie_weights=False)  # looking for ties takes a tenth
         return logits
 
     return answer
