@@ -1,4 +1,4 @@
-"""The commands. `bnexp train` and `bnexp compare` hand their words to Hydra once `plan` has checked them.
+"""The commands. What `bnexp train` and `bnexp compare` are to run is checked by `plan`, whole, before it starts.
 
 Imports are lazy, so that --help and completion need no torch.
 """
@@ -209,6 +209,7 @@ def run_planned(checked: Plan) -> None:
     from bnexp.jobs import launch_of, open_job
 
     if not checked.words.multirun:
+        checked.composition.hydra.merge_with({"mode": "RUN", "run": {"dir": str(checked.directory)}})
         launch = open_job(checked.composition, checked.directory)
         train_one(checked.runs[0], launch, checked.composition.hydra.job.override_dirname)
         return

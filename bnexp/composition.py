@@ -113,7 +113,8 @@ class Loader(ConfigLoaderImpl):
     def plain_file(self, word: Override) -> Container | None:
         """A group's file that a word chooses, where that is all that word and file do."""
         group, choice = word.key_or_group, word.value()
-        if group not in GROUPS or word.type is not OverrideType.CHANGE or word.package or not isinstance(choice, str):
+        simple = word.type is OverrideType.CHANGE and word.package is None and isinstance(choice, str)
+        if group not in GROUPS or not simple:
             return None
         found = self.repository.load_config(f"{group}/{choice}")
         return None if found is None or found.defaults_list or found.header.get("package") else found.config
@@ -199,7 +200,8 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
     loader = GlobalHydra.instance().config_loader()
     for word in overrides:
         key, _, choice = word.lstrip("+").partition("=")
-        if "/" in choice and (options := loader.get_group_options(key)):  # a file of another group, or of anywhere
+        group = key.partition("@")[0]
+        if "/" in choice and (options := loader.get_group_options(group)):  # a file of another group, or of anywhere
             raise ConfigError(unknown_choice(key, choice, options))
     return hydra.compose(name, overrides, return_hydra_config=True)
 

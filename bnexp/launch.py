@@ -45,7 +45,7 @@ class StackTrainer:
         ends = train_jobs(stack, place, emit)
         for job in stack:
             if job.number in configs:
-                log_end(configs[job.number], job, ends[job.number])
+                ends[job.number] = logged(configs[job.number], job, ends[job.number])
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         return {job.number: job_return(job, ends[job.number]) for job in stack}
 
@@ -57,12 +57,17 @@ class StackTrainer:
         return config
 
 
-def log_end(config: DictConfig, job: Job, end: End) -> None:
-    take_log(config)  # each job opened since took it for itself
+def logged(config: DictConfig, job: Job, end: End) -> End:
+    """What became of a run, once its log has it. One whose log can't be written has failed."""
+    try:
+        take_log(config)  # each job opened since took it for itself
+    except OSError as error:  # its directory is gone, say
+        return end if isinstance(end, Exception) else error
     if isinstance(end, Exception):
         logging.getLogger("bnexp").error("%s failed", job.title, exc_info=end)
     else:
         logging.getLogger("bnexp").info(describe(end))
+    return end
 
 
 def job_return(job: Job, end: End) -> JobReturn:

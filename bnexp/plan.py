@@ -36,10 +36,10 @@ SMALLEST_DISK = 16 * 2**20  # bytes free, under which no run is started
 
 @dataclass(frozen=True)
 class Plan:
-    """A command line as Hydra will run it, and what it makes, all of it checked."""
+    """What a command line makes, all of it checked."""
 
     words: Words
-    overrides: list[str]  # for Hydra: the user's, and those that name a sweep's directories
+    overrides: list[str]  # of a sweep, for Hydra: the user's, and those that name its directories
     composition: DictConfig  # as Hydra has it, of the run or the sweep's first
     runs: list[RunConfig]
     directory: Path  # of the run or the sweep

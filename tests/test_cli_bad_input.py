@@ -98,6 +98,13 @@ def test_unknown_key(bnexp: Bnexp, tmp_path: Path, word: str, hint: str) -> None
     refuse(bnexp, tmp_path, (*TRAIN, word), word.split("=", maxsplit=1)[0].lstrip("+"), hint)
 
 
+@pytest.mark.parametrize(
+    "word", ["norm@=none", "norm@=../x", "norm@=../norm/none", "+norm@arch=../x", "norm=../norm/none"]
+)
+def test_choice_by_another_way(bnexp: Bnexp, tmp_path: Path, word: str) -> None:
+    refuse(bnexp, tmp_path, (*TRAIN, word), word.lstrip("+").partition("=")[0])
+
+
 @pytest.mark.parametrize("words", ["optim=sgd optim.momentum=0.5", "norm=none norm.eps=1", "norm.groups=2"])
 def test_key_of_another_choice_is_not_its_own_suggestion(bnexp: Bnexp, tmp_path: Path, words: str) -> None:
     key = words.rsplit(maxsplit=1)[-1].split("=", maxsplit=1)[0]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -13,6 +14,7 @@ from conftest import Bnexp, restored
 from omegaconf import OmegaConf
 
 import bnexp.sweep as bnexp_sweep
+from bnexp import running
 from bnexp.cli import run
 from bnexp.composition import flat
 from bnexp.config import ArchConfig, ConfigError, DatasetConfig, EvalConfig, RunConfig
@@ -112,7 +114,7 @@ def test_stacks_fill_the_cache(small_cache: RunConfig) -> None:
 
 
 @pytest.mark.parametrize("jobs", [LARGEST_STACK, LARGEST_STACK + 62, 3 * LARGEST_STACK + 1])
-def test_no_stack_is_larger_than_hydra_can_nest(
+def test_no_stack_is_larger_than_was_measured(
     small_cache: RunConfig, monkeypatch: pytest.MonkeyPatch, jobs: int
 ) -> None:
     monkeypatch.setattr(bnexp_sweep, "WORKING_SET", 2**40)
@@ -407,6 +409,24 @@ def sweep_with_a_file_in_the_way(bnexp: Bnexp, *words: str) -> None:
 
 def test_a_run_without_a_directory_does_not_stop_the_others(bnexp: Bnexp) -> None:
     sweep_with_a_file_in_the_way(bnexp, "compile=false")
+
+
+def test_a_run_whose_directory_goes_away_does_not_stop_the_others(
+    bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = running.train_together
+
+    def trained(members: list[running.Member], display: Any) -> None:
+        train(members, display)
+        if members[0].config.seed == 1:
+            shutil.rmtree("s/seed=1")
+
+    monkeypatch.setattr(running, "train_together", trained)
+    outcome = bnexp(*TRAIN, "-m", "seed=range(3)", "hydra.sweep.dir=s", "compile=false")
+    assert outcome.status == 1, outcome
+    assert "1 of 3 runs failed: seed=1 (" in outcome.err
+    assert "s/seed=1/bnexp.log: No such file or directory" in outcome.err
+    assert [run.seed for run in find_runs([Path("s")])] == [0, 2]
 
 
 @needs_compiler

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 from dataclasses import replace
 from importlib.metadata import version
@@ -217,6 +218,16 @@ def test_a_failed_run_does_not_stop_its_sweep(bnexp: Bnexp, monkeypatch: pytest.
     assert outcome.status == 1, outcome
     assert "2 of 4 runs failed" in outcome.err
     assert [arm["n"] for arm in read(Path("compared/compare.json"))["arms"]] == [1, 1], "the others are compared"
+
+
+def test_a_directory_whose_name_is_not_utf8(bnexp: Bnexp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra's record has it, which libyaml cannot write."""
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    place.mkdir()
+    monkeypatch.chdir(place)
+    outcome = bnexp(*TRAIN, "steps=2", "hydra.run.dir=mine")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert 'caf\\uDCE9"' in Path("mine/.hydra/hydra.yaml").read_text()
 
 
 def test_output_to_a_file_has_no_escape_codes(bnexp: Bnexp) -> None:
