@@ -48,14 +48,32 @@ class Launch:
 
 
 def config_digest(config: RunConfig) -> str:
-    """Of all that a curve depends on."""
+    """SHA-256 of everything that a curve depends on."""
     return digest_of(config.as_dict())
 
 
 def digest_of(config: dict[str, Any]) -> str:
-    dataset = {key: value for key, value in config["dataset"].items() if key != "root"}
-    values = {key: value for key, value in config.items() if key != "checkpoint"} | {"dataset": dataset}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    """Of what differs from the schema's defaults, so that a key that is added later changes no digest of a run that is
+    there.
+    """
+    defaults = default_values()
+    values = {key: value for key, value in dotted(config).items() if key not in defaults or value != defaults[key]}
+    kept = {key: value for key, value in values.items() if key != "dataset.root" and not key.startswith("checkpoint.")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def default_values() -> dict[str, Any]:
+    """Of the schema, by dotted key."""
+    return dotted(RunConfig().as_dict())
+
+
+def dotted(config: dict[str, Any]) -> dict[str, Any]:
+    """{"norm": {"eps": 1}, "seed": 2} → {"norm.eps": 1, "seed": 2}"""
+    found = dict[str, Any]()
+    for key, value in config.items():
+        found |= {f"{key}.{part}": v for part, v in value.items()} if isinstance(value, dict) else {key: value}
+    return found
 
 
 def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None:

@@ -54,6 +54,7 @@ from bnexp.runs import (
     complete_run,
     config_digest,
     create_run,
+    digest_of,
     read_record,
     reopen_run,
     write_failure,
@@ -294,7 +295,7 @@ def where_cut_off(config: RunConfig, directory: Path, data: Data, facts: dict[st
     record = read_record(directory)
     if record is None:
         return Saved()
-    if record["config_sha256"] != config_digest(config):
+    if digest_of(record["config"]) != config_digest(config):
         raise ConfigError(f"{directory} holds another run already: choose another directory")
     for name in DECIDING:
         now, then = (json.loads(json.dumps(found.get(name))) for found in (facts, record))

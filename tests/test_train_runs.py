@@ -195,6 +195,21 @@ def test_a_directory_holds_one_run(tmp_path: Path) -> None:
     assert json.loads(before)["config_sha256"] == config_digest(config)
 
 
+@pytest.mark.parametrize("group", ["dataset", "norm", "optim", "arch"])
+def test_a_run_that_is_older_than_a_key_is_still_the_same_run(bnexp: Bnexp, group: str) -> None:
+    """Its record has no value of the key, which then has its default."""
+    sweep = (*TRAIN, "-m", "seed=0,1", "hydra.sweep.dir=s")
+    assert bnexp(*sweep).status == 0
+    for path in Path("s").glob("*/run.json"):
+        record = json.loads(path.read_text())
+        keys = RunConfig().as_dict()[group].keys() - {"name", "validation", "lr"}
+        record["config"][group] = {key: v for key, v in record["config"][group].items() if key not in keys}
+        path.write_text(json.dumps(record))
+    outcome = bnexp(*sweep)
+    assert outcome.status == 0
+    assert "nothing is left to do" in outcome.out
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_a_failed_run_does_not_stop_its_sweep(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
     train = training.train
