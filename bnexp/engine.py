@@ -29,8 +29,8 @@ from bnexp.config import ConfigError, RunConfig
 from bnexp.data import Data
 from bnexp.datasets.images import Images
 from bnexp.init import initialize
-from bnexp.norms import ConditionalNorm, NoisyBatchNorm
-from bnexp.optim import NUMBERS, find_optimizer, schedule_factor
+from bnexp.norms import ConditionalNorm, NoisyBatchNorm, find_norm
+from bnexp.optim import NUMBERS, STACKABLE, find_optimizer, schedule_factor
 from bnexp.pretrained import load_start
 from bnexp.seeds import generator
 
@@ -253,14 +253,23 @@ def stay(tensors: Any) -> None:
     tree_map_only(Tensor, torch._dynamo.mark_static_address, tensors)
 
 
+# Keys that a member's step does not depend on: its start, its batches, and what surrounds the step.
+OUTSIDE_THE_STEP = {"seed", "init", "init_from", "steps", "eval", "checkpoint", "device", "threads", "compile"}
+
+
 def shape_of(config: RunConfig) -> dict[str, Any]:
-    """What shapes the computation of a step; runs that differ in other numbers alone share it, compiled."""
-    values = config.as_dict()
-    shared = {key: values[key] for key in ("dataset", "arch", "act", "norm", "batch_size", "precision", "trainable")}
-    if stacks(config):
-        for number in ("eps", "momentum"):  # buffers of the norms for vectors
-            del shared["norm"][number]
-    return shared | {"optim": config.optim.name}
+    """Everything that shapes the computation of a step: the configuration, but for what lies outside of the step and
+    the numbers that their owners declare stackable. Runs that differ in these alone share the step, compiled.
+    """
+    values = {key: value for key, value in config.as_dict().items() if key not in OUTSIDE_THE_STEP}
+    stackable = find_norm(config.norm).stackable if stacks(config) else ()  # in layers for vectors
+    values["norm"] = without(values["norm"], stackable)
+    values["optim"] = without(values["optim"], STACKABLE)
+    return values
+
+
+def without(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in keys}
 
 
 def graph_key(config: RunConfig, data: Data, size: int) -> str:

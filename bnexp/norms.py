@@ -6,7 +6,7 @@ same formula (0.95 against 0.62 thousand images/s in a ConvNet on two cores).
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -276,41 +276,67 @@ def per_channel(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return per_example(x, scale[None], shift[None])
 
 
-Make = Callable[[NormConfig, int], nn.Module]
+Make = Callable[[NormConfig, int], nn.Module]  # configuration, channels → the layer
 
 
-def over_batch(kind: type[BatchNorm]) -> Make:
-    return lambda config, features: kind(
-        features, eps=config.eps, momentum=config.momentum, unbiased=config.unbiased, affine=config.affine
-    )
+@dataclass(frozen=True)
+class Norm:
+    """How a normalization's layers are made.
+
+    `stackable`: the keys of NormConfig that the layer for vectors reads from a buffer (`register_numbers`), in which
+    the members of a stack may differ. Any other key is the same throughout a stack.
+    """
+
+    make: Make
+    stackable: tuple[str, ...] = ()
 
 
-def over_groups(config: NormConfig, features: int, groups: int) -> GroupNorm:
-    return GroupNorm(features, groups, eps=config.eps, affine=config.affine)
+def over_batch(kind: type[BatchNorm]) -> Norm:
+    def make(config: NormConfig, features: int) -> BatchNorm:
+        return kind(features, eps=config.eps, momentum=config.momentum, unbiased=config.unbiased, affine=config.affine)
+
+    return Norm(make, stackable=("eps", "momentum"))
 
 
-def conditional(make: Make) -> Make:
-    """With a γ and β a condition in place of its own."""
-    return lambda config, features: ConditionalNorm(
-        make(replace(config, affine=False), features), features, config.conditions
-    )
+def over_groups(groups_of: Callable[[NormConfig, int], int]) -> Norm:
+    """`groups_of`: configuration, channels → the number of groups."""
+
+    def make(config: NormConfig, features: int) -> GroupNorm:
+        return GroupNorm(features, groups_of(config, features), eps=config.eps, affine=config.affine)
+
+    return Norm(make, stackable=("eps",))
 
 
-NORMS: dict[str, Make] = {
-    "none": lambda config, features: nn.Identity(),  # the control arm: same network, no normalization
-    "batch": over_batch(BatchNorm),
+def conditional(norm: Norm) -> Norm:
+    """With a γ and β for each condition in place of its own."""
+
+    def make(config: NormConfig, features: int) -> ConditionalNorm:
+        return ConditionalNorm(norm.make(replace(config, affine=False), features), features, config.conditions)
+
+    return replace(norm, make=make)
+
+
+def noisy(norm: Norm) -> Norm:
+    def make(config: NormConfig, features: int) -> NoisyBatchNorm:
+        return NoisyBatchNorm(norm.make(config, features), features, config.noise_shift, config.noise_scale)
+
+    return replace(norm, make=make)
+
+
+BATCH, INSTANCE = over_batch(BatchNorm), over_groups(lambda config, features: features)
+NORMS: dict[str, Norm] = {
+    "none": Norm(lambda config, features: nn.Identity()),  # the control arm: same network, no normalization
+    "batch": BATCH,
     "batch_scratch": over_batch(BatchNormFromScratch),
     "sync_batch": over_batch(SyncBatchNorm),
-    "frozen_batch": lambda config, features: FrozenBatchNorm(features, eps=config.eps),
-    "noisy_batch": lambda config, features: NoisyBatchNorm(
-        over_batch(BatchNorm)(config, features), features, config.noise_shift, config.noise_scale
-    ),
-    "layer": lambda config, features: over_groups(config, features, 1),
-    "instance": lambda config, features: over_groups(config, features, features),
-    "group": lambda config, features: over_groups(config, features, config.groups),
-    "conditional_batch": conditional(over_batch(BatchNorm)),
-    "conditional_instance": conditional(lambda config, features: over_groups(config, features, features)),
-    "rms": lambda config, features: RMSNorm(features, eps=config.eps, affine=config.affine),
+    "frozen_batch": Norm(lambda config, features: FrozenBatchNorm(features, eps=config.eps), stackable=("eps",)),
+    "noisy_batch": noisy(BATCH),
+    "layer": over_groups(lambda config, features: 1),
+    "instance": INSTANCE,
+    "group": over_groups(lambda config, features: config.groups),
+    "conditional_batch": conditional(BATCH),
+    "conditional_instance": conditional(INSTANCE),
+    "rms": Norm(lambda config, features: RMSNorm(features, eps=config.eps, affine=config.affine), stackable=("eps",)),
 }
 WITHOUT_SHIFT = {"none", "rms"}  # nothing in them takes the place of a layer's bias
 CONDITIONAL = {"conditional_batch", "conditional_instance"}  # one γ and β for each of dataset.conditions
@@ -319,5 +345,10 @@ IMAGES_ONLY = {"instance", "conditional_instance"}  # of a vector, each "image" 
 
 def make_norm(config: NormConfig, features: int) -> nn.Module:
     """Layer for `features` channels, (N, C) or (N, C, H, W) → same shape. Raises ConfigError on an unknown name."""
+    return find_norm(config).make(config, features)
+
+
+def find_norm(config: NormConfig) -> Norm:
+    """Raises ConfigError on an unknown name."""
     require_choice("norm", config.name, NORMS)
-    return NORMS[config.name](config, features)
+    return NORMS[config.name]

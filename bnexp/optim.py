@@ -75,6 +75,7 @@ OPTIMIZERS = {
     "adamw": Optimizer(adamw, ("first", "second")),
 }
 NUMBERS = ("lr", "weight_decay", "momentum", "beta1", "beta2", "eps")
+STACKABLE = (*NUMBERS, "schedule")  # keys of OptimConfig in which the members of a stack may differ: see set_rates
 
 
 def find_optimizer(config: OptimConfig) -> Optimizer:

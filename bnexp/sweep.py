@@ -122,7 +122,7 @@ def plan_sweep(jobs: list[Job], options: Options, timed: bool = True) -> SweepPl
 def stack_key(config: RunConfig) -> str:
     """Runs with the same key can train as one: the same computation, the same steps and evaluations."""
     values = config.as_dict()
-    along = {key: values[key] for key in ("steps", "eval", "device", "threads", "compile")}
+    along = {key: values[key] for key in ("steps", "eval", "checkpoint", "device", "threads", "compile")}
     return json.dumps(shape_of(config) | along, sort_keys=True)
 
 
