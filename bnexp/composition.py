@@ -218,6 +218,8 @@ def compose_jobs(name: str, jobs: list[list[str]], fixed: list[str]) -> tuple[li
         config = compose(name, [*job, *fixed])
         runs.append(parse(job_part(config)))
         found.setdefault(str(config.hydra.runtime.choices), config)
+    for config in found.values():
+        check_choices(config)
     return runs, list(found.values())
 
 
@@ -241,10 +243,36 @@ def check_word(word: Override) -> None:
         raise ConfigError(f"{line} cannot be read: an override is KEY=VALUE")
     if word.is_delete():
         raise ConfigError(f"{line} is not allowed: a key can be changed, not deleted")
+    group = name_of_choice(word)
+    if group:
+        raise ConfigError(f"{line} is not allowed: the name of a choice is fixed, {group}=NAME makes another choice")
     if word.is_hydra_override() and "." in key and not is_under(key.removeprefix("hydra."), SETTABLE):
         raise ConfigError(f"{line} is not allowed: {ALLOWED}")
     if word.is_hydra_override() and word.is_sweep_override():
         raise ConfigError(f"{line} is not allowed: Hydra's own keys have one value in a sweep")
+
+
+def name_of_choice(override: Override) -> str | None:
+    """The group whose choice would get another name by this override, so that norm=batch could train layer norm."""
+    group, _, part = override.key_or_group.partition(".")
+    if group not in GROUPS:
+        return None
+    values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+    tables = (value for value in values if isinstance(value, dict) and not part)
+    return group if part == "name" or any("name" in map(str, table) for table in tables) else None
+
+
+def check_choices(config: DictConfig) -> None:
+    """A file may rename a choice no more than an override may. Raises ConfigError."""
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, Loader)
+    for group in GROUPS:
+        choice = config.hydra.runtime.choices.get(group)
+        file = loader.repository.load_config(f"{group}/{choice}") if choice else None
+        name = OmegaConf.select(file.config, "name") if file else None
+        found = OmegaConf.select(config, f"{group}.name")
+        if name is not None and found != name:
+            raise ConfigError(f"{group}.name={found} is not allowed: {group}={choice} is chosen, whose name is {name}")
 
 
 # ---- Hydra's own part

@@ -6,7 +6,8 @@ The dataclasses hold every key of every choice; a YAML file of conf/ lists the k
 import math
 import pickle
 import re
-from collections.abc import Collection
+import struct
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -49,6 +50,26 @@ def require_positive(key: str, value: float) -> None:
     require(math.isfinite(value) and value > 0, key, value, "a finite number above 0")
 
 
+SMALLEST = 2.0**-126  # of single precision; what is closer to 0 is computed as 0
+
+
+def single(value: float) -> float:
+    """What a step computes with: the nearest number of single precision, an infinity beyond its range."""
+    try:
+        number: float = struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return math.copysign(math.inf, value)
+    return number if abs(number) >= SMALLEST or math.isnan(number) else 0.0
+
+
+def require_single(key: str, value: float, fits: Callable[[float], bool], allowed: str) -> None:
+    """A range holds in single precision, where 0 stands for 0 alone."""
+    number = single(value)
+    held = math.isfinite(number) and (number != 0 or value == 0)
+    reach = "" if held else ", which goes from 1.2e-38 to 3.4e+38"
+    require(held and fits(number), key, value, f"{allowed} in single precision{reach}")
+
+
 def require_path(key: str, value: str | None) -> None:
     require(all(char.isprintable() for char in value or ""), key, value, "a path of characters that can be printed")
 
@@ -58,8 +79,12 @@ def require_flat(key: str, values: list[Any]) -> None:
     require(not any(isinstance(value, list) for value in values), key, values, "a list without lists in it")
 
 
-def require_fraction(key: str, value: float) -> None:
-    require(0 <= value < 1, key, value, "a number from 0 up to but not including 1")
+def above_0(number: float) -> bool:
+    return number > 0
+
+
+def at_least_0(number: float) -> bool:
+    return number >= 0
 
 
 @dataclass
@@ -141,20 +166,10 @@ class NormConfig:
     conditions: int = 1
 
     def __post_init__(self) -> None:
-        require_positive("norm.eps", self.eps)
-        require(0 < self.momentum <= 1, "norm.momentum", self.momentum, "a number above 0 and up to 1")
-        require(
-            math.isfinite(self.noise_shift) and self.noise_shift >= 0,
-            "norm.noise_shift",
-            self.noise_shift,
-            "a finite number of at least 0",
-        )
-        require(
-            math.isfinite(self.noise_scale) and self.noise_scale >= 1,
-            "norm.noise_scale",
-            self.noise_scale,
-            "a finite number of at least 1",
-        )
+        require_single("norm.eps", self.eps, above_0, "a finite number above 0")
+        require_single("norm.momentum", self.momentum, lambda m: 0 < m <= 1, "a number above 0 and up to 1")
+        require_single("norm.noise_shift", self.noise_shift, at_least_0, "a finite number of at least 0")
+        require_single("norm.noise_scale", self.noise_scale, lambda s: s >= 1, "a finite number of at least 1")
         require(self.groups >= 1, "norm.groups", self.groups, "a whole number of at least 1")
 
 
@@ -164,7 +179,7 @@ class InitConfig:
     std: float = 0.05
 
     def __post_init__(self) -> None:
-        require(math.isfinite(self.std) and self.std >= 0, "init.std", self.std, "a finite number of at least 0")
+        require_single("init.std", self.std, at_least_0, "a finite number of at least 0")
 
 
 @dataclass
@@ -179,12 +194,12 @@ class OptimConfig:
     schedule: str = "constant"
 
     def __post_init__(self) -> None:
-        require_positive("optim.lr", self.lr)
-        require_positive("optim.eps", self.eps)
+        require_single("optim.lr", self.lr, above_0, "a finite number above 0")
+        require_single("optim.eps", self.eps, above_0, "a finite number above 0")
         for key in ("momentum", "beta1", "beta2"):
-            require_fraction(f"optim.{key}", getattr(self, key))
-        decay = self.weight_decay
-        require(math.isfinite(decay) and decay >= 0, "optim.weight_decay", decay, "a finite number of at least 0")
+            value = getattr(self, key)
+            require_single(f"optim.{key}", value, lambda v: 0 <= v < 1, "a number from 0 up to but not including 1")
+        require_single("optim.weight_decay", self.weight_decay, at_least_0, "a finite number of at least 0")
         require_choice("optim.schedule", self.schedule, SCHEDULES)
 
 

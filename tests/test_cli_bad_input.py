@@ -77,7 +77,11 @@ def test_unknown_choice(bnexp: Bnexp, tmp_path: Path, word: str, choice: str) ->
 
 @pytest.mark.parametrize("group", ["norm", "act", "arch", "dataset", "optim", "init"])
 def test_unknown_name_in_a_choice(bnexp: Bnexp, tmp_path: Path, group: str) -> None:
-    refuse(bnexp, tmp_path, (*TRAIN, f"{group}.name=foo"), f"{group}=foo is unknown: choose from")
+    path = tmp_path / "conf" / group / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("name: foo\n")
+    words = (*TRAIN, "--config-dir", "conf", f"{group}=mine")
+    refuse(bnexp, tmp_path, words[:1] + words[2:] if group == "dataset" else words, f"{group}=foo is unknown: choose")
 
 
 @pytest.mark.parametrize(
@@ -165,6 +169,82 @@ def test_wrong_type(bnexp: Bnexp, tmp_path: Path, word: str, allowed: str) -> No
 def test_range(bnexp: Bnexp, tmp_path: Path, words: str, allowed: str) -> None:
     word = words.rsplit(maxsplit=1)[-1].replace(",", ", ")  # as Python prints a list
     refuse(bnexp, tmp_path, (*TRAIN, *words.split()), word, allowed)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "norm.eps=1e-300",  # 0 in single precision
+        "norm.eps=1e-45",  # what is so close to 0 is computed as 0
+        "norm.momentum=1e-46",
+        "norm=noisy_batch norm.noise_shift=1e39",  # infinite
+        "norm=noisy_batch norm.noise_scale=1e300",
+        "init.std=1e-40",
+        "optim.lr=1e308",
+        "optim.lr=1e308 optim.schedule=cosine",
+        "optim.lr=1e-39",
+        "optim.weight_decay=1e-50",
+        "optim=momentum optim.momentum=0.99999999",  # 1
+        "optim=adam optim.beta1=0.999999999999",
+        "optim=adamw optim.beta2=0.99999999",
+        "optim=adam optim.eps=1e-60",
+    ],
+)
+def test_numbers_that_single_precision_cannot_hold(bnexp: Bnexp, tmp_path: Path, words: str) -> None:
+    key = next(word.split("=")[0] for word in words.split() if "." in word)
+    refuse(bnexp, tmp_path, (*TRAIN, *words.split()), f"{key}=", "single precision")
+    refuse(bnexp, tmp_path, (*TRAIN, "-m", "seed=0,1", *words.split()), f"{key}=", "single precision")
+
+
+@pytest.mark.parametrize(
+    "words", ["norm.eps=1.2e-38", "optim=adam optim.beta1=0.9999999", "optim.lr=3e38", "optim.weight_decay=0"]
+)
+def test_numbers_that_it_just_holds(bnexp: Bnexp, words: str) -> None:
+    assert bnexp(*TRAIN, *words.split(), "dry_run=true").status == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "norm.name=layer",
+        "norm=batch norm.name=batch",
+        "+norm.name=layer",
+        "++act.name=sigmoid",
+        "dataset.name=mnist",
+        "optim.name=adam",
+        "norm={name:layer}",
+        "-m norm.name=layer,batch",
+        "-m norm={name:layer},{eps:0.1}",
+    ],
+)
+def test_the_name_of_a_choice_is_fixed(bnexp: Bnexp, tmp_path: Path, words: str) -> None:
+    refuse(bnexp, tmp_path, (*TRAIN, *words.split()), words.rsplit(maxsplit=1)[-1])
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "found"),
+    [
+        ("experiment/mine.yaml", ("experiment=mine",), "norm.name=layer"),
+        ("mine.yaml", ("--config-name", "mine"), "norm.name=layer"),
+        ("experiment/mine.yaml", ("-m", "experiment=mine", "norm=none,group"), "norm.name=layer"),
+    ],
+)
+def test_a_file_does_not_rename_a_choice(
+    bnexp: Bnexp, tmp_path: Path, file: str, words: tuple[str, ...], found: str
+) -> None:
+    path = tmp_path / "conf" / file
+    path.parent.mkdir(parents=True)
+    defaults = "defaults:\n  - config\n  - _self_\n" if file == "mine.yaml" else ""
+    path.write_text(f"# @package _global_\n{defaults}norm:\n  name: layer\n")
+    refuse(bnexp, tmp_path, (*TRAIN, "--config-dir", "conf", *words), found)
+
+
+def test_a_choice_of_ones_own_has_its_own_name(bnexp: Bnexp, tmp_path: Path) -> None:
+    path = tmp_path / "conf" / "norm" / "careful.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("name: batch\neps: 0.1\nmomentum: 0.1\nunbiased: true\naffine: true\n")
+    assert bnexp(*TRAIN, "--config-dir", "conf", "norm=careful", "hydra.run.dir=mine").status == 0
+    assert '"eps": 0.1' in (tmp_path / "mine" / "run.json").read_text()
 
 
 def test_device_that_is_not_there(bnexp: Bnexp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ def numbers_of(name: str) -> list[str]:
     return [str(key) for key in file if isinstance(file[key], float)]
 
 
-VALUES = {"eps": "0.00001,0.001,0.1", "momentum": "0.05,0.3,1", "noise_shift": "0,0.5,2", "noise_scale": "1,1.25,2"}
+VALUES = {"eps": "0.001,0.03,0.5", "momentum": "0.05,0.3,1", "noise_shift": "0,0.5,2", "noise_scale": "1,1.25,2"}
 CASES = [*chain.from_iterable(((name, key) for key in numbers_of(name)) for name in NORMS if name not in IMAGES_ONLY)]
 
 
