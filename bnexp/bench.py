@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from torch import Tensor
 from torch.func import vmap
 
-from bnexp.archs.registry import make_model, stacks
+from bnexp.archs.registry import check_model, stacks
 from bnexp.batches import Batch, Batches
 from bnexp.compiled import Compiled
 from bnexp.config import ConfigError, RunConfig, require, require_choice
@@ -159,7 +159,7 @@ def make_panel(title: str, runs: list[RunConfig], options: Options) -> Panel:
     data, fitting = load_data(control.dataset), []
     for run in runs:
         try:
-            make_model(run, data.shape, data.classes)
+            check_model(run, data.shape, data.classes)
             fitting.append(run)
         except ConfigError as error:
             if options.norms_named:

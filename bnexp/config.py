@@ -21,8 +21,6 @@ PRECISIONS = ("fp32", "bf16")
 TRAINABLE = ("all", "norms")
 SCHEDULES = ("constant", "cosine", "step")
 AUGMENTS = ("none", "flip_crop")
-# Norms that take statistics there.
-OVER_THE_BATCH = ("batch", "batch_scratch", "sync_batch", "noisy_batch", "conditional_batch")
 UNIONS = {
     "arch.bias": "auto, true or false",
     "compile": "auto, true or false",
@@ -261,8 +259,6 @@ class RunConfig:
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
         require(1 <= self.steps <= 10**9, "steps", self.steps, "a whole number from 1 to 1000000000")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")
-        alone = self.norm.name in OVER_THE_BATCH and self.batch_size == 1
-        require(not alone, "batch_size", 1, f"at least 2 with norm={self.norm.name} (the variance of one example is 0)")
         require_path("init_from", self.init_from)
         require_choice("device", self.device, DEVICES)
         count = isinstance(self.threads, int) and not isinstance(self.threads, bool) and 1 <= self.threads <= 1024

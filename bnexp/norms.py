@@ -6,6 +6,7 @@ same formula (0.95 against 0.62 thousand images/s in a ConvNet on two cores).
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,6 +44,10 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.normalize_vectors(x) if x.dim() == 2 else self.normalize_images(x)
+
+    def values_averaged(self, x: Tensor) -> int:
+        """How many values of x each mean and variance is taken over, in training."""
+        return x.numel() // x.shape[1]
 
     def normalize_vectors(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -102,6 +107,9 @@ class SyncBatchNorm(BatchNorm):
     """Batch normalization over the joined batch of all processes (`bnexp.parallel`), whose shares are equal: what one
     process would compute of it. With one process, `BatchNorm`. (N, C) or (N, C, H, W) → same shape.
     """
+
+    def values_averaged(self, x: Tensor) -> int:
+        return processes() * super().values_averaged(x)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or processes() == 1:
@@ -185,7 +193,7 @@ class ConditionalNorm(nn.Module):
         y: Tensor = self.norm(x)
         which = self.condition[:, None] == torch.arange(len(self.weight), device=x.device)
         chosen = which.to(self.weight.dtype)  # a product, as in every layer
-        with torch.autocast(x.device.type, enabled=False):  # scales and shifts in full precision, as other norms'
+        with full_precision(x.device.type):  # scales and shifts, as other norms'
             return per_example(y, chosen @ self.weight, chosen @ self.bias)
 
 
@@ -209,6 +217,10 @@ class GroupNorm(nn.Module):
         register_numbers(self, epsilon=eps)
         self.weight = nn.Parameter(torch.ones(features)) if affine else None  # γ
         self.bias = nn.Parameter(torch.zeros(features)) if affine else None  # β
+
+    def values_averaged(self, x: Tensor) -> int:
+        """How many values of x each mean and variance is taken over."""
+        return x.numel() // len(x) // self.groups
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() > 2:
@@ -244,6 +256,12 @@ def register_numbers(module: nn.Module, **numbers: float) -> None:
     """
     for name, number in numbers.items():
         module.register_buffer(name, torch.tensor(number, dtype=torch.float64))
+
+
+def full_precision(device_type: str) -> AbstractContextManager[object]:
+    """Without autocast; on the meta device, which has none, nothing is to be done."""
+    known = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if known else nullcontext()
 
 
 def at_least_fp32(x: Tensor) -> Tensor:

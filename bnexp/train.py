@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from bnexp import parallel
-from bnexp.archs.registry import make_model, notes
+from bnexp.archs.registry import check_model, make_model, notes
 from bnexp.batches import Batches
 from bnexp.checkpoint import Saved, newest_checkpoint, save_checkpoint, save_progress
-from bnexp.config import OVER_THE_BATCH, ConfigError, RunConfig, require, require_choice
+from bnexp.config import ConfigError, RunConfig, require, require_choice
 from bnexp.data import Data, load_data
 from bnexp.engine import (
     COMPILE_FROM,
@@ -197,8 +197,6 @@ def check(config: RunConfig) -> list[str]:
     find_optimizer(config.optim)
     pick_device(config.device)
     data = load_data(config.dataset)
-    model = make_model(config, data.shape, data.classes)
-    trained_names(model, config)
     if config.norm.name in CONDITIONAL and not config.dataset.conditions:
         raise ConfigError(f"norm={config.norm.name} needs dataset.conditions, as in [plain,inverted]")
     if config.batch_size > len(data.train):
@@ -210,9 +208,8 @@ def check(config: RunConfig) -> list[str]:
             f"batch_size={config.batch_size} is not allowed: {parallel.processes()} processes share it equally"
         )
     together = parallel.processes() > 1
-    own = config.norm.name in OVER_THE_BATCH and config.norm.name != "sync_batch"  # statistics of the process's share
-    one = together and own and config.batch_size == parallel.processes()
-    require(not one, "batch_size", config.batch_size, f"2 for each process at least with norm={config.norm.name}")
+    model = check_model(config, data.shape, data.classes)
+    trained_names(model, config)
     left = together and config.eval.recalibrate
     require(not left, "eval.recalibrate", "true", "one process, not torchrun: the others have left by then")
     compiled = together and config.compile is True

@@ -1,10 +1,14 @@
 """Architectures: shapes, the norm's place, biases, parameter counts, refusals."""
 
+import json
 import math
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import Bnexp
 from torch import Tensor, nn
 
 from bnexp.activations import ACTIVATIONS, make_activation
@@ -13,7 +17,7 @@ from bnexp.archs.registry import ARCHS, make_model, notes, stacks
 from bnexp.composition import compose_run, configurations
 from bnexp.config import ActConfig, ArchConfig, ConfigError, NormConfig, RunConfig
 from bnexp.init import initialize
-from bnexp.norms import IMAGES_ONLY, NORMS
+from bnexp.norms import IMAGES_ONLY, NORMS, make_norm
 
 CLASSES = 7
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 20, 24)]
@@ -338,12 +342,6 @@ def test_channels_that_the_groups_do_not_divide_are_refused(arch: str) -> None:
         )
 
 
-def test_groups_of_single_units_are_refused() -> None:
-    """Nothing of the layer would be left but β."""
-    with pytest.raises(ConfigError, match=r"norm.groups=4 is not allowed: of 4 units of a dense layer each would be a"):
-        make_model(small("mlp", "group", hidden=[4]), MNIST, CLASSES)
-
-
 def test_stages_that_narrow_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"arch.channels narrows from 8 to 4, which is not allowed"):
         make_model(small("resnet", channels=[8, 4], depth=6), MNIST, CLASSES)
@@ -401,3 +399,74 @@ def test_what_sets_an_arm_apart_is_noted() -> None:
 def test_only_the_mlp_stacks() -> None:
     assert stacks(small("mlp"))
     assert not any(stacks(small(arch)) for arch in ARCHS if arch != "mlp")
+
+
+# ---- what the layers are given
+
+
+@pytest.mark.parametrize(
+    ("words", "layer"),
+    [
+        ("batch_size=1", "hidden.0.norm"),
+        ("batch_size=1 norm=batch_scratch", "hidden.0.norm"),
+        ("batch_size=1 norm=noisy_batch", "hidden.0.norm.norm"),
+        ("batch_size=1 norm=conditional_batch dataset.conditions=[plain]", "hidden.0.norm.norm"),
+        ("batch_size=1 arch=convnet", "dense.norm"),  # whose maps have positions enough
+        ("arch.hidden=[8,1] norm=layer", "hidden.1.norm"),
+        ("arch.hidden=[4] norm=group norm.groups=4", "hidden.0.norm"),
+        ("arch=convnet arch.dense=4 norm=group norm.groups=4", "dense.norm"),
+        ("arch=convnet arch.dense=1 norm=layer", "dense.norm"),
+        ("arch=small_maps norm=instance", "norm"),
+        ("arch=small_maps norm=batch batch_size=1", "norm"),
+        ("arch=small_maps norm=group norm.groups=4", "norm"),
+    ],
+)
+def test_a_norm_of_single_values_is_refused_by_its_layer(bnexp: Bnexp, small_maps: str, words: str, layer: str) -> None:
+    outcome = bnexp("train", "--config-dir", small_maps, "dataset=digits", "steps=2", *words.split())
+    assert (outcome.status, len(outcome.err.splitlines())) == (2, 1)
+    assert f": {layer} " in outcome.err
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "batch_size=2",
+        "batch_size=1 norm=none",
+        "batch_size=1 norm=layer",
+        "batch_size=1 norm=frozen_batch",
+        "batch_size=1 arch=resnet arch.depth=8",  # no dense layer with a norm: 8×8, 4×4 and 2×2 positions
+        "batch_size=1 arch=densenet arch.depth=7",
+        "batch_size=1 arch=convnet norm=instance arch.channels=[4]",
+        "arch=small_maps norm=batch batch_size=2",
+        "arch=small_maps norm=layer batch_size=1",
+        "arch=small_maps norm=group norm.groups=2 batch_size=1",
+    ],
+)
+def test_a_norm_of_two_values_and_more_trains(bnexp: Bnexp, small_maps: str, words: str) -> None:
+    small = ("dataset.limit=20", "dataset.validation=10", "threads=1", "hydra.run.dir=mine")
+    outcome = bnexp("train", "--config-dir", small_maps, "dataset=digits", "steps=2", *small, *words.split())
+    assert outcome.status == 0, outcome.err
+    assert json.loads(Path("mine/summary.json").read_text())["status"] == "finished"
+
+
+class SmallMaps(nn.Module):
+    """A network that somebody adds, with a norm on maps of one position."""
+
+    def __init__(self, arch: Any, norm: NormConfig, act: Any, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Conv2d(shape[0], 4, shape[1:]), make_norm(norm, 4)
+        self.classifier = nn.Linear(4, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.norm(self.layer(x)).flatten(1))
+        return logits
+
+
+@pytest.fixture
+def small_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`arch=small_maps`, by the folder for --config-dir that is returned."""
+    monkeypatch.setitem(ARCHS, "small_maps", SmallMaps)
+    (tmp_path / "mine" / "arch").mkdir(parents=True)
+    (tmp_path / "mine" / "arch" / "small_maps.yaml").write_text("name: small_maps\n")
+    return str(tmp_path / "mine")

@@ -130,7 +130,7 @@ def under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
         (("train", "dataset=digits", "batch_size=60", "compile=true"), "compile=true is not allowed: under torchrun"),
         (
             ("train", "dataset=digits", "batch_size=3"),
-            "batch_size=3 is not allowed: 2 for each process at least with no",
+            "norm=batch with batch_size=3 is not allowed: hidden.0.norm is given 1",
         ),
         (("train", "-m", "dataset=digits", "seed=0"), "a sweep is not allowed under torchrun"),
         (("compare", "norm=none,batch"), "bnexp compare is not for torchrun"),

@@ -5,7 +5,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from bnexp.activations import make_activation
-from bnexp.config import ActConfig, ArchConfig, ConfigError, NormConfig
+from bnexp.config import ActConfig, ArchConfig, NormConfig
 from bnexp.norms import IMAGES_ONLY, WITHOUT_SHIFT, make_norm
 
 
@@ -46,11 +46,6 @@ def has_bias(arch: ArchConfig, norm: NormConfig) -> bool:
 
 
 def make_block(layer: nn.Module, features: int, arch: ArchConfig, norm: NormConfig, act: ActConfig) -> Block:
-    """Raises ConfigError for groups that leave nothing of a dense layer's outputs but β."""
-    if isinstance(layer, nn.Linear) and norm.name == "group" and norm.groups == features:
-        raise ConfigError(
-            f"norm.groups={features} is not allowed: of {features} units of a dense layer each would be a group"
-        )
     return Block(layer, make_norm(norm, features), make_activation(act.name), after=arch.norm_position == "after")
 
 

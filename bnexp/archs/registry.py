@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bnexp.archs.convnet import ConvNet
 from bnexp.archs.densenet import DenseNet
@@ -12,8 +13,9 @@ from bnexp.archs.lenet import LeNet
 from bnexp.archs.mlp import MLP
 from bnexp.archs.resnet import ResNet
 from bnexp.archs.vgg import VGG
-from bnexp.config import ActConfig, ArchConfig, NormConfig, RunConfig, require_choice
-from bnexp.norms import IMAGES_ONLY, WITHOUT_SHIFT
+from bnexp.config import ActConfig, ArchConfig, ConfigError, NormConfig, RunConfig, require_choice
+from bnexp.norms import IMAGES_ONLY, WITHOUT_SHIFT, BatchNorm, GroupNorm
+from bnexp.parallel import processes
 
 # Each of (arch, norm, act, shape of an image, classes).
 ARCHS: dict[str, Callable[[ArchConfig, NormConfig, ActConfig, tuple[int, int, int], int], nn.Module]] = {
@@ -37,6 +39,32 @@ def make_model(config: RunConfig, shape: tuple[int, int, int], classes: int, dev
     norm = replace(config.norm, conditions=max(1, len(config.dataset.conditions)))
     with torch.device(device):
         return ARCHS[config.arch.name](config.arch, norm, config.act, shape, classes)
+
+
+def check_model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The network on the meta device. Raises ConfigError as `make_model` does, and where a norm would take mean and
+    variance of a single value, of which nothing is left but β: that follows from what each layer is given.
+    """
+    model = make_model(config, shape, classes)
+    hooks = [
+        norm.register_forward_pre_hook(partial(require_two_values, config, name))
+        for name, norm in model.named_modules()
+        if isinstance(norm, BatchNorm | GroupNorm)
+    ]
+    if hooks:
+        model(torch.empty(config.batch_size // processes(), *shape, device="meta"))
+    for hook in hooks:
+        hook.remove()
+    return model
+
+
+def require_two_values(config: RunConfig, layer: str, norm: BatchNorm | GroupNorm, inputs: tuple[Tensor]) -> None:
+    values, (x,) = norm.values_averaged(inputs[0]), inputs
+    if values < 2:
+        raise ConfigError(
+            f"norm={config.norm.name} with batch_size={config.batch_size} is not allowed: {layer} is given "
+            f"{' × '.join(map(str, x.shape))}, where each mean and variance is of {values} value, at least 2 are needed"
+        )
 
 
 def stacks(config: RunConfig) -> bool:
