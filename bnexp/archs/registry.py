@@ -41,21 +41,31 @@ def make_model(config: RunConfig, shape: tuple[int, int, int], classes: int, dev
         return ARCHS[config.arch.name](config.arch, norm, config.act, shape, classes)
 
 
+_checked: set[str] = set()  # networks and batches that were found right, since a sweep has few and many runs of them
+
+
 def check_model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The network on the meta device. Raises ConfigError as `make_model` does, and where a norm would take mean and
     variance of a single value, of which nothing is left but β: that follows from what each layer is given.
     """
-    model = make_model(config, shape, classes)
+    model, batch = make_model(config, shape, classes), (config.batch_size // processes(), *shape)
+    network = repr((config.arch, config.norm, config.act, config.dataset.conditions, batch, classes))
+    if network not in _checked:
+        check_statistics(model, config, batch)
+        _checked.add(network)
+    return model
+
+
+def check_statistics(model: nn.Module, config: RunConfig, batch: tuple[int, ...]) -> None:
     hooks = [
         norm.register_forward_pre_hook(partial(require_two_values, config, name))
         for name, norm in model.named_modules()
         if isinstance(norm, BatchNorm | GroupNorm)
     ]
     if hooks:
-        model(torch.empty(config.batch_size // processes(), *shape, device="meta"))
+        model(torch.empty(batch, device="meta"))
     for hook in hooks:
         hook.remove()
-    return model
 
 
 def require_two_values(config: RunConfig, layer: str, norm: BatchNorm | GroupNorm, inputs: tuple[Tensor]) -> None:
