@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +29,9 @@ bnexp: what does normalization do to training?
   bnexp train -m [OVERRIDE …]         a sweep: bnexp train -m norm=none,batch 'seed=range(5)'
   bnexp compare [OVERRIDE …] [by=KEY] a sweep, then the paired comparison: table and figure
                                       (dry_run=true: of both, how it would be done and about how long it takes)
-  bnexp resume DIR                    what was cut off there goes on, and ends as it would have
-  bnexp report DIR … [by=KEY]         the comparison of runs that are there
-  bnexp probe DIR … [by=KEY]          the loss around their checkpoints: smoothness, internal covariate shift
+  bnexp resume DIR …                  what was cut off there goes on, and ends as it would have
+  bnexp report DIR … [by=KEY] [out=FOLDER]   the comparison of runs that are there
+  bnexp probe DIR … [by=KEY] [out=FOLDER]    the loss around their checkpoints: smoothness, internal covariate shift
   bnexp reproduce [CLAIM …] [--list] [--seeds N]   published claims, judged
   bnexp bench [WORD …]                steps/s of every norm against none: eager, compiled, stacked
   bnexp data [status|fetch] [dataset=NAME]
@@ -117,8 +118,8 @@ def train(arguments: list[str]) -> int:
     return start(checked)
 
 
-def start(checked: Plan) -> int:
-    """Take the directory, and run there what was planned and isn't finished."""
+def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
+    """Take the directory, and run there what was planned and isn't finished. `compare`: how it is then compared."""
     from bnexp import parallel
     from bnexp.console import say
     from bnexp.files import shortest
@@ -127,6 +128,9 @@ def start(checked: Plan) -> int:
     from bnexp.resume import clear_leftovers, write_jobs
 
     if not checked.sweep.stacks:
+        if compare is not None:
+            with Lock(checked.directory):
+                write_jobs(checked.directory, checked.jobs, checked.options, compare)
         say(f"{checked.directory} is finished: nothing is left to do")
         return 0
     with Lock(checked.directory):
@@ -135,7 +139,7 @@ def start(checked: Plan) -> int:
         else:
             check_output(checked.directory)  # again, now that nobody else can write there
         if checked.jobs:
-            write_jobs(checked.directory, checked.jobs, checked.options)
+            write_jobs(checked.directory, checked.jobs, checked.options, compare)
         try:
             run_planned(checked)
             return 0
@@ -170,21 +174,27 @@ def compare(arguments: list[str]) -> int:
         return ask(words)
     checked = plan(words)
     from bnexp.comparison import check_by
-    from bnexp.config import ConfigError
     from bnexp.files import shortest
-    from bnexp.report import report
-    from bnexp.running import SweepError
 
     check_by(by, [config.as_dict() for config in checked.runs])
     if dry:
         return announce(checked.sweep)
+    return train_and_compare(lambda: start(checked, {"by": by}), shortest(checked.directory), by)
+
+
+def train_and_compare(train: Callable[[], object], directory: Path, by: str | None) -> int:
+    """The comparison of what finished comes also where some runs failed. Raises SweepError for these."""
+    from bnexp.config import ConfigError
+    from bnexp.report import report
+    from bnexp.running import SweepError
+
     failed: SweepError | None = None
     try:
-        start(checked)
-    except SweepError as error:  # the others are compared
+        train()
+    except SweepError as error:
         failed = error
     try:
-        report([shortest(checked.directory)], by)
+        report([directory], by)
     except ConfigError:  # there is none
         if failed is None:
             raise
@@ -285,44 +295,65 @@ def take_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
 
 
 def report(arguments: list[str]) -> int:
-    by, directories = take_directories("report", arguments)
+    directories, given = take_directories("report", arguments, ("by", "out"))
     from bnexp.report import report as make_report
 
-    make_report(directories, by)
+    make_report(directories, given["by"], folder(given["out"]))
     return 0
 
 
-def take_directories(command: str, arguments: list[str]) -> tuple[str | None, list[Path]]:
-    """by=KEY, and directories that are there."""
+def folder(word: str | None) -> Path | None:
+    return None if word is None else Path(word).expanduser()
+
+
+def take_directories(
+    command: str, arguments: list[str], keys: tuple[str, ...] = ()
+) -> tuple[list[Path], dict[str, str | None]]:
+    """Directories that are there, and the values of what the command knows, KEY=VALUE. Raises ConfigError."""
     from bnexp.config import ConfigError
 
-    by, names = take("by", arguments)
-    if not names:
+    given: dict[str, str | None] = {}
+    for key in keys:
+        given[key], arguments = take(key, arguments)
+    allowed = ", ".join(["directories", *(f"{key}=…" for key in keys)])
+    if not arguments:
         raise ConfigError(f"{command} needs a directory: bnexp {command} results/sweeps/…")
-    for name in names:
+    for name in arguments:
         if not Path(name).is_dir():
-            raise ConfigError(f"{name} is not a directory")
-    return by, [Path(name) for name in names]
+            what = "is not allowed" if "=" in name or name.startswith("-") else "is not a directory"
+            raise ConfigError(f"{name} {what}: {command} takes {allowed}")
+    empty = next((key for key, value in given.items() if value == ""), None)
+    if empty is not None:
+        raise ConfigError(f"{empty}= is not allowed: it needs a value")
+    return [Path(name) for name in arguments], given
 
 
 def resume(arguments: list[str]) -> int:
-    """Finish what was cut off."""
-    _, directories = take_directories("resume", arguments)
+    """Finish what was cut off; of `bnexp compare`, with its comparison."""
+    directories, _ = take_directories("resume", arguments)
     from bnexp.console import say
     from bnexp.lock import Lock
+    from bnexp.planned import comparison_of
     from bnexp.resume import resume as finish
 
-    for directory in directories:
+    def train(directory: Path) -> None:
         with Lock(directory):
             say(finish(directory))
+
+    for directory in directories:
+        compare = comparison_of(directory)
+        if compare is None:
+            train(directory)
+        else:
+            train_and_compare(partial(train, directory), directory, compare["by"])
     return 0
 
 
 def probe(arguments: list[str]) -> int:
-    by, directories = take_directories("probe", arguments)
+    directories, given = take_directories("probe", arguments, ("by", "out"))
     from bnexp.probe_report import report_probes
 
-    report_probes(directories, by)
+    report_probes(directories, given["by"], folder(given["out"]))
     return 0
 
 

@@ -35,39 +35,44 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class TimeResult:
-    """Steps or seconds of training to a validation accuracy. `restricted`: mean of min(time, horizon); `difference`: of
-    those, this arm minus the control, seed by seed.
+    """Steps or seconds of training to a validation accuracy. `times`: of all runs, each watched until its own end, so
+    that steps and seconds count the same runs; `restricted`: mean of min(time, horizon); `difference`: of those, this
+    arm minus the control, seed by seed. `horizon`: of the panel, None where none of its runs finished; of an arm
+    without runs `restricted` and `survival` are None.
     """
 
     target: float
     unit: str
-    horizon: float
+    horizon: float | None
     times: TimeTo
-    restricted: Estimate
+    restricted: Estimate | None
     difference: Estimate | None
     p: float | None
-    survival: Survival
+    survival: Survival | None
 
 
 @dataclass(frozen=True)
 class ArmResult:
     """One row of the table. Accuracies are fractions; `difference` is this arm minus the control, seed by seed;
-    `p_holm`: p after Holm's correction over all arms of the report.
+    `p_holm`: p after Holm's correction over all arms of the report. `n` of `planned` runs finished, and what is
+    estimated is None where none did; `planned_pairs`: seeds that this arm and the control were planned with.
     """
 
     panel: str
     arm: str
     control: bool
     n: int
+    planned: int
+    planned_pairs: int
     diverged: int
-    test_accuracy: Estimate
-    interquartile_mean: float
+    test_accuracy: Estimate | None
+    interquartile_mean: float | None
     difference: Estimate | None
     pairing: Pairing | None
     p: float | None
     p_holm: float | None
     times: list[TimeResult]
-    steps_per_second: float
+    steps_per_second: float | None
     speed_ratio: float | None
     notes: list[str]
     recalibrated: Estimate | None  # test accuracy with statistics of a whole epoch
@@ -117,7 +122,8 @@ def pick_by(by: str | None, swept: list[str]) -> str | None:
     return by
 
 
-Panels = dict[str, dict[str, list[RunRecord]]]  # panel → arm → runs, the control first
+Arms = dict[str, list[RunRecord]]  # arm → runs, the control first
+Panels = dict[str, Arms]
 
 
 def arrange(runs: list[RunRecord], by: str | None) -> Panels:
@@ -148,52 +154,78 @@ def goes_with_seed(runs: list[RunRecord], key: str) -> bool:
     return len(found) == len(seeds) == len({value for _, value in found})
 
 
+def only(panels: Panels, kept: list[RunRecord]) -> Panels:
+    """The same panels and arms, with some of their runs."""
+    places = {run.directory for run in kept}
+    return {
+        panel: {arm: [run for run in runs if run.directory in places] for arm, runs in arms.items()}
+        for panel, arms in panels.items()
+    }
+
+
 # ---- numbers
 
 
-def compare_panels(panels: Panels, control: str) -> list[ArmResult]:
-    """`control`: the arm that the others are compared with; a panel without it compares nothing."""
-    results = [result for panel, arms in panels.items() for result in compare_panel(panel, arms, control)]
+def compare_panels(planned: Panels, finished: list[RunRecord], control: str) -> list[ArmResult]:
+    """A result of every arm that was planned, by those of its runs that finished. `control`: the arm that the others
+    are compared with; a panel in which none of its runs finished compares nothing.
+    """
+    found = only(planned, finished)
+    results = [result for panel in planned for result in compare_panel(panel, planned[panel], found[panel], control)]
     tested = [result for result in results if result.p is not None]
     adjusted = holm([result.p for result in tested if result.p is not None])
     corrected = {id(result): p for result, p in zip(tested, adjusted, strict=True)}
     return [replace(result, p_holm=corrected.get(id(result))) for result in results]
 
 
-def compare_panel(panel: str, arms: dict[str, list[RunRecord]], control_arm: str) -> list[ArmResult]:
+def compare_panel(panel: str, planned: Arms, arms: Arms, control_arm: str) -> list[ArmResult]:
+    """`planned` and `arms`: the same arms, with all their runs and with those that finished."""
     control = arms.get(control_arm, [])
     everything = [run for runs in arms.values() for run in runs]
     results = []
     for name, runs in arms.items():
         random = np.random.default_rng(0)
         own, base = ({run.seed: accuracy(run) for run in group} for group in (runs, control))
-        differences = paired(own, base)
-        compared = runs is not control and len(differences) > 0
+        is_control = name == control_arm
+        differences = [] if is_control else paired(own, base)
+        speed, base_speed = median_speed(runs), median_speed(control)
         results.append(
             ArmResult(
                 panel=panel,
                 arm=name,
-                control=runs is control,
+                control=is_control,
                 n=len(runs),
+                planned=len(planned[name]),
+                planned_pairs=0 if is_control else pairs(planned[name], planned.get(control_arm, [])),
                 diverged=sum(run.summary["status"] == "diverged" for run in runs),
-                test_accuracy=mean_interval(list(own.values()), random),
-                interquartile_mean=interquartile_mean(list(own.values())),
-                difference=mean_interval(differences, random) if compared else None,
-                pairing=pairing(*matched(own, base)) if compared else None,
-                p=sign_flip_p(differences, random) if compared else None,
+                test_accuracy=estimate(list(own.values()), random),
+                interquartile_mean=interquartile_mean(list(own.values())) if own else None,
+                difference=estimate(differences, random),
+                pairing=pairing(*matched(own, base)) if differences else None,
+                p=sign_flip_p(differences, random) if differences else None,
                 p_holm=None,
                 times=[
-                    compare_times(runs, control, target, unit, horizon(everything, unit), random)
+                    compare_times(runs, control, everything, target, unit, random)
                     for target in TARGETS
                     for unit in ("steps", "seconds")
                 ],
-                steps_per_second=median_speed(runs),
-                speed_ratio=median_speed(runs) / median_speed(control) if control else None,
-                notes=[printable(str(note)) for note in runs[0].record["notes"]],
-                recalibrated=mean_interval(again, random) if (again := recalibrated_accuracies(runs)) else None,
+                steps_per_second=speed,
+                speed_ratio=speed / base_speed if speed is not None and base_speed is not None else None,
+                notes=[printable(str(note)) for note in runs[0].record["notes"]] if runs else [],
+                recalibrated=estimate(recalibrated_accuracies(runs), random),
             )
         )
     return results
+
+
+def estimate(values: list[float], random: np.random.Generator) -> Estimate | None:
+    """None of no values."""
+    return mean_interval(values, random) if values else None
+
+
+def pairs(runs: list[RunRecord], control: list[RunRecord]) -> int:
+    """How many seeds both have."""
+    return len({run.seed for run in runs} & {run.seed for run in control})
 
 
 def recalibrated_accuracies(runs: list[RunRecord]) -> list[float]:
@@ -206,28 +238,33 @@ def recalibrated_accuracies(runs: list[RunRecord]) -> list[float]:
 def compare_times(
     runs: list[RunRecord],
     control: list[RunRecord],
+    panel: list[RunRecord],
     target: float,
     unit: str,
-    until: float,
     random: np.random.Generator,
 ) -> TimeResult:
-    times = [within(crossing(run, target, unit), until) for run in runs]
+    """`panel`: the finished runs that share a horizon, these among them."""
+    times = [crossing(run, target, unit) for run in runs]
+    until = horizon(panel, unit) if panel else None
     own, base = (
-        {run.seed: restricted_times([crossing(run, target, unit)], until)[0] for run in group}
+        {} if until is None else {run.seed: restricted_time(run, target, unit, until) for run in group}
         for group in (runs, control)
     )
-    differences = paired(own, base)
-    compared = runs is not control and len(differences) > 0
+    differences = [] if runs is control else paired(own, base)
     return TimeResult(
         target=target,
         unit=unit,
         horizon=until,
         times=time_to(times),
-        restricted=mean_interval(list(own.values()), random),
-        difference=mean_interval(differences, random) if compared else None,
-        p=sign_flip_p(differences, random) if compared else None,
-        survival=kaplan_meier(times, until),
+        restricted=estimate(list(own.values()), random),
+        difference=estimate(differences, random),
+        p=sign_flip_p(differences, random) if differences else None,
+        survival=kaplan_meier(times, watched_until(runs, panel, unit)) if runs else None,
     )
+
+
+def restricted_time(run: RunRecord, target: float, unit: str, until: float) -> float:
+    return restricted_times([crossing(run, target, unit)], until)[0]
 
 
 def matched(own: dict[int, float], base: dict[int, float]) -> tuple[list[float], list[float]]:
@@ -254,22 +291,30 @@ def crossing(run: RunRecord, target: float, unit: str = "steps") -> float | None
 
 def horizon(runs: list[RunRecord], unit: str) -> float:
     """Up to where every run that finished was watched; one that diverged never gets there."""
-    watched = [run for run in runs if run.summary["status"] == "finished"] or runs
-    return float(min(max(run.seconds.values()) if unit == "seconds" else run.config["steps"] for run in watched))
+    return min(end_of(run, unit) for run in [run for run in runs if run.summary["status"] == "finished"] or runs)
 
 
-def within(time: float | None, until: float) -> float | None:
-    return None if time is None or time > until else time
+def watched_until(runs: list[RunRecord], panel: list[RunRecord], unit: str) -> list[float]:
+    """Each run's own end. One that diverged never gets there, however long the others of the panel are watched."""
+    longest = max((end_of(run, unit) for run in panel), default=0.0)
+    return [longest if run.summary["status"] == "diverged" else end_of(run, unit) for run in runs]
 
 
-def median_speed(runs: list[RunRecord]) -> float:
-    return float(np.median([run.summary["steps_per_second"] for run in runs]))
+def end_of(run: RunRecord, unit: str) -> float:
+    return float(max(run.seconds.values()) if unit == "seconds" else run.config["steps"])
+
+
+def median_speed(runs: list[RunRecord]) -> float | None:
+    return float(np.median([run.summary["steps_per_second"] for run in runs])) if runs else None
 
 
 def make_curve(name: str, runs: list[RunRecord]) -> Curve:
     """Over the evaluations that any seed has; a run that diverged keeps its last accuracy from there on, and has no
-    part in the clock.
+    part in the clock. Without runs it has no points.
     """
+    if not runs:
+        none = np.array([])
+        return Curve(name, none, none, none, none, none, 0)
     steps = sorted({step for run in runs for step in run.validation})
     rows, seconds = [], []
     for run in runs:

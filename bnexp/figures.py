@@ -24,6 +24,7 @@ matplotlib.rcParams.update({"grid.alpha": 0.25, "axes.spines.top": False, "axes.
 COLOURS = ("#d55e00", "#0b3c5d", "#56b4e9", "#7b2d66", "#9c7a00", "#4f9d69", "#000000")
 DASHES = ("-", "-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (2, 2)))
 
+WARNING = "#b3001b"
 FEW = 12  # points that each get a tick of their own
 CHARACTERS = 10  # of a title, an inch
 
@@ -44,8 +45,8 @@ class Curve:
 Plot = Callable[[Axes], None]  # draws one axis
 
 
-def plot_figure(title: str, rows: dict[str, list[Plot]], files: list[Path]) -> None:
-    """A row a panel, named at its left."""
+def plot_figure(title: str, rows: dict[str, list[Plot]], files: list[Path], warning: str = "") -> None:
+    """A row a panel, named at its left. `warning`: what nobody may overlook."""
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(5.5 * columns, 0.9 + 3.6 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
@@ -53,7 +54,9 @@ def plot_figure(title: str, rows: dict[str, list[Plot]], files: list[Path]) -> N
         for axis, plot in zip(row, plots, strict=True):
             plot(axis)
         row[0].set_title(plain(name), loc="left", fontsize=10)
-    figure.suptitle(plain(title), fontsize=11, fontweight="bold")
+    lines = wrap(title, int(5.5 * columns * CHARACTERS)) + ([warning] if warning else [])
+    colour = WARNING if warning else "black"
+    figure.suptitle(plain("\n".join(lines)), fontsize=11, fontweight="bold", color=colour)
     save(figure, files)
 
 
@@ -80,22 +83,25 @@ def accuracy_plot(curves: list[Curve], against: str) -> Plot:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Kaplan-Meier: the share of an arm's runs that are there by each time; both (points,), from time 0 on."""
+    """Kaplan-Meier: the share of an arm's runs that are there by each time; both (points,), from time 0 on, none for
+    an arm without runs.
+    """
 
     name: str
     times: list[float]
     shares: list[float]
 
 
-def arrivals_plot(arms: list[Arrivals], label: str, horizon: float) -> Plot:
+def arrivals_plot(arms: list[Arrivals], label: str, until: float) -> Plot:
+    """`until`: the end of the longest run. A curve ends with its arm's last run, or goes on where all are there."""
+
     def plot(axis: Axes) -> None:
         for number, arm in enumerate(arms):
-            style = style_of(number)
-            axis.step(
-                [*arm.times, horizon], [*arm.shares, arm.shares[-1]], where="post", label=plain(arm.name), **style
-            )
+            on = arm.shares[-1:] == [1.0]
+            times, shares = arm.times + [until] * on, arm.shares + [1.0] * on
+            axis.step(times, shares, where="post", label=plain(arm.name), **style_of(number))
         axis.set_ylim(-0.03, 1.03)
-        axis.set_xlim(0, horizon)
+        axis.set_xlim(0, until or None)
         axis.set_xlabel("iteration (updates)")
         axis.set_ylabel(label)
         axis.legend(loc="best", frameon=False, fontsize=9)
@@ -104,12 +110,14 @@ def arrivals_plot(arms: list[Arrivals], label: str, horizon: float) -> Plot:
 
 
 def speed_plot(speeds: dict[str, list[float]]) -> Plot:
-    """Median of an arm's runs, and from the slowest to the fastest of them."""
+    """Median of an arm's runs, and from the slowest to the fastest of them; without runs its name alone."""
 
     def plot(axis: Axes) -> None:
         for number, (name, values) in enumerate(speeds.items()):
-            axis.barh(number, float(np.median(values)), 0.5, color=COLOURS[number % len(COLOURS)])
             axis.text(0, number - 0.29, plain(name), fontsize=9)
+            if not values:
+                continue
+            axis.barh(number, float(np.median(values)), 0.5, color=COLOURS[number % len(COLOURS)])
             axis.plot([min(values), max(values)], [number, number], color="white", linewidth=3.2)
             axis.plot([min(values), max(values)], [number, number], color="black", linewidth=1.6)
         axis.set_yticks([])

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bnexp.comparison import arrange
+from bnexp.comparison import Arms, arrange, only
 from bnexp.config import ConfigError
-from bnexp.console import complain, console, say, show_table
+from bnexp.console import complain, console, count, say, show_table
 from bnexp.figures import Line, Plot, Scales, lines_plot, plot_figure
 from bnexp.files import replaced
+from bnexp.planned import read_planned
 from bnexp.probe import Probe, probe_run
-from bnexp.report import title_of, usable
-from bnexp.runs import RunRecord, find_runs
+from bnexp.report import DASH, choose_output, title_of
+from bnexp.runs import RunRecord
 from bnexp.stats import mean_interval
 
 Found = dict[Path, list[Probe]]  # of each run, at each of its checkpoints
@@ -31,10 +32,33 @@ def loss_range(probe: Probe) -> float:
     return max(probe.losses) - min(probe.losses)
 
 
-def report_probes(directories: list[Path], by: str | None) -> None:
+def report_probes(directories: list[Path], by: str | None, out: Path | None) -> None:
     """Raises ConfigError where there is nothing to probe."""
-    runs = usable(find_runs(directories), directories)
-    arrange(runs, by)  # before what takes long
+    planned = read_planned(directories)
+    key, output = choose_output(planned, by, out)  # before what takes long
+    found = probe_runs(planned.finished)
+    panels = arrange(planned.runs, key)
+    probed = only(panels, [run for run in planned.finished if run.directory in found])
+    whole = len(found) == planned.size and planned.complete
+    files = [output.path(f"probe.{kind}") for kind in ("csv", "png", "svg")]
+    write_csv(files[0], found)
+    title = f"Along the gradient, ½ to 4 times the step. {title_of(planned.runs)}"
+    warning = "" if whole else f"INCOMPLETE: {len(found)} of {count(planned.size, 'planned run')} probed"
+    figure = {panel: plots(labelled(arms, panels[panel], whole), found) for panel, arms in probed.items()}
+    plot_figure(title, figure, files[1:], warning)
+    for panel, arms in probed.items():
+        table = rows(arms, panels[panel], found, whole)
+        show_table(f"{title}{f', {panel}' if panel else ''}", HEADER, table)
+    if all(len(probes) == 1 for probes in found.values()):
+        say("one checkpoint a run: train with eval.keep=true for one at every evaluation")
+    say(", ".join(map(str, files)))
+    for line in (warning, *(f"it goes on by: {command}" for command in planned.commands())):
+        if line:
+            say(line)
+
+
+def probe_runs(runs: list[RunRecord]) -> Found:
+    """Those whose checkpoints can be read; the others are named. Raises ConfigError where none can."""
     found, damaged = Found(), list[str]()
     with console.status("probing") as status:
         for number, run in enumerate(runs, 1):
@@ -47,17 +71,7 @@ def report_probes(directories: list[Path], by: str | None) -> None:
         raise ConfigError("; ".join(damaged))
     for problem in damaged:
         complain(f"left out: {problem}")
-    panels = arrange([run for run in runs if run.directory in found], by)
-    target = directories[0]
-    files = [target / f"probe.{kind}" for kind in ("csv", "png", "svg")]
-    write_csv(files[0], found)
-    title = f"Along the gradient, ½ to 4 times the step. {title_of(runs)}"
-    plot_figure(title, {panel: plots(arms, found) for panel, arms in panels.items()}, files[1:])
-    for panel, arms in panels.items():
-        show_table(f"{title}{f', {panel}' if panel else ''}", HEADER, rows(arms, found))
-    if all(len(probes) == 1 for probes in found.values()):
-        say("one checkpoint a run: train with eval.keep=true for one at every evaluation")
-    say(", ".join(map(str, files)))
+    return found
 
 
 def write_csv(path: Path, found: Found) -> None:
@@ -75,7 +89,14 @@ def write_csv(path: Path, found: Found) -> None:
 
 # ---- the figure: a row a panel; the range of the loss, then a column a measure
 
-Arms = dict[str, list[RunRecord]]
+
+def labelled(arms: Arms, planned: Arms, whole: bool) -> Arms:
+    """Where runs are missing, an arm's name says how many of its own are there."""
+    return {name if whole else f"{name} ({runs_words(name, arms, planned)})": runs for name, runs in arms.items()}
+
+
+def runs_words(name: str, arms: Arms, planned: Arms) -> str:
+    return f"{len(arms[name])} of {len(planned[name])}"
 
 
 def plots(arms: Arms, found: Found) -> list[Plot]:
@@ -109,7 +130,7 @@ def measure_line(name: str, runs: list[RunRecord], found: Found, measure: Measur
 def by_step(runs: list[RunRecord], found: Found) -> tuple[NDArray[np.float64], list[list[Probe]]]:
     """Steps at which all of these runs have a checkpoint, and the runs' probes at each."""
     own = [{probe.step: probe for probe in found[run.directory]} for run in runs]
-    steps = sorted(set.intersection(*(set(probes) for probes in own)))
+    steps = sorted(set.intersection(*(set(probes) for probes in own))) if own else []
     return np.array(steps, dtype=np.float64), [[probes[step] for probes in own] for step in steps]
 
 
@@ -118,15 +139,22 @@ def by_step(runs: list[RunRecord], found: Found) -> tuple[NDArray[np.float64], l
 HEADER = ["arm", "runs", "loss range", *MEASURES]
 
 
-def rows(arms: Arms, found: Found) -> list[list[str]]:
+def rows(arms: Arms, planned: Arms, found: Found, whole: bool) -> list[list[str]]:
     """Means over a run's checkpoints, their mean over runs."""
+    measures = (loss_range, *MEASURES.values())
     return [
-        [name, str(len(runs)), *(cell(measure, runs, found) for measure in (loss_range, *MEASURES.values()))]
+        [
+            name,
+            str(len(runs)) if whole else runs_words(name, arms, planned),
+            *(cell(measure, runs, found) for measure in measures),
+        ]
         for name, runs in arms.items()
     ]
 
 
 def cell(measure: Measure, runs: list[RunRecord], found: Found) -> str:
+    if not runs:
+        return DASH
     means = [float(np.mean([measure(probe) for probe in found[run.directory]])) for run in runs]
     estimate = mean_interval(np.array(means), np.random.default_rng(0))
     if estimate.low is None or estimate.high is None:

@@ -25,6 +25,9 @@ th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem; }
 .figures svg { width: 100%; height: auto; display: block; background: #fff; border-radius: 6px; }
+.missing { border: 2px solid #b3001b; border-radius: 6px; padding: 0.6rem 1rem; overflow-wrap: anywhere; }
+.missing p { margin: 0.3rem 0; }
+.missing pre { white-space: pre-wrap; margin: 0.3rem 0; }
 .notes, footer { font-size: 0.85rem; color: var(--faint); overflow-wrap: anywhere; }
 """
 
@@ -36,15 +39,33 @@ class Section:
     plots: list[Plot]
 
 
-def page(title: str, sections: list[Section], notes: list[str], made: str) -> str:
+@dataclass(frozen=True)
+class Notice:
+    """That runs are missing, which ones, and the commands that finish them."""
+
+    heading: str
+    lines: list[str]
+    commands: list[str]
+
+
+def page(title: str, sections: list[Section], notes: list[str], made: str, notice: Notice | None = None) -> str:
     body = "".join(section_html(section, number) for number, section in enumerate(sections))
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    above = notice_html(notice) if notice else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
-        f'{body}<ul class="notes">{listed}</ul>\n<footer>{escape(made)}</footer>\n</body>\n</html>\n'
+        f'{above}{body}<ul class="notes">{listed}</ul>\n<footer>{escape(made)}</footer>\n</body>\n</html>\n'
     )
+
+
+def notice_html(notice: Notice) -> str:
+    lines = "".join(f"<li>{escape(line)}</li>" for line in notice.lines)
+    commands = "".join(f"<pre>{escape(command)}</pre>" for command in notice.commands)
+    way = f"<p>To go on:</p>{commands}" if commands else ""
+    heading = f"<p><strong>{escape(notice.heading)}</strong></p>"
+    return f'<div class="missing" role="note">{heading}<ul>{lines}</ul>{way}</div>\n'
 
 
 def section_html(section: Section, number: int) -> str:

@@ -18,7 +18,8 @@ from bnexp.claims.rules import Directional, Sooner
 from bnexp.config import ConfigError, RunConfig, require
 from bnexp.console import count, say, show_table
 from bnexp.files import write_whole
-from bnexp.report import markdown_table, marked_down, provenance, without_flaws
+from bnexp.planned import without_flaws
+from bnexp.report import markdown_table, marked_down, provenance
 from bnexp.runs import complete_runs, config_digest, to_json
 from bnexp.stats import Estimate, holm
 from bnexp.storage import DamagedFileError

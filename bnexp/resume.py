@@ -15,6 +15,7 @@ from bnexp.console import say
 from bnexp.data import load_data
 from bnexp.files import LONGEST_NAME, clear_parts, write_whole
 from bnexp.messages import explain
+from bnexp.planned import comparison_of
 from bnexp.running import Sweep, train_jobs
 from bnexp.runs import (
     SWEEP,
@@ -32,11 +33,15 @@ from bnexp.train import check
 from bnexp.workers import Emit
 
 
-def write_jobs(directory: Path, jobs: list[Job], options: Options) -> None:
-    """What a sweep is made of, those of its runs that never start included."""
+def write_jobs(
+    directory: Path, jobs: list[Job], options: Options, compare: dict[str, str | None] | None = None
+) -> None:
+    """What a sweep is made of, those of its runs that never start included. `compare`: how it is compared once it is
+    done, {"by": KEY or None}; how it was compared first stays.
+    """
     entries = [{"words": job.words, "overrides": job.overrides, "config": job.config.as_dict()} for job in jobs]
     settings = {"workers": options.workers or "auto", "max_stack": options.max_stack or "auto"}
-    record = {**settings, "submit": options.submit, "jobs": entries}
+    record = {**settings, "submit": options.submit, "compare": comparison_of(directory) or compare, "jobs": entries}
     write_whole(directory / SWEEP, to_json(record))
 
 

@@ -307,8 +307,7 @@ def find_runs(roots: list[Path]) -> list[RunRecord]:
     runs: dict[Path, RunRecord] = {}
     for root in roots:
         found = list[RunRecord]()
-        places = {path.parent for name in (RUN, METRICS, SUMMARY) for path in root.rglob(name)}
-        for place in sorted(places):
+        for place in run_places(root):
             try:
                 found.append(read_run(place))
             except (ValueError, OSError, RecursionError):
@@ -317,6 +316,11 @@ def find_runs(roots: list[Path]) -> list[RunRecord]:
         found.sort(key=lambda run: (orders[run.directory.parent].get(run.digest, run.job), run.record["created"]))
         runs.update((run.directory.resolve(), run) for run in found if run.directory.resolve() not in runs)
     return list(runs.values())
+
+
+def run_places(root: Path) -> list[Path]:
+    """Every directory below that a run has written to, also where its record cannot be read."""
+    return sorted({path.parent for name in (RUN, METRICS, SUMMARY) for path in root.rglob(name)})
 
 
 def order_of_sweep(directory: Path) -> dict[str, int]:

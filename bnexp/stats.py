@@ -128,16 +128,17 @@ class Survival:
     shares: list[float]
 
 
-def kaplan_meier(times: list[float | None], horizon: float) -> Survival:
-    """Kaplan & Meier 1958. None: not there by the horizon, where the run is censored."""
+def kaplan_meier(times: list[float | None], ends: list[float]) -> Survival:
+    """Kaplan & Meier 1958. `ends`: until when each run was watched; one whose time is None is censored there."""
     reached = [time for time in times if time is not None]
-    curve = stats.ecdf(stats.CensoredData(uncensored=reached, right=[horizon] * (len(times) - len(reached)))).sf
+    censored = [end for time, end in zip(times, ends, strict=True) if time is None]
+    curve = stats.ecdf(stats.CensoredData(uncensored=reached, right=censored)).sf
     return Survival([0.0, *map(float, curve.quantiles)], [1.0, *map(float, curve.probabilities)])
 
 
 def restricted_times(times: list[float | None], horizon: float) -> list[float]:
-    """min(time, horizon) of each run. As all are censored at the horizon alone, their mean is the area under the
-    Kaplan-Meier curve up to it: the restricted mean time (Royston & Parmar 2013).
+    """min(time, horizon) of each run, none of which may be censored before the horizon: so their mean is the area under
+    the Kaplan-Meier curve up to it, the restricted mean time (Royston & Parmar 2013).
     """
     return [horizon if time is None else min(time, horizon) for time in times]
 
@@ -155,6 +156,8 @@ class TimeTo:
 
 def time_to(found: list[float | None]) -> TimeTo:
     """Median of right-censored times: half of the runs got there before; None where half of them or more never did."""
+    if not found:
+        return TimeTo(None, 0, 0)
     times = np.array([np.inf if time is None else time for time in found])
     ordered = np.sort(times)
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]

@@ -23,6 +23,7 @@ LAYERS = (  # from the face down; a module imports from its own layer or a lower
     ("jobs",),
     ("plan", "composition", "words", "messages", "progress", "bench_report", "reproduce", "resume", "running"),
     ("report", "report_page", "probe_report", "claims"),
+    ("planned",),
     ("sweep", "workers", "comparison", "bench", "probe"),
     ("train",),
     ("logs", "checkpoint", "recalibrate"),

@@ -218,14 +218,15 @@ class Sooner:
         ours, control, unit = self.ours.pick(runs), self.control.pick(runs), "steps" if self.steps else "seconds"
         if not (ours and control):
             raise NoVerdictError("an arm has no complete runs")
-        until = horizon([*ours, *control], unit)
-        own, base = (compare_times(arm, control, self.target, unit, until, random) for arm in (ours, control))
+        panel = [*ours, *control]
+        own, base = (compare_times(arm, control, panel, self.target, unit, random) for arm in (ours, control))
         reached = " against ".join(
             f"{found.restricted.mean:,.4g} {unit} ({found.times.reached} of {found.times.n} there)"
             for found in (own, base)
+            if found.restricted
         )
         difference = own.difference or Estimate(math.nan, None, None, 0)
-        detail = f"{reached}; horizon {until:,.4g} {unit}{told(runs, self.ours, self.control)}"
+        detail = f"{reached}; horizon {horizon(panel, unit):,.4g} {unit}{told(runs, self.ours, self.control)}"
         return Evidence(difference, unit=unit, p=own.p, difference=True, detail=detail)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
