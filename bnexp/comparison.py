@@ -156,9 +156,9 @@ def goes_with_seed(runs: list[RunRecord], key: str) -> bool:
 
 def only(panels: Panels, kept: list[RunRecord]) -> Panels:
     """The same panels and arms, with some of their runs."""
-    places = {run.directory for run in kept}
+    digests = {run.digest for run in kept}
     return {
-        panel: {arm: [run for run in runs if run.directory in places] for arm, runs in arms.items()}
+        panel: {arm: [run for run in runs if run.digest in digests] for arm, runs in arms.items()}
         for panel, arms in panels.items()
     }
 

@@ -87,7 +87,7 @@ def test_never_is_said(original: Path) -> None:
     [row] = [arm for arm in arms(original) if (arm["panel"], arm["arm"]) == ("act=sigmoid", "norm=none")]
     assert [found["times"] for found in row["times"]] == [{"median": None, "reached": 0, "n": 2}] * 4
     assert [found["restricted"]["mean"] for found in row["times"] if found["unit"] == "steps"] == [60, 60]
-    assert [found["survival"]["shares"] for found in row["times"]] == [[1.0, 1.0]] * 4
+    assert {share for found in row["times"] for share in found["survival"]["shares"]} == {1.0}
     panel = (original / "compare.md").read_text().split("## act=sigmoid")[1].split("# Time")[0]
     [line] = [line for line in panel.splitlines() if line.startswith("| norm=none")]
     assert "| never | 0 of 2 |" in line
@@ -104,8 +104,11 @@ def test_report_repeats_compare_to_the_byte(bnexp: Bnexp, sweep: Path, original:
 
 @pytest.mark.usefixtures("no_figures")
 def test_by_another_key(bnexp: Bnexp, sweep: Path) -> None:
+    before = (sweep / "compare.json").read_bytes()
     assert bnexp("report", str(sweep), "by=act").status == 0
-    found = [(arm["panel"], arm["arm"], arm["control"]) for arm in arms(sweep)]
+    assert (sweep / "compare.json").read_bytes() == before
+    record = json.loads((sweep / "compare-act.json").read_text())
+    found = [(arm["panel"], arm["arm"], arm["control"]) for arm in record["arms"]]
     assert found == [
         ("norm=none", "act=relu", True),
         ("norm=none", "act=sigmoid", False),
@@ -140,11 +143,11 @@ def test_comparison_of_learning_rates(bnexp: Bnexp) -> None:
 def test_report_of_separate_runs(bnexp: Bnexp) -> None:
     for norm in ("none", "batch"):
         assert bnexp("train", *COMPARE[1:], f"norm={norm}", f"hydra.run.dir={norm}").status == 0
-    outcome = bnexp("report", "none", "batch")
+    outcome = bnexp("report", "none", "batch", "out=both")
     assert outcome.status == 0
     assert "one seed an arm has no interval" in outcome.out
-    assert [arm["arm"] for arm in arms(Path("none"))] == ["norm=none", "norm=batch"]
-    assert arms(Path("none"))[1]["difference"]["low"] is None
+    assert [arm["arm"] for arm in arms(Path("both"))] == ["norm=none", "norm=batch"]
+    assert arms(Path("both"))[1]["difference"]["low"] is None
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -204,10 +207,11 @@ def test_a_run_that_is_there_twice_counts_once(bnexp: Bnexp) -> None:
     words = ("train", "-m", "dataset=digits", "norm=none,batch", "seed=0,1", "steps=4")
     for folder in ("one", "two"):
         assert bnexp(*words, f"hydra.sweep.dir={folder}").status == 0
-    outcome = bnexp("report", "one", "two")
+    outcome = bnexp("report", "one", "two", "out=both")
     assert "two/norm=batch,seed=1 is left out: the same run as one/norm=batch,seed=1" in outcome.err
-    arms = json.loads(Path("one/compare.json").read_text())["arms"]
-    assert [arm["n"] for arm in arms] == [2, 2]
+    found = json.loads(Path("both/compare.json").read_text())
+    assert [arm["n"] for arm in found["arms"]] == [2, 2]
+    assert (found["finished"], found["planned"], found["missing"]) == (4, 4, [])
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -235,12 +239,13 @@ def test_values_of_runs_are_escaped(bnexp: Bnexp, sweep: Path) -> None:
         dataset = found.config["dataset"] | {"path": f"{evil}{found.seed}"}
         record = found.record | {"config": found.config | {"dataset": dataset}}
         (found.directory / "run.json").write_text(json.dumps(record))
-    assert bnexp("report", str(sweep), "by=dataset.path").status == 0
-    page = (sweep / "report.html").read_text()
+    assert bnexp("report", str(sweep), "by=dataset.path", "out=mine").status == 0
+    sweep = Path("mine")
+    page = (sweep / "report-dataset.path.html").read_text()
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;$" in page
-    assert "<script" not in (sweep / "compare.svg").read_text()
-    assert "\\|" in (sweep / "compare.md").read_text()
+    assert "<script" not in (sweep / "compare-dataset.path.svg").read_text()
+    assert "\\|" in (sweep / "compare-dataset.path.md").read_text()
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -269,9 +274,10 @@ def test_an_arm_does_not_become_the_control_of_a_panel(bnexp: Bnexp, sweep: Path
         if (found.config["norm"]["name"], found.config["act"]["name"]) == ("none", "sigmoid"):
             (found.directory / "summary.json").write_text('{"status": "failed", "error": "x"}')
     assert bnexp("report", str(sweep)).status == 0
-    [alone] = [arm for arm in arms(sweep) if arm["panel"] == "act=sigmoid"]
+    control, alone = (arm for arm in arms(sweep) if arm["panel"] == "act=sigmoid")
+    assert (control["arm"], control["control"], control["n"]) == ("norm=none", True, 0)
     assert (alone["arm"], alone["control"], alone["difference"]) == ("norm=batch", False, None)
-    assert "| norm=batch | 2 |" in (sweep / "compare.md").read_text()
+    assert "| norm=batch | 2 of 2 |" in (sweep / "compare.md").read_text()
     assert "| no pairs |" in (sweep / "compare.md").read_text()
 
 

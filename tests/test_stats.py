@@ -1,5 +1,7 @@
 """Intervals, paired permutation tests, time to accuracy."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -240,15 +242,55 @@ def test_pairing_where_nothing_varies(control: list[float]) -> None:
     ],
 )
 def test_kaplan_meier_by_hand(times: list[float | None], curve: tuple[list[float], list[float]]) -> None:
-    found = kaplan_meier(times, 10)
+    found = kaplan_meier(times, [10.0] * len(times))
     assert found.times == pytest.approx(curve[0])
     assert found.shares == pytest.approx(curve[1])
 
 
-@pytest.mark.parametrize("censored", [0.0, 0.5, 1.0])
-def test_restricted_mean_is_the_area_under_the_curve(censored: float) -> None:
+def product_limit(times: list[float | None], ends: list[float], at: float) -> float:
+    """Kaplan & Meier's formula as a textbook has it: the product over event times t ≤ `at` of (1 - d / n), n being the
+    runs that are neither there nor censored before t.
+    """
+    watched = [end if time is None else time for time, end in zip(times, ends, strict=True)]
+    share = 1.0
+    for event in sorted({time for time in times if time is not None and time <= at}):
+        share *= 1 - times.count(event) / sum(until >= event for until in watched)
+    return share
+
+
+def area(times: list[float | None], ends: list[float], until: float) -> float:
+    """Under the textbook's curve, rectangle by rectangle."""
+    edges = [0.0, *sorted({time for time in times if time is not None and 0 < time < until}), until]
+    return sum((b - a) * product_limit(times, ends, a) for a, b in pairwise(edges))
+
+
+def draw_times(draw: np.random.Generator) -> tuple[list[float | None], list[float]]:
+    """Ties and runs that end before, between and after the events are frequent."""
+    n = int(draw.integers(1, 9))
+    times = [float(draw.integers(0, 8)) for _ in range(n)]
+    ends = [float(draw.integers(1, 10)) for _ in range(n)]
+    found: list[float | None] = [None if time > end else time for time, end in zip(times, ends, strict=True)]
+    return found, ends
+
+
+def test_kaplan_meier_with_runs_of_their_own_ends_is_the_textbooks() -> None:
+    draw, censored_between = np.random.default_rng(6), 0
+    for _ in range(300):
+        times, ends = draw_times(draw)
+        found = kaplan_meier(times, ends)
+        assert found.times[0] == 0
+        assert found.shares == pytest.approx([1.0, *(product_limit(times, ends, at) for at in found.times[1:])])
+        events = [time for time in times if time is not None]
+        lost = [end for time, end in zip(times, ends, strict=True) if time is None]
+        assert set(found.times[1:]) == {*events, *lost}
+        censored_between += any(min(events) < end < max(events) for end in lost) if events else 0
+    assert censored_between > 50
+
+
+def test_restricted_mean_is_the_area_under_the_curve() -> None:
+    """Up to any horizon before which no run is censored."""
     draw = np.random.default_rng(5)
-    times = [None if draw.random() < censored else float(draw.integers(1, 10)) for _ in range(40)]
-    curve = kaplan_meier(times, 10)
-    area = np.dot(np.diff([*curve.times, 10]), curve.shares)
-    assert np.mean(restricted_times(times, 10)) == pytest.approx(area)
+    for _ in range(300):
+        times, ends = draw_times(draw)
+        horizon = min(ends)
+        assert np.mean(restricted_times(times, horizon)) == pytest.approx(area(times, ends, horizon))
