@@ -325,6 +325,9 @@ def take_directories(
     empty = next((key for key, value in given.items() if value == ""), None)
     if empty is not None:
         raise ConfigError(f"{empty}= is not allowed: it needs a value")
+    several = len({Path(name).resolve() for name in arguments}) > 1
+    if several and "out" in keys and given["out"] is None:
+        raise ConfigError(f"{command} of several directories needs out=FOLDER, where its files go")
     return [Path(name) for name in arguments], given
 
 
@@ -388,7 +391,7 @@ def reproduce(arguments: list[str]) -> int:
             impossible[sweep.name] = str(error)
     options = without(options, impossible)
     runs = load_runs(options.claims, planned)
-    records = judge(options, runs, failed)
+    records = judge(options, runs, failed, planned)
     show(write(records, options, runs), options)
     return 1 if failed or impossible else 0
 

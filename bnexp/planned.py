@@ -24,7 +24,9 @@ LONGEST_REASON = 200  # characters of what made a run fail
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """A sweep.json. `jobs`: configuration and overrides of each run, by its digest."""
+    """A sweep.json. `jobs`: of each run its configuration, its overrides ("words") and those of them that tell it from
+    the others ("overrides"), by its digest. `submit`: the cluster that it was submitted to.
+    """
 
     folder: Path
     jobs: dict[str, dict[str, Any]]
@@ -202,7 +204,7 @@ def read_sweep(path: Path) -> SweepRecord | None:
     try:
         record = json.loads(path.read_text())
         jobs = record["jobs"]
-        if not all(fits(entry, {"config": RECORD["config"], "overrides": list}) for entry in jobs):
+        if not all(fits(entry, {"config": RECORD["config"], "words": list, "overrides": list}) for entry in jobs):
             raise ValueError("a job has no configuration")
         jobs = {digest_of(entry["config"]): entry for entry in jobs}
         return SweepRecord(path.parent, jobs, record.get("submit"), read_compare(record))
@@ -238,7 +240,7 @@ def never_started(sweeps: list[SweepRecord], begun: set[str], unreadable: set[Pa
             if digest not in begun:
                 overrides = [str(word) for word in entry["overrides"]]
                 directory = sweep.folder / run_name(overrides, number)
-                record = {"config": entry["config"], "job": number, "created": "", "overrides": overrides}
+                record = {"config": entry["config"], "job": number, "created": "", "overrides": entry["words"]}
                 lost = directory.resolve() in unreadable
                 summary = {"status": DAMAGED, "error": "its record cannot be read"} if lost else {"status": NOT_STARTED}
                 found.setdefault(digest, RunRecord(directory, record, summary))

@@ -350,14 +350,11 @@ def choose_output(planned: Planned, by: str | None, out: Path | None) -> tuple[s
 
 
 def output_folder(directories: list[Path], out: Path | None) -> Path:
-    """Where files go: of a comparison of several directories none has a claim to them. Raises ConfigError."""
-    alone = len({directory.resolve() for directory in directories}) == 1
+    """Where files go; `out` must not be where other runs have their own comparison. Raises ConfigError."""
     if out is None:
-        if not alone:
-            raise ConfigError("several directories are compared: out=FOLDER says where the files go")
         return directories[0]
     require_path("out", str(out))
-    own = alone and out.resolve() == directories[0].resolve()
+    own = {directory.resolve() for directory in directories} == {out.resolve()}
     require(own or not holds_run(out), "out", out, "a folder that holds no run and no sweep")
     try:
         out.mkdir(parents=True, exist_ok=True)

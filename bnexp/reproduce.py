@@ -121,12 +121,15 @@ def check_readme(out: Path) -> None:
 # ---- verdicts
 
 
-def judge(options: Options, runs: RunsOf, failed: dict[str, str]) -> list[Record]:
-    """With p corrected for the tests among these alone; `failed`: sweep → what went wrong with some of its runs."""
+def judge(options: Options, runs: RunsOf, failed: dict[str, str], planned: dict[str, list[RunConfig]]) -> list[Record]:
+    """With p corrected for the tests among these alone; `failed`: sweep → what went wrong with some of its runs;
+    `planned`: sweep → all of its runs, more than `runs` has where some are damaged.
+    """
     evidence = {claim.id: measure(claim, runs, failed) for claim in options.claims}
     adjusted = adjust({key: found.p for key, found in evidence.items() if found.p is not None})
     return [
         record(claim, evidence[claim.id], adjusted.get(claim.id), runs_for([claim], runs), options)
+        | {"planned_runs": sum(len(planned.get(sweep.name, [])) for sweep in own_sweeps([claim]))}
         for claim in options.claims
     ]
 
@@ -171,6 +174,7 @@ def record(claim: Claim, evidence: Evidence, p: float | None, runs: Runs, option
             "detail": evidence.detail,
         },
         "n": measured.n,
+        "runs": len(runs),
         "rule": claim.rule.words,
         "p": evidence.p,
         "p_holm": p,
@@ -264,13 +268,19 @@ def tally(records: list[Record]) -> str:
     return f"{count(len(records), 'claim')}: " + ", ".join(f"{number} {verdict}" for verdict, number in numbers.items())
 
 
+def n_words(entry: Record) -> str:
+    """n, and where runs are missing how many of the planned ones it rests on."""
+    there, planned = entry.get("runs", 0), entry.get("planned_runs", 0)
+    return f"{entry['n']}" + (f" ({there} of {planned} runs)" if there < planned else "")
+
+
 def row(entry: Record) -> list[str]:
     return [
         entry["id"],
         entry["statement"],
         entry["published"],
         measured_words(entry),
-        str(entry["n"]),
+        n_words(entry),
         entry["verdict"],
     ]
 
@@ -326,7 +336,7 @@ def made_on(records: list[Record]) -> list[str]:
 
 def show(records: list[Record], options: Options) -> None:
     for entry in records:
-        measured = f"measured {measured_words(entry)}, n = {entry['n']}" if entry["n"] else entry["why"]
+        measured = f"measured {measured_words(entry)}, n = {n_words(entry)}" if entry["n"] else entry["why"]
         say(f"{entry['verdict']:<12}  {entry['id']}: published {entry['published']}, {measured}")
     say(f"{tally(records)}; {options.out / RECORD}, {options.out / 'README.md'}, {options.out / 'figures'}")
 

@@ -130,7 +130,10 @@ def test_a_damaged_run_is_named_and_left_out(bnexp: Bnexp) -> None:
     assert f"{damaged} is left out: its metrics.csv" in outcome.err
     assert f"{half_written / 'run.json'} cannot be read: left out" in outcome.err, "and is made anew"
     assert "1 run: " in outcome.out
-    assert records()["digits.better"]["n"] == 2
+    found = records()["digits.better"]
+    assert (found["n"], found["runs"], found["planned_runs"]) == (2, 5, 6)
+    assert "| 2 (5 of 6 runs) |" in (RUNS / "README.md").read_text()
+    assert "n = 2 (5 of 6 runs)" in outcome.out
 
 
 def test_a_list_names_what_cannot_run_here(bnexp: Bnexp) -> None:
