@@ -279,9 +279,12 @@ def describe_missing(missing: list[Missing]) -> list[str]:
 
 
 def seed_words(seeds: list[int]) -> str:
-    """seeds 0 to 3, 7"""
-    ordered = sorted(set(seeds))
-    breaks = [n for n, seed in enumerate(ordered) if not n or seed != ordered[n - 1] + 1]
-    ranges = [ordered[first:last] for first, last in zip(breaks, [*breaks[1:], None], strict=True)]
+    """seeds 0 to 3, 7; empty without any."""
+    ranges: list[list[int]] = []
+    for seed in sorted(set(seeds)):
+        if ranges and seed == ranges[-1][-1] + 1:
+            ranges[-1].append(seed)
+        else:
+            ranges.append([seed])
     words = [f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in ranges]
-    return f"seed{'s' * (len(ordered) > 1)} {', '.join(words)}" if words else ""
+    return f"seed{'s' * (len(set(seeds)) > 1)} {', '.join(words)}" if words else ""
