@@ -145,7 +145,7 @@ def test_each_way_to_be_missing(bnexp: Bnexp, sweep: Path, spoil: Callable[[Path
     for text in (outcome.out, *((sweep / name).read_text() for name in ("compare.md", "report.html"))):
         assert "7 of 8 planned runs" in text
         assert f"seed 2 {status}" in text
-        assert "of 4 pairs" in text
+        assert "3 of 4 pairs" in text or text is outcome.out  # a table on the screen may break the line there
         assert "\x1b" not in text
         assert "<script" not in text or text is outcome.out
     if spoil is damaged:  # it is over: nothing goes on there
