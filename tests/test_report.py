@@ -118,6 +118,66 @@ def test_by_another_key(bnexp: Bnexp, sweep: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_each_key_has_files_of_its_own(
+    bnexp: Bnexp, sweep: Path, original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the sweep's own comparison stay as they are, to the byte; the others' refer to one another."""
+    monkeypatch.setattr("bnexp.report.plot_figure", lambda _, rows, files, *rest: [f.write_text("") for f in files])
+    assert bnexp("report", str(sweep), "by=act").status == 0
+    for name in (*OUTPUT, "compare.png"):
+        assert (sweep / name).read_bytes() == (original / name).read_bytes()
+    folders = {path.name for path in (sweep / "bands-act").iterdir()}
+    assert folders == {f"{norm},{act}" for act, norm in ARMS}
+    assert {path.name for path in (sweep / "bands").iterdir()} == {",".join(arm) for arm in ARMS}
+    links = re.findall(r"\]\(([^)]*)\)", (sweep / "compare-act.md").read_text())
+    assert links == ["compare-act.svg", "times-act.svg"]
+    assert all((sweep / link).exists() for link in (*links, "compare-act.png"))
+    assert bnexp("report", str(sweep), "by=norm").status == 0, "the default's key has the plain names"
+    assert not (sweep / "compare-norm.md").exists()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_files_go_where_they_are_told(bnexp: Bnexp, sweep: Path, original: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in sweep.rglob("*")}
+    assert bnexp("report", str(sweep), "out=made here/below").status == 0
+    assert bnexp("report", str(sweep), "by=act", "out=made here/below").status == 0
+    assert bnexp("probe", str(sweep), "out=made here/below").status == 0
+    assert {path: path.stat().st_mtime_ns for path in sweep.rglob("*")} == before
+    made = Path("made here/below")
+    assert (made / "compare.json").read_bytes() == (original / "compare.json").read_bytes()
+    expected = {"compare.json", "compare.md", "report.html", "bands", "probe.csv"}
+    expected |= {"compare-act.json", "compare-act.md", "report-act.html", "bands-act"}
+    assert {path.name for path in made.iterdir()} == expected
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("command", ["report", "probe"])
+@pytest.mark.parametrize("out", ["", "file", "file/below", "other", "other/norm=none", "a\x1bb", "/proc/x"])
+def test_files_cannot_go_anywhere(bnexp: Bnexp, sweep: Path, command: str, out: str) -> None:
+    """Not where others' runs are, whose own comparison they would replace."""
+    Path("file").touch()
+    shutil.copytree(next(sweep.glob("*norm=none*")), "other/norm=none")
+    outcome = bnexp(command, str(sweep), f"out={out}")
+    assert (outcome.status, len(outcome.err.splitlines())) == (2, 1), outcome.err
+    assert "out=" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("command", ["report", "probe"])
+def test_several_directories_leave_the_files_of_each(bnexp: Bnexp, sweep: Path, command: str) -> None:
+    other = Path(shutil.copytree(sweep, "other"))
+    before = {path: path.stat().st_mtime_ns for folder in (sweep, other) for path in folder.rglob("*")}
+    for words in ((), (f"out={sweep}",), ("out=other",)):
+        outcome = bnexp(command, str(sweep), "other", *words)
+        assert outcome.status == 2
+        assert "out=" in outcome.err
+    assert bnexp(command, str(sweep), "other", "out=both").status == 0
+    assert {path: path.stat().st_mtime_ns for folder in (sweep, other) for path in folder.rglob("*")} == before
+    assert bnexp(command, str(sweep), f"{sweep}/").status == 0, "one, named twice"
+
+
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("by", ["foo", "seed", "steps"])
 def test_by_must_differ(bnexp: Bnexp, sweep: Path, by: str) -> None:
     outcome = bnexp("report", str(sweep), f"by={by}")

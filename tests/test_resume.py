@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import Bnexp, scalars
 
+from bnexp import train as training
 from bnexp.engine import Evaluation, Evaluator, Stack
 from bnexp.runs import find_runs
 
@@ -196,6 +197,127 @@ def test_a_sweep_goes_on_where_it_was(bnexp: Bnexp, kill: Callable[[int], None])
     assert [same(Path("mine", run.directory.name), run.directory) for run in find_runs([Path("whole")])] == [True] * 4
 
 
+# ---- a compare
+
+COMPARED = ("compare.json", "compare.md", "report.html")
+COMPARE = ("compare", *SHORT, *SWEPT, "act=relu,tanh", "hydra.sweep.dir=mine")
+
+
+def arms_of(folder: Path) -> list[tuple[str, str, int]]:
+    found = json.loads((folder / "compare.json").read_text())["arms"]
+    return [(arm["panel"], arm["arm"], arm["n"]) for arm in found]
+
+
+def cut_off(bnexp: Bnexp, kill: Callable[[int], None], *words: str) -> None:
+    kill(30)  # of 16 to time them, and 3 of each run
+    with pytest.raises(Killed):
+        bnexp(*COMPARE, *words)
+    kill(0)
+    assert 0 < sum(run.complete for run in find_runs([Path("mine")])) < 8
+    assert not Path("mine/compare.json").exists()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_resumed_compare_ends_with_its_comparison(bnexp: Bnexp, kill: Callable[[int], None]) -> None:
+    cut_off(bnexp, kill)
+    outcome = bnexp("resume", "mine")
+    assert (outcome.status, outcome.err) == (0, "")
+    panels = [(f"act={act}", f"norm={norm}", 2) for act in ("relu", "tanh") for norm in ("none", "batch")]
+    assert arms_of(Path("mine")) == panels
+    assert "mine/report.html" in outcome.out
+    before = {name: Path("mine", name).read_bytes() for name in COMPARED}
+    for name in COMPARED:
+        Path("mine", name).unlink()
+    assert bnexp("resume", "mine").status == 0, "of a complete one it is made again"
+    assert {name: Path("mine", name).read_bytes() for name in COMPARED} == before
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_resumed_compare_is_by_its_own_key(bnexp: Bnexp, kill: Callable[[int], None]) -> None:
+    cut_off(bnexp, kill, "by=act")
+    assert bnexp("resume", "mine").status == 0
+    panels = [(f"norm={norm}", f"act={act}", 2) for norm in ("none", "batch") for act in ("relu", "tanh")]
+    assert arms_of(Path("mine")) == panels
+    before = {name: Path("mine", name).read_bytes() for name in COMPARED}
+    assert bnexp("report", "mine").status == 0
+    assert {name: Path("mine", name).read_bytes() for name in COMPARED} == before, "a report has that key too"
+    assert bnexp("report", "mine", "by=norm").status == 0
+    assert {name: Path("mine", name).read_bytes() for name in COMPARED} == before
+    assert Path("mine/compare-norm.json").exists()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_resumed_compare_is_cut_off_again(
+    bnexp: Bnexp, kill: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(bnexp, kill)
+    evaluate = Evaluator.evaluate
+
+    def terminated(*arguments: Any) -> Evaluation:
+        if callable(signal.getsignal(signal.SIGTERM)):  # it trains: the steps that are timed before do not heed it
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Evaluator, "evaluate", terminated)
+        assert bnexp("resume", "mine").status == 143
+    assert not Path("mine/compare.json").exists()
+    assert bnexp("resume", "mine").status == 0
+    assert Path("mine/compare.json").exists()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_resumed_compare_of_which_a_run_fails(
+    bnexp: Bnexp, kill: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(bnexp, kill)
+    train, failures = training.train, [RuntimeError("the sky fell")]
+
+    def failing(*arguments: Any) -> None:
+        if failures:  # of the first run alone
+            raise failures.pop()
+        train(*arguments)
+
+    monkeypatch.setattr(training, "train", failing)
+    outcome = bnexp("resume", "mine")
+    assert outcome.status == 1
+    assert "the sky fell" in outcome.err
+    assert sum(n for _, _, n in arms_of(Path("mine"))) == 7
+    assert "the sky fell" in Path("mine/compare.md").read_text()
+    assert bnexp("resume", "mine").status == 0
+    assert sum(n for _, _, n in arms_of(Path("mine"))) == 8
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_what_was_no_compare_is_not_compared(bnexp: Bnexp, kill: Callable[[int], None]) -> None:
+    cut_off(bnexp, kill)
+    record = json.loads(Path("mine/sweep.json").read_text())
+    del record["compare"]  # as before there was that key
+    Path("mine/sweep.json").write_text(json.dumps(record))
+    assert bnexp("resume", "mine").status == 0
+    assert not Path("mine/compare.json").exists()
+    assert bnexp("train", "-m", *COMPARE[1:]).status == 0
+    assert bnexp("resume", "mine").status == 0
+    assert not Path("mine/compare.json").exists()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_compare_stays_one(bnexp: Bnexp) -> None:
+    """Also when `train -m` makes it larger; and a sweep becomes one that is compared later, by another key besides."""
+    words = (*SHORT, "norm=none,batch", "act=relu,tanh", "hydra.sweep.dir=mine")
+    assert bnexp("train", "-m", *words, "seed=0").status == 0
+    assert bnexp("compare", *words, "seed=0", "by=act").status == 0
+    assert bnexp("train", "-m", *words, "seed=0,1").status == 0
+    first = Path("mine/compare.json").read_bytes()
+    assert bnexp("resume", "mine").status == 0
+    assert {(arm, n) for _, arm, n in arms_of(Path("mine"))} == {("act=relu", 2), ("act=tanh", 2)}
+    grown = Path("mine/compare.json").read_bytes()
+    assert grown != first
+    assert bnexp("compare", *words, "seed=0,1", "by=norm").status == 0
+    assert Path("mine/compare.json").read_bytes() == grown
+    assert Path("mine/compare-norm.json").exists()
+
+
 def test_what_is_finished_stays_as_it_is(bnexp: Bnexp) -> None:
     whole = train_whole(bnexp)
     before = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
@@ -347,6 +469,8 @@ def sweep_of(config: object, **settings: object) -> str:
         (sweep_of("seed: 1"), "is no table"),
         (sweep_of({"_target_": "os.system"}), "_target_"),
         (sweep_of({"seed": -1}), "seed=-1 is not allowed"),
+        (sweep_of({"seed": -1}, compare={"by": 3}), "seed=-1 is not allowed"),
+        (sweep_of({"seed": -1}, compare={"by": "norm"}), "seed=-1 is not allowed"),
     ],
 )
 def test_a_sweeps_record_that_is_off(bnexp: Bnexp, content: str, says: str) -> None:
