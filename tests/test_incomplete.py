@@ -292,8 +292,9 @@ def redraw(run: RunRecord, chance: random.Random) -> tuple[int | None, float, st
     status.
     """
     steps = sorted(run.validation)
-    at = chance.choice([*steps, None, None])
-    pace, status = chance.choice([0.001, 0.01, 0.1]), chance.choice(["finished"] * 4 + ["diverged"])
+    status = chance.choice(["finished"] * 3 + ["diverged"])
+    at = chance.choice([*steps, None, None] if status == "finished" else [None, None, 20])
+    pace = 0.001 if status == "diverged" else chance.choice([0.01, 0.02, 0.1])  # it ends before the others get anywhere
     lines = (run.directory / "metrics.csv").read_text().splitlines()
     header = lines[0].split(",")
     for number, line in enumerate(lines[1:], 1):
