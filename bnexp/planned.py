@@ -31,7 +31,6 @@ class SweepRecord:
     folder: Path
     jobs: dict[str, dict[str, Any]]
     submit: str | None
-    compare: dict[str, str | None] | None = None  # of `bnexp compare`: {"by": KEY or null}
 
     @property
     def command(self) -> str:
@@ -207,7 +206,7 @@ def read_sweep(path: Path) -> SweepRecord | None:
         if not all(fits(entry, {"config": RECORD["config"], "words": list, "overrides": list}) for entry in jobs):
             raise ValueError("a job has no configuration")
         jobs = {digest_of(entry["config"]): entry for entry in jobs}
-        return SweepRecord(path.parent, jobs, record.get("submit"), read_compare(record))
+        return SweepRecord(path.parent, jobs, record.get("submit"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         complain(f"{path} cannot be read: what was planned there is not known")
         return None

@@ -13,9 +13,9 @@ from typing import Any
 from bnexp.config import ConfigError, RunConfig, recorded
 from bnexp.console import say
 from bnexp.data import load_data
-from bnexp.files import LONGEST_NAME, clear_parts, write_whole
+from bnexp.files import clear_parts, write_whole
 from bnexp.messages import explain
-from bnexp.planned import comparison_of
+from bnexp.planned import comparison_of, run_name
 from bnexp.running import Sweep, train_jobs
 from bnexp.runs import (
     SWEEP,
@@ -152,11 +152,8 @@ def check_data(run: RunRecord, config: RunConfig) -> None:
 
 def place_of(job: Job, directory: Path, there: dict[str, RunRecord]) -> Path:
     """Where a run is, or where one that never started goes."""
-    digest, name = config_digest(job.config), ",".join(sorted(job.overrides))  # as Hydra names it
-    if digest in there:
-        return there[digest].directory
-    fits = name and not name.startswith(".") and "/" not in name and len(name.encode()) <= LONGEST_NAME
-    return directory / (name if fits else str(job.number))
+    digest = config_digest(job.config)
+    return there[digest].directory if digest in there else directory / run_name(job.overrides, job.number)
 
 
 def read_jobs(directory: Path) -> tuple[list[Job], Options]:
