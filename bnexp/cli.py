@@ -110,7 +110,7 @@ def train(arguments: list[str]) -> int:
         return ask(words)
     checked = plan(words, timed=dry or words.multirun)
     if dry:
-        return announce(checked.sweep)
+        return announce(checked)
     from bnexp import parallel
 
     if parallel.processes() > 1:
@@ -122,6 +122,7 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
     """Take the directory, and run there what was planned and isn't finished. `compare`: how it is then compared."""
     from bnexp import parallel
     from bnexp.console import say
+    from bnexp.data import show_contents
     from bnexp.files import shortest
     from bnexp.lock import Lock
     from bnexp.plan import check_output
@@ -133,6 +134,8 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
                 write_jobs(checked.directory, checked.jobs, checked.options, compare)
         say(f"{checked.directory} is finished: nothing is left to do")
         return 0
+    for contents in checked.contents:
+        show_contents(contents)
     with Lock(checked.directory):
         if checked.goes_on:
             clear_leftovers(checked.directory)
@@ -178,7 +181,7 @@ def compare(arguments: list[str]) -> int:
 
     check_by(by, [config.as_dict() for config in checked.runs])
     if dry:
-        return announce(checked.sweep)
+        return announce(checked)
     return train_and_compare(lambda: start(checked, {"by": by}), shortest(checked.directory), by)
 
 
@@ -203,10 +206,13 @@ def train_and_compare(train: Callable[[], object], directory: Path, by: str | No
     return 0
 
 
-def announce(sweep: SweepPlan) -> int:
+def announce(checked: Plan) -> int:
     from bnexp.console import say
+    from bnexp.data import show_contents
 
-    say(str(sweep))
+    for contents in checked.contents:
+        show_contents(contents)
+    say(str(checked.sweep))
     return 0
 
 
@@ -460,11 +466,13 @@ def data_fetch(overrides: list[str]) -> int:
     """Download, check and decode a data set, whatever of it is needed."""
     from bnexp.composition import compose_run, configurations
     from bnexp.console import say
-    from bnexp.data import load_data
+    from bnexp.data import load_data, show_contents
 
     with configurations():
         config = compose_run(overrides).dataset
     data = load_data(config)
+    if data.contents:
+        show_contents(data.contents)
     sizes = (f"{len(part):,} {name}" for name, part in vars(data).items() if name in ("train", "validation", "test"))
     say(f"{config.name}: ready, {', '.join(sizes)} images")
     return 0

@@ -21,6 +21,7 @@ PRECISIONS = ("fp32", "bf16")
 TRAINABLE = ("all", "norms")
 SCHEDULES = ("constant", "cosine", "step")
 AUGMENTS = ("none", "flip_crop")
+BACKGROUNDS = ("white", "black", "grey")
 UNIONS = {
     "arch.bias": "auto, true or false",
     "compile": "auto, true or false",
@@ -91,6 +92,7 @@ class DatasetConfig:
     root: str = "data"
     path: str | None = None
     size: int = 32
+    background: str = "white"
     validation: int = 5000
     standardize: bool = False
     binarize: bool = False
@@ -105,6 +107,7 @@ class DatasetConfig:
         require(1 <= self.size <= 4096, "dataset.size", self.size, "a whole number from 1 to 4096")
         require(self.validation >= 1, "dataset.validation", self.validation, "a whole number of at least 1")
         require(self.limit is None or self.limit >= 1, "dataset.limit", self.limit, "null or a number of at least 1")
+        require_choice("dataset.background", self.background, BACKGROUNDS)
         require_choice("dataset.augment", self.augment, AUGMENTS)
         require_flat("dataset.classes", self.classes or [])
         require_flat("dataset.conditions", self.conditions)

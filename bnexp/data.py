@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from bnexp.config import ConfigError, DatasetConfig, require_choice
+from bnexp.console import complain, count, printable, show_table
 from bnexp.datasets.conditions import CONDITIONS, in_every_style
-from bnexp.datasets.images import Images, Source
+from bnexp.datasets.images import Contents, Images, Source
 from bnexp.seeds import generator
+
+MOST_CLASSES = 100  # that are shown on the screen
 
 
 class Loader(Protocol):
@@ -60,6 +63,7 @@ class Data:
     scale: Tensor
     shift: Tensor
     checksum: str  # SHA-256 of all pixels and labels, in the order of the splits
+    contents: Contents | None = None  # of an image folder
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -106,13 +110,13 @@ def load_data(config: DatasetConfig) -> Data:
 
 def split(source: Source, config: DatasetConfig) -> Data:
     """Hold out `validation` training images: the first ones, as the published experiments do; of an image folder,
-    which is sorted by class, the first of a fixed shuffle.
+    which is sorted by class, of each class its share.
     """
     source = of_classes(source, config.classes) if config.classes else source
     source = binarized(source) if config.binarize else source
     everything = source.train
     if config.name == "image_folder":
-        everything = everything[torch.randperm(len(everything), generator=generator(0, "image_folder"))]
+        everything = everything[stratified_order(everything.labels)]
     if config.validation >= len(everything):
         raise ConfigError(
             f"dataset.validation={config.validation} is not allowed: fewer than the {len(everything)} training images"
@@ -122,10 +126,61 @@ def split(source: Source, config: DatasetConfig) -> Data:
     validation, train = everything[: config.validation], everything[config.validation :]
     if config.limit is not None:
         train = train[: config.limit]
+    contents = contents_of(source, train, validation, config)
     splits = styled([train, validation, source.test], source.peak, config.conditions)
     scale, shift = scaling(splits[0].pixels, source.peak, config.standardize)
     train, validation, test = splits
-    return Data(train, validation, test, len(source.classes), scale, shift, checksum(splits))
+    return Data(train, validation, test, len(source.classes), scale, shift, checksum(splits), contents)
+
+
+def stratified_order(labels: Tensor) -> Tensor:
+    """A fixed order of images, int64 (N,), of which every first part has the classes in about the proportions of all:
+    each class is shuffled, and its i-th of n goes where i + 1/2 of n are.
+    """
+    place, random = torch.empty(len(labels), dtype=torch.float64), generator(0, "image_folder")
+    for label in range(int(labels.max()) + 1):
+        rows = torch.nonzero(labels == label).flatten()
+        shuffled = rows[torch.randperm(len(rows), generator=random)]
+        place[shuffled] = (torch.arange(len(rows), dtype=torch.float64) + 0.5) / len(rows)
+    by_class = torch.argsort(labels, stable=True)
+    return by_class[torch.argsort(place[by_class], stable=True)]
+
+
+def contents_of(source: Source, train: Images, validation: Images, config: DatasetConfig) -> Contents | None:
+    """What an image folder was read as; None for another data set. Raises ConfigError for a class that has no image
+    left to train on.
+    """
+    if source.left_out is None:
+        return None
+    parts = {"train": train, "validation": validation, "test": source.test}
+    counts = {name: torch.bincount(part.labels, minlength=len(source.classes)) for name, part in parts.items()}
+    classes = {
+        printable(name): {part: int(counts[part][number]) for part in parts}
+        for number, name in enumerate(source.classes)
+    }
+    for name, images in classes.items():
+        if not images["train"]:
+            limit = f" and dataset.limit={config.limit}" if config.limit is not None else ""
+            raise ConfigError(
+                f"dataset.path={config.path}: no image of class {name} is left to train on with "
+                f"dataset.validation={config.validation}{limit}: {count(images['validation'], 'image')} of it held out"
+            )
+    return Contents(str(config.path), classes, source.left_out, source.notice)
+
+
+def show_contents(contents: Contents) -> None:
+    """Print what an image folder was read as: a row a class, as far as a person would read them, and a reason."""
+    parts = ("train", "validation", "test")
+    rows = [[name, *(f"{images[part]:,}" for part in parts)] for name, images in contents.classes.items()]
+    if len(rows) > MOST_CLASSES:
+        rows[MOST_CLASSES:] = [[f"… {len(rows) - MOST_CLASSES:,} more, all of them in run.json", "", "", ""]]
+    totals = (sum(images[part] for images in contents.classes.values()) for part in parts)
+    rows.append([f"all {len(contents.classes):,} classes", *(f"{total:,}" for total in totals)])
+    for reason, found in contents.left_out.items():
+        rows.append([f"left out: {reason}", f"{found['train']:,}", "", f"{found['test']:,}"])
+    show_table(f"images of {contents.path}", ["class", *parts], rows)
+    if contents.notice:
+        complain(contents.notice)
 
 
 def styled(splits: list[Images], peak: int, conditions: list[str]) -> list[Images]:

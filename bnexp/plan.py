@@ -27,6 +27,7 @@ from bnexp.runs import config_digest, holds_run
 from bnexp.words import Words
 
 if TYPE_CHECKING:
+    from bnexp.datasets.images import Contents
     from bnexp.sweep import Job, Options, SweepPlan
 
 LONGEST_PART, LONGEST_PATH = 255, 3800  # bytes of a name, and of a directory: file systems allow 4096 of a path
@@ -48,6 +49,7 @@ class Plan:
     names: list[str]  # of their directories, unless the user names these
     options: "Options"
     goes_on: bool  # in a directory that holds some of these runs
+    contents: "list[Contents]"  # of the image folders among their data sets
 
 
 def plan(words: Words, resume: bool = False, timed: bool = True) -> Plan:
@@ -67,7 +69,7 @@ def plan(words: Words, resume: bool = False, timed: bool = True) -> Plan:
     with in_words(overrides):
         check_hydra(compositions, {*overrides, *naming, *(word for job in jobs for word in job)})
         directory, options = output_directory(compositions[0], multirun), launcher_options(compositions[0].hydra)
-    check_runs(runs)
+    contents = check_runs(runs)
     check_place(directory)
     twice = len({config_digest(config) for config in runs}) < len(runs)
     require(not twice, "the sweep", " ".join(overrides), "it has the same run more than once")
@@ -80,7 +82,8 @@ def plan(words: Words, resume: bool = False, timed: bool = True) -> Plan:
     sweep = plan_sweep(left_to_do(every, directory) if goes_on else every, options, timed)
     words_for_hydra = [*overrides, *naming, *fixed_place(directory)]
     jobs_there = every if multirun else []
-    return Plan(words, words_for_hydra, compositions[0], runs, directory, sweep, jobs_there, names, options, goes_on)
+    planned = (compositions[0], runs, directory, sweep, jobs_there, names, options, goes_on, contents)
+    return Plan(words, words_for_hydra, *planned)
 
 
 def fixed_place(directory: Path) -> list[str]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from bnexp.config import ConfigError, RunConfig, recorded
 from bnexp.console import say
-from bnexp.data import load_data
+from bnexp.data import load_data, show_contents
+from bnexp.datasets.images import Contents
 from bnexp.files import clear_parts, write_whole
 from bnexp.messages import explain
 from bnexp.planned import comparison_of, run_name
@@ -95,11 +96,17 @@ def give_way(directory: Path, runs: list[RunConfig], names: list[str]) -> None:
             shutil.rmtree(run.directory)
 
 
-def check_runs(runs: list[RunConfig]) -> None:
-    """All of them, before the first one starts; tells what is worth telling. Raises ConfigError."""
-    ordered = sorted(runs, key=lambda config: str(config.dataset))  # each data set is read once
-    for line in dict.fromkeys(line for config in ordered for line in check(config)):
+def check_runs(runs: list[RunConfig]) -> list[Contents]:
+    """All of them, before the first one starts; tells what is worth telling. Returns what each image folder among
+    their data sets was read as. Raises ConfigError.
+    """
+    lines, contents = dict[str, None](), dict[str, Contents | None]()
+    for config in sorted(runs, key=lambda config: str(config.dataset)):  # each data set is read once
+        lines |= dict.fromkeys(check(config))
+        contents[str(config.dataset)] = load_data(config.dataset).contents
+    for line in lines:
         say(line)
+    return [found for found in contents.values() if found]
 
 
 # ---- the command
@@ -115,7 +122,8 @@ def resume(directory: Path) -> str:
     left = left_to_do(jobs, directory)
     if not left:
         return f"{directory} is finished: nothing is left to do"
-    check_runs([job.config for job in left])
+    for contents in check_runs([job.config for job in left]):
+        show_contents(contents)
     places = {job.number: place_of(job, directory, there) for job in left}
     plan = plan_sweep(left, options)
     sweep = Sweep(Finisher(places), replace(plan, here=plan.here or directory in places.values()))

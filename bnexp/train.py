@@ -327,6 +327,7 @@ def facts_of(config: RunConfig, model: nn.Module, data: Data, companions: int) -
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "notes": notes(config),
         "start": describe_start(model, config) if config.init_from else None,
+        **({"images": data.contents.record()} if data.contents else {}),
     }
 
 

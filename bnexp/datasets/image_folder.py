@@ -1,21 +1,61 @@
-"""Any images in PATH/train/CLASS/ and PATH/test/CLASS/, decoded once into a cache under dataset.root."""
+"""Pictures in PATH/train/CLASS/ and PATH/test/CLASS/, decoded once into a cache under dataset.root.
+
+Here is what is listed and how the cache is kept; `decoding.py` reads the files.
+"""
 
 import hashlib
 import json
-import sys
+import os
+import stat
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
+import PIL
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from rich.progress import track
+from PIL import features
 
 from bnexp.config import ConfigError, DatasetConfig
+from bnexp.datasets import decoding
 from bnexp.datasets.images import Images, Source
 from bnexp.storage import DamagedFileError, load_tensors, save_tensors
 
-SUFFIXES = {".png", ".jpg", ".jpeg"}
-GREY = {"1", "L", "LA", "I", "I;16"}  # Pillow's modes without colour
+SPLITS = ("train", "test")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # of macOS's archives; of Synology's previews
+HIDDEN, APPLE_DOUBLE, SYSTEM = "hidden", "AppleDouble (._NAME)", f"system ({', '.join(SYSTEM_FOLDERS)})"
+OUTSIDE, OTHER = "not in a class's folder", "not named as a picture"
+LIBRARIES = ("libjpeg_turbo", "jpg", "zlib", "libtiff", "webp", "littlecms2")  # of Pillow: what decodes
+TICK = 0.02  # seconds within which a file system may give two changes the same time
+
+
+class File(NamedTuple):
+    """A picture's path, and what changes with every replacement: size, times of change, number of the inode."""
+
+    path: str
+    state: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a folder by split and class, sorted, and what was left out, counted by reason and split."""
+
+    files: dict[str, dict[str, list[File]]]
+    left_out: dict[str, dict[str, int]]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.files["train"])
+
+    def of(self, split: str) -> list[File]:
+        return [file for files in self.files[split].values() for file in files]
+
+    def labels(self, split: str) -> torch.Tensor:
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        return torch.tensor([numbers[name] for name, files in self.files[split].items() for _ in files])
 
 
 def location(config: DatasetConfig) -> str:
@@ -25,102 +65,176 @@ def location(config: DatasetConfig) -> str:
 def problem(config: DatasetConfig) -> str | None:
     """What keeps the folder from being used, or None; the images themselves are looked at when they are decoded."""
     try:
-        list_files(config)
+        list_folder(config)
     except ConfigError as error:
         return str(error)
     return None
 
 
 def load(config: DatasetConfig) -> Source:
-    files, classes = list_files(config)
-    try:
-        tensors = load_cached(config, files, classes)
-    except OSError as error:
-        raise ConfigError(f"dataset.path={config.path}: {error.filename or error}: {error.strerror}") from error
-    train, test = (Images(tensors[f"{split}.pixels"], tensors[f"{split}.labels"]) for split in ("train", "test"))
-    return Source(train, test, classes)
+    listing = list_folder(config)
+    pixels, notice = load_pixels(config, listing)
+    train, test = (Images(pixels[split], listing.labels(split)) for split in SPLITS)
+    return Source(train, test, listing.classes, left_out=listing.left_out, notice=notice)
 
 
-def load_cached(
-    config: DatasetConfig, files: dict[str, list[Path]], classes: tuple[str, ...]
-) -> dict[str, torch.Tensor]:
-    cache = cache_path(config, files)
-    try:
-        return load_tensors(cache)
-    except (FileNotFoundError, DamagedFileError):
-        tensors = decode(files, classes, config.size)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(cache, tensors, {"source": str(config.path)})
-    return tensors
+# ---- what is in the folder
 
 
-def list_files(config: DatasetConfig) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
-    """The image files of each split, sorted, and the classes. Raises ConfigError with the folder that is at fault."""
+def list_folder(config: DatasetConfig) -> Listing:
+    """List the pictures; no file is opened. Raises ConfigError with the file or folder that is at fault."""
     if not config.path:
-        raise ConfigError("dataset.path is not set: the folder that holds train/CLASS/*.png|jpg and test/CLASS/…")
-    root = Path(config.path)
-    try:
-        files = {split: image_files(root / split) for split in ("train", "test")}
-        classes = tuple(sorted({path.parent.name for path in files["train"]}))
-    except OSError as error:
-        raise ConfigError(f"dataset.path={root}: {error.filename} cannot be read: {error.strerror}") from error
-    for split, paths in files.items():
-        if not paths:
-            raise ConfigError(f"dataset.path={root}: {root / split} holds no CLASS/*.png or *.jpg")
-    unknown = sorted({path.parent.name for path in files["test"]} - set(classes))
+        raise ConfigError("dataset.path is not set: the folder that holds train/CLASS/*.png|jpg|… and test/CLASS/…")
+    prefix = f"dataset.path={config.path}"
+    files: dict[str, dict[str, list[File]]] = {}
+    left_out: dict[str, dict[str, int]] = {}
+    for split in SPLITS:
+        folder, reasons = os.path.join(config.path, split), Counter[str]()
+        try:
+            files[split] = list_split(folder, reasons)
+        except OSError as error:
+            raise ConfigError(f"{prefix}: {error.filename} cannot be read: {error.strerror}") from error
+        except ConfigError as error:
+            raise ConfigError(f"{prefix}: {error}") from error
+        if not any(files[split].values()):
+            raise ConfigError(f"{prefix}: {folder} holds no CLASS/*.png, *.jpg or other pictures{said(reasons)}")
+        for reason, count in reasons.items():
+            left_out.setdefault(reason, dict.fromkeys(SPLITS, 0))[split] = count
+    check_classes(files, prefix)
+    return Listing(files, left_out)
+
+
+def check_classes(files: dict[str, dict[str, list[File]]], prefix: str) -> None:
+    train = files["train"]
+    unknown = [name for name, found in files["test"].items() if found and name not in train]
     if unknown:
-        raise ConfigError(f"dataset.path={root}: test/{unknown[0]} is a class that train/ doesn't have")
-    if len(classes) < 2:
-        raise ConfigError(f"dataset.path={root}: train/ has the one class {classes[0]}, at least 2 are needed")
-    return files, classes
+        raise ConfigError(f"{prefix}: test/{unknown[0]} is a class that train/ doesn't have")
+    files["test"] = {name: found for name, found in files["test"].items() if found}
+    if len(train) < 2:
+        raise ConfigError(f"{prefix}: train/ has the one class {next(iter(train))}, at least 2 are needed")
 
 
-def image_files(folder: Path) -> list[Path]:
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return [path for name in classes for path in sorted(name.iterdir()) if path.suffix.lower() in SUFFIXES]
+def list_split(folder: str, left_out: Counter[str]) -> dict[str, list[File]]:
+    """The pictures of each class. Raises ConfigError and OSError; for a class of train/ without any, too."""
+    place = os.path.realpath(folder)
+    above = {place, *map(str, Path(place).parents)}
+    classes: dict[str, list[File]] = {}
+    for entry, status in entries(folder, left_out):
+        if not stat.S_ISDIR(status.st_mode):
+            left_out[OUTSIDE] += 1
+            continue
+        reasons = Counter[str]()
+        classes[entry.name] = list_class(entry.path, above, reasons)
+        if not classes[entry.name] and os.path.basename(folder) == "train":
+            raise ConfigError(f"{entry.path} is a class without images{said(reasons)}")
+        left_out.update(reasons)
+    return classes
 
 
-def cache_path(config: DatasetConfig, files: dict[str, list[Path]]) -> Path:
-    """Named after everything the decoded tensors depend on: other files, times or sizes make another cache."""
-    listing = []
-    for path in files["train"] + files["test"]:
-        status = path.stat()
-        listing.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
-    key = hashlib.sha256(json.dumps([config.size, listing]).encode()).hexdigest()[:16]
+def list_class(folder: str, above: set[str], left_out: Counter[str]) -> list[File]:
+    """The pictures in a folder and in those below it. Links are followed, but none to a folder in `above` or twice to
+    the same one: raises ConfigError.
+    """
+    found, folders, seen = list[File](), [folder], set(above)
+    while folders:
+        current = folders.pop()
+        place = os.path.realpath(current)
+        if place in seen:
+            raise ConfigError(f"{current} is a link that leads back to {place}")
+        seen.add(place)
+        for entry, status in entries(current, left_out):
+            if stat.S_ISDIR(status.st_mode):
+                folders.append(entry.path)
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+                found.append(File(entry.path, state))
+            else:
+                left_out[OTHER] += 1
+    return sorted(found, key=lambda file: file.path.split(os.sep))
+
+
+def entries(folder: str, left_out: Counter[str]) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
+    """The files and folders in a folder by name, but those that are left out whatever they are. Raises OSError for a
+    link that leads nowhere or to itself, ConfigError for what would hang or act when it is opened.
+    """
+    with os.scandir(folder) as listed:
+        every = sorted(listed, key=lambda entry: entry.name)
+    for entry in every:
+        if reason := why_left_out(entry.name):
+            left_out[reason] += 1
+            continue
+        status = entry.stat()
+        if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{entry.path} is a named pipe, a device or a socket, which is not opened: remove it")
+        yield entry, status
+
+
+def why_left_out(name: str) -> str | None:
+    if name.startswith("._"):
+        return APPLE_DOUBLE
+    if name in SYSTEM_FOLDERS:
+        return SYSTEM
+    return HIDDEN if name.startswith(".") else None
+
+
+def said(reasons: Counter[str]) -> str:
+    parts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return f" (left out: {parts})" if parts else ""
+
+
+# ---- the cache
+
+
+def load_pixels(config: DatasetConfig, listing: Listing) -> tuple[dict[str, torch.Tensor], str | None]:
+    """uint8 (N, C, size, size) of each split, from the cache where it has them; and what is to be said about a cache
+    that can't be used, which is done without.
+    """
+    cache, notice = cache_path(config, listing), None
+    try:
+        return read_cache(cache, config, listing), None
+    except FileNotFoundError:
+        pass
+    except (OSError, DamagedFileError) as error:
+        notice = f"{brief(error)}: the pictures are decoded anew"
+    time.sleep(TICK)  # from here on a change of a file that was listed gives it another time
+    paths = {split: [file.path for file in listing.of(split)] for split in SPLITS}
+    decoded = decoding.decode(paths, config.size, config.background)
+    pixels = {split: torch.from_numpy(part) for split, part in decoded.items()}
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(cache, pixels, {"source": str(config.path)})
+    except OSError as error:
+        notice = f"{brief(error)}: without a cache, each process decodes the pictures"
+    return pixels, notice
+
+
+def read_cache(path: Path, config: DatasetConfig, listing: Listing) -> dict[str, torch.Tensor]:
+    """Raises FileNotFoundError where there is none, OSError where it can't be read, DamagedFileError for another's."""
+    pixels = load_tensors(path)
+    for split in SPLITS:
+        shape = (len(listing.of(split)), config.size, config.size)
+        part = pixels.get(split)
+        if part is None or part.dtype != torch.uint8 or (part.shape[0], *part.shape[2:]) != shape:
+            raise DamagedFileError(f"{path} holds other pictures")
+    return pixels
+
+
+def cache_path(config: DatasetConfig, listing: Listing) -> Path:
+    """Named after everything that the decoded pixels depend on: the files by their names and states, so that each
+    replacement makes another cache, size and background, and what decodes.
+    """
+    assert config.path
+    files = [(os.path.relpath(file.path, config.path), file.state) for split in SPLITS for file in listing.of(split)]
+    content = json.dumps([config.size, config.background, decoder(), files])
+    key = hashlib.sha256(content.encode()).hexdigest()[:16]
     return Path(config.root) / "cache" / f"image_folder-{config.size}-{key}.safetensors"
 
 
-def decode(files: dict[str, list[Path]], classes: tuple[str, ...], size: int) -> dict[str, torch.Tensor]:
-    """uint8 (N, 3, size, size) per split, or (N, 1, size, size) where every image is grey; and the labels."""
-    tensors, coloured = {}, False
-    numbers = {name: number for number, name in enumerate(classes)}
-    for split, paths in files.items():
-        pixels = np.empty((len(paths), size, size, 3), dtype=np.uint8)
-        for row, path in enumerate(track(paths, f"decoding {split}", transient=True, disable=not sys.stdout.isatty())):
-            pixels[row], colour = read_image(path, size)
-            coloured = coloured or colour
-        tensors[f"{split}.pixels"] = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        tensors[f"{split}.labels"] = torch.tensor([numbers[path.parent.name] for path in paths])
-    if not coloured:
-        for split in files:
-            tensors[f"{split}.pixels"] = tensors[f"{split}.pixels"][:, :1]
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+def decoder() -> list[str | None]:
+    """The versions of Pillow and its libraries, and our own source."""
+    source = hashlib.sha256(Path(decoding.__file__).read_bytes()).hexdigest()
+    return [source, PIL.__version__, *(features.version(name) for name in LIBRARIES)]
 
 
-def read_image(path: Path, size: int) -> tuple[np.ndarray, bool]:
-    """(size, size, 3) and whether the file has colour. Raises ConfigError with the file's name."""
-    try:
-        with Image.open(path) as image:
-            coloured = image.mode not in GREY
-            upright = ImageOps.exif_transpose(image)
-            rgb = (eight_bits(upright) if upright.mode.startswith("I") else upright).convert("RGB")
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"dataset: {path} is not an image that can be read ({str(error).splitlines()[0]})") from error
-    if rgb.size != (size, size):
-        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(rgb), coloured
-
-
-def eight_bits(image: Image.Image) -> Image.Image:
-    """A 16-bit grey image in 256 steps, where Pillow's conversion would clip it."""
-    return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+def brief(error: Exception) -> str:
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)

@@ -1,6 +1,7 @@
 """What a source of images hands over."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -25,7 +26,30 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
+    """left_out: of a folder, how many of its files and folders weren't read, by reason and split, else None; notice:
+    what is to be said about its cache.
+    """
+
     train: Images
     test: Images
     classes: tuple[str, ...]
     peak: int = 255  # the pixel value that becomes 1
+    left_out: dict[str, dict[str, int]] | None = None
+    notice: str | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder of images was read as: the number of images by class and split (train, validation, test), and of
+    what was left out by reason and split.
+    """
+
+    path: str
+    classes: dict[str, dict[str, int]]
+    left_out: dict[str, dict[str, int]]
+    notice: str | None
+
+    def record(self) -> dict[str, Any]:
+        """For a run's record."""
+        left_out = {reason: sum(counts.values()) for reason, counts in self.left_out.items()}
+        return {"classes": self.classes, "left_out": left_out}

@@ -1,0 +1,287 @@
+"""Picture files, decoded to RGB of 8 bits: upright, opaque, in the size asked for.
+
+A file's content decides what it is, and whether it is read at all. Everything that the pixels depend on, but for Pillow
+and its libraries, is in this file: a cache of them is keyed by its source.
+"""
+
+import logging
+import multiprocessing
+import os
+import stat
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+from rich.progress import track
+
+from bnexp.config import ConfigError
+from bnexp.console import console
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow starts no program for any of them
+FORMAT_NAMES = "PNG, JPEG, WebP, BMP, GIF or TIFF"
+GREY = {"1", "L", "LA", "La", "I;16", "I;16L", "I;16B"}  # Pillow's modes without colour
+SHADES = {"white": 255, "black": 0, "grey": 128}
+UNSCALED = {"I": "whole numbers of 32 bits or with a sign", "F": "floating-point numbers"}  # by Pillow's mode
+FULL = 2**16 - 1  # white, where a sample uses all of its 16 bits
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+PNG_SIGNATURE, PNG_GREY, PNG_RGB, PNG_RGBA = b"\x89PNG\r\n\x1a\n", 0, 2, 6
+TRANSPOSITIONS = {  # by EXIF's Orientation: what makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What a picture of 16 bits a sample tells about which value is white.
+
+    `declared` is how many bits the file calls significant. Where `upper`, the picture has several channels, of which
+    Pillow keeps the upper 8 bits: `lowest` and `highest` are then multiples of 256.
+    """
+
+    declared: int | None
+    upper: bool
+    lowest: int
+    highest: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """pixels: uint8 (size, size, 3); coloured: whether the file has colour; depth: of one with 16 bits a sample."""
+
+    pixels: np.ndarray
+    coloured: bool
+    depth: Depth | None
+
+
+@dataclass(frozen=True)
+class PngHeader:
+    """What Pillow doesn't tell of a PNG, or tells in other units than those of the file.
+
+    depth: bits of a sample; kind: PNG's type of colour; significant: bits (sBIT) or None; key: the samples of the one
+    grey or colour that is transparent (tRNS), or None.
+    """
+
+    depth: int
+    kind: int
+    significant: int | None
+    key: tuple[int, ...] | None
+
+
+def decode(files: dict[str, list[str]], size: int, background: str) -> dict[str, np.ndarray]:
+    """uint8 (N, 3, size, size) of each split, or (N, 1, size, size) where no picture of any split has colour.
+
+    Raises ConfigError with the name of a file that can't be read, or with the range of 16-bit pictures that don't tell
+    which value is white.
+    """
+    pixels = {split: np.empty((len(paths), size, size, 3), np.uint8) for split, paths in files.items()}
+    depths: dict[tuple[str, int], Depth] = {}
+    coloured = False
+    with unheard():
+        for split, paths in files.items():
+            for row, path in enumerate(shown(paths, f"decoding {split}")):
+                picture = read_picture(path, size, background)
+                pixels[split][row] = picture.pixels
+                coloured = coloured or picture.coloured
+                if picture.depth:
+                    depths[split, row] = picture.depth
+        whites = find_whites({files[split][row]: depth for (split, row), depth in depths.items()})
+        for (split, row), depth in depths.items():
+            if whites[depth.declared] != FULL:
+                pixels[split][row] = read_picture(files[split][row], size, background, whites[depth.declared]).pixels
+    channels = 3 if coloured else 1
+    return {split: np.ascontiguousarray(part[..., :channels].transpose(0, 3, 1, 2)) for split, part in pixels.items()}
+
+
+def shown(paths: list[str], title: str) -> Iterable[str]:
+    """With a bar of progress on a terminal, unless this is a worker, whose parent has its own."""
+    hidden = multiprocessing.parent_process() is not None or not console.is_terminal
+    return track(paths, title, console=console, transient=True, disable=hidden)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Keep Pillow's warnings and log off the screen: a picture is decoded, or refused in one line."""
+    logger = logging.getLogger("PIL")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+# ---- one file
+
+
+def read_picture(path: str, size: int, background: str, white: int = FULL) -> Picture:
+    """Decode one file; `white` is the value of white where a grey sample has 16 bits. Raises ConfigError with the name
+    of one that can't be decoded.
+    """
+    try:
+        with open_file(path) as file:
+            png = read_png_header(file)
+            with Image.open(file, formats=FORMATS) as image:
+                image.load()
+                turn = TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+                depth = depth_of(image, png)
+                coloured = image.mode not in GREY
+                rgb = opaque(file, image, png, SHADES[background], white)
+        upright = rgb.transpose(turn) if turn is not None else rgb
+        if upright.size != (size, size):
+            upright = upright.resize((size, size), Image.Resampling.BILINEAR)
+        return Picture(np.asarray(upright), coloured, depth)
+    except UnidentifiedImageError as error:
+        raise unreadable(path, f"by its content it is no {FORMAT_NAMES}, or its header is damaged") from error
+    except Exception as error:  # decoders raise whatever they come across
+        first = next(iter(str(error).splitlines()), "")
+        raise unreadable(path, first or type(error).__name__) from error
+
+
+def unreadable(path: str, why: str) -> ConfigError:
+    return ConfigError(f"dataset: {path} is not an image that can be read: {why}")
+
+
+def open_file(path: str) -> BinaryIO:
+    """Open a file for reading, without waiting: since it was listed it may have become a named pipe. Raises OSError."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("it is not a regular file")
+    return file
+
+
+def read_png_header(file: BinaryIO) -> PngHeader | None:
+    """Of a PNG, by its chunks before the pixels; of another file None."""
+    if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
+        return None
+    chunks: dict[bytes, bytes] = {}
+    while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+        start, length = file.tell(), int.from_bytes(head[:4], "big")
+        chunks[head[4:]] = file.read(min(length, 16))
+        file.seek(start + length + 4)  # behind the chunk's CRC, which Pillow checks
+    header = chunks.get(b"IHDR", b"")
+    if len(header) < 13:
+        return None
+    depth, kind = header[8], header[9]
+    bits = max(chunks.get(b"sBIT", b"")[: 3 if kind in (PNG_RGB, PNG_RGBA) else 1], default=0)
+    return PngHeader(depth, kind, bits if 1 <= bits <= depth else None, transparent_key(chunks, depth, kind))
+
+
+def transparent_key(chunks: dict[bytes, bytes], depth: int, kind: int) -> tuple[int, ...] | None:
+    """The one grey or colour that a PNG calls transparent, or None; of a sample's two bytes the lowest bits count."""
+    samples = {PNG_GREY: 1, PNG_RGB: 3}.get(kind, 0)
+    values = chunks.get(b"tRNS", b"")
+    if not samples or len(values) < 2 * samples:
+        return None
+    return tuple(int.from_bytes(values[2 * n : 2 * n + 2], "big") % 2**depth for n in range(samples))
+
+
+# ---- transparency
+
+
+def opaque(file: BinaryIO, image: Image.Image, png: PngHeader | None, shade: int, white: int) -> Image.Image:
+    """The picture in RGB, over a background of this shade where it is transparent."""
+    if image.mode in UNSCALED:
+        raise ValueError(f"it holds {UNSCALED[image.mode]}, of which none is white by itself: save it with 8 bits")
+    picture, alpha = image, None
+    if png and png.key is not None:
+        alpha = Image.fromarray(np.where(is_key(file, image, png), 0, 255).astype(np.uint8))
+        image.info.pop("transparency", None)  # Pillow's, in units that may be others than the pixels'
+    if image.mode.startswith("I;16"):
+        picture = Image.fromarray(eight_bits(np.asarray(image), white))
+    elif alpha is None and image.has_transparency_data:
+        picture = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        alpha = picture.getchannel("A")
+    rgb = picture.convert("RGB")
+    if alpha is None:
+        return rgb
+    canvas = Image.new("RGB", rgb.size, (shade, shade, shade))
+    canvas.paste(rgb, mask=alpha)
+    return canvas
+
+
+def is_key(file: BinaryIO, image: Image.Image, png: PngHeader) -> np.ndarray:
+    """Where a PNG has its transparent grey or colour: bool (H, W)."""
+    assert png.key is not None
+    samples = np.asarray(image)
+    if png.kind == PNG_GREY:
+        spread = image.mode == "L"  # samples of 2 and 4 bits are, to 0 to 255; one bit is bool
+        grey: np.ndarray = samples == png.key[0] * (255 // (2**png.depth - 1) if spread else 1)
+        return grey
+    differs: np.ndarray = samples ^ (np.array(png.key) >> (png.depth - 8))
+    if png.depth == 16:
+        differs |= lower_bytes(file) ^ (np.array(png.key) & 255)
+    return ~differs.any(axis=-1)
+
+
+def lower_bytes(file: BinaryIO) -> np.ndarray:
+    """Of a PNG with three samples of 16 bits: uint8 (H, W, 3). Pillow keeps the upper bytes; told that the samples are
+    the other way round, it keeps these.
+    """
+    with Image.open(file, formats=("PNG",)) as image:
+        image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+        return np.asarray(image)
+
+
+# ---- 16 bits
+
+
+def eight_bits(samples: np.ndarray, white: int) -> np.ndarray:
+    """Samples of 16 bits in 256 steps, rounded: uint8 (H, W)."""
+    return ((samples.astype(np.uint32) * 255 + white // 2) // white).clip(0, 255).astype(np.uint8)
+
+
+def depth_of(image: Image.Image, png: PngHeader | None) -> Depth | None:
+    """Of a picture with 16 bits a sample; of another one None."""
+    declared = png.significant if png else None
+    bits = png.depth if png else 8
+    if isinstance(image, TiffImageFile):
+        bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
+        declared = bits if bits < 16 else None
+        if bits > 8 and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+            raise ValueError("its 16-bit samples are white at 0: save it with white at the top")
+    if bits <= 8 or image.mode in UNSCALED:
+        return None
+    samples, upper = np.asarray(image), not image.mode.startswith("I;16")
+    scale = 256 if upper else 1
+    return Depth(declared, upper, int(samples.min()) * scale, int(samples.max()) * scale)
+
+
+def find_whites(depths: dict[str, Depth]) -> dict[int | None, int]:
+    """Which value is white in the pictures of a folder that declare so many bits: judged over all of them, since a
+    single one may be dark.
+
+    Values within the declared bits are those bits; values above them, or in the upper half of 16 bits where nothing is
+    declared, use all 16. Raises ConfigError with the range where neither is so.
+    """
+    whites: dict[int | None, int] = {}
+    for declared in {depth.declared for depth in depths.values()}:
+        found = {path: depth for path, depth in depths.items() if depth.declared == declared}
+        highest = max(depth.highest for depth in found.values())
+        white = 2**declared - 1 if declared and highest < 2**declared else FULL
+        cut = [path for path, depth in found.items() if depth.upper and white != FULL]  # their lower bits are needed
+        if cut or (declared is None and highest <= FULL // 2):
+            lowest = min(depth.lowest for depth in found.values())
+            raise ConfigError(refusal([*cut, *found][0], len(found), lowest, highest))
+        whites[declared] = white
+    return whites
+
+
+def refusal(path: str, count: int, lowest: int, highest: int) -> str:
+    return (
+        f"dataset: {path} has samples of 16 bits and, with the {count} of its kind, values from {lowest} to {highest}, "
+        f"none of which is known as white: save them with 8 bits, scaled to 0 to {FULL}, or as grey PNG with sBIT"
+    )
