@@ -224,7 +224,8 @@ def is_key(file: BinaryIO, image: Image.Image, png: PngHeader) -> np.ndarray:
     differs: np.ndarray = samples ^ (np.array(png.key) >> (png.depth - 8))
     if png.depth == 16:
         differs |= lower_bytes(file) ^ (np.array(png.key) & 255)
-    return ~differs.any(axis=-1)
+    colour: np.ndarray = np.logical_not(differs.any(axis=-1))
+    return colour
 
 
 def lower_bytes(file: BinaryIO) -> np.ndarray:
