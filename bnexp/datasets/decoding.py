@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import stat
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -134,7 +135,7 @@ def read_picture(path: str, size: int, background: str, white: int = FULL) -> Pi
         with open_file(path) as file:
             png = read_png_header(file)
             with Image.open(file, formats=FORMATS) as image:
-                image.load()
+                load(image)
                 turn = TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
                 depth = depth_of(image, png)
                 coloured = image.mode not in GREY
@@ -161,6 +162,23 @@ def open_file(path: str) -> BinaryIO:
         file.close()
         raise OSError("it is not a regular file")
     return file
+
+
+def load(image: Image.Image) -> None:
+    """Decode a picture. libtiff writes what it finds wrong with a file to the process's standard error, past Python:
+    what matters of it is raised as well.
+    """
+    if not isinstance(image, TiffImageFile) or sys.__stderr__ is None:  # closed: its number may be another file's
+        image.load()
+        return
+    screen = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        image.load()
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
 
 
 def read_png_header(file: BinaryIO) -> PngHeader | None:
@@ -242,7 +260,9 @@ def lower_bytes(file: BinaryIO) -> np.ndarray:
 
 def eight_bits(samples: np.ndarray, white: int) -> np.ndarray:
     """Samples of 16 bits in 256 steps, rounded: uint8 (H, W)."""
-    return ((samples.astype(np.uint32) * 255 + white // 2) // white).clip(0, 255).astype(np.uint8)
+    steps = (np.arange(FULL + 1) * 255 + white // 2) // white
+    shades: np.ndarray = steps.clip(0, 255).astype(np.uint8)[samples]
+    return shades
 
 
 def depth_of(image: Image.Image, png: PngHeader | None) -> Depth | None:
