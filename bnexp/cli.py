@@ -221,11 +221,11 @@ def run_planned(checked: Plan) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from bnexp.composition import configurations
-    from bnexp.config import parse
+    from bnexp.config import literal, parse
     from bnexp.jobs import launch_of, open_job
 
     if not checked.words.multirun:
-        checked.composition.hydra.merge_with({"mode": "RUN", "run": {"dir": str(checked.directory)}})
+        checked.composition.hydra.merge_with({"mode": "RUN", "run": {"dir": literal(str(checked.directory))}})
         launch = open_job(checked.composition, checked.directory)
         train_one(checked.runs[0], launch, checked.composition.hydra.job.override_dirname)
         return

@@ -3,18 +3,23 @@
 The dataclasses hold every key of every choice; a YAML file of conf/ lists the keys that its choice has.
 """
 
+import copy
 import math
+import os
 import pickle
 import re
 import struct
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from bnexp.files import LARGEST
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16")
@@ -28,6 +33,8 @@ UNIONS = {
     "threads": "auto or a whole number from 1 to 1024",
 }
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+LONGEST_VALUE = 200  # characters of a value in a message
+PATHS = ("dataset.root", "dataset.path", "init_from")  # keys whose values are paths
 GROUPS = ("dataset", "arch", "act", "norm", "init", "optim", "experiment")
 
 
@@ -37,12 +44,21 @@ class ConfigError(ValueError):
 
 def require(ok: bool, key: str, value: object, allowed: str) -> None:
     if not ok:
-        raise ConfigError(f"{key}={value} is not allowed: {allowed}")
+        raise ConfigError(f"{key}={shown(value)} is not allowed: {allowed}")
+
+
+def shown(value: object) -> str:
+    """A value as a message has it: of a long one the beginning."""
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of more than 4300 digits"
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}… ({len(text)} characters)"
 
 
 def require_choice(key: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
-        raise ConfigError(f"{key}={value} is unknown: choose from {', '.join(choices)}")
+        raise ConfigError(f"{key}={shown(value)} is unknown: choose from {', '.join(choices)}")
 
 
 def require_positive(key: str, value: float) -> None:
@@ -69,8 +85,20 @@ def require_single(key: str, value: float, fits: Callable[[float], bool], allowe
     require(held and fits(number), key, value, f"{allowed} in single precision{reach}")
 
 
+def require_whole(key: str, value: int, least: int) -> None:
+    require(least <= value <= LARGEST, key, value, f"a whole number of at least {least}, up to 2^63 - 1")
+
+
 def require_path(key: str, value: str | None) -> None:
-    require(all(char.isprintable() for char in value or ""), key, value, "a path of characters that can be printed")
+    """A folder that is there may have any name; one that is to be made has one that can be printed."""
+    new = (value or "")[len(existing_part(value or "")) :]
+    require(new.isprintable(), key, value, "a path that is there, or one of characters that can be printed")
+
+
+def existing_part(path: str) -> str:
+    """The longest beginning of a path that is there: itself, or one of the folders above."""
+    ends = [len(path), *(place for place in range(len(path) - 1, 0, -1) if path[place] == "/")]
+    return next((path[:end] for end in ends if os.path.exists(path[:end])), "")
 
 
 def require_flat(key: str, values: list[Any]) -> None:
@@ -105,14 +133,15 @@ class DatasetConfig:
         require_path("dataset.root", self.root)
         require_path("dataset.path", self.path)
         require(1 <= self.size <= 4096, "dataset.size", self.size, "a whole number from 1 to 4096")
-        require(self.validation >= 1, "dataset.validation", self.validation, "a whole number of at least 1")
-        require(self.limit is None or self.limit >= 1, "dataset.limit", self.limit, "null or a number of at least 1")
+        require_whole("dataset.validation", self.validation, 1)
+        in_range = self.limit is None or 1 <= self.limit <= LARGEST
+        require(in_range, "dataset.limit", self.limit, "null or a whole number of at least 1, up to 2^63 - 1")
         require_choice("dataset.background", self.background, BACKGROUNDS)
         require_choice("dataset.augment", self.augment, AUGMENTS)
         require_flat("dataset.classes", self.classes or [])
         require_flat("dataset.conditions", self.conditions)
         chosen = self.classes
-        fits = chosen is None or len(set(chosen)) == len(chosen) >= 2
+        fits = chosen is None or len({number for number in chosen if abs(number) <= LARGEST}) == len(chosen) >= 2
         require(fits, "dataset.classes", chosen, "null or two or more numbers of classes, each once")
         twice = len(set(self.conditions)) < len(self.conditions)
         require(not twice, "dataset.conditions", self.conditions, "each style once")
@@ -171,7 +200,8 @@ class NormConfig:
         require_single("norm.momentum", self.momentum, lambda m: 0 < m <= 1, "a number above 0 and up to 1")
         require_single("norm.noise_shift", self.noise_shift, at_least_0, "a finite number of at least 0")
         require_single("norm.noise_scale", self.noise_scale, lambda s: s >= 1, "a finite number of at least 1")
-        require(self.groups >= 1, "norm.groups", self.groups, "a whole number of at least 1")
+        require_whole("norm.groups", self.groups, 1)
+        require_whole("norm.conditions", self.conditions, 1)
 
 
 @dataclass
@@ -213,9 +243,9 @@ class EvalConfig:
     keep: bool = False
 
     def __post_init__(self) -> None:
-        require(self.first_every >= 1, "eval.first_every", self.first_every, "a whole number of at least 1")
-        require(self.first_until >= 0, "eval.first_until", self.first_until, "a whole number of at least 0")
-        require(self.every >= 1, "eval.every", self.every, "a whole number of at least 1")
+        require_whole("eval.first_every", self.first_every, 1)
+        require_whole("eval.first_until", self.first_until, 0)
+        require_whole("eval.every", self.every, 1)
 
     def due(self, step: int, last: int) -> bool:
         """Whether the network is evaluated after `step` updates out of `last`."""
@@ -259,9 +289,9 @@ class RunConfig:
     trainable: str = "all"
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
+        require(0 <= self.seed <= LARGEST, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
         require(1 <= self.steps <= 10**9, "steps", self.steps, "a whole number from 1 to 1000000000")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "a whole number of at least 1")
+        require_whole("batch_size", self.batch_size, 1)
         require_path("init_from", self.init_from)
         require_choice("device", self.device, DEVICES)
         count = isinstance(self.threads, int) and not isinstance(self.threads, bool) and 1 <= self.threads <= 1024
@@ -286,6 +316,9 @@ def parse(config: DictConfig) -> RunConfig:
         merged = pickle.loads(schema())
         merged.merge_with(config)
         run = OmegaConf.to_object(merged)
+    except (OverflowError, ValueError):  # a ConfigError is a ValueError
+        check_integers(OmegaConf.to_container(config, resolve=False), "")
+        raise
     except OmegaConfBaseException as error:
         key = error.full_key or "the configuration"
         value = OmegaConf.select(config, key, default="?", throw_on_resolution_failure=False)
@@ -294,26 +327,77 @@ def parse(config: DictConfig) -> RunConfig:
     return run
 
 
+def check_integers(value: object, key: str) -> None:
+    """What OmegaConf makes a float or a text of may be too large for either. Raises ConfigError."""
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else ((key, part) for part in value)
+        for name, part in parts:
+            check_integers(part, f"{key}.{name}" if key and isinstance(value, dict) else str(name))
+    elif isinstance(value, int):
+        require(abs(value) <= LARGEST, key, value, "a number, and a whole one from -(2^63 - 1) to 2^63 - 1")
+
+
 def recorded(config: dict[str, Any]) -> RunConfig:
     """The configuration of a run's record; a key that is newer than the run has its default. Raises ConfigError, for
     one that is off or would be resolved: what a file says is never executed.
     """
-    if not isinstance(config, dict) or "${" in str(config):
+    if not isinstance(config, dict) or "${" in str(with_paths(config, lambda _: "")):
         raise ConfigError("the configuration of a run's record is not allowed: it has a ${…} in it, or is no table")
-    return parse(OmegaConf.create(config))
+    return parse(OmegaConf.create(with_paths(config, literal)))
+
+
+def with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """A copy of a record's configuration with its paths changed."""
+    changed = copy.deepcopy(config)
+    for group, _, name in (key.rpartition(".") for key in PATHS):
+        table = changed.get(group) if group else changed
+        if isinstance(table, dict) and isinstance(table.get(name), str):
+            table[name] = change(table[name])
+    return changed
+
+
+def literal(text: str) -> str:
+    """What OmegaConf reads as this text, whose ${…} is then no interpolation."""
+    return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text)
+
+
+@dataclass
+class LocatedConfig(RunConfig):
+    """A recorded run whose folders are where they are now. `as_dict`, and so the run's digest, is as it was typed."""
+
+    typed: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return copy.deepcopy(self.typed)
+
+
+def located(config: RunConfig, places: dict[str, str]) -> RunConfig:
+    """The run with other places of its paths, by their keys."""
+    values = {name: getattr(config, name) for name in RunConfig.__dataclass_fields__}
+    root, path = places.get("dataset.root", config.dataset.root), places.get("dataset.path", config.dataset.path)
+    dataset = replace(config.dataset, root=root, path=path)
+    values |= {"dataset": dataset, "init_from": places.get("init_from", config.init_from)}
+    return LocatedConfig(**values, typed=config.as_dict())
+
+
+def paths_of(config: RunConfig, directory: Path) -> dict[str, str]:
+    """For a record: the absolute places of a run's directory and of the folders that it reads."""
+    values = {"dataset.root": config.dataset.root, "dataset.path": config.dataset.path, "init_from": config.init_from}
+    places = {key: os.path.abspath(path) for key, path in values.items() if path is not None}
+    return {"directory": os.path.abspath(directory), **places}
 
 
 def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:
     """OmegaConf's complaint as a line of ours."""
     first = str(error).splitlines()[0]
     if key in UNIONS:
-        return f"{key}={value} is not allowed: {UNIONS[key]}"
+        return f"{key}={shown(value)} is not allowed: {UNIONS[key]}"
     kind = re.search(r"could not be converted to (\w+)", first)
     if kind and kind[1] in KINDS:
-        return f"{key}={value} is not allowed: {KINDS[kind[1]]}"
+        return f"{key}={shown(value)} is not allowed: {KINDS[kind[1]]}"
     if "is not a ListConfig" in first:
-        return f"{key}={value} is not allowed: a list, as in [100,100]"
-    return unknown_key(key) if isinstance(error, ConfigKeyError) else f"{key}={value}: {first}"
+        return f"{key}={shown(value)} is not allowed: a list, as in [100,100]"
+    return unknown_key(key) if isinstance(error, ConfigKeyError) else f"{key}={shown(value)}: {first}"
 
 
 @cache

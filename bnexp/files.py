@@ -1,10 +1,14 @@
 """Files that a killed process or a power cut leaves whole."""
 
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+LARGEST = 2**63 - 1  # of whole numbers: what an int64 holds
 LONGEST_NAME = 200  # bytes of a name that is made of a run's words; file systems allow 255
 
 
@@ -30,6 +34,34 @@ def write_whole(path: Path, text: str) -> None:
     """A text in the place of what was there."""
     with replaced(path) as beside:
         beside.write_text(text)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of ours holds. Raises OSError where it cannot be read and ValueError where it is no JSON, or has
+    a number that no record has: one past an int64, NaN or infinity.
+    """
+    try:
+        return json.loads(path.read_bytes(), parse_int=whole, parse_float=finite, parse_constant=finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def whole(digits: str) -> int:
+    if len(digits) > 20 or abs(int(digits)) > LARGEST:
+        raise ValueError(f"{digits[:20]}… is too large a number")
+    return int(digits)
+
+
+def finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:20]} is not a finite number")
+    return number
+
+
+def is_name(text: str) -> bool:
+    """Whether a directory may be called so that is named after a run's overrides: no path, nothing quoted or hidden."""
+    return text[:1] not in ("", ".") and {"/", "'", '"'}.isdisjoint(text) and len(os.fsencode(text)) <= LONGEST_NAME
 
 
 def clear_parts(directory: Path) -> None:

@@ -11,6 +11,7 @@ from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf._utils import OmegaConfDumper, get_omega_conf_dumper
 
+from bnexp.config import literal
 from bnexp.files import shortest
 from bnexp.runs import Launch
 
@@ -25,7 +26,7 @@ Dumper.add_representer(str, OmegaConfDumper.str_representer)
 def open_job(config: DictConfig, directory: Path) -> Launch:
     """Make its directory; the log goes there from now on. Raises OSError."""
     with open_dict(config):
-        config.hydra.runtime.output_dir = str(directory.absolute())
+        config.hydra.runtime.output_dir = literal(str(directory.absolute()))
     launch = launch_of(config.hydra)
     record = launch.directory / config.hydra.output_subdir
     for folder in (launch.directory, record):

@@ -21,8 +21,8 @@ from bnexp.composition import (
     parse_overrides,
     resolving,
 )
-from bnexp.config import ConfigError, RunConfig, known_keys, require, require_path
-from bnexp.files import LONGEST_NAME
+from bnexp.config import PATHS, ConfigError, RunConfig, known_keys, literal, require, require_path
+from bnexp.files import LONGEST_NAME, is_name
 from bnexp.runs import config_digest, holds_run
 from bnexp.words import Words
 
@@ -88,7 +88,8 @@ def plan(words: Words, resume: bool = False, timed: bool = True) -> Plan:
 
 def fixed_place(directory: Path) -> list[str]:
     """In words: composed again, a sweep's directory would have a later time in its name."""
-    return [f"hydra.sweep.dir={QuotedString(str(directory), Quote.single).with_quotes()}", "hydra.mode=MULTIRUN"]
+    place = QuotedString(literal(str(directory)), Quote.single).with_quotes()
+    return [f"hydra.sweep.dir={place}", "hydra.mode=MULTIRUN"]
 
 
 def check_question(words: Words) -> list[str]:
@@ -161,8 +162,7 @@ def names_of(words: list[Override], jobs: list[list[str]]) -> list[str]:
     """After the swept keys alone, or numbers where that makes no name."""
     swept = [word.key_or_group for word in words if word.is_sweep_override()]
     names = [",".join(sorted(word for word in job if word.split("=")[0].lstrip("+") in swept)) for job in jobs]
-    fit = all(name and "/" not in name and len(name.encode()) <= LONGEST_NAME for name in names)
-    return names if fit else [str(number) for number in range(len(jobs))]
+    return names if all(map(is_name, names)) else [str(number) for number in range(len(jobs))]
 
 
 def is_numbered(config: DictConfig) -> bool:
@@ -174,8 +174,9 @@ def name_run(words: list[Override]) -> list[str]:
     """Name a run's directory after its overrides, without paths, long values and what is too much."""
     left_out, length = [], 0
     for word in words:
-        size = len(str(word.input_line).encode())
-        if "/" in str(word.input_line) or size > LONGEST_WORD or length + size > LONGEST_NAME:
+        line = str(word.input_line)
+        size, is_path = len(os.fsencode(line)), word.key_or_group in PATHS or "/" in line
+        if is_path or size > LONGEST_WORD or length + size > LONGEST_NAME:
             left_out.append(word.key_or_group)
         else:
             length += size + 1

@@ -95,7 +95,7 @@ def read_source(directory: str) -> Source:
     key, folder = f"init_from={directory}", Path(directory)
     try:
         run = read_run(folder)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{key} is not allowed: not the directory of a run") from error
     status = run.summary["status"]
     require(status == "finished", "init_from", directory, f"a run that finished, while this one is {status}")

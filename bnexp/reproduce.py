@@ -1,7 +1,6 @@
 """`bnexp reproduce`: claims and their finished runs → verdicts, figures, claims.json and its README.md."""
 
 import argparse
-import json
 import math
 import shlex
 from contextlib import suppress
@@ -17,7 +16,7 @@ from bnexp.claims.registry import CLAIMS, family, pick
 from bnexp.claims.rules import Directional, Sooner
 from bnexp.config import ConfigError, RunConfig, require
 from bnexp.console import count, say, show_table
-from bnexp.files import write_whole
+from bnexp.files import read_json, write_whole
 from bnexp.planned import without_flaws
 from bnexp.report import markdown_table, marked_down, provenance
 from bnexp.runs import complete_runs, config_digest, to_json
@@ -226,7 +225,10 @@ def corrected(entry: Record, claim: Claim, adjusted: dict[str, float]) -> Record
 
 def read_records(out: Path) -> list[Record]:
     path = out / RECORD
-    found: list[Record] = json.loads(path.read_text()) if path.exists() else []
+    try:
+        found: list[Record] = read_json(path) if path.exists() else []
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
     return found
 
 

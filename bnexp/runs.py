@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import platform
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,7 +18,7 @@ from typing import Any
 
 from bnexp.config import RunConfig
 from bnexp.console import complain
-from bnexp.files import clear_parts, write_whole
+from bnexp.files import clear_parts, read_json, write_whole
 
 SCHEMA = 1
 SWEEP = "sweep.json"
@@ -98,8 +99,8 @@ def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None
 def read_record(directory: Path) -> dict[str, Any] | None:
     """None where there is none that can be read."""
     try:
-        record: dict[str, Any] = json.loads((directory / RUN).read_text())
-    except (FileNotFoundError, ValueError, RecursionError):
+        record: dict[str, Any] = read_json(directory / RUN)
+    except (FileNotFoundError, ValueError):
         return None
     return record if fits(record, RECORD) else None
 
@@ -163,7 +164,9 @@ def kept_checkpoints(directory: Path) -> list[Path]:
 
 
 def to_json(value: Any) -> str:
-    """Indented JSON; NaN and Inf, which JSON lacks, become null."""
+    """Indented JSON; NaN and Inf, which JSON lacks, become null. A byte of a path that is not UTF-8, which Python has
+    as half of a character, is written as JSON's escape.
+    """
 
     def finite(part: Any) -> Any:
         if isinstance(part, dict):
@@ -172,7 +175,8 @@ def to_json(value: Any) -> str:
             return [finite(item) for item in part]
         return None if isinstance(part, float) and not math.isfinite(part) else part
 
-    return json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n"
+    return re.sub("[\ud800-\udfff]", lambda byte: f"\\u{ord(byte[0]):x}", text)
 
 
 @cache
@@ -289,7 +293,7 @@ def complete_runs(sweep: Path) -> dict[str, RunRecord]:
 
 def complete_run(directory: Path) -> RunRecord | None:
     """The directory's own run, where it is over."""
-    with suppress(OSError, ValueError, RecursionError):
+    with suppress(OSError, ValueError):
         run = read_run(directory)
         return run if run.complete else None
     return None
@@ -310,7 +314,7 @@ def find_runs(roots: list[Path]) -> list[RunRecord]:
         for place in run_places(root):
             try:
                 found.append(read_run(place))
-            except (ValueError, OSError, RecursionError):
+            except (ValueError, OSError):
                 complain(f"{place / RUN} cannot be read: left out")
         orders = {folder: order_of_sweep(folder) for folder in {run.directory.parent for run in found}}
         found.sort(key=lambda run: (orders[run.directory.parent].get(run.digest, run.job), run.record["created"]))
@@ -328,9 +332,9 @@ def order_of_sweep(directory: Path) -> dict[str, int]:
     their numbers from then.
     """
     try:
-        jobs = json.loads((directory / SWEEP).read_text())["jobs"]
+        jobs = read_json(directory / SWEEP)["jobs"]
         return {digest_of(entry["config"]): number for number, entry in enumerate(jobs)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
@@ -343,12 +347,12 @@ RECORD["config"] |= {"seed": int, "steps": int}
 
 
 def read_run(directory: Path) -> RunRecord:
-    """Raises ValueError, OSError or RecursionError where its record is none."""
-    record = json.loads((directory / RUN).read_text())
+    """Raises ValueError or OSError where its record is none."""
+    record = read_json(directory / RUN)
     if not fits(record, RECORD):
         raise ValueError(f"{directory / RUN} is not a run's record")
     try:
-        summary = json.loads((directory / SUMMARY).read_text())
+        summary = read_json(directory / SUMMARY)
     except (OSError, ValueError):  # killed before it was written, or while it was
         summary = None
     return RunRecord(directory, record, summary if fits(summary, {"status": str}) else {"status": "unfinished"})

@@ -1,16 +1,22 @@
 """A command line's words: Hydra's flags and the overrides."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 
-from bnexp.config import ConfigError, require
+from bnexp.config import PATHS, ConfigError, existing_part, literal, require
 
 QUESTIONS = ("help", "hydra_help", "cfg", "info")  # Hydra answers, nothing runs
-PATHS = ("init_from", "hydra.run.dir", "hydra.sweep.dir", "dataset.path", "dataset.root")
+OUTPUTS = ("hydra.run.dir", "hydra.sweep.dir")
+NULLABLE = ("dataset.path", "init_from")
+PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)$)(?:[a-z_]|\.{0,2}/)[\w./-]*", re.ASCII | re.IGNORECASE)
+SWEEP = re.compile(r"(?:choice|shuffle|sort|glob|range|interval|tag)\s*\(.*\)", re.DOTALL)
 FLAGS = (*QUESTIONS, "resolve", "package", "config_name", "config_dir", "multirun")
 
 
@@ -65,13 +71,55 @@ def read_words(arguments: list[str]) -> Words:
 
 
 def with_path(word: str) -> str:
-    """A path from a home directory, which shells leave alone behind a dot and =; and one to what is there as Hydra can
-    read it, with = and commas in its name, as the runs' own have.
+    """An override whose value is a path, quoted where Hydra's grammar would read it otherwise: what is there, whatever
+    its name; a list of such; and what isn't there, unless it is quoted already, null, or a function that sweeps.
     """
-    key, _, value = word.partition("=")
-    if key not in PATHS or not value:
+    named, _, value = word.partition("=")
+    key = named.lstrip("+")
+    if key not in (*PATHS, *OUTPUTS) or not value:
         return word
-    path = os.path.expanduser(value)
-    if {"=", ","} & {*path} and not path.startswith(("'", '"')) and os.path.exists(path):
-        path = QuotedString(path, Quote.single).with_quotes()
-    return f"{key}={path}"
+    if not is_there(value):
+        if is_quoted(value) or (key in NULLABLE and value.lower() == "null"):
+            return word
+        if key in PATHS and SWEEP.fullmatch(value):
+            return word
+        parts = split_paths(value)
+        if key in PATHS and len(parts) > 1 and any(is_there(part) or is_quoted(part) for part in parts):
+            return f"{named}={','.join(part if is_quoted(part) else quoted(part) for part in parts)}"
+    return f"{named}={quoted(value)}"
+
+
+def is_there(path: str) -> bool:
+    return os.path.exists(os.path.expanduser(path))
+
+
+def is_quoted(value: str) -> bool:
+    """Whether Hydra reads it as one text in quotes, or as several with commas between."""
+    if value[0] not in "'\"":
+        return False
+    try:
+        parsed = OverridesParser.create().parse_override(f"key={value}")
+    except HydraException:
+        return False
+    parts = parsed.sweep_iterator() if parsed.is_sweep_override() else [parsed._value]
+    return all(isinstance(part, QuotedString) for part in parts)
+
+
+def split_paths(value: str) -> list[str]:
+    """At the commas, but not at those in the name of what is there."""
+    pieces, found = value.split(","), list[str]()
+    while pieces:
+        joined = (",".join(pieces[:end]) for end in range(len(pieces), 0, -1))
+        found.append(next((path for path in joined if is_there(path)), pieces[0]))
+        pieces = pieces[found[-1].count(",") + 1 :]
+    return found
+
+
+def quoted(path: str) -> str:
+    """A path from a home directory is expanded, which shells leave alone behind a dot and =. ${…} in the name of what
+    is there is no interpolation, and a lone ??? no missing value.
+    """
+    path = os.path.expanduser(path)
+    there = existing_part(path)
+    text = "./???" if path == "???" else literal(there) + path[len(there) :]
+    return text if PLAIN.fullmatch(text) else QuotedString(text, Quote.single).with_quotes()
