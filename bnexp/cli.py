@@ -6,6 +6,7 @@ Imports are lazy, so that --help and completion need no torch.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +30,7 @@ bnexp: what does normalization do to training?
   bnexp train -m [OVERRIDE …]         a sweep: bnexp train -m norm=none,batch 'seed=range(5)'
   bnexp compare [OVERRIDE …] [by=KEY] a sweep, then the paired comparison: table and figure
                                       (dry_run=true: of both, how it would be done and about how long it takes)
-  bnexp resume DIR …                  what was cut off there goes on, and ends as it would have
+  bnexp resume DIR … [dataset.root=DIR]   what was cut off there goes on, and ends as it would have
   bnexp report DIR … [by=KEY] [out=FOLDER]   the comparison of runs that are there
   bnexp probe DIR … [by=KEY] [out=FOLDER]    the loss around their checkpoints: smoothness, internal covariate shift
   bnexp reproduce [CLAIM …] [--list] [--seeds N]   published claims, judged
@@ -121,7 +122,7 @@ def train(arguments: list[str]) -> int:
 def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
     """Take the directory, and run there what was planned and isn't finished. `compare`: how it is then compared."""
     from bnexp import parallel
-    from bnexp.console import say
+    from bnexp.console import command, say
     from bnexp.data import show_contents
     from bnexp.files import shortest
     from bnexp.lock import Lock
@@ -148,7 +149,8 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
             return 0
         except KeyboardInterrupt:
             place = shortest(checked.directory)
-            again = f"its command with hydra.sweep.dir={place}" if checked.sweep.submit else f"bnexp resume {place}"
+            typed = f"its command with {shlex.quote(f'hydra.sweep.dir={place}')}"
+            again = typed if checked.sweep.submit else command("resume", place)
             if parallel.processes() == 1:  # torchrun's cannot
                 say(f"it goes on by: {again}")
             raise
@@ -338,8 +340,15 @@ def take_directories(
 
 
 def resume(arguments: list[str]) -> int:
-    """Finish what was cut off; of `bnexp compare`, with its comparison."""
-    directories, _ = take_directories("resume", arguments)
+    """Finish what was cut off, where its data were or where KEY=FOLDER says that they are by now; of `bnexp compare`,
+    with its comparison.
+    """
+    from bnexp.config import PATHS
+
+    keys = tuple(f"{key}=" for key in PATHS)
+    moves = [word for word in arguments if word.startswith(keys) and not Path(word).is_dir()]
+    moved = {key: os.path.abspath(os.path.expanduser(path)) for key, _, path in (word.partition("=") for word in moves)}
+    directories, _ = take_directories("resume", [word for word in arguments if word not in moves])
     from bnexp.console import say
     from bnexp.lock import Lock
     from bnexp.planned import comparison_of
@@ -347,7 +356,7 @@ def resume(arguments: list[str]) -> int:
 
     def train(directory: Path) -> None:
         with Lock(directory):
-            say(finish(directory))
+            say(finish(directory, moved))
 
     for directory in directories:
         compare = comparison_of(directory)

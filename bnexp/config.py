@@ -316,13 +316,13 @@ def parse(config: DictConfig) -> RunConfig:
         merged = pickle.loads(schema())
         merged.merge_with(config)
         run = OmegaConf.to_object(merged)
-    except (OverflowError, ValueError):  # a ConfigError is a ValueError
-        check_integers(OmegaConf.to_container(config, resolve=False), "")
-        raise
     except OmegaConfBaseException as error:
         key = error.full_key or "the configuration"
         value = OmegaConf.select(config, key, default="?", throw_on_resolution_failure=False)
         raise ConfigError(type_error(key, value, error)) from error
+    except (OverflowError, ValueError):  # a ConfigError is a ValueError
+        check_integers(OmegaConf.to_container(config, resolve=False), "")
+        raise
     assert isinstance(run, RunConfig)
     return run
 
@@ -372,18 +372,23 @@ class LocatedConfig(RunConfig):
 
 
 def located(config: RunConfig, places: dict[str, str]) -> RunConfig:
-    """The run with other places of its paths, by their keys."""
+    """The run with other places of the paths that it has, by their keys."""
     values = {name: getattr(config, name) for name in RunConfig.__dataclass_fields__}
-    root, path = places.get("dataset.root", config.dataset.root), places.get("dataset.path", config.dataset.path)
-    dataset = replace(config.dataset, root=root, path=path)
-    values |= {"dataset": dataset, "init_from": places.get("init_from", config.init_from)}
+    paths = {key: places.get(key, path) for key, path in paths_in(config).items()}
+    dataset = replace(config.dataset, root=paths["dataset.root"], path=paths.get("dataset.path"))
+    values |= {"dataset": dataset, "init_from": paths.get("init_from")}
     return LocatedConfig(**values, typed=config.as_dict())
+
+
+def paths_in(config: RunConfig) -> dict[str, str]:
+    """Its paths that are set, by their keys."""
+    found = {"dataset.root": config.dataset.root, "dataset.path": config.dataset.path, "init_from": config.init_from}
+    return {key: path for key, path in found.items() if path is not None}
 
 
 def paths_of(config: RunConfig, directory: Path) -> dict[str, str]:
     """For a record: the absolute places of a run's directory and of the folders that it reads."""
-    values = {"dataset.root": config.dataset.root, "dataset.path": config.dataset.path, "init_from": config.init_from}
-    places = {key: os.path.abspath(path) for key, path in values.items() if path is not None}
+    places = {key: os.path.abspath(path) for key, path in paths_in(config).items()}
     return {"directory": os.path.abspath(directory), **places}
 
 

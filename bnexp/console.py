@@ -1,5 +1,6 @@
 """What bnexp says: lines, complaints, tables."""
 
+import shlex
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -34,6 +35,11 @@ def complain(text: str) -> None:
     """One line on standard error, whatever the text holds."""
     line = " ".join(f"bnexp: {text}".split())
     errors.print(literal(line if len(line) <= LONGEST else f"{line[:LONGEST]}…"), soft_wrap=True)
+
+
+def command(*words: object) -> str:
+    """A command of bnexp as one pastes it into a shell."""
+    return shlex.join(["bnexp", *map(str, words)])
 
 
 NO_COMPILER = "no compiler (g++ or clang++; on CUDA Triton and gcc) was found"

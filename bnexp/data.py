@@ -5,13 +5,14 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from bnexp.config import ConfigError, DatasetConfig, require_choice
-from bnexp.console import complain, count, printable, show_table
+from bnexp.console import command, complain, count, printable, show_table
 from bnexp.datasets.conditions import CONDITIONS, in_every_style
 from bnexp.datasets.images import Contents, Images, Source
 from bnexp.seeds import generator
@@ -98,11 +99,18 @@ class Data:
 _loaded: dict[str, Data] = {}
 
 
-def load_data(config: DatasetConfig) -> Data:
-    """The data set of a configuration, read once a process. Raises ConfigError where it can't be used."""
+def load_data(config: DatasetConfig, recorded_in: Path | None = None) -> Data:
+    """The data set of a configuration, read once a process. Raises ConfigError where it can't be used. One that a run's
+    directory has recorded (`recorded_in`) is not fetched: where it isn't found, it may have been moved.
+    """
     loader = find_loader(config.name)
     key = json.dumps(asdict(config))
     if key not in _loaded:
+        problem = loader.problem(config) if recorded_in else None
+        if recorded_in and problem:
+            moved = "dataset.path=FOLDER" if config.path else "dataset.root=FOLDER"
+            moves = f"where it is elsewhere: {command('resume', recorded_in, moved)}"
+            raise ConfigError(f"{recorded_in}: dataset={config.name}: {problem}; {moves}")
         _loaded.clear()  # a sweep over data sets needs one at a time
         _loaded[key] = split(loader.load(config), config)
     return _loaded[key]

@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from bnexp.console import printable
 from bnexp.engine import Evaluation
 from bnexp.files import naming
 from bnexp.runs import EVENTS, METRICS, TIMING
@@ -165,6 +166,7 @@ def write_hyperparameters(board: SummaryWriter, config: dict[str, Any]) -> None:
     """The session's records alone: with the Experiment record that add_hparams writes, each run hides the others."""
     flat = {key: value for key, value in flatten(config).items() if value is not None}
     plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat.items()}
+    plain = {key: printable(value) if isinstance(value, str) else value for key, value in plain.items()}
     _, start, end = hparams(plain, {})  # type: ignore[no-untyped-call]
     assert board.file_writer is not None
     board.file_writer.add_summary(start)

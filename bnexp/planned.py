@@ -4,7 +4,6 @@ A sweep's record names all of its runs, those that never started included; of ot
 plan.
 """
 
-import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 from bnexp.comparison import Panels
 from bnexp.config import ConfigError
 from bnexp.console import complain, count, printable
-from bnexp.files import LONGEST_NAME
+from bnexp.files import is_name, read_json
 from bnexp.runs import RECORD, SWEEP, RunRecord, digest_of, find_runs, fits, order_of_sweep, run_places
 
 NOT_STARTED, DAMAGED = "not started", "damaged"
@@ -201,13 +200,13 @@ def sweep_files(roots: list[Path]) -> list[Path]:
 def read_sweep(path: Path) -> SweepRecord | None:
     """None where it can't be read, which is told."""
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path)
         jobs = record["jobs"]
         if not all(fits(entry, {"config": RECORD["config"], "words": list, "overrides": list}) for entry in jobs):
             raise ValueError("a job has no configuration")
         jobs = {digest_of(entry["config"]): entry for entry in jobs}
         return SweepRecord(path.parent, jobs, record.get("submit"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         complain(f"{path} cannot be read: what was planned there is not known")
         return None
 
@@ -221,8 +220,8 @@ def read_compare(record: Any) -> dict[str, str | None] | None:
 def comparison_of(directory: Path) -> dict[str, str | None] | None:
     """Of a sweep's record, whatever else is in it."""
     try:
-        return read_compare(json.loads((directory / SWEEP).read_text()))
-    except (OSError, ValueError, RecursionError):
+        return read_compare(read_json(directory / SWEEP))
+    except (OSError, ValueError):
         return None
 
 
@@ -249,8 +248,7 @@ def never_started(sweeps: list[SweepRecord], begun: set[str], unreadable: set[Pa
 def run_name(overrides: list[str], number: int) -> str:
     """The directory of a sweep's run, as Hydra names it; its number where that is no name."""
     name = ",".join(sorted(overrides))
-    fit = name and not name.startswith(".") and "/" not in name and len(name.encode()) <= LONGEST_NAME
-    return name if fit else str(number)
+    return name if is_name(name) else str(number)
 
 
 def place_in(roots: list[Path]) -> Callable[[RunRecord], tuple[int, int, str]]:

@@ -70,7 +70,12 @@ def find_start(model: nn.Module, config: RunConfig) -> Match:
 
 def describe_start(model: nn.Module, config: RunConfig) -> dict[str, Any]:
     """For the run's record."""
-    return asdict(find_start(model, config)) | {"sha256": read_source(str(config.init_from)).sha256}
+    return asdict(find_start(model, config)) | {"sha256": source_digest(config)}
+
+
+def source_digest(config: RunConfig) -> str:
+    """SHA-256 of the checkpoint that the run starts from. Raises ConfigError."""
+    return read_source(str(config.init_from)).sha256
 
 
 def match_tensors(model: nn.Module, source: Source) -> Match:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bnexp.batches import Order
 from bnexp.checkpoint import load_checkpoint
-from bnexp.config import ConfigError, recorded
+from bnexp.config import ConfigError
 from bnexp.data import load_data
 from bnexp.engine import Stack, Tensors, make_loss, pick_device, prepare_torch
 from bnexp.runs import RunRecord, kept_checkpoints
@@ -45,8 +45,8 @@ def probe_run(run: RunRecord) -> list[Probe]:
     """At each checkpoint that the run kept (`eval.keep=true`), or at its last. Raises ConfigError where there is none,
     or a damaged one.
     """
-    config = recorded(run.config)
-    device, data = pick_device(config.device), load_data(config.dataset)
+    config = run.located()
+    device, data = pick_device(config.device), load_data(config.dataset, run.directory)
     prepare_torch(config, device)
     landscape = Landscape(Stack([config], data, device))
     return [landscape.probe(path) for path in kept_checkpoints(run.directory)]

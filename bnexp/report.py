@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -426,7 +427,8 @@ def show(title: str, panels: list[Panel], notice: Notice | None, output: Output)
         say("one seed an arm has no interval: add 'seed=range(10)'")
     page_file, figure, table = (output.path(name) for name in ("report.html", "compare.png", "compare.md"))
     say(f"page: {page_file}; figures: {figure} (and .svg), {output.path('times.svg')}")
-    say(f"tables: {table}, {output.path('compare.json')}; curves: tensorboard --logdir {output.folder}")
+    board = shlex.join(["tensorboard", "--logdir", str(output.folder)])
+    say(f"tables: {table}, {output.path('compare.json')}; curves: {board}")
     if notice is not None:
         show_notice(notice, str(table))
 

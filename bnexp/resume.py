@@ -4,17 +4,18 @@ It reads JSON and safetensors alone and composes nothing, so that no file can na
 starts for the first time has no record of Hydra's.
 """
 
-import json
+import shlex
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bnexp.config import ConfigError, RunConfig, recorded
-from bnexp.console import say
+from bnexp.config import ConfigError, RunConfig, paths_in, paths_of, recorded, require
+from bnexp.console import command, say
 from bnexp.data import load_data, show_contents
 from bnexp.datasets.images import Contents
-from bnexp.files import clear_parts, write_whole
+from bnexp.files import clear_parts, read_json, write_whole
+from bnexp.lock import Lock
 from bnexp.messages import explain
 from bnexp.planned import comparison_of, run_name
 from bnexp.running import Sweep, train_jobs
@@ -27,10 +28,12 @@ from bnexp.runs import (
     config_digest,
     find_runs,
     fits,
+    locate,
+    record_paths,
     to_json,
 )
 from bnexp.sweep import Job, Options, StackOfJobs, parse_options, plan_sweep
-from bnexp.train import check
+from bnexp.train import check, check_facts
 from bnexp.workers import Emit
 
 
@@ -40,7 +43,15 @@ def write_jobs(
     """What a sweep is made of, those of its runs that never start included. `compare`: how it is compared once it is
     done, {"by": KEY or None}; how it was compared first stays.
     """
-    entries = [{"words": job.words, "overrides": job.overrides, "config": job.config.as_dict()} for job in jobs]
+    entries = [
+        {
+            "words": job.words,
+            "overrides": job.overrides,
+            "config": job.config.as_dict(),
+            "paths": paths_of(job.config, directory),
+        }
+        for job in jobs
+    ]
     settings = {"workers": options.workers or "auto", "max_stack": options.max_stack or "auto"}
     record = {**settings, "submit": options.submit, "compare": comparison_of(directory) or compare, "jobs": entries}
     write_whole(directory / SWEEP, to_json(record))
@@ -74,17 +85,17 @@ def check_holds(directory: Path, runs: list[RunConfig], names: list[str], number
     digests = [config_digest(config) for config in runs]
     if there.keys() - {*digests}:
         raise ConfigError(f"{directory} holds another run already: choose another directory")
-    for run in sorted(there.values(), key=lambda run: str(run.config["dataset"])):  # each data set is read once
+    for run in in_order_of_data(there):
         name, number = run.directory.name, digests.index(run.digest)
-        check_versions(run)
-        check_data(run, runs[number])
+        check_goes_on(run, runs[number])
         if run.directory == directory:
             continue
         if numbered and run.job != number and (name == str(run.job) if names else str(run.job) in name):
             raise ConfigError(f"{directory} names its runs by number, and these have others: choose another directory")
         if names and name != names[number] and not run.complete:
             now = names[number]
-            raise ConfigError(f"{run.directory} was cut off and is {now} in this sweep: bnexp resume {directory} first")
+            again = command("resume", directory)
+            raise ConfigError(f"{run.directory} was cut off and is {now} in this sweep: {again} first")
     return bool(there)
 
 
@@ -112,16 +123,26 @@ def check_runs(runs: list[RunConfig]) -> list[Contents]:
 # ---- the command
 
 
-def resume(directory: Path) -> str:
-    """Finish what the directory holds; says what was there. Raises ConfigError and SweepError."""
-    jobs, options = read_jobs(directory)
-    there = runs_of(directory)
-    for run in there.values():
-        check_versions(run)
+def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
+    """Finish what the directory holds; says what was there. `moved`: where folders are by now that its runs read, by
+    their keys, which is recorded. Raises ConfigError and SweepError.
+    """
+    jobs, options = read_jobs(directory, {})
+    if moved:
+        check_moves(directory, jobs, moved)
+        jobs, options = read_jobs(directory, moved)
+    there, planned = runs_of(directory), {config_digest(job.config): job.config for job in jobs}
+    for run in in_order_of_data(there):
+        if run.digest in planned:
+            check_goes_on(run, planned[run.digest])
+    if moved:
+        move(directory, jobs, options, there)
     clear_leftovers(directory)
     left = left_to_do(jobs, directory)
     if not left:
         return f"{directory} is finished: nothing is left to do"
+    for config in sorted((job.config for job in left), key=data_of):
+        load_data(config.dataset, directory)
     for contents in check_runs([job.config for job in left]):
         show_contents(contents)
     places = {job.number: place_of(job, directory, there) for job in left}
@@ -144,6 +165,44 @@ class Finisher:
         return {number: explain(end)[1] if isinstance(end, Exception) else None for number, end in ends.items()}
 
 
+def check_moves(directory: Path, jobs: list[Job], moved: dict[str, str]) -> None:
+    """One folder can't take the place of several, nor of none. Raises ConfigError."""
+    for key, place in moved.items():
+        number = len({paths_in(job.config)[key] for job in jobs if key in paths_in(job.config)})
+        if number != 1:
+            raise ConfigError(f"{key}={place} is not allowed: the runs of {directory} have {number} folders there")
+        require(Path(place).is_dir(), key, place, "a folder that is there")
+
+
+def move(directory: Path, jobs: list[Job], options: Options, there: dict[str, RunRecord]) -> None:
+    """Record where the folders are by now that the runs read, those of finished runs included."""
+    if (directory / SWEEP).exists():
+        write_jobs(directory, jobs, options)
+    for job in jobs:
+        if run := there.get(config_digest(job.config)):
+            record_paths(run.directory, job.config)
+
+
+def in_order_of_data(runs: dict[str, RunRecord]) -> list[RunRecord]:
+    """Such that each data set is read once."""
+    return sorted(runs.values(), key=lambda run: str(run.config["dataset"]))
+
+
+def data_of(config: RunConfig) -> str:
+    return str(config.dataset)
+
+
+def check_goes_on(run: RunRecord, config: RunConfig) -> None:
+    """What would make another curve of a run, or an arm of two kinds of runs; before anything is trained, whichever
+    command finishes it. Raises ConfigError.
+    """
+    check_versions(run)
+    check_data(run, config)
+    if not run.complete:
+        check_facts(config, run.directory, load_data(config.dataset))
+        Lock(run.directory).release()
+
+
 def check_versions(run: RunRecord) -> None:
     """Another version of torch would go on to another curve. Raises ConfigError."""
     if not run.of_these_versions:
@@ -154,7 +213,7 @@ def check_versions(run: RunRecord) -> None:
 def check_data(run: RunRecord, config: RunConfig) -> None:
     """An arm whose seeds saw other images would be two. Raises ConfigError."""
     known = fits(run.record, {"dataset": {"sha256": str}})
-    if not known or run.record["dataset"]["sha256"] != load_data(config.dataset).checksum:
+    if not known or run.record["dataset"]["sha256"] != load_data(config.dataset, run.directory).checksum:
         raise ConfigError(f"{run.directory} was made with other data: choose another directory")
 
 
@@ -164,32 +223,35 @@ def place_of(job: Job, directory: Path, there: dict[str, RunRecord]) -> Path:
     return there[digest].directory if digest in there else directory / run_name(job.overrides, job.number)
 
 
-def read_jobs(directory: Path) -> tuple[list[Job], Options]:
+def read_jobs(directory: Path, moved: dict[str, str]) -> tuple[list[Job], Options]:
     """A sweep's as it was planned; of a run, itself. Raises ConfigError."""
     path = directory / SWEEP
     if not path.exists():
-        return jobs_begun(directory), Options()
+        return jobs_begun(directory, moved), Options()
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path)
         options = parse_options(record["workers"], record["max_stack"], record["submit"])
-        jobs = [make_job(number, entry) for number, entry in enumerate(record["jobs"])]
+        jobs = [make_job(number, entry, directory, moved) for number, entry in enumerate(record["jobs"])]
     except (ValueError, KeyError, TypeError) as error:  # a ConfigError is a ValueError
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if options.submit:
-        again = f"type its command again with hydra.sweep.dir={directory}, which goes on there"
+        again = f"type its command again with {shlex.quote(f'hydra.sweep.dir={directory}')}, which goes on there"
         raise ConfigError(f"{directory} was submitted to {options.submit}: {again}")
     return jobs, options
 
 
-def jobs_begun(directory: Path) -> list[Job]:
+def jobs_begun(directory: Path, moved: dict[str, str]) -> list[Job]:
     found = find_runs([directory])
     if not found:
         raise ConfigError(f"{directory} holds neither a run nor a sweep")
     if any(directory not in (run.directory, run.directory.parent) for run in found):
         raise ConfigError(f"{directory} holds runs deeper down: name one run's directory, or one sweep's")
-    return [make_job(n, {**run.record, "words": run.record["overrides"]}) for n, run in enumerate(found)]
+    entries = [run.record | {"words": run.record["overrides"]} for run in found]
+    places = [run.directory for run in found]
+    return [make_job(n, entry, place, moved) for n, (entry, place) in enumerate(zip(entries, places, strict=True))]
 
 
-def make_job(number: int, entry: dict[str, Any]) -> Job:
+def make_job(number: int, entry: dict[str, Any], directory: Path, moved: dict[str, str]) -> Job:
+    """`directory`: of the run or the sweep that has the entry."""
     words, overrides = ([str(word) for word in entry[key]] for key in ("words", "overrides"))
-    return Job(number, words, overrides, recorded(entry["config"]))
+    return Job(number, words, overrides, locate(recorded(entry["config"]), entry.get("paths"), directory, moved))

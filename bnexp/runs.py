@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import platform
 import re
 import subprocess
@@ -16,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bnexp.config import RunConfig
+from bnexp.config import RunConfig, located, paths_of, recorded
 from bnexp.console import complain
 from bnexp.files import clear_parts, read_json, write_whole
 
@@ -87,6 +88,7 @@ def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None
         "overrides": launch.overrides,
         "config": config.as_dict(),
         "config_sha256": config_digest(config),
+        "paths": paths_of(config, launch.directory),
         "code": git_state(),
         "packages": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -105,12 +107,20 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     return record if fits(record, RECORD) else None
 
 
-def reopen_run(directory: Path, step: int) -> None:
+def reopen_run(directory: Path, config: RunConfig, step: int) -> None:
     """For a run that goes on from a step: it isn't over any more, and what is there of later ones was damaged."""
+    record_paths(directory, config)
     later = (path for path in directory.glob(f"{RESUME}*") if path.name >= f"{resume_at(directory, step + 1).name}")
     for path in (directory / SUMMARY, *later):
         path.unlink(missing_ok=True)
     clear_parts(directory)
+
+
+def record_paths(directory: Path, config: RunConfig) -> None:
+    """Where the folders are by now that a run reads."""
+    record, paths = read_json(directory / RUN), paths_of(config, directory)
+    if record.get("paths") != paths:
+        write_whole(directory / RUN, to_json(record | {"paths": paths}))
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
@@ -218,6 +228,10 @@ class RunRecord:
         config: dict[str, Any] = self.record["config"]
         return config
 
+    def located(self) -> RunConfig:
+        """Its configuration, with its folders where they are. Raises ConfigError."""
+        return locate(recorded(self.config), self.record.get("paths"), self.directory)
+
     @property
     def seed(self) -> int:
         return int(self.config["seed"])
@@ -266,6 +280,26 @@ class RunRecord:
     def seconds(self) -> dict[int, float]:
         """Step → seconds of training until then."""
         return {int(row["step"]): row["seconds"] for row in read_csv(self.directory / TIMING)}
+
+
+def locate(config: RunConfig, paths: object, directory: Path, moved: dict[str, str] | None = None) -> RunConfig:
+    """A recorded run with its folders where its record says they were (`paths`), wherever one stands. One that is gone
+    is looked for beside the run's directory, where both were moved together. `moved`: places by their keys that are
+    known better. A record without paths has them as they were typed.
+    """
+    places = {str(key): str(path) for key, path in paths.items()} if isinstance(paths, dict) else {}
+    before, now = moved_part(Path(places.pop("directory", "")), directory.absolute())
+    for key, path in places.items():
+        beside = now / os.path.relpath(path, before)
+        places[key] = path if os.path.exists(path) or not beside.exists() else str(beside)
+    return located(config, places | (moved or {}))
+
+
+def moved_part(before: Path, now: Path) -> tuple[Path, Path]:
+    """Where two places of a directory differ: without the names that both end in."""
+    while before.name and before.name == now.name:
+        before, now = before.parent, now.parent
+    return before, now
 
 
 def read_csv(path: Path, **where: str) -> Iterator[dict[str, float]]:

@@ -42,7 +42,7 @@ from bnexp.logs import Recorder
 from bnexp.logs import number as in_words
 from bnexp.norms import CONDITIONAL
 from bnexp.optim import find_optimizer
-from bnexp.pretrained import describe_start, find_start
+from bnexp.pretrained import describe_start, find_start, source_digest
 from bnexp.recalibrate import recalibrated
 from bnexp.runs import (
     CHECKPOINT,
@@ -55,6 +55,7 @@ from bnexp.runs import (
     config_digest,
     create_run,
     digest_of,
+    fits,
     read_record,
     reopen_run,
     write_failure,
@@ -261,14 +262,13 @@ def open_member(config: RunConfig, launch: Launch, companions: int) -> Member:
     """
     data, lock = load_data(config.dataset), Lock(launch.directory)
     model = make_model(config, data.shape, data.classes)
-    facts = facts_of(config, model, data, companions)
     try:
-        start = where_cut_off(config, launch.directory, data, facts)
+        start = where_cut_off(config, launch.directory, data)
         if start.tensors is None:
             clear_run(launch.directory)
-            create_run(launch, config, facts)
+            create_run(launch, config, facts_of(config, model, data, companions))
         else:
-            reopen_run(launch.directory, start.step)
+            reopen_run(launch.directory, config, start.step)
         recorder = Recorder(launch.directory, activation_columns(model), rows_until(start))
         recorder.hyperparameters(config.as_dict())
         return with_curve(Member(config, launch, lock, recorder, start))
@@ -284,22 +284,43 @@ def rows_until(start: Saved) -> int | None:
     return None if start.tensors is None else start.step - bool(start.tensors["record.losses"].any())
 
 
-DECIDING = ("device", "threads", "processes", "compiled", "dataset")  # facts that a curve depends on
-
-
-def where_cut_off(config: RunConfig, directory: Path, data: Data, facts: dict[str, Any]) -> Saved:
+def where_cut_off(config: RunConfig, directory: Path, data: Data) -> Saved:
     """What a run goes on from. Raises ConfigError where it would go on otherwise than it began, or is another run."""
-    record = read_record(directory)
-    if record is None:
+    if not check_facts(config, directory, data):
         return Saved()
-    if digest_of(record["config"]) != config_digest(config):
-        raise ConfigError(f"{directory} holds another run already: choose another directory")
-    for name in DECIDING:
-        now, then = (json.loads(json.dumps(found.get(name))) for found in (facts, record))
-        if now != then:
-            raise ConfigError(f"{directory} was made with {name} {then}: with {now} it would go on to another curve")
     shapes = {name: tensor.shape for name, tensor in start_member(config, data).flat().items()}
     return newest_checkpoint(directory, config, shapes)
+
+
+def check_facts(config: RunConfig, directory: Path, data: Data) -> bool:
+    """Whether the directory holds the run already. Raises ConfigError where that is another one, or was made with other
+    facts.
+    """
+    record = read_record(directory)
+    if record is None:
+        return False
+    if digest_of(record["config"]) != config_digest(config):
+        raise ConfigError(f"{directory} holds another run already: choose another directory")
+    for name, fact in deciding_facts(config, data).items():
+        now, then = (json.loads(json.dumps(found)) for found in (fact, record.get(name)))
+        if now != then:
+            raise ConfigError(f"{directory} was made with {name} {then}: with {now} it would go on to another curve")
+    known = config.init_from and fits(record.get("start"), {"sha256": str})
+    if known and record["start"]["sha256"] != source_digest(config):
+        raise ConfigError(f"{directory} was made from another run: the checkpoint of {config.init_from} has changed")
+    return True
+
+
+def deciding_facts(config: RunConfig, data: Data) -> dict[str, Any]:
+    """Of a run's record, those that its curve depends on beside its configuration."""
+    device = pick_device(config.device)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": thread_count(config, device),
+        "processes": parallel.processes(),
+        "compiled": compiles(config, device),
+        "dataset": {"sha256": data.checksum, "train": len(data.train), "shape": data.shape, "classes": data.classes},
+    }
 
 
 def with_curve(member: Member) -> Member:
@@ -316,14 +337,11 @@ def with_curve(member: Member) -> Member:
 
 def facts_of(config: RunConfig, model: nn.Module, data: Data, companions: int) -> dict[str, Any]:
     """For the run's record."""
-    device = pick_device(config.device)
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": thread_count(config, device),
-        "processes": parallel.processes(),
-        "compiled": compiles(config, device),
+    facts = deciding_facts(config, data)
+    dataset = facts.pop("dataset")
+    return facts | {
         "stack": companions,
-        "dataset": {"sha256": data.checksum, "train": len(data.train), "shape": data.shape, "classes": data.classes},
+        "dataset": dataset,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "notes": notes(config),
         "start": describe_start(model, config) if config.init_from else None,

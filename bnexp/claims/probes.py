@@ -17,7 +17,7 @@ from bnexp.checkpoint import load_checkpoint
 from bnexp.claims.claim import NoVerdictError, Runs
 from bnexp.claims.values import Arm, Metric, PerSeed, Values
 from bnexp.comparison import accuracy
-from bnexp.config import RunConfig, recorded
+from bnexp.config import RunConfig
 from bnexp.console import NO_COMPILER
 from bnexp.data import Data, load_data
 from bnexp.datasets.images import Images
@@ -30,14 +30,14 @@ SINGLE_IMAGES = 200  # of the lesson's inference cell
 
 
 def config_of(run: RunRecord) -> RunConfig:
-    return recorded(run.config)
+    return run.located()
 
 
 def trained(run: RunRecord) -> tuple[nn.Module, Tensors, Tensors, Data]:
     """Network on the meta device, its final parameters and buffers, its data."""
     config = config_of(run)
     prepare_torch(config, torch.device("cpu"))
-    data, tensors = load_data(config.dataset), load_checkpoint(run.directory / CHECKPOINT)
+    data, tensors = load_data(config.dataset, run.directory), load_checkpoint(run.directory / CHECKPOINT)
     parameters, buffers = (
         {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         for prefix in ("parameters.", "buffers.")
@@ -136,7 +136,8 @@ def gradient_norms(run: RunRecord) -> list[float]:
     """Squared norm of the loss's gradient by the output of each hidden layer's linear map, in float64."""
     config = config_of(run)
     prepare_torch(config, torch.device("cpu"))
-    data, state = load_data(config.dataset), start_member(config, load_data(config.dataset)).map(to_double)
+    data = load_data(config.dataset, run.directory)
+    state = start_member(config, data).map(to_double)
     model, outputs = make_model(config, data.shape, data.classes), list[Tensor]()
     for block in (module for module in model.modules() if isinstance(module, Block)):
         block.layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
@@ -169,7 +170,7 @@ def batches_per_second(runs: Runs, mode: str) -> dict[str, list[float]]:
         if mode != "eager" and not compiles(replace(first, compile=True), device):
             raise NoVerdictError(NO_COMPILER)
         prepare_torch(first, device)
-        data = load_data(config_of(runs[0]).dataset)
+        data = load_data(config_of(runs[0]).dataset, runs[0].directory)
         contenders = {norm: Contender(config, mode, 1, data) for norm, config in configs.items()}
         for _ in range(ROUNDS):
             for contender in contenders.values():

@@ -202,7 +202,7 @@ def load_pixels(config: DatasetConfig, listing: Listing) -> tuple[dict[str, torc
     pixels = {split: torch.from_numpy(part) for split, part in decoded.items()}
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(cache, pixels, {"source": str(config.path)})
+        save_tensors(cache, pixels, {"source": ascii(config.path)})  # bytes may be no UTF-8
     except OSError as error:
         notice = f"{brief(error)}: without a cache, each process decodes the pictures"
     return pixels, notice
