@@ -87,6 +87,10 @@ def dispatch(arguments: list[str]) -> int:
 
         print(f"bnexp {version('bnexp')}")
         return 0
+    if not __debug__:
+        from bnexp.config import ConfigError
+
+        raise ConfigError("python -O and PYTHONOPTIMIZE are not allowed: they leave out what Hydra does in assertions")
     if arguments[0] in ("-sc", "--shell-completion"):
         return complete(arguments)
     if arguments[1:] in (["--help"], ["-h"]) and arguments[0] not in ("train", "compare", "reproduce"):
@@ -459,11 +463,13 @@ def run_claim(sweep: Sweep, seeds: int) -> list[RunConfig]:
 
 def data(arguments: list[str]) -> int:
     from bnexp.config import ConfigError
+    from bnexp.words import with_path
 
     action, *overrides = arguments if arguments and "=" not in arguments[0] else ["status", *arguments]
     stray = next((word for word in overrides if "=" not in word), None)
     if stray is not None:
         raise ConfigError(f"data {action} {stray} is not allowed: bnexp data {action} dataset=NAME")
+    overrides = list(map(with_path, overrides))
     if action == "fetch":
         return data_fetch(overrides)
     if action == "status":
@@ -494,7 +500,7 @@ def data_status(overrides: list[str]) -> int:
 
     chosen = any(word.startswith("dataset=") for word in overrides)
     with configurations():
-        jobs = [overrides] if chosen else [[f"dataset={name}", *overrides] for name in DATASETS]
+        jobs = [overrides] if chosen else with_each(list(DATASETS), overrides)
         configs = [compose_run(job).dataset for job in jobs]
     rows = []
     for config in configs:
@@ -504,16 +510,36 @@ def data_status(overrides: list[str]) -> int:
     return 0
 
 
+def with_each(names: list[str], overrides: list[str]) -> list[list[str]]:
+    """The overrides with every data set, without those whose key it doesn't have. Raises ConfigError for one that none
+    has.
+    """
+    from bnexp.composition import compose
+    from bnexp.config import ConfigError, unknown_key
+
+    keys = {name: {f"dataset.{key}" for key in compose("config", [f"dataset={name}"]).dataset} for name in names}
+    for key in (word.partition("=")[0].lstrip("+") for word in overrides):
+        if key.startswith("dataset.") and key not in set().union(*keys.values()):
+            raise ConfigError(unknown_key(key))
+
+    def fits(word: str, name: str) -> bool:
+        key = word.partition("=")[0].lstrip("+")
+        return key in keys[name] or not key.startswith("dataset.")
+
+    return [[f"dataset={name}", *(word for word in overrides if fits(word, name))] for name in names]
+
+
 def bench(arguments: list[str]) -> int:
     from bnexp.bench import make_panels, measure_panels, take_options, with_norms
     from bnexp.bench_report import show, write
     from bnexp.composition import compose_run, configurations, parse_overrides
     from bnexp.plan import check_output, split_jobs
+    from bnexp.words import with_path
 
     options, overrides = take_options(arguments)
     check_output(options.out)
     with configurations():
-        jobs = with_norms(split_jobs(parse_overrides(overrides)))
+        jobs = with_norms(split_jobs(parse_overrides(list(map(with_path, overrides)))))
         runs = [compose_run(job) for job in jobs]
     panels = make_panels(jobs, runs, options)
     rows = measure_panels(panels, options)

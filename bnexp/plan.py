@@ -22,7 +22,7 @@ from bnexp.composition import (
     resolving,
 )
 from bnexp.config import PATHS, ConfigError, RunConfig, known_keys, literal, require, require_path
-from bnexp.files import LONGEST_NAME, is_name
+from bnexp.files import LONGEST_NAME, is_name, shortest
 from bnexp.runs import config_digest, holds_run
 from bnexp.words import Words
 
@@ -201,6 +201,8 @@ def check_output(directory: Path) -> None:
 def check_place(directory: Path) -> None:
     """Refuse a directory where nothing can be written, before it is made."""
     require_path("the run's directory", str(directory))
+    if any("\ud800" <= char <= "\udfff" for char in str(shortest(directory))):
+        raise ConfigError(f"the run's directory {directory} is not allowed: TensorBoard writes to names in UTF-8 alone")
     fits = all(len(os.fsencode(part)) <= LONGEST_PART for part in directory.parts)
     if not fits or len(os.fsencode(directory.absolute())) > LONGEST_PATH:
         raise ConfigError(f"the run's directory {directory} cannot be made: its name is too long")
