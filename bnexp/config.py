@@ -89,9 +89,9 @@ def require_whole(key: str, value: int, least: int) -> None:
     require(least <= value <= LARGEST, key, value, f"a whole number of at least {least}, up to 2^63 - 1")
 
 
-def require_path(key: str, value: str | None) -> None:
+def require_path(key: str, value: str) -> None:
     """A folder that is there may have any name; one that is to be made has one that can be printed."""
-    new = (value or "")[len(existing_part(value or "")) :]
+    new = value[len(existing_part(value)) :]
     require(new.isprintable(), key, value, "a path that is there, or one of characters that can be printed")
 
 
@@ -130,8 +130,6 @@ class DatasetConfig:
     classes: list[int] | None = None
 
     def __post_init__(self) -> None:
-        require_path("dataset.root", self.root)
-        require_path("dataset.path", self.path)
         require(1 <= self.size <= 4096, "dataset.size", self.size, "a whole number from 1 to 4096")
         require_whole("dataset.validation", self.validation, 1)
         in_range = self.limit is None or 1 <= self.limit <= LARGEST
@@ -292,7 +290,6 @@ class RunConfig:
         require(0 <= self.seed <= LARGEST, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
         require(1 <= self.steps <= 10**9, "steps", self.steps, "a whole number from 1 to 1000000000")
         require_whole("batch_size", self.batch_size, 1)
-        require_path("init_from", self.init_from)
         require_choice("device", self.device, DEVICES)
         count = isinstance(self.threads, int) and not isinstance(self.threads, bool) and 1 <= self.threads <= 1024
         require(self.threads == "auto" or count, "threads", self.threads, UNIONS["threads"])
@@ -312,6 +309,14 @@ def schema() -> bytes:
 
 def parse(config: DictConfig) -> RunConfig:
     """Typed and range-checked configuration. Raises ConfigError with one line that names the key."""
+    run = typed(config)
+    for key, path in paths_in(run).items():
+        require_path(key, path)
+    return run
+
+
+def typed(config: DictConfig) -> RunConfig:
+    """As `parse`, of paths that may be relative to another directory than this one."""
     try:
         merged = pickle.loads(schema())
         merged.merge_with(config)
@@ -343,7 +348,10 @@ def recorded(config: dict[str, Any]) -> RunConfig:
     """
     if not isinstance(config, dict) or "${" in str(with_paths(config, lambda _: "")):
         raise ConfigError("the configuration of a run's record is not allowed: it has a ${…} in it, or is no table")
-    return parse(OmegaConf.create(with_paths(config, literal)))
+    run = typed(OmegaConf.create(with_paths(config, literal)))
+    for key, path in paths_in(run).items():
+        require("\0" not in path, key, path, "a path")
+    return run
 
 
 def with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:

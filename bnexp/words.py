@@ -85,7 +85,7 @@ def with_path(word: str) -> str:
             return word
         parts = split_paths(value)
         if key in PATHS and len(parts) > 1 and any(is_there(part) or is_quoted(part) for part in parts):
-            return f"{named}={','.join(part if is_quoted(part) else quoted(part) for part in parts)}"
+            return f"{named}={','.join(map(quoted, parts))}"
     return f"{named}={quoted(value)}"
 
 
@@ -95,7 +95,7 @@ def is_there(path: str) -> bool:
 
 def is_quoted(value: str) -> bool:
     """Whether Hydra reads it as one text in quotes, or as several with commas between."""
-    if value[0] not in "'\"":
+    if value[:1] not in ("'", '"'):
         return False
     try:
         parsed = OverridesParser.create().parse_override(f"key={value}")
@@ -119,6 +119,8 @@ def quoted(path: str) -> str:
     """A path from a home directory is expanded, which shells leave alone behind a dot and =. ${…} in the name of what
     is there is no interpolation, and a lone ??? no missing value.
     """
+    if is_quoted(path) and not is_there(path):
+        return path
     path = os.path.expanduser(path)
     there = existing_part(path)
     text = "./???" if path == "???" else literal(there) + path[len(there) :]
