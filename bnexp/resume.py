@@ -141,11 +141,11 @@ def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
     left = left_to_do(jobs, directory)
     if not left:
         return f"{directory} is finished: nothing is left to do"
-    for config in sorted((job.config for job in left), key=data_of):
-        load_data(config.dataset, directory)
+    places = {job.number: place_of(job, directory, there) for job in left}
+    for job in sorted(left, key=lambda job: str(job.config.dataset)):  # each data set is read once
+        check_facts(job.config, places[job.number], load_data(job.config.dataset, directory))
     for contents in check_runs([job.config for job in left]):
         show_contents(contents)
-    places = {job.number: place_of(job, directory, there) for job in left}
     plan = plan_sweep(left, options)
     sweep = Sweep(Finisher(places), replace(plan, here=plan.here or directory in places.values()))
     sweep.run()
@@ -186,10 +186,6 @@ def move(directory: Path, jobs: list[Job], options: Options, there: dict[str, Ru
 def in_order_of_data(runs: dict[str, RunRecord]) -> list[RunRecord]:
     """Such that each data set is read once."""
     return sorted(runs.values(), key=lambda run: str(run.config["dataset"]))
-
-
-def data_of(config: RunConfig) -> str:
-    return str(config.dataset)
 
 
 def check_goes_on(run: RunRecord, config: RunConfig) -> None:

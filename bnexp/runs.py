@@ -377,7 +377,7 @@ RECORD: dict[str, Any] = {"created": str, "job": int, "overrides": list, "config
 RECORD |= {"machine": str, "device": str, "threads": int, "code": {"commit": ANY, "dirty": ANY}}
 RECORD["packages"] = {"bnexp": str, "torch": str}
 RECORD["config"] = {group: {"name": str} for group in ("dataset", "arch", "act", "norm", "init", "optim")}
-RECORD["config"] |= {"seed": int, "steps": int}
+RECORD["config"] |= {"seed": int, "steps": int, "eval": dict, "checkpoint": dict}
 
 
 def read_run(directory: Path) -> RunRecord:

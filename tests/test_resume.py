@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import random
 import shutil
 import signal
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Bnexp, scalars
+from conftest import Bnexp, Tell, Times, scalars
 
 from bnexp import train as training
 from bnexp.engine import Evaluation, Evaluator, Stack
+from bnexp.pretrained import read_source
 from bnexp.runs import find_runs
 
 NARROW = "arch.hidden=[8]"
@@ -490,3 +492,102 @@ def test_a_directory_without_a_run(bnexp: Bnexp) -> None:
     shutil.rmtree("mine")
     assert bnexp("resume", "mine").status == 2
     assert bnexp("resume").status == 2
+
+
+# ---- one cause, one status
+
+FACTS: dict[str, object] = {
+    "device": "another",
+    "threads": 7,
+    "processes": 3,
+    "compiled": True,
+    "config_sha256": "0" * 64,
+}
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.mark.parametrize("sweep", [False, True], ids=["run", "sweep"])
+def test_what_would_make_another_curve_is_refused_by_either_way(bnexp: Bnexp, sweep: bool) -> None:
+    """Before anything is trained, by `resume` and by the command typed again."""
+    words = ("-m", *SHORT, "seed=0,1", "hydra.sweep.dir=mine") if sweep else (*SHORT, "hydra.run.dir=mine")
+    assert bnexp("train", *words).status == 0
+    run = Path("mine/seed=1") if sweep else Path("mine")
+    for name in ("summary.json", "checkpoint.safetensors"):
+        (run / name).unlink()
+    record = json.loads((run / "run.json").read_text())
+    others = [record | {name: value} for name, value in FACTS.items()]
+    others += [record | {"dataset": record["dataset"] | {"sha256": "0" * 64}}, record | {"dataset": {}}]
+    others += [record | {"packages": record["packages"] | {name: "1.0"}} for name in ("torch", "bnexp")]
+    others.append(record | {"config": record["config"] | {"seed": 5}})
+    for other in others:
+        (run / "run.json").write_text(json.dumps(other))
+        before = contents(Path("mine"))
+        for command in (("resume", "mine"), ("train", *words)):
+            outcome = bnexp(*command)
+            assert (outcome.status, len(outcome.err.splitlines())) == (2, 1), (command, outcome)
+            assert contents(Path("mine")) == before
+    (run / "run.json").write_text(json.dumps(record))
+    for command in (("resume", "mine"), ("train", *words)):
+        with (run / ".lock").open("a+") as other_process:
+            fcntl.flock(other_process, fcntl.LOCK_EX)
+            assert bnexp(*command).status == 2, command
+    assert bnexp("resume", "mine").status == 0
+
+
+def test_a_start_that_has_changed_is_refused_by_either_way(bnexp: Bnexp) -> None:
+    assert bnexp("train", *SHORT, "hydra.run.dir=source").status == 0
+    assert bnexp("train", *SHORT, "seed=1", "hydra.run.dir=other").status == 0
+    words = (*SHORT, "seed=2", "init_from=source", "hydra.run.dir=mine")
+    assert bnexp("train", *words).status == 0
+    for name in ("summary.json", "checkpoint.safetensors"):
+        Path("mine", name).unlink()
+    Path("source").rename("before")
+    for place in (None, "other"):
+        if place:
+            Path(place).rename("source")
+        read_source.cache_clear()
+        before = contents(Path("mine"))
+        for command in (("resume", "mine"), ("train", *words)):
+            outcome = bnexp(*command)
+            assert (outcome.status, len(outcome.err.splitlines())) == (2, 1), (place, command)
+            assert contents(Path("mine")) == before
+
+
+HUGE = [10**400, -(10**400), 2**63, 1e308, True, None, [], {}, "", "x", "\0", [[[]]], {"a": {"b": 1}}, 1.5, "9" * 5000]
+ODD = [*HUGE, float("nan"), float("inf"), -1, 0, "${x}", "\ud800", [1, 2, 3]]
+
+
+def places_in(value: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [*([path] if path else []), *(place for key, part in parts for place in places_in(part, (*path, key)))]
+
+
+@pytest.mark.faults
+@pytest.mark.usefixtures("no_figures")
+def test_records_with_odd_values(bnexp: Bnexp, times: Times, tell: Tell) -> None:
+    """In a sweep of which one run was cut off: refused in a line, read as none, or of no consequence."""
+    assert bnexp("train", "-m", *SHORT, "norm=none,batch", "hydra.sweep.dir=whole").status == 0
+    chance, count, statuses = random.Random(0), times(50), list[int]()
+    for number in range(count):
+        shutil.copytree("whole", "mine")
+        for name in ("summary.json", "checkpoint.safetensors") if number % 2 else ():
+            Path("mine/norm=none", name).unlink()
+        file = Path("mine", chance.choice(["sweep.json", "norm=none/run.json", "norm=batch/summary.json"]))
+        record = json.loads(file.read_text())
+        *parents, key = chance.choice(places_in(record))
+        table = record
+        for parent in parents:
+            table = table[parent]
+        table[key] = chance.choice(ODD)
+        file.write_text(json.dumps(record))
+        for command in ("report", "resume", "probe"):
+            outcome = bnexp(command, "mine")
+            assert outcome.status in (0, 2), (command, file, parents, key, table[key], outcome)
+            assert "Traceback" not in outcome.out + outcome.err
+            statuses.append(outcome.status)
+        shutil.rmtree("mine")
+    refused = statuses.count(2)
+    tell(f"{count} records with an odd value, read by report, resume and probe: {refused} refusals, no failed run")
