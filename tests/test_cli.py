@@ -13,6 +13,7 @@ from PIL import Image
 
 from bnexp.activations import ACTIVATIONS
 from bnexp.composition import conf_dir
+from bnexp.config import DatasetConfig
 from bnexp.data import DATASETS
 from bnexp.init import INITS
 from bnexp.norms import CONDITIONAL, IMAGES_ONLY, NORMS
@@ -138,6 +139,64 @@ def test_data_status_lists_every_set(bnexp: Bnexp, tmp_path: Path) -> None:
     assert "ready" in rows["digits"]
     assert "ready" not in rows["mnist"]
     assert not list(tmp_path.iterdir())
+
+
+def rows_of(out: str) -> dict[str, str]:
+    return {line.split()[0]: line for line in out.splitlines() if line.split()}
+
+
+def test_data_status_takes_what_some_data_sets_have(bnexp: Bnexp, tmp_path: Path) -> None:
+    """A key that a data set lacks is not about it."""
+    rows = rows_of(bnexp("data", "status", "dataset.root=else where").out)
+    assert set(DATASETS) <= set(rows)
+    assert all("else where/" in rows[name] for name in ("mnist", "fashion_mnist", "cifar10"))
+    rows = rows_of(bnexp("data", "dataset.path=C++ [x]").out)
+    assert "C++ [x]" in rows["image_folder"]
+    assert "C++" not in rows["mnist"]
+    assert "else where/" in bnexp("data", "dataset=mnist", "dataset.root=else where").out
+    for words in (
+        ["dataset.rot=x"],
+        ["dataset.root=x", "dataset.foo=1"],
+        ["dataset=mnist", "dataset.path=x"],
+        ["foo=1"],
+    ):
+        assert bnexp("data", "status", *words).status == 2, words
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_fetch_takes_a_root(bnexp: Bnexp, fake_mnist: DatasetConfig, tmp_path: Path) -> None:
+    (tmp_path / "MNIST").rename(tmp_path / "C++ [x]")
+    Path("it's").mkdir()
+    Path("it's/MNIST").symlink_to(tmp_path / "C++ [x]")
+    outcome = bnexp("data", "fetch", "dataset=mnist", "dataset.root=it's", "dataset.validation=50")
+    assert (outcome.status, outcome.err) == (0, "")
+
+
+# ---- the interpreter
+
+
+@pytest.mark.parametrize("setting", [{"PYTHONOPTIMIZE": "1"}, {"PYTHONOPTIMIZE": "2"}])
+@pytest.mark.parametrize("words", [["train", "-m", "seed=range(2)"], ["resume", "."], ["--version"], ["--help"]])
+def test_without_assertions_nothing_is_run(tmp_path: Path, setting: dict[str, str], words: list[str]) -> None:
+    """Hydra's grammar does work in assertions."""
+    command = [sys.executable, "-m", "bnexp", *words]
+    environment = os.environ | setting | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)  # noqa: PLW1510
+    assert done.returncode == (0 if words[0].startswith("--") else 2)
+    assert len(done.stderr.splitlines()) == (done.returncode == 2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "setting", ["PYTHONWARNINGS=error", "PYTHONSAFEPATH=1", "PYTHONDEVMODE=1", "PYTHONINTMAXSTRDIGITS=640"]
+)
+def test_other_settings_of_the_interpreter(tmp_path: Path, setting: str) -> None:
+    words = ["train", "-m", *TRAIN[1:], "arch.hidden=[2]", "seed=range(2)"]
+    name, _, value = setting.partition("=")
+    environment = os.environ | {name: value, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-m", "bnexp", *words], cwd=tmp_path, env=environment, check=True)
+    assert len(find_runs([tmp_path])) == 2
 
 
 # ---- completion

@@ -256,6 +256,33 @@ def test_a_choice_of_ones_own_has_its_own_name(bnexp: Bnexp, tmp_path: Path) -> 
     assert '"eps": 0.1' in (tmp_path / "mine" / "run.json").read_text()
 
 
+WHOLE = ["seed", "steps", "batch_size", "threads", "norm.groups", "arch.hidden", "dataset.validation", "dataset.limit"]
+WHOLE += ["dataset.classes", "eval.first_every", "eval.first_until", "eval.every"]
+HUGE = ["9" * 400, "-" + "9" * 400, str(2**63)]
+HEXADECIMAL = "0x" + "f" * 6000  # which YAML reads; Python writes it in no decimals
+
+
+@pytest.mark.parametrize("key", [*WHOLE, "optim.lr", "init.std", "norm.eps"])
+def test_a_number_that_is_too_large(bnexp: Bnexp, tmp_path: Path, key: str) -> None:
+    """Typed and in a file; shown shortened."""
+    value = "[{}]" if key in ("arch.hidden", "dataset.classes") else "{}"
+    words = ("train", "dataset=digits", "dry_run=true", "norm=group")
+    for number in HUGE[: None if key in WHOLE else 2]:
+        assert len(refuse(bnexp, tmp_path, (*words, f"{key}={value.format(number)}"), key)) < 600
+    group, _, name = key.rpartition(".")
+    (tmp_path / "own/experiment").mkdir(parents=True)
+    for number in (*HUGE[:1], HEXADECIMAL):
+        line = f"{name}: {value.format(number)}"
+        content = f"{group}:\n  {line}\n" if group else f"{line}\n"
+        (tmp_path / "own/experiment/mine.yaml").write_text(f"# @package _global_\n{content}")
+        assert len(refuse(bnexp, tmp_path, (*words, "--config-dir", "own", "experiment=mine"), name)) < 600
+
+
+def test_the_largest_numbers(bnexp: Bnexp) -> None:
+    often = ("eval.every", "eval.first_every", "eval.first_until", "dataset.limit", "seed")
+    assert bnexp(*TRAIN, "threads=1", "arch.hidden=[2]", *(f"{key}={2**63 - 1}" for key in often)).status == 0
+
+
 def test_device_that_is_not_there(bnexp: Bnexp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     refuse(bnexp, tmp_path, (*TRAIN, "device=cuda"), "device=cuda", "choose from cpu")
