@@ -35,7 +35,7 @@ bnexp: what does normalization do to training?
   bnexp probe DIR … [by=KEY] [out=FOLDER]    the loss around their checkpoints: smoothness, internal covariate shift
   bnexp reproduce [CLAIM …] [--list] [--seeds N]   published claims, judged
   bnexp bench [WORD …]                steps/s of every norm against none: eager, compiled, stacked
-  bnexp data [status|fetch] [dataset=NAME]
+  bnexp data [status|fetch] [dataset=NAME] [dataset.root=DIR]
 
 bnexp train --help lists every choice and key; bnexp train OVERRIDE … --cfg job prints a configuration.
 eval "$(bnexp -sc install=bash)" installs completion (or zsh, fish).
