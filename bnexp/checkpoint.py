@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -71,6 +72,6 @@ def newest_checkpoint(directory: Path, config: RunConfig, shapes: dict[str, torc
                 continue
             saved = Saved(int(tensors["record.step"]), float(metadata.get("seconds", 0)), tensors)
             over = path.name == CHECKPOINT and int(tensors["record.diverged_at"]) >= 0
-            if not over and 0 <= saved.step <= config.steps:
+            if not over and 0 <= saved.step <= config.steps and isfinite(saved.seconds):
                 found.append(saved)
     return max(found, key=lambda saved: saved.step)

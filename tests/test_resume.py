@@ -473,6 +473,11 @@ def sweep_of(config: object, **settings: object) -> str:
         (sweep_of({"seed": -1}), "seed=-1 is not allowed"),
         (sweep_of({"seed": -1}, compare={"by": 3}), "seed=-1 is not allowed"),
         (sweep_of({"seed": -1}, compare={"by": "norm"}), "seed=-1 is not allowed"),
+        (sweep_of({"optim": {"lr": 10**400}}), "sweep.json cannot be read"),
+        (sweep_of({"seed": -(10**400)}), "sweep.json cannot be read"),
+        (sweep_of({}, workers=10**4000), "sweep.json cannot be read"),
+        (sweep_of({"optim": {"lr": float("inf")}}), "sweep.json cannot be read"),
+        ("[" * 100_000, "sweep.json cannot be read"),
     ],
 )
 def test_a_sweeps_record_that_is_off(bnexp: Bnexp, content: str, says: str) -> None:
