@@ -50,14 +50,14 @@ def load_start(model: nn.Module, config: RunConfig) -> None:
     match, targets = find_start(model, config), state_of(model)
     with torch.no_grad():
         for name in match.loaded:
-            targets[name].copy_(read_source(str(config.init_from)).tensors[name])
+            targets[name].copy_(source_of(config).tensors[name])
 
 
 def find_start(model: nn.Module, config: RunConfig) -> Match:
     """What a run's network, with or without values, takes from its source: every parameter and running average of the
     same name and shape. Raises ConfigError.
     """
-    source = read_source(str(config.init_from))
+    source = source_of(config)
     for name in SHAPING:
         theirs, ours = source.config["arch"].get(name), getattr(config.arch, name)
         where = "arch" if name == "name" else f"arch.{name}"
@@ -75,7 +75,7 @@ def describe_start(model: nn.Module, config: RunConfig) -> dict[str, Any]:
 
 def source_digest(config: RunConfig) -> str:
     """SHA-256 of the checkpoint that the run starts from. Raises ConfigError."""
-    return read_source(str(config.init_from)).sha256
+    return source_of(config).sha256
 
 
 def match_tensors(model: nn.Module, source: Source) -> Match:
@@ -94,9 +94,15 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters()) | kept
 
 
+def source_of(config: RunConfig) -> Source:
+    return read_source(str(config.init_from), Path.cwd())
+
+
 @lru_cache(maxsize=4)
-def read_source(directory: str) -> Source:
-    """Raises ConfigError where it is no run's directory, or the checkpoint is missing or damaged."""
+def read_source(directory: str, here: Path) -> Source:
+    """`here`: what a relative path is relative to, of which the cache has to know. Raises ConfigError where it is no
+    run's directory, or the checkpoint is missing or damaged.
+    """
     key, folder = f"init_from={directory}", Path(directory)
     try:
         run = read_run(folder)
