@@ -21,7 +21,7 @@ from bnexp.config import RunConfig, located, paths_of, recorded
 from bnexp.console import complain
 from bnexp.files import clear_parts, read_json, write_whole
 
-SCHEMA = 1
+SCHEMA = 2  # of run.json; of 1 `config_sha256` is of the whole configuration, defaults included
 SWEEP = "sweep.json"
 RUN, METRICS, TIMING, SUMMARY, CHECKPOINT = (
     "run.json",

@@ -46,6 +46,7 @@ from bnexp.pretrained import describe_start, find_start, source_digest
 from bnexp.recalibrate import recalibrated
 from bnexp.runs import (
     CHECKPOINT,
+    SCHEMA,
     Launch,
     RunRecord,
     checkpoint_at,
@@ -299,7 +300,8 @@ def check_facts(config: RunConfig, directory: Path, data: Data) -> bool:
     record = read_record(directory)
     if record is None:
         return False
-    if digest_of(record["config"]) != config_digest(config):
+    digests = {digest_of(record["config"]), *([record["config_sha256"]] if record.get("schema") == SCHEMA else [])}
+    if digests != {config_digest(config)}:
         raise ConfigError(f"{directory} holds another run already: choose another directory")
     for name, fact in deciding_facts(config, data).items():
         now, then = (json.loads(json.dumps(found)) for found in (fact, record.get(name)))

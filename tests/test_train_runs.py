@@ -61,7 +61,7 @@ def test_directory_is_whole(bnexp: Bnexp) -> None:
 
 def test_run_json(bnexp: Bnexp) -> None:
     record = read(trained(bnexp, "mine", "seed=3") / "run.json")
-    assert record["schema"] == SCHEMA == 1
+    assert record["schema"] == SCHEMA == 2
     assert record["overrides"] == ["dataset=digits", "steps=120", "seed=3"]
     assert record["config"]["seed"] == 3
     assert record["config"].keys() == RunConfig().as_dict().keys()
