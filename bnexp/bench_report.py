@@ -115,7 +115,7 @@ def compiler() -> str | None:
     name = next(filter(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")), None)
     if name is None:
         return None
-    done = subprocess.run([name, "--version"], capture_output=True, text=True, check=False)
+    done = subprocess.run([name, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=False)
     return next(iter(done.stdout.splitlines()), None)
 
 

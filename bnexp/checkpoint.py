@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bnexp.config import RunConfig
 from bnexp.engine import MemberState
+from bnexp.files import remove
 from bnexp.runs import CHECKPOINT, RESUME, config_digest, deciding_versions, resume_at
 from bnexp.storage import DamagedFileError, digest_path, load_metadata, load_tensors, save_tensors
 
@@ -54,8 +55,8 @@ def save_progress(directory: Path, state: MemberState, config: RunConfig, second
     metadata = {"seconds": f"{seconds:.6f}", **made_by(config_digest(config))}
     save_tensors(resume_at(directory, int(state.record["step"])), state.flat(), metadata)
     for path in sorted(directory.glob(RESUME))[:-KEPT_BACK]:
-        digest_path(path).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        remove(digest_path(path))
+        remove(path)
 
 
 def newest_checkpoint(directory: Path, config: RunConfig, shapes: dict[str, torch.Size]) -> Saved:

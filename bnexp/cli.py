@@ -43,6 +43,9 @@ eval "$(bnexp -sc install=bash)" installs completion (or zsh, fish).
 
 
 def main() -> None:
+    from bnexp.streams import protect_streams
+
+    protect_streams()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -272,12 +275,12 @@ def train_one(config: RunConfig, launch: Launch, name: str) -> str:
 
     from bnexp.config import ConfigError
     from bnexp.console import describe, say
-    from bnexp.progress import TrainingDisplay
+    from bnexp.progress import TrainingDisplay, shown
     from bnexp.train import run_alone
 
     title = name or "defaults"
     try:
-        with TrainingDisplay(title) as display:
+        with shown(TrainingDisplay(title)) as display:
             summary = run_alone(config, launch, display)
     except (ConfigError, OSError):
         raise
@@ -423,7 +426,7 @@ def list_claims(claims: list[Claim], sweeps: list[Sweep], seeds: int) -> None:
 
     plans: dict[str, SweepPlan] = {}
     times = {sweep.name: f"after {sweep.after.name}" for sweep in sweeps if sweep.after}
-    with console.status("looking at what is left to run"):
+    with console.status("looking at what is left to run", spinner="line"):
         for sweep in sweeps:
             start = plans.get(sweep.after.name) if sweep.after else None
             if sweep.after is None or (start and not start.stacks):

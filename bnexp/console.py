@@ -1,6 +1,10 @@
 """What bnexp says: lines, complaints, tables."""
 
+import logging
+import multiprocessing
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -15,6 +19,24 @@ console = Console(highlight=False, emoji=False)
 errors = Console(stderr=True, highlight=False, emoji=False)
 
 _told_uncompiled = False
+_display_failed = False
+
+
+@contextmanager
+def harmless() -> Iterator[None]:
+    """For what shows how runs get on: an error there is logged and said in a line, the first of a process, and ends
+    nothing. SystemExit is what rich makes of a pipe that nobody reads.
+    """
+    global _display_failed  # noqa: PLW0603 - once a process
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if _display_failed:
+            return
+        _display_failed = True
+        logging.getLogger("bnexp").info("the display failed, the runs go on", exc_info=error)
+        if multiprocessing.parent_process() is None:
+            complain(f"the display failed ({type(error).__name__}: {error}): the runs go on")
 
 
 def printable(text: str) -> str:
@@ -28,13 +50,15 @@ def literal(text: str) -> str:
 
 
 def say(text: str) -> None:
-    console.print("\n".join(map(literal, text.splitlines())), soft_wrap=True)
+    with harmless():
+        console.print("\n".join(map(literal, text.splitlines())), soft_wrap=True)
 
 
 def complain(text: str) -> None:
     """One line on standard error, whatever the text holds."""
     line = " ".join(f"bnexp: {text}".split())
-    errors.print(literal(line if len(line) <= LONGEST else f"{line[:LONGEST]}…"), soft_wrap=True)
+    with harmless():
+        errors.print(literal(line if len(line) <= LONGEST else f"{line[:LONGEST]}…"), soft_wrap=True)
 
 
 def command(*words: object) -> str:

@@ -1,27 +1,40 @@
-"""Files that a killed process or a power cut leaves whole."""
+"""Files that a killed process or a power cut leaves whole, as far as the file system can."""
 
+import errno
 import json
 import math
+import multiprocessing
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from bnexp.console import complain
+
 LARGEST = 2**63 - 1  # of whole numbers: what an int64 holds
 LONGEST_NAME = 200  # bytes of a name that is made of a run's words; file systems allow 255
+# A file system that lacks an operation answers so (SMB, FUSE, …); a disk that is full or broken never does.
+UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM}
+FLUSHING = "flushing files to the disk"
+UNOPENED = UNSUPPORTED | {errno.EACCES, errno.EBADF, errno.EISDIR}  # a directory, to be flushed
+
+_told: set[str] = set()  # what was said to be unsupported, once a process
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A file beside, to be written: then it is flushed to the disk and takes the place of `path`. A reader sees the old
-    file or the new one, never half of one, after a power cut as well.
+    file or the new one, never half of one, after a power cut as well. Its permissions are those of a new file: what
+    the umask, or the directory's own rules, leave.
     """
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with naming(path):
+            mode = create(beside)
             yield beside
-            beside.chmod(0o644)  # safetensors makes it private; runs and caches are for sharing
+            restore_mode(beside, mode)
             sync(beside)
             beside.replace(path)
             sync(path.parent)
@@ -33,7 +46,24 @@ def replaced(path: Path) -> Iterator[Path]:
 def write_whole(path: Path, text: str) -> None:
     """A text in the place of what was there."""
     with replaced(path) as beside:
-        beside.write_text(text)
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name in no encoding, escaped in JSON
+
+
+def create(path: Path) -> int:
+    """An empty file as any program makes one; its permissions."""
+    path.unlink(missing_ok=True)  # of a process of the same number, which was killed
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)
+
+
+def restore_mode(path: Path, mode: int) -> None:
+    """Whoever wrote the file may have put a private one in its place, as safetensors does."""
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        with optional("setting permissions", path.parent, UNSUPPORTED):
+            path.chmod(mode)
 
 
 def read_json(path: Path) -> Any:
@@ -69,7 +99,13 @@ def clear_parts(directory: Path) -> None:
     for path in directory.glob("*.part"):
         owner = path.name.split(".")[-2]
         if not (owner.isdigit() and is_running(int(owner))):
-            path.unlink(missing_ok=True)
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """What is of no use any more, where the file system lets go of it: one on SMB keeps what somebody has open."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def is_running(pid: int) -> bool:
@@ -81,12 +117,38 @@ def is_running(pid: int) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or what a directory lists, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Flush a file, or what a directory lists, to the disk, where the file system can."""
+    is_directory, handle = path.is_dir(), None
+    place = path if is_directory else path.parent
+    with optional(FLUSHING, place, UNOPENED if is_directory else set()):
+        handle = os.open(path, os.O_RDONLY)
+    if handle is None:
+        return
     try:
-        os.fsync(handle)
+        flush(handle, place)
     finally:
         os.close(handle)
+
+
+def flush(handle: int, directory: Path) -> None:
+    """Flush what was written to an open file of a directory to the disk, where the file system can."""
+    with optional(FLUSHING, directory, UNSUPPORTED):
+        os.fsync(handle)
+
+
+@contextmanager
+def optional(operation: str, directory: Path, codes: set[int]) -> Iterator[None]:
+    """An operation that protects files and isn't needed to write them: with one of these error codes it is done
+    without, and once a command a line says so.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in codes:
+            raise
+        if operation not in _told and multiprocessing.parent_process() is None:
+            _told.add(operation)
+            complain(f"{directory}: {operation} is not supported there ({error.strerror}), which is done without")
 
 
 @contextmanager

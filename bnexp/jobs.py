@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf._utils import OmegaConfDumper, get_omega_conf_dumper
 
 from bnexp.config import literal
+from bnexp.console import complain
 from bnexp.files import shortest
 from bnexp.runs import Launch
 
@@ -48,11 +49,17 @@ def to_yaml(values: object) -> str:
 
 
 def take_log(config: DictConfig) -> None:
-    """Until another job takes it. Raises OSError."""
+    """Until another job takes it. A log that can't be opened is done without, and a line says so. Raises OSError where
+    its directory isn't there.
+    """
     try:
         configure_log(config.hydra.job_logging, config.hydra.verbose)
     except ValueError as error:  # logging's; the cause is what names the file
-        raise error.__cause__ or error from None
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError):
+            raise cause or error from None
+        configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+        complain(f"{cause.filename}: {cause.strerror}: the run goes on without a log")
 
 
 def launch_of(job: DictConfig | HydraConf) -> Launch:

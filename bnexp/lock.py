@@ -1,5 +1,6 @@
 """One owner a directory."""
 
+import errno
 import fcntl
 import os
 import platform
@@ -12,20 +13,26 @@ from typing import Self, TextIO
 from bnexp.config import ConfigError
 
 LOCK = ".lock"
-
+UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM}
 
 _held: set[Path] = set()  # by this process
 
 
 class Lock:
     """A directory's, made where it is missing. The system lets go of it when the process ends, however it ends. A
-    process may hold it more than once; raises ConfigError where another one does.
+    process may hold it more than once; raises ConfigError where another one does, or where the file system has no
+    locks; then no directory is left behind that wasn't there.
     """
 
     def __init__(self, directory: Path) -> None:
+        made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
         directory.mkdir(parents=True, exist_ok=True)
         self.place = directory.resolve()
-        self.file = None if self.place in _held else take(directory)
+        try:
+            self.file = None if self.place in _held else take(directory)
+        except BaseException:
+            remove_empty(made)
+            raise
         _held.add(self.place)
 
     def release(self) -> None:
@@ -58,23 +65,53 @@ def wait_for(path: Path) -> TextIO:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            file = path.open("a")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            file = path.open("a", encoding="utf-8")
+            with locking(file, path, "the data set on another disk with dataset.root=…"):
+                fcntl.flock(file, fcntl.LOCK_EX)
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
             file.close()
 
 
 def take(directory: Path) -> TextIO:
-    file = (directory / LOCK).open("a+")
+    """The directory's file, locked. Raises ConfigError where it can't be."""
+    path = directory / LOCK
+    file = path.open("a+", encoding="utf-8", errors="replace")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        holder = file.read(100).strip() or "another process"
-        file.close()
-        raise ConfigError(f"{directory} is in use: {holder} writes there") from error
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}")
-    file.flush()
+        with locking(file, path, "the runs on another disk with hydra.run.dir=… or, of a sweep, hydra.sweep.dir=…"):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:  # SMB refuses permission to whoever comes second
+        raise ConfigError(f"{directory} is in use: {holder_of(file)} writes there") from error
+    with suppress(OSError):  # for people to read
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
     return file
+
+
+def holder_of(file: TextIO) -> str:
+    """What the process that holds a lock has written into its file, which is closed."""
+    with file, suppress(OSError):
+        file.seek(0)
+        return file.read(100).strip() or "another process"
+    return "another process"
+
+
+@contextmanager
+def locking(file: TextIO, path: Path, remedy: str) -> Iterator[None]:
+    """Raises ConfigError with the remedy where the file system has no locks; then the file is removed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        file.close()
+        with suppress(OSError):
+            path.unlink()
+        raise ConfigError(f"{path.parent} cannot be locked ({error.strerror}): {remedy}") from error
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """From the deepest up, as far as nothing is in them."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()

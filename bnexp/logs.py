@@ -2,7 +2,7 @@
 
 import csv
 import errno
-import os
+import hashlib
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -13,8 +13,8 @@ from torch.utils.tensorboard.summary import hparams
 
 from bnexp.console import printable
 from bnexp.engine import Evaluation
-from bnexp.files import naming
-from bnexp.runs import EVENTS, METRICS, TIMING
+from bnexp.files import flush, naming, replaced
+from bnexp.runs import EVENTS, METRICS, RUN, TIMING
 
 
 def hand_over(arguments: threading.ExceptHookArgs) -> None:
@@ -43,6 +43,7 @@ class Recorder:
             Table(directory / name, columns if until is None else []) for name, columns in headers.items()
         )
         self.board = SummaryWriter(str(directory))
+        self.events = EventFile(directory)
         for row in old[0]:
             self.show(row)
         for row in old[1]:
@@ -87,11 +88,15 @@ class Recorder:
             self.board.add_scalar(tag, float(value), int(step))
 
     def sync(self) -> None:
-        """Rows on the disk, before a checkpoint that relies on them."""
+        """Rows on the disk, before a checkpoint or a summary that relies on them. Raises OSError where somebody has
+        removed or changed one of the run's files, or its directory.
+        """
         self.metrics.sync()
         self.timing.sync()
         with naming(self.directory):
             self.board.flush()
+        self.events.check()
+        (self.directory / RUN).stat()
 
     def hyperparameters(self, config: dict[str, Any]) -> None:
         write_hyperparameters(self.board, config)
@@ -107,8 +112,9 @@ class Table:
     """A CSV file that grows by rows, begun with a header; without one it goes on."""
 
     def __init__(self, path: Path, header: list[str]) -> None:
-        self.path, self.file = path, path.open("w" if header else "a", newline="")
-        self.writer = csv.writer(self.file, lineterminator="\n")
+        self.path, self.digest = path, hashlib.sha256(b"" if header else path.read_bytes())
+        self.file = path.open("w" if header else "a", encoding="utf-8", newline="")
+        self.writer = csv.writer(self, lineterminator="\n")
         if header:
             self.add(header)
 
@@ -116,14 +122,45 @@ class Table:
         with naming(self.path):
             self.writer.writerow(row)
 
+    def write(self, line: str) -> None:
+        """For `csv`, which hands over a row."""
+        self.file.write(line)
+        self.digest.update(line.encode())
+
     def flush(self) -> None:
         with naming(self.path):
             self.file.flush()
 
     def sync(self) -> None:
+        """Rows on the disk. Raises OSError where the file at the path doesn't hold them and nothing else: it was
+        removed, replaced or changed, or its directory was renamed. Numbers of inodes wouldn't do, which a file keeps
+        that is cut off, and which some network file systems give anew.
+        """
         self.flush()
         with naming(self.path):
-            os.fsync(self.file.fileno())
+            flush(self.file.fileno(), self.path.parent)
+        if hashlib.sha256(self.path.read_bytes()).digest() != self.digest.digest():
+            raise changed(self.path)
+
+
+class EventFile:
+    """TensorBoard's file in a directory. Its writer opens it anew for every record: one that was removed would begin
+    again, without what it held.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = next(directory.glob(EVENTS), directory / EVENTS)
+        self.start = self.path.read_bytes()
+
+    def check(self) -> None:
+        """Raises OSError where it was removed, or doesn't begin any more as it began."""
+        with self.path.open("rb") as file:
+            if file.read(len(self.start)) != self.start:
+                raise changed(self.path)
+
+
+def changed(path: Path) -> OSError:
+    return OSError(errno.EIO, "was changed or replaced while the run was writing it", str(path))
 
 
 def check_row(row: list[str], header: list[str], number: int) -> None:
@@ -137,9 +174,9 @@ def check_row(row: list[str], header: list[str], number: int) -> None:
 
 def cut_back(path: Path, header: list[str], step: int) -> list[list[str]]:
     """Cut a table of a run off behind the rows of training up to a step, and return these. What a test wrote, or a
-    killed process half, goes. Raises OSError for a damaged table.
+    killed process half, goes. Raises OSError for a damaged or missing table.
     """
-    kept, size = list[list[str]](), 0
+    kept, whole = list[list[str]](), b""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file):
@@ -147,13 +184,17 @@ def cut_back(path: Path, header: list[str], step: int) -> list[list[str]]:
                 if number and not (line.endswith(b"\n") and int(row[0]) <= step and not row[1].startswith("test")):
                     break
                 check_row(row, header, number)
-                size += len(line)
+                whole += line
                 kept += [row] if number else []
+    except FileNotFoundError as error:
+        raise OSError(errno.ENOENT, "is missing: the run starts anew once its folder is removed", str(path)) from error
     except (ValueError, IndexError, csv.Error) as error:
         raise OSError(errno.EIO, "is damaged: the run starts anew once its folder is removed", str(path)) from error
     if path.is_symlink():
         raise OSError(errno.ELOOP, "is a link, which a run's table never is", str(path))
-    os.truncate(path, size)
+    if path.stat().st_size != len(whole):
+        with replaced(path) as beside:  # where a file can't be cut off, as in a cloud's storage
+            beside.write_bytes(whole)
     return kept
 
 

@@ -4,6 +4,7 @@ before any directory is made.
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -207,8 +208,23 @@ def check_place(directory: Path) -> None:
     if not fits or len(os.fsencode(directory.absolute())) > LONGEST_PATH:
         raise ConfigError(f"the run's directory {directory} cannot be made: its name is too long")
     parent = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or os.statvfs(parent).f_flag & os.ST_RDONLY:
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or is_read_only(parent):
         raise ConfigError(f"the run's directory {directory} cannot be made: {parent} is not a folder one can write to")
-    free = shutil.disk_usage(parent).free
-    if free < SMALLEST_DISK:
+    free = free_bytes(parent)
+    if free is not None and free < SMALLEST_DISK:
         raise ConfigError(f"the run's directory {directory} cannot be filled: {free / 2**20:.1f} MiB are free on disk")
+
+
+def is_read_only(folder: Path) -> bool:
+    """As far as its file system says."""
+    with suppress(OSError):
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    return False
+
+
+def free_bytes(folder: Path) -> int | None:
+    """None where the file system doesn't say: one made of a cloud's storage has no size, or calls it 0."""
+    with suppress(OSError):
+        usage = shutil.disk_usage(folder)
+        return usage.free if usage.total else None
+    return None

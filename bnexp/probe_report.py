@@ -60,7 +60,7 @@ def report_probes(directories: list[Path], by: str | None, out: Path | None) -> 
 def probe_runs(runs: list[RunRecord]) -> Found:
     """Those whose checkpoints can be read; the others are named. Raises ConfigError where none can."""
     found, damaged = Found(), list[str]()
-    with console.status("probing") as status:
+    with console.status("probing", spinner="line") as status:
         for number, run in enumerate(runs, 1):
             status.update(f"probing run {number} of {len(runs)}")
             try:
@@ -77,7 +77,7 @@ def probe_runs(runs: list[RunRecord]) -> Found:
 def write_csv(path: Path, found: Found) -> None:
     layers = list(dict.fromkeys(layer for probes in found.values() for probe in probes for layer in probe.shift))
     header = ["run", "step", "loss", "lowest", "highest", "distance", "smoothness"]
-    with replaced(path) as beside, beside.open("w", newline="") as file:
+    with replaced(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow([*header, *(f"shift/{layer}" for layer in layers), *(f"cosine/{layer}" for layer in layers)])
         for directory, probes in found.items():

@@ -1,9 +1,11 @@
 """What a person sees while runs train: bars and a live table on a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.live import Live
@@ -11,13 +13,28 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
-from bnexp.console import console, describe, duration, literal, say, tell_uncompiled
+from bnexp.console import console, describe, duration, harmless, literal, say, tell_uncompiled
 from bnexp.sweep import Job
 from bnexp.train import Member
 from bnexp.workers import Closed, Evaluated, Event, Opened, Progress
 
 WHOLE = Column(no_wrap=True)
 LINES_EVERY = 10.0  # seconds between plain lines
+
+
+D = TypeVar("D", bound=AbstractContextManager[object])
+
+
+@contextmanager
+def shown(display: D) -> Iterator[D]:
+    """The display, started and stopped; where that fails, what it shows is all that is lost."""
+    with harmless():
+        display.__enter__()
+    try:
+        yield display
+    finally:
+        with harmless():
+            display.__exit__(None, None, None)
 
 
 class TrainingDisplay:
@@ -90,7 +107,7 @@ class SweepDisplay:
     def __init__(self, jobs: list[Job]) -> None:
         self.runs = {job.number: RunState(job) for job in jobs}
         self.line_at = time.monotonic() + LINES_EVERY
-        self.live = Live(get_renderable=self.table, console=console, refresh_per_second=2, transient=True)
+        self.live = Live(get_renderable=self.latest, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Self:
         if console.is_terminal:
@@ -146,6 +163,12 @@ class SweepDisplay:
         if speed and left:
             parts.append(f"{duration(left / speed)} left")
         return ", ".join(parts)
+
+    def latest(self) -> Table:
+        """For the thread that draws it twice a second."""
+        with harmless():
+            return self.table()
+        return Table()
 
     def table(self) -> Table:
         table = Table(box=SIMPLE_HEAD, header_style="bold", caption_justify="left")

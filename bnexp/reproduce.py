@@ -113,7 +113,7 @@ def runs_for(claims: list[Claim], runs: RunsOf) -> Runs:
 def check_readme(out: Path) -> None:
     """Refuse to write over a README.md that is none of ours. Raises ConfigError."""
     path = out / "README.md"
-    ours = not path.exists() or path.read_text(errors="replace").startswith(HEADING)
+    ours = not path.exists() or path.read_text(encoding="utf-8", errors="replace").startswith(HEADING)
     require(ours, "--out", out, f"a folder without a README.md, or with one that begins with {HEADING!r}")
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.cluster import run_jobs
-from bnexp.console import count, say, tell_uncompiled
+from bnexp.console import count, harmless, say, tell_uncompiled
 from bnexp.engine import lacks_compiler
-from bnexp.progress import SweepDisplay
+from bnexp.progress import SweepDisplay, shown
 from bnexp.runs import Launch, close_interrupted, complete_run, write_failure
 from bnexp.sweep import Job, StackOfJobs, SweepPlan, cuda_devices, stack_key
 from bnexp.train import Member, open_member, outcome_there, train_together
@@ -60,7 +60,7 @@ class Sweep:
         say(str(self.plan))
         if any(lacks_compiler(job.config) for job in self.jobs.values()):
             tell_uncompiled()  # here: workers have no console
-        with SweepDisplay(list(self.jobs.values())) as self.display:
+        with shown(SweepDisplay(list(self.jobs.values()))) as self.display:
             self.train(self.plan.stacks)
 
     def train(self, stacks: list[StackOfJobs]) -> None:
@@ -80,20 +80,23 @@ class Sweep:
             for number, directory in self.directories.items():
                 with suppress(OSError):
                     close_interrupted(directory, self.display.step_of(number))
-            say(f"interrupted: {self.display.done()}")
+            with harmless():
+                say(f"interrupted: {self.display.done()}")
             raise
 
     def hear(self, event: Event) -> None:
         if isinstance(event, Opened):
             self.directories[event.job] = event.directory
-        self.display.hear(event)
+        with harmless():
+            self.display.hear(event)
 
     def died(self, stack: StackOfJobs, how: str) -> list[StackOfJobs]:
         """A worker died with this stack: it is tried once more, in halves. Where that is the second time, it failed."""
         found = {job.number: self.directories.get(job.number) for job in stack}
         if self.retried.isdisjoint(found):
             self.retried.update(found)
-            self.display.restart(list(found))
+            with harmless():
+                self.display.restart(list(found))
             half = -(-len(stack) // 2)
             parts = [part for part in (stack[:half], stack[half:]) if part]
             say(f"{how}: starting {count(len(stack), 'run')} again as {count(len(parts), 'stack')}")
@@ -102,7 +105,7 @@ class Sweep:
             if place and complete_run(place):  # it was over before
                 continue
             self.dead[number] = how
-            self.display.hear(Closed(number, place or Path(), {"status": "failed", "error": how}))
+            self.hear(Closed(number, place or Path(), {"status": "failed", "error": how}))
             if place:
                 with suppress(OSError):
                     write_failure(place, how)

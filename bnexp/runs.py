@@ -19,7 +19,7 @@ from typing import Any
 
 from bnexp.config import RunConfig, located, paths_of, recorded
 from bnexp.console import complain
-from bnexp.files import clear_parts, read_json, write_whole
+from bnexp.files import clear_parts, read_json, remove, write_whole
 
 SCHEMA = 2  # of run.json; of 1 `config_sha256` is of the whole configuration, defaults included
 SWEEP = "sweep.json"
@@ -154,7 +154,7 @@ def clear_run(directory: Path) -> None:
 def clear_progress(directory: Path) -> None:
     """What a run that is over could have gone on from, and what was being written when a process was killed."""
     for path in directory.glob(f"{RESUME}*"):
-        path.unlink(missing_ok=True)
+        remove(path)
     clear_parts(directory)
 
 
@@ -197,7 +197,9 @@ def git_state() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
     try:
         commit, status = (
-            subprocess.run(["git", "-C", str(source), *command], capture_output=True, text=True, check=True).stdout
+            subprocess.run(
+                ["git", "-C", str(source), *command], capture_output=True, encoding="utf-8", check=True
+            ).stdout
             for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
         )
     except (OSError, subprocess.CalledProcessError):
@@ -209,7 +211,7 @@ def git_state() -> dict[str, Any]:
 def machine() -> str:
     """Processor, as the system names it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
@@ -304,7 +306,7 @@ def moved_part(before: Path, now: Path) -> tuple[Path, Path]:
 
 def read_csv(path: Path, **where: str) -> Iterator[dict[str, float]]:
     """Rows as numbers; a column of words is for choosing rows, say split="test"."""
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if all(row[key] == value for key, value in where.items()):
                 yield {key: float(value) for key, value in row.items() if key not in ("split",) and value}

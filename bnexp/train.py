@@ -19,6 +19,7 @@ from bnexp.archs.registry import check_model, make_model, notes
 from bnexp.batches import Batches
 from bnexp.checkpoint import Saved, newest_checkpoint, save_checkpoint, save_progress
 from bnexp.config import ConfigError, RunConfig, require, require_choice
+from bnexp.console import harmless
 from bnexp.data import Data, load_data
 from bnexp.engine import (
     COMPILE_FROM,
@@ -73,6 +74,29 @@ class Display(Protocol):
     def progress(self, step: int) -> None: ...
     def evaluated(self, member: "Member") -> None: ...
     def closed(self, member: "Member") -> None: ...
+
+
+class Harmless:
+    """A display as the loop sees it: none of its errors ends a run."""
+
+    def __init__(self, display: Display) -> None:
+        self.display = display
+
+    def prepare(self, steps: int, compiling: bool, no_compiler: bool) -> None:
+        with harmless():
+            self.display.prepare(steps, compiling, no_compiler)
+
+    def progress(self, step: int) -> None:
+        with harmless():
+            self.display.progress(step)
+
+    def evaluated(self, member: "Member") -> None:
+        with harmless():
+            self.display.evaluated(member)
+
+    def closed(self, member: "Member") -> None:
+        with harmless():
+            self.display.closed(member)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -357,7 +381,7 @@ def train_together(members: list[Member], display: Display) -> None:
     """
     try:
         for step in sorted({member.start.step for member in members}):
-            train_stack([member for member in members if member.start.step == step], display)
+            train_stack([member for member in members if member.start.step == step], Harmless(display))
     finally:
         for member in members:
             member.recorder.close()

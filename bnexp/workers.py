@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
+from bnexp.console import harmless
+from bnexp.streams import protect_streams
 from bnexp.train import Interrupted, Member, StopRequest
 
 GRACE = 3.0  # seconds between asking a worker to stop and killing it
@@ -96,15 +98,23 @@ class Train(Protocol):
     def __call__(self, stack: Any, emit: Emit) -> Any: ...
 
 
+def live(pipe: Connection, train: Train, directory: str, device: int | None) -> None:
+    """A worker process: what it prints, warnings and tracebacks, goes where its parent's lines go, or nowhere."""
+    protect_streams()
+    serve(pipe, train, directory, device)
+
+
 def serve(pipe: Connection, train: Train, directory: str, device: int | None) -> None:
-    """A worker's life: train each stack that comes. SIGINT is the parent's business, which tells by SIGTERM."""
+    """A worker's life: train each stack that comes. SIGINT is the parent's business, which tells by SIGTERM. An event
+    that can't be sent is left out; without its result a stack would not end, so that one has to be.
+    """
     os.chdir(directory)
     if device is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device] if visible else str(device)
     orphaned = False
 
-    def emit(event: Event) -> None:
+    def send(event: Event) -> None:
         nonlocal orphaned
         try:
             pipe.send(event)
@@ -113,9 +123,13 @@ def serve(pipe: Connection, train: Train, directory: str, device: int | None) ->
                 os.kill(os.getpid(), signal.SIGTERM)
             orphaned = True
 
+    def emit(event: Event) -> None:
+        with harmless():
+            send(event)
+
     with suppress(EOFError, Interrupted):
         while not orphaned:
-            emit(Trained(train(pipe.recv(), emit)))
+            send(Trained(train(pipe.recv(), emit)))
 
 
 class Worker:
@@ -126,7 +140,7 @@ class Worker:
         context: Any = multiprocessing.get_context(START)
         context.set_forkserver_preload(PRELOADED)
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, train, os.getcwd(), device), daemon=True)
+        self.process = context.Process(target=live, args=(theirs, train, os.getcwd(), device), daemon=True)
         start_deaf(self.process)
         theirs.close()
 
@@ -136,10 +150,13 @@ class Worker:
             self.pipe.send(stack)
 
     def read(self) -> Event | None:
-        """Its next event, or None where it has died."""
+        """Its next event, or None where it has died; one that says what can't be read is ended."""
         try:
             event: Event = self.pipe.recv()
         except (EOFError, OSError):
+            return None
+        except Exception:
+            self.process.kill()
             return None
         return event
 

@@ -59,7 +59,9 @@ class Contender:
     def start(self) -> None:
         env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "JAX_PLATFORMS": "cpu"}
         self.processes = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=env)
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", bufsize=1, env=env
+            )
             for command in self.commands
         ]
         for process in self.processes:
@@ -167,7 +169,9 @@ def make_ratios(found: dict[str, Contender], cores: int) -> Ratios:
 def gather_facts(rounds: int, seconds: float, found: dict[str, Contender], cores: int) -> dict[str, object]:
     many, one = (found[f"sgemm, {what}"].rates["none"] for what in (f"{cores} processes", "1 process"))
     asked = "import importlib.metadata as m; print(*map(m.version, ['keras', 'tensorflow-cpu', 'jax']))"
-    versions = subprocess.run([PEERS_PYTHON, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
+    versions = subprocess.run(
+        [PEERS_PYTHON, "-c", asked], capture_output=True, encoding="utf-8", check=True
+    ).stdout.split()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": "make bench",
@@ -223,7 +227,8 @@ def main() -> None:
     speeds = {name: {t: asdict(spread(rates)) for t, rates in c.rates.items()} for name, c in found.items()}
     accuracies = {name: contender.accuracy for name, contender in found.items() if contender.accuracy}
     facts = gather_facts(options.rounds, options.seconds, found, cores)
-    OUTPUT.write_text(json.dumps({**facts, "ratios": plain, "rates": speeds, "accuracy": accuracies}, indent=2) + "\n")
+    record = {**facts, "ratios": plain, "rates": speeds, "accuracy": accuracies}
+    OUTPUT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     show(found, ratios)
 
 

@@ -146,7 +146,7 @@ def main() -> None:
         "seconds": options.seconds,
         "results": [asdict(result) for result in results],
     }
-    options.out.write_text(json.dumps(record, indent=2) + "\n")
+    options.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def serve(tasks: dict[str, Task]) -> None:
     for task in tasks.values():
         for _ in range(2):  # compile, fill caches
             task.advance(task.chunk)
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     answers.write("ready\n")
     for line in sys.stdin:
         request = json.loads(line)
