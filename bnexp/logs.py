@@ -189,13 +189,17 @@ def cut_back(path: Path, header: list[str], step: int) -> list[list[str]]:
     except FileNotFoundError as error:
         raise OSError(errno.ENOENT, "is missing: the run starts anew once its folder is removed", str(path)) from error
     except (ValueError, IndexError, csv.Error) as error:
-        raise OSError(errno.EIO, "is damaged: the run starts anew once its folder is removed", str(path)) from error
+        raise damaged(path) from error
     if path.is_symlink():
         raise OSError(errno.ELOOP, "is a link, which a run's table never is", str(path))
     if path.stat().st_size != len(whole):
         with replaced(path) as beside:  # where a file can't be cut off, as in a cloud's storage
             beside.write_bytes(whole)
     return kept
+
+
+def damaged(path: Path) -> OSError:
+    return OSError(errno.EIO, "is damaged: the run starts anew once its folder is removed", str(path))
 
 
 def number(value: float) -> str:

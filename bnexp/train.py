@@ -39,7 +39,7 @@ from bnexp.engine import (
 )
 from bnexp.init import INITS
 from bnexp.lock import Lock
-from bnexp.logs import Recorder
+from bnexp.logs import Recorder, damaged
 from bnexp.logs import number as in_words
 from bnexp.norms import CONDITIONAL
 from bnexp.optim import find_optimizer
@@ -47,7 +47,9 @@ from bnexp.pretrained import describe_start, find_start, source_digest
 from bnexp.recalibrate import recalibrated
 from bnexp.runs import (
     CHECKPOINT,
+    METRICS,
     SCHEMA,
+    TIMING,
     Launch,
     RunRecord,
     checkpoint_at,
@@ -350,15 +352,27 @@ def deciding_facts(config: RunConfig, data: Data) -> dict[str, Any]:
 
 
 def with_curve(member: Member) -> Member:
-    """What its tables hold up to where it goes on."""
-    if member.start.step:
+    """What its tables hold up to where it goes on. Raises OSError where rows are missing."""
+    if member.start.tensors is not None:
         curve = RunRecord(member.launch.directory, {}, {})
         member.steps = list(curve.validation)
+        check_rows(member, list(curve.seconds))
         member.accuracy = [row["accuracy"] for row in curve.validation.values()]
         member.seconds = list(curve.seconds.values())
         known = max(member.start.seconds, *member.seconds, 0.0)  # the final checkpoint knows no clock
         member.start = replace(member.start, seconds=known)
     return member
+
+
+def check_rows(member: Member, timed: list[int]) -> None:
+    """Both tables have a row for each evaluation before the step that the run goes on from, which an older copy, put in
+    their place, has not. `timed`: steps of timing.csv. Raises OSError.
+    """
+    config, step = member.config, member.start.step
+    due = [number for number in range(step) if config.eval.due(number, config.steps)]
+    for name, steps in ((METRICS, member.steps), (TIMING, timed)):
+        if [number for number in steps if number < step] != due:
+            raise damaged(member.launch.directory / name)
 
 
 def facts_of(config: RunConfig, model: nn.Module, data: Data, companions: int) -> dict[str, Any]:
