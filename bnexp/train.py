@@ -353,7 +353,7 @@ def deciding_facts(config: RunConfig, data: Data) -> dict[str, Any]:
 
 def with_curve(member: Member) -> Member:
     """What its tables hold up to where it goes on. Raises OSError where rows are missing."""
-    if member.start.tensors is not None:
+    if member.start.step:
         curve = RunRecord(member.launch.directory, {}, {})
         member.steps = list(curve.validation)
         check_rows(member, list(curve.seconds))

@@ -9,10 +9,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -45,10 +46,9 @@ def files_of(folder: str) -> dict[str, list[bytes]]:
 def whole(words: tuple[str, ...]) -> dict[str, list[bytes]]:
     """Of a command that prints into a file."""
     import_everything()
-    assert in_child((*words, "hydra.run.dir=mine", "hydra.sweep.dir=mine"), lead_forks) == 0
-    found = files_of("mine")
-    shutil.rmtree("mine")
-    return found
+    with TemporaryDirectory() as folder, chdir(folder):
+        assert in_child((*words, "hydra.run.dir=mine", "hydra.sweep.dir=mine"), lead_forks) == 0
+        return files_of("mine")
 
 
 # ---- processes with streams as a shell makes them
@@ -70,7 +70,7 @@ def as_started(streams: Streams, encoding: str = "utf-8", unused: int | None = N
                 setattr(sys, names[number], None)
             else:
                 os.dup2(handle, number)
-                setattr(sys, names[number], open(number, "w", encoding=encoding, closefd=False))  # noqa: SIM115
+                setattr(sys, names[number], open(number, "w", 1, encoding=encoding, closefd=False))  # noqa: SIM115
 
     return prepare
 
@@ -316,7 +316,7 @@ def disturbed(words: Sequence[str], kind: str, chance: random.Random) -> int:
 @pytest.mark.faults
 def test_disturbed_displays(times: Times, tell: Tell) -> None:
     chance, kinds, same = random.Random(8), ("raises", "reader", "terminal", "closed", "full", "encoding"), 0
-    for number in range(count := times(120)):
+    for number in range(count := times(90)):
         words = SWEEP if number % 3 == 2 else ALONE
         kind = kinds[(number + number // 6) % 6]
         expected = whole(words)
@@ -329,3 +329,14 @@ def test_disturbed_displays(times: Times, tell: Tell) -> None:
         f"characters: {same} ended as if nothing had been, in the same bytes"
     )
     assert same == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("redirection", ["| head -3", "| head -0", ">&-", "2>&- <&-", ">/dev/full 2>&1"])
+def test_as_a_shell_starts_it(redirection: str) -> None:
+    """With workers as they are made outside of tests, and the interpreter's own end."""
+    words = " ".join((*SWEEP, "hydra.sweep.dir=mine"))
+    line = f"set -o pipefail; '{sys.executable}' -m bnexp {words} {redirection}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert files_of("mine") == whole(SWEEP)
