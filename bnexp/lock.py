@@ -26,7 +26,10 @@ class Lock:
 
     def __init__(self, directory: Path) -> None:
         made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise ConfigError(f"{directory} cannot be made: {error.filename}: {error.strerror}") from error
         self.place = directory.resolve()
         try:
             self.file = None if self.place in _held else take(directory)
