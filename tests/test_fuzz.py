@@ -63,7 +63,9 @@ names = st.one_of(
     st.from_regex(r"[a-z_]{1,9}(\.[a-z_]{1,9}){0,3}", fullmatch=True),
     st.from_regex(r"[a-z]{1,9}(@|/)[a-z_]{1,9}", fullmatch=True),
 )
+fitting = st.tuples(st.sampled_from(["seed", "optim.lr", "init.std", "eval.every", "norm.eps"]), st.integers(1, 10**6))
 overrides = st.one_of(
+    fitting.map("{0[0]}={0[1]}".format),
     st.tuples(st.sampled_from(["", "", "", "+", "++", "~"]), names, st.just("="), values).map("".join),
     st.tuples(st.sampled_from(known_keys()), st.just("="), st.sampled_from(LIKELY)).map("".join),
     st.text(max_size=40),
