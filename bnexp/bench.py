@@ -23,14 +23,14 @@ from torch.func import vmap
 from bnexp.archs.registry import check_model, stacks
 from bnexp.batches import Batch, Batches
 from bnexp.compiled import Compiled
+from bnexp.compiler import compiler_problem
 from bnexp.config import ConfigError, RunConfig, require, require_choice
-from bnexp.console import NO_COMPILER, console, count, duration, say
+from bnexp.console import console, count, duration, say
 from bnexp.data import Data, load_data
 from bnexp.engine import (
     Examples,
     MemberState,
     Stack,
-    compiles,
     dimensions,
     gather,
     make_loss,
@@ -173,8 +173,9 @@ def make_panel(title: str, runs: list[RunConfig], options: Options) -> Panel:
 
 def mode_problem(mode: str, config: RunConfig) -> str | None:
     """Why a run doesn't have this mode, or None."""
-    if mode != "eager" and not compiles(replace(config, compile=True), pick_device(config.device)):
-        return NO_COMPILER
+    problem = compiler_problem(pick_device(config.device).type) if mode != "eager" else None
+    if problem:
+        return problem
     return f"arch={config.arch.name} doesn't stack" if mode == "stacked" and not stacks(config) else None
 
 

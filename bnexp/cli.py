@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -232,16 +233,19 @@ def run_planned(checked: Plan) -> None:
     from bnexp.composition import configurations
     from bnexp.config import literal, parse
     from bnexp.jobs import launch_of, open_job
+    from bnexp.runs import Compilation
 
+    compilations = {job.number: job.compilation for stack in checked.sweep.stacks for job in stack}
     if not checked.words.multirun:
         checked.composition.hydra.merge_with({"mode": "RUN", "run": {"dir": literal(str(checked.directory))}})
-        launch = open_job(checked.composition, checked.directory)
+        launch = replace(open_job(checked.composition, checked.directory), compilation=compilations[0])
         train_one(checked.runs[0], launch, checked.composition.hydra.job.override_dirname)
         return
 
     def task(config: DictConfig) -> str:
-        job = HydraConfig.get()
-        return train_one(parse(config), launch_of(job), job.job.override_dirname)
+        job, launch = HydraConfig.get(), launch_of(HydraConfig.get())
+        launch = replace(launch, compilation=compilations.get(launch.job, Compilation()))  # of a finished one: none
+        return train_one(parse(config), launch, job.job.override_dirname)
 
     task.sweep = checked.sweep  # type: ignore[attr-defined]  # for the launcher, which is handed nothing but the task
     with configurations(checked.words.config_dir) as hydra:
@@ -273,6 +277,7 @@ def train_one(config: RunConfig, launch: Launch, name: str) -> str:
     """One run into the directory that was made for it, whose log is open. Returns its status."""
     import logging
 
+    from bnexp.compiled import CompileError
     from bnexp.config import ConfigError
     from bnexp.console import describe, say
     from bnexp.progress import TrainingDisplay, shown
@@ -282,7 +287,7 @@ def train_one(config: RunConfig, launch: Launch, name: str) -> str:
     try:
         with shown(TrainingDisplay(title)) as display:
             summary = run_alone(config, launch, display)
-    except (ConfigError, OSError):
+    except (ConfigError, OSError, CompileError):
         raise
     except Exception:
         logging.getLogger("bnexp").exception("%s failed", title)

@@ -14,7 +14,14 @@ from typing import Any
 
 import torch
 
-DIGEST = 32  # bytes of a SHA-256
+from bnexp.cache import VARIABLE, Cache, open_cache, read_kept, remove_scratch, write_kept
+from bnexp.compiler import LONGEST, compiler_command, forget_compiler
+
+log = logging.getLogger("bnexp")
+
+
+class CompileError(RuntimeError):
+    """A step could not be compiled, though this machine was found to be able to."""
 
 
 class Compiled:
@@ -33,42 +40,110 @@ class Compiled:
         self.ready: Callable[..., Any] | None = None
 
     def __call__(self, *arguments: Any) -> Any:
-        if self.ready is None:
-            self.ready = self.prepare(arguments)
-        return self.ready(*arguments)
+        """Raises CompileError, where it is the first call."""
+        return self.ready(*arguments) if self.ready is not None else self.first_call(arguments)
 
-    def prepare(self, arguments: tuple[Any, ...]) -> Any:
-        import torch._dynamo.config as dynamo  # noqa: PLC0415 - a second to import, and only some runs compile
-        import torch._inductor.config as inductor  # noqa: PLC0415
+    def first_call(self, arguments: tuple[Any, ...]) -> Any:
+        """With what was kept, or compiled. What is damaged among the files shows here at the latest: then they are made
+        anew. A call that breaks off may have changed its arguments; Stack.warm_up puts them back.
+        """
+        found = set_up_torch()
+        path = place_of(self.key, found) if self.key and self.device.type == "cpu" else None
+        kept = load(path, self.captured) if path else None
+        if kept is not None:
+            try:
+                return self.adopt(kept, arguments)
+            except Exception as error:
+                log.debug("%s is compiled again: %s", path, error)
+        result = self.compiled_call(arguments, found)
+        if path and hasattr(self.ready, "save_compiled_function"):
+            save(self.ready, path, self.captured)
+        return result
 
-        # where it isn't ahead of time: one entry a graph, the defaults of 8 and 256 count all
-        dynamo.recompile_limit = dynamo.accumulated_recompile_limit = 1024
-        inductor.compile_threads = 1  # one kernel: a pool of compilers would only cost memory
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here is no news
+    def compiled_call(self, arguments: tuple[Any, ...], found: Cache) -> Any:
+        """If it fails it is tried once more, apart from all that torch has kept."""
+        from torch._inductor.utils import fresh_cache  # noqa: PLC0415 - a second to import, and only some runs compile
+
+        try:
+            return self.adopt(self.compile(arguments), arguments)
+        except Exception as error:
+            log.debug("compiled once more: %s", error)
+        try:
+            with torch._inductor.config.patch(cpp_cache_precompile_headers=False), fresh_cache(dir=beside(found)):
+                result = self.adopt(self.compile(arguments), arguments)
+        except Exception as error:
+            forget_compiler()
+            mended = "mend that and resume it, or train it anew with compile=false in another directory"
+            raise CompileError(f"the training step could not be compiled ({brief(error)}): {mended}") from error
+        remove_scratch(found)
+        return result
+
+    def adopt(self, ready: Any, arguments: tuple[Any, ...]) -> Any:
+        """Take it for all calls, where it does the first."""
+        result = ready(*arguments)
+        self.ready = ready
+        return result
+
+    def compile(self, arguments: tuple[Any, ...]) -> Any:
         mode = "reduce-overhead" if self.device.type == "cuda" else None  # a CUDA graph: one launch a call
         compiled: Any = torch.compile(self.function, fullgraph=True, dynamic=False, mode=mode)
         if self.device.type != "cpu":
             return compiled
-        path = place_of(self.key) if self.key else None
-        found = load(path, self.captured) if path else None
-        if found is None:
-            try:
-                found = compiled.aot_compile((arguments, {}))
-            except (AttributeError, RuntimeError) as error:  # torch before 2.15 can't, or not for every graph
-                logging.getLogger("bnexp").debug("not compiled ahead of time: %s", error)
-                return compiled
-            if path:
-                save(found, path, self.captured)
+        try:
+            found = compiled.aot_compile((arguments, {}))
+        except (AttributeError, RuntimeError) as error:  # torch before 2.15 can't, or not for every graph
+            log.debug("not compiled ahead of time: %s", error)
+            return compiled
         found.disable_guard_check()
         return found
 
 
-def place_of(key: str) -> Path:
-    """Its file, beside torch's own compiled code ($TORCHINDUCTOR_CACHE_DIR). One for each version of things."""
-    from torch._inductor.runtime.cache_dir_utils import cache_dir  # noqa: PLC0415 - imported only where it compiles
+def set_up_torch() -> Cache:
+    """Its compiler's settings and directories. Raises CompileError where there is none that is safe to use."""
+    found = open_cache()
+    if found.scratch is None:
+        raise CompileError(f"there is no directory for compiled code ({found.problem})")
+    # Not every file of torch's goes where the variable says: what it takes for the default is to be the same place.
+    from torch._inductor.runtime import cache_dir_utils  # noqa: PLC0415 - a second to import, and only some runs compile
 
+    cache_dir_utils.default_cache_dir = lambda: os.environ[VARIABLE]
+
+    import torch._dynamo.config as dynamo  # noqa: PLC0415
+    import torch._inductor.config as inductor  # noqa: PLC0415
+    from torch._inductor import codecache  # noqa: PLC0415
+
+    codecache._HEADER_DIR = str(found.scratch / "precompiled_headers")
+    codecache._HEADER_LOCK_DIR = str(found.scratch / "precompiled_headers" / "locks")
+    # where it isn't ahead of time: one entry a graph, the defaults of 8 and 256 count all
+    dynamo.recompile_limit = dynamo.accumulated_recompile_limit = 1024
+    dynamo.automatic_dynamic_remote_pgo = False
+    inductor.fx_graph_remote_cache = inductor.autotune_remote_cache = inductor.bundled_autotune_remote_cache = False
+    inductor.compile_threads = 1  # one kernel: a pool of compilers would only cost memory
+    inductor.cpp.cxx = (None, compiler_command())
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here is no news
+    return found
+
+
+def beside(found: Cache) -> str | None:
+    """Where another directory like torch's can be made."""
+    parent = found.scratch.parent if found.scratch else None
+    return str(parent) if parent and os.access(parent, os.W_OK) else None
+
+
+def brief(error: Exception) -> str:
+    """What a compiler said, without its command."""
+    lines = [" ".join(line.split()) for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
+    return next((line for line in lines if "error: " in line), lines[0])[:LONGEST]
+
+
+# ---- what is kept
+
+
+def place_of(key: str, found: Cache) -> Path | None:
+    """Its file, or None where nothing is kept. One for each version of things."""
     versions = [code_digest(), sys.version, torch.__version__, torch.backends.cpu.get_cpu_capability()]
-    return Path(cache_dir(), "bnexp", hashlib.sha256(json.dumps([key, *versions]).encode()).hexdigest())
+    name = hashlib.sha256(json.dumps([key, *versions]).encode()).hexdigest()
+    return found.kept / name if found.kept else None
 
 
 @cache
@@ -80,23 +155,45 @@ def code_digest() -> str:
 def load(path: Path, captured: dict[str, Any]) -> Any:
     """What was kept there, or None: whatever is wrong with it, it can be compiled again."""
     try:
-        kept = path.read_bytes()
-        if hashlib.sha256(kept[DIGEST:]).digest() == kept[:DIGEST]:
-            return torch.compiler.load_compiled_function(io.BytesIO(kept[DIGEST:]), external_data=captured)
-    except (OSError, RuntimeError) as error:
-        logging.getLogger("bnexp").debug("%s is compiled again: %s", path, error)
+        kept = read_kept(path)
+        if kept is not None:
+            found: Any = torch.compiler.load_compiled_function(io.BytesIO(kept), external_data=captured)
+            found.disable_guard_check()
+            return found
+    except Exception as error:  # unpickling raises what it likes
+        log.debug("%s is compiled again: %s", path, error)
     return None
 
 
 def save(compiled: Any, path: Path, captured: dict[str, Any]) -> None:
-    """Behind its SHA-256, whole or not at all. What can't be kept, or not there, is compiled again next time."""
+    """What can't be kept, or not there, is compiled again next time."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             whole = Path(folder, path.name)
             compiled.save_compiled_function(whole, external_data=captured)
-            kept = whole.read_bytes()
-            whole.write_bytes(hashlib.sha256(kept).digest() + kept)
-            os.replace(whole, path)
-    except (OSError, RuntimeError) as error:
-        logging.getLogger("bnexp").debug("%s is not kept: %s", path, error)
+            write_kept(path, whole.read_bytes())
+    except Exception as error:  # pickling raises what it likes
+        log.debug("%s is not kept: %s", path, error)
+
+
+def main() -> int:
+    """Compile a small function, forward and backward, and compare: what `compiler_problem` asks another process for."""
+
+    def loss(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x @ weight).square().mean()
+
+    weight, x = torch.linspace(-1, 1, 12).reshape(4, 3), torch.linspace(-2, 2, 20).reshape(5, 4)
+    gradient = torch.func.grad(loss)
+    try:
+        found = Compiled(gradient, torch.device("cpu"))(weight, x)
+    except Exception as error:
+        print(brief(error.__cause__ if isinstance(error.__cause__, Exception) else error))
+        return 1
+    if not torch.allclose(found, gradient(weight, x), atol=1e-5):
+        print("it computed something else")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

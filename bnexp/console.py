@@ -18,7 +18,7 @@ LONGEST = 1000  # characters of a complaint
 console = Console(highlight=False, emoji=False)
 errors = Console(stderr=True, highlight=False, emoji=False)
 
-_told_uncompiled = False
+_said: set[str] = set()
 _display_failed = False
 
 
@@ -66,15 +66,11 @@ def command(*words: object) -> str:
     return shlex.join(["bnexp", *map(str, words)])
 
 
-NO_COMPILER = "no compiler (g++ or clang++; on CUDA Triton and gcc) was found"
-
-
-def tell_uncompiled() -> None:
-    """Say once that this machine can't compile."""
-    global _told_uncompiled  # noqa: PLW0603 - once a process
-    if not _told_uncompiled:
-        say(f"{NO_COMPILER}: steps run uncompiled, at about half the speed")
-        _told_uncompiled = True
+def say_once(text: str) -> None:
+    """What this process hasn't said yet."""
+    if text not in _said:
+        _said.add(text)
+        say(text)
 
 
 def describe(summary: dict[str, Any]) -> str:

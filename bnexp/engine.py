@@ -8,10 +8,8 @@ convolutions on a CPU, which gain nothing from stacking, the members step one af
 import copy
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -25,6 +23,7 @@ from bnexp import parallel
 from bnexp.archs.registry import make_model, stacks
 from bnexp.batches import Batch, flip_crop
 from bnexp.compiled import Compiled
+from bnexp.compiler import compiler_problem
 from bnexp.config import ConfigError, RunConfig
 from bnexp.data import Data
 from bnexp.datasets.images import Images
@@ -32,6 +31,7 @@ from bnexp.init import initialize
 from bnexp.norms import ConditionalNorm, NoisyBatchNorm, find_norm
 from bnexp.optim import NUMBERS, STACKABLE, find_optimizer, schedule_factor
 from bnexp.pretrained import load_start
+from bnexp.runs import Compilation
 from bnexp.seeds import generator
 
 Tensors = dict[str, Tensor]
@@ -91,17 +91,17 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def has_compiler(device_type: str = "cpu") -> bool:
-    """A C++ compiler; on CUDA Triton, and a C compiler for what it launches."""
-    if device_type == "cuda":
-        names = (os.environ.get("CC", "gcc"), "gcc", "clang")
-        return find_spec("triton") is not None and any(map(shutil.which, names))
-    return any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
-
-
-def compiles(config: RunConfig, device: torch.device) -> bool:
-    """Whether a run's step is compiled. It looks at the run and the machine, never at a stack: bytes depend on it."""
-    return wants_compiled(config, device) and has_compiler(device.type)
+def decide_compilation(config: RunConfig) -> Compilation:
+    """Whether a run's step is compiled. It looks at the run and the machine, never at a stack: bytes depend on it. The
+    first time on a machine it takes seconds. Raises ConfigError where it is to be, by the user's word, and can't be.
+    """
+    device = pick_device(config.device)
+    if not wants_compiled(config, device):
+        return Compilation()
+    problem = compiler_problem(device.type)
+    if problem and config.compile is True:
+        raise ConfigError(f"compile=true is not allowed: {problem}")
+    return Compilation(problem is None, problem)
 
 
 def wants_compiled(config: RunConfig, device: torch.device) -> bool:
@@ -112,11 +112,6 @@ def wants_compiled(config: RunConfig, device: torch.device) -> bool:
         return bool(config.compile)
     gains = device.type == "cuda" or (device.type == "cpu" and stacks(config))
     return gains and config.steps >= COMPILE_FROM
-
-
-def lacks_compiler(config: RunConfig) -> bool:
-    device = pick_device(config.device)
-    return wants_compiled(config, device) and not compiles(config, device)
 
 
 def thread_count(config: RunConfig, device: torch.device) -> int:
@@ -307,9 +302,13 @@ def trained_names(model: nn.Module, config: RunConfig) -> list[str]:
 
 
 class Stack:
-    """Members whose computation is the same graph and that differ in numbers alone."""
+    """Members whose computation is the same graph and that differ in numbers alone. `compiled`: as it was decided, or
+    None, where that is to be done here.
+    """
 
-    def __init__(self, configs: list[RunConfig], data: Data, device: torch.device) -> None:
+    def __init__(
+        self, configs: list[RunConfig], data: Data, device: torch.device, compiled: bool | None = None
+    ) -> None:
         self.configs, self.config = configs, configs[0]
         self.model = make_model(self.config, data.shape, data.classes)
         self.noisy = {name: norm for name, norm in self.model.named_modules() if isinstance(norm, NoisyBatchNorm)}
@@ -317,7 +316,7 @@ class Stack:
         self.memory_format = torch.channels_last if convolutional else torch.contiguous_format
         self.data = data.to(device, self.memory_format)
         self.train: Examples = (self.data.train.pixels, self.data.train.labels, self.data.train.condition)
-        self.compiled = compiles(self.config, device)
+        self.compiled = decide_compilation(self.config).compiled if compiled is None else compiled
         self.mapped = self.compiled and stacks(self.config)
         self.hold([start_member(config, data).map(self.place) for config in configs])
         self.evaluator = Evaluator(copy.deepcopy(self.model), self.data)

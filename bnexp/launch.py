@@ -11,6 +11,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from bnexp.cluster import make_executor
+from bnexp.compiled import CompileError
 from bnexp.composition import resolving
 from bnexp.console import describe
 from bnexp.jobs import open_job, take_log
@@ -64,7 +65,8 @@ def logged(config: DictConfig, job: Job, end: End) -> End:
     except OSError as error:  # its directory is gone, say
         return end if isinstance(end, Exception) else error
     if isinstance(end, Exception):
-        logging.getLogger("bnexp").error("%s failed", job.title, exc_info=end)
+        known = isinstance(end, CompileError)  # which says it all, in a line
+        logging.getLogger("bnexp").error("%s failed: %s", job.title, end, exc_info=None if known else end)
     else:
         logging.getLogger("bnexp").info(describe(end))
     return end

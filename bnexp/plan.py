@@ -58,7 +58,7 @@ def plan(words: Words, resume: bool = False, timed: bool = True) -> Plan:
     already holds, finished; `timed`: estimate the seconds. Raises what `explain` says in a line.
     """
     from bnexp.parallel import processes  # noqa: PLC0415
-    from bnexp.resume import check_holds, check_runs, left_to_do  # noqa: PLC0415
+    from bnexp.resume import check_holds, check_runs, left_to_do, runs_of, with_compilation  # noqa: PLC0415
     from bnexp.sweep import plan_sweep  # noqa: PLC0415 - torch is loaded once the words themselves are in order
 
     overrides, multirun = words.overrides, words.multirun
@@ -80,7 +80,8 @@ def plan(words: Words, resume: bool = False, timed: bool = True) -> Plan:
     if goes_on and processes() > 1:
         raise ConfigError(f"{directory} holds this run already, which cannot go on under torchrun: choose another one")
     every = make_jobs(parsed, jobs, runs)
-    sweep = plan_sweep(left_to_do(every, directory) if goes_on else every, options, timed)
+    left = left_to_do(every, directory) if goes_on else every
+    sweep = plan_sweep(with_compilation(left, runs_of(directory) if goes_on else {}), options, timed)
     words_for_hydra = [*overrides, *naming, *fixed_place(directory)]
     jobs_there = every if multirun else []
     planned = (compositions[0], runs, directory, sweep, jobs_there, names, options, goes_on, contents)

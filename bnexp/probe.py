@@ -48,7 +48,7 @@ def probe_run(run: RunRecord) -> list[Probe]:
     config = run.located()
     device, data = pick_device(config.device), load_data(config.dataset, run.directory)
     prepare_torch(config, device)
-    landscape = Landscape(Stack([config], data, device))
+    landscape = Landscape(Stack([config], data, device, compiled=False))
     return [landscape.probe(path) for path in kept_checkpoints(run.directory)]
 
 

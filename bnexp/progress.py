@@ -13,7 +13,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Column, Table
 
-from bnexp.console import console, describe, duration, harmless, literal, say, tell_uncompiled
+from bnexp.console import console, describe, duration, harmless, literal, say
 from bnexp.sweep import Job
 from bnexp.train import Member
 from bnexp.workers import Closed, Evaluated, Event, Opened, Progress
@@ -63,11 +63,9 @@ class TrainingDisplay:
     ) -> None:
         self.bar.stop()
 
-    def prepare(self, steps: int, compiling: bool, no_compiler: bool) -> None:
+    def prepare(self, steps: int, compiling: bool) -> None:
         self.steps = steps
         self.task = self.bar.add_task(literal(self.title), total=steps, latest="compiling…" if compiling else "")
-        if no_compiler:
-            tell_uncompiled()
 
     def progress(self, step: int) -> None:
         self.bar.update(self.task, completed=step)

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bnexp.cache import open_cache
 from bnexp.config import ConfigError, RunConfig, paths_in, paths_of, recorded, require
-from bnexp.console import command, say
+from bnexp.console import command, say, say_once
 from bnexp.data import load_data, show_contents
 from bnexp.datasets.images import Contents
+from bnexp.engine import decide_compilation
 from bnexp.files import clear_parts, read_json, write_whole
 from bnexp.lock import Lock
 from bnexp.messages import explain
@@ -21,6 +23,7 @@ from bnexp.planned import comparison_of, run_name
 from bnexp.running import Sweep, train_jobs
 from bnexp.runs import (
     SWEEP,
+    Compilation,
     Launch,
     RunRecord,
     clear_progress,
@@ -74,6 +77,32 @@ def left_to_do(jobs: list[Job], directory: Path) -> list[Job]:
     """Without a sweep's complete runs."""
     done = complete_runs(directory)
     return [job for job in jobs if config_digest(job.config) not in done]
+
+
+def with_compilation(jobs: list[Job], there: dict[str, RunRecord]) -> list[Job]:
+    """Jobs with whether they are compiled: as the record says, where a run has begun, else as this machine can. Says
+    once what is amiss with the compiler. Raises ConfigError.
+    """
+    decided = [replace(job, compilation=compilation_of(job, there.get(config_digest(job.config)))) for job in jobs]
+    for problem in dict.fromkeys(job.compilation.problem for job in decided):
+        if problem:
+            say_once(f"{problem}: steps run uncompiled, at about half the speed")
+    if any(job.compilation.compiled for job in decided) and (amiss := open_cache().problem):
+        say_once(f"{amiss}: compiled code is not kept there")
+    return decided
+
+
+def compilation_of(job: Job, run: RunRecord | None) -> Compilation:
+    """Raises ConfigError."""
+    if run is None:
+        return decide_compilation(job.config)
+    if not run.record.get("compiled"):
+        return Compilation()
+    found = decide_compilation(job.config)
+    if not found.compiled:
+        why = found.problem or "its configuration isn't to be compiled"
+        raise ConfigError(f"{run.directory} began compiled, which it cannot go on here: {why}")
+    return found
 
 
 def check_holds(directory: Path, runs: list[RunConfig], names: list[str], numbered: bool) -> bool:
@@ -141,9 +170,10 @@ def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
     left = left_to_do(jobs, directory)
     if not left:
         return f"{directory} is finished: nothing is left to do"
+    left = with_compilation(left, there)
     places = {job.number: place_of(job, directory, there) for job in left}
     for job in sorted(left, key=lambda job: str(job.config.dataset)):  # each data set is read once
-        check_facts(job.config, places[job.number], load_data(job.config.dataset, directory))
+        check_facts(job.config, places[job.number], load_data(job.config.dataset, directory), job.compilation.compiled)
     for contents in check_runs([job.config for job in left]):
         show_contents(contents)
     plan = plan_sweep(left, options)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bnexp.cluster import run_jobs
-from bnexp.console import count, harmless, say, tell_uncompiled
-from bnexp.engine import lacks_compiler
+from bnexp.console import count, harmless, say
 from bnexp.progress import SweepDisplay, shown
 from bnexp.runs import Launch, close_interrupted, complete_run, write_failure
 from bnexp.sweep import Job, StackOfJobs, SweepPlan, cuda_devices, stack_key
@@ -28,7 +28,7 @@ def train_jobs(stack: StackOfJobs, place: Callable[[Job], Launch], emit: Emit) -
     members: dict[int, Member] = {}
     for job in stack:
         try:
-            launch = place(job)
+            launch = replace(place(job), compilation=job.compilation)
             if ended := outcome_there(job.config, launch.directory):
                 ends[job.number] = ended
                 emit(Closed(job.number, launch.directory, ended))
@@ -40,6 +40,11 @@ def train_jobs(stack: StackOfJobs, place: Callable[[Job], Launch], emit: Emit) -
     if members:
         train_together(list(members.values()), Reporter(list(members), emit))
     return ends | {number: member.outcome for number, member in members.items() if member.outcome is not None}
+
+
+def kind_of(stack: StackOfJobs) -> tuple[str, int]:
+    """Stacks of the same kind share a compiled step."""
+    return stack_key(stack[0].config, stack[0].compilation.compiled), len(stack)
 
 
 class Sweep:
@@ -58,8 +63,6 @@ class Sweep:
     def run(self) -> None:
         """Raises Interrupted once the workers have closed their runs."""
         say(str(self.plan))
-        if any(lacks_compiler(job.config) for job in self.jobs.values()):
-            tell_uncompiled()  # here: workers have no console
         with shown(SweepDisplay(list(self.jobs.values()))) as self.display:
             self.train(self.plan.stacks)
 
@@ -72,7 +75,7 @@ class Sweep:
             for returns in run_jobs(self.trainer, stacks, self.executor, self.hear, self.died):
                 self.returns |= returns
             return
-        pool = Pool(self.trainer, self.hear, self.died, lambda stack: (stack_key(stack[0].config), len(stack)))
+        pool = Pool(self.trainer, self.hear, self.died, kind_of)
         try:
             for returns in pool.run(stacks, self.plan.workers, cuda_devices(stacks[0][0].config)):
                 self.returns |= returns

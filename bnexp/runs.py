@@ -41,12 +41,21 @@ version = cache(metadata.version)  # of a package; each look at its files takes 
 
 
 @dataclass(frozen=True)
+class Compilation:
+    """Whether a run's step is compiled, as it is planned. `problem`: why it isn't, though it was to be."""
+
+    compiled: bool = False
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
 class Launch:
-    """Where a run came from: its directory, the words the user typed, its number in a sweep."""
+    """Where a run came from: its directory, the words the user typed, its number in a sweep; and how it is computed."""
 
     directory: Path
     overrides: list[str]
     job: int = 0
+    compilation: Compilation = Compilation()
 
 
 def config_digest(config: RunConfig) -> str:

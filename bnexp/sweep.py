@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import chain, pairwise, zip_longest
 from math import ceil
@@ -16,8 +16,9 @@ from bnexp.batches import Batches
 from bnexp.config import ConfigError, RunConfig, require
 from bnexp.console import count, duration
 from bnexp.data import load_data
-from bnexp.engine import EVALUATION_BATCH, Stack, compiles, pick_device, shape_of, thread_count, usable_cores
+from bnexp.engine import EVALUATION_BATCH, Stack, pick_device, shape_of, thread_count, usable_cores
 from bnexp.optim import find_optimizer
+from bnexp.runs import Compilation
 
 LARGEST_STACK = 128  # members: the most that was measured, results/performance.md
 WORKING_SET = 2**22  # bytes of a stack, about those of a core's own caches: measured best, results/performance.md
@@ -31,12 +32,15 @@ WORTH_WORKERS = 12.0  # seconds of training: shorter sweeps are over before a se
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a sweep: its number, its overrides, those of them that tell it from the others, its configuration."""
+    """A run of a sweep: its number, its overrides, those of them that tell it from the others, its configuration, and
+    whether it is compiled.
+    """
 
     number: int
     words: list[str]
     overrides: list[str]
     config: RunConfig
+    compilation: Compilation = field(default_factory=Compilation)
 
     @property
     def title(self) -> str:
@@ -103,7 +107,7 @@ def plan_sweep(jobs: list[Job], options: Options, timed: bool = True) -> SweepPl
         return SweepPlan([], 0, 0.0)
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(stack_key(job.config), []).append(job)
+        groups.setdefault(stack_key(job.config, job.compilation.compiled), []).append(job)
     fewest = min(device_workers(group[0].config) for group in groups.values())
     workers = 1 if options.submit else options.workers or fewest
     found = [divide(group, workers * len(group) / len(jobs), options) for group in groups.values()]
@@ -119,11 +123,11 @@ def plan_sweep(jobs: list[Job], options: Options, timed: bool = True) -> SweepPl
     return SweepPlan([stack for turn in turns for stack in turn if stack], workers, seconds / workers)
 
 
-def stack_key(config: RunConfig) -> str:
+def stack_key(config: RunConfig, compiled: bool) -> str:
     """Runs with the same key can train as one: the same computation, the same steps and evaluations."""
     values = config.as_dict()
     along = {key: values[key] for key in ("steps", "eval", "checkpoint", "device", "threads", "compile")}
-    return json.dumps(shape_of(config) | along, sort_keys=True)
+    return json.dumps(shape_of(config) | along | {"compiled": compiled}, sort_keys=True)
 
 
 def device_workers(config: RunConfig) -> int:
@@ -141,25 +145,26 @@ def divide(jobs: list[Job], workers: float, options: Options) -> list[StackOfJob
     """Stacks that differ by one job at most: each size is compiled once. Their number is a multiple of the workers that
     these jobs have for themselves, so that none is idle.
     """
-    config = jobs[0].config
-    largest = min(options.max_stack or LARGEST_STACK, LARGEST_STACK) if gains(config) else 1
-    number = max(ceil(len(jobs) / largest), 0 if options.max_stack else round(len(jobs) / best_size(config)))
+    gains = gains_from_company(jobs[0])
+    largest = min(options.max_stack or LARGEST_STACK, LARGEST_STACK) if gains else 1
+    best = best_size(jobs[0].config) if gains else 1
+    number = max(ceil(len(jobs) / largest), 0 if options.max_stack else round(len(jobs) / best))
     number = min(ceil(number / ceil(workers)) * ceil(workers), len(jobs))
     bounds = [len(jobs) * i // number for i in range(number + 1)]
     return [jobs[first:last] for first, last in pairwise(bounds)]
 
 
-def gains(config: RunConfig) -> bool:
+def gains_from_company(job: Job) -> bool:
     """Whether company makes a run faster: not an uncompiled or a convolutional one."""
-    return stacks(config) and compiles(config, pick_device(config.device))
+    return stacks(job.config) and job.compilation.compiled
 
 
 def best_size(config: RunConfig) -> int:
-    """How many members make the fastest stack."""
+    """How many members make the fastest stack, where they gain from it."""
     device, room = pick_device(config.device), WORKING_SET
     if device.type == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory // 2
-    return int(min(max(room / member_bytes(config), 1), LARGEST_STACK)) if gains(config) else 1
+    return int(min(max(room / member_bytes(config), 1), LARGEST_STACK))
 
 
 def member_bytes(config: RunConfig) -> float:
@@ -192,7 +197,7 @@ def estimate(found: list[StackOfJobs]) -> float:
     runs = sum(len(stack) for stack in found)
     step, evaluation = time_steps(config)
     evaluations = config.eval.times(config.steps)
-    compiled = compiles(config, pick_device(config.device))
+    compiled = found[0][0].compilation.compiled
     compiling = COMPILING * len({len(stack) for stack in found}) if compiled else 0.0
     return compiling + runs * (config.steps * step * (COMPILED if compiled else 1.0) + evaluations * evaluation)
 
@@ -201,7 +206,7 @@ def time_steps(config: RunConfig) -> tuple[float, float]:
     """Seconds of an uncompiled step and of an evaluation of one run."""
     data, device = load_data(config.dataset), pick_device(config.device)
     torch.set_num_threads(thread_count(config, device))
-    stack = Stack([replace(config, compile=False)], data, device)
+    stack = Stack([config], data, device, compiled=False)
     batches = Batches([0], len(data.train), config.batch_size, config.dataset.augment != "none", device)
     few = data.validation[:EVALUATION_BATCH]
 

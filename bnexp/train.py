@@ -28,8 +28,6 @@ from bnexp.engine import (
     Stack,
     Stopped,
     activation_columns,
-    compiles,
-    lacks_compiler,
     never,
     pick_device,
     prepare_torch,
@@ -50,6 +48,7 @@ from bnexp.runs import (
     METRICS,
     SCHEMA,
     TIMING,
+    Compilation,
     Launch,
     RunRecord,
     checkpoint_at,
@@ -72,7 +71,7 @@ TARGETS = (80, 90, 95, 97, 98)  # percent of validation accuracy whose first cro
 class Display(Protocol):
     """What the loop tells whoever watches."""
 
-    def prepare(self, steps: int, compiling: bool, no_compiler: bool) -> None: ...
+    def prepare(self, steps: int, compiling: bool) -> None: ...
     def progress(self, step: int) -> None: ...
     def evaluated(self, member: "Member") -> None: ...
     def closed(self, member: "Member") -> None: ...
@@ -84,9 +83,9 @@ class Harmless:
     def __init__(self, display: Display) -> None:
         self.display = display
 
-    def prepare(self, steps: int, compiling: bool, no_compiler: bool) -> None:
+    def prepare(self, steps: int, compiling: bool) -> None:
         with harmless():
-            self.display.prepare(steps, compiling, no_compiler)
+            self.display.prepare(steps, compiling)
 
     def progress(self, step: int) -> None:
         with harmless():
@@ -269,7 +268,7 @@ def follow(config: RunConfig) -> None:
     """A process beside rank 0: its share of every batch, and nothing else. Where rank 0 stops, so does it."""
     device, data = pick_device(config.device), load_data(config.dataset)
     prepare_torch(config, device)
-    stack = Stack([config], data, device)
+    stack = Stack([config], data, device, compiled=False)
     batches = Batches([config.seed], len(data.train), config.batch_size, config.dataset.augment != "none", device)
     with StopRequest() as stop:
         try:
@@ -290,10 +289,10 @@ def open_member(config: RunConfig, launch: Launch, companions: int) -> Member:
     data, lock = load_data(config.dataset), Lock(launch.directory)
     model = make_model(config, data.shape, data.classes)
     try:
-        start = where_cut_off(config, launch.directory, data)
+        start = where_cut_off(config, launch.directory, data, launch.compilation.compiled)
         if start.tensors is None:
             clear_run(launch.directory)
-            create_run(launch, config, facts_of(config, model, data, companions))
+            create_run(launch, config, facts_of(config, model, data, companions, launch.compilation))
         else:
             reopen_run(launch.directory, config, start.step)
         recorder = Recorder(launch.directory, activation_columns(model), rows_until(start))
@@ -311,17 +310,17 @@ def rows_until(start: Saved) -> int | None:
     return None if start.tensors is None else start.step - bool(start.tensors["record.losses"].any())
 
 
-def where_cut_off(config: RunConfig, directory: Path, data: Data) -> Saved:
+def where_cut_off(config: RunConfig, directory: Path, data: Data, compiled: bool) -> Saved:
     """What a run goes on from. Raises ConfigError where it would go on otherwise than it began, or is another run."""
-    if not check_facts(config, directory, data):
+    if not check_facts(config, directory, data, compiled):
         return Saved()
     shapes = {name: tensor.shape for name, tensor in start_member(config, data).flat().items()}
     return newest_checkpoint(directory, config, shapes)
 
 
-def check_facts(config: RunConfig, directory: Path, data: Data) -> bool:
+def check_facts(config: RunConfig, directory: Path, data: Data, compiled: bool | None = None) -> bool:
     """Whether the directory holds the run already. Raises ConfigError where that is another one, or was made with other
-    facts.
+    facts. `compiled`: None, where that is still to be decided, by its record.
     """
     record = read_record(directory)
     if record is None:
@@ -329,7 +328,7 @@ def check_facts(config: RunConfig, directory: Path, data: Data) -> bool:
     digests = {digest_of(record["config"]), *([record["config_sha256"]] if record.get("schema") == SCHEMA else [])}
     if digests != {config_digest(config)}:
         raise ConfigError(f"{directory} holds another run already: choose another directory")
-    for name, fact in deciding_facts(config, data).items():
+    for name, fact in deciding_facts(config, data, compiled).items():
         now, then = (json.loads(json.dumps(found)) for found in (fact, record.get(name)))
         if now != then:
             raise ConfigError(f"{directory} was made with {name} {then}: with {now} it would go on to another curve")
@@ -339,14 +338,14 @@ def check_facts(config: RunConfig, directory: Path, data: Data) -> bool:
     return True
 
 
-def deciding_facts(config: RunConfig, data: Data) -> dict[str, Any]:
+def deciding_facts(config: RunConfig, data: Data, compiled: bool | None) -> dict[str, Any]:
     """Of a run's record, those that its curve depends on beside its configuration."""
     device = pick_device(config.device)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": thread_count(config, device),
         "processes": parallel.processes(),
-        "compiled": compiles(config, device),
+        **({} if compiled is None else {"compiled": compiled}),
         "dataset": {"sha256": data.checksum, "train": len(data.train), "shape": data.shape, "classes": data.classes},
     }
 
@@ -375,11 +374,14 @@ def check_rows(member: Member, timed: list[int]) -> None:
             raise damaged(member.launch.directory / name)
 
 
-def facts_of(config: RunConfig, model: nn.Module, data: Data, companions: int) -> dict[str, Any]:
+def facts_of(
+    config: RunConfig, model: nn.Module, data: Data, companions: int, compilation: Compilation
+) -> dict[str, Any]:
     """For the run's record."""
-    facts = deciding_facts(config, data)
+    facts = deciding_facts(config, data, compilation.compiled)
     dataset = facts.pop("dataset")
     return facts | {
+        "not_compiled_because": compilation.problem,
         "stack": companions,
         "dataset": dataset,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -407,7 +409,8 @@ def train_stack(members: list[Member], display: Display) -> None:
     device, data = pick_device(config.device), load_data(config.dataset)
     prepare_torch(config, device)
     try:
-        stack = Stack([member.config for member in members], data, device)
+        compiled = members[0].launch.compilation.compiled
+        stack = Stack([member.config for member in members], data, device, compiled)
         take_places(members, stack)
         train(members, stack, display)
     except Exception as error:
@@ -427,7 +430,7 @@ def train(members: list[Member], stack: Stack, display: Display) -> None:
     watch = Stopwatch(data.train.labels.device)
     saving = Timer(config.checkpoint.every_seconds)
     start = members[0].start.step
-    display.prepare(config.steps, stack.compiled, lacks_compiler(config))
+    display.prepare(config.steps, stack.compiled)
     stack.warm_up(batches.batch(start))  # compiling takes seconds to minutes, in which there is nothing to save
     with StopRequest() as stop:
         asked = stop.asked if parallel.processes() == 1 else never  # torchrun's cannot go on: better a late end

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,10 +21,18 @@ from bnexp.train import Interrupted, Member, StopRequest
 GRACE = 3.0  # seconds between asking a worker to stop and killing it
 POLL = 0.2
 REPORT_EVERY = 0.5  # seconds between a stack's reports of its step
-# A fork of this process would copy the locks of torch's threads. Where that works, workers are forks of a process that
-# has imported everything and computed nothing: one import for all workers of all sweeps.
-START = "forkserver" if sys.platform == "linux" else "spawn"
 PRELOADED = ["bnexp.launch"]
+LONGEST_SOCKET = 107  # bytes of the path of a Unix socket
+SOCKET = "pymp-01234567/listener-01234567"  # of the process that forks the workers, in the temporary directory
+
+
+def start_method() -> str:
+    """A fork of this process would copy the locks of torch's threads. Where that works, workers are forks of a process
+    that has imported everything and computed nothing: one import for all workers of all sweeps. It is reached by a
+    socket, whose path can be too long; then every worker imports for itself.
+    """
+    fits = len(os.fsencode(os.path.join(tempfile.gettempdir(), SOCKET))) <= LONGEST_SOCKET
+    return "forkserver" if sys.platform == "linux" and fits else "spawn"
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class Reporter:
     def __init__(self, jobs: list[int], emit: Emit) -> None:
         self.jobs, self.emit, self.told_at = jobs, emit, 0.0
 
-    def prepare(self, steps: int, compiling: bool, no_compiler: bool) -> None:
+    def prepare(self, steps: int, compiling: bool) -> None:
         self.emit(Progress(self.jobs, 0))
 
     def progress(self, step: int) -> None:
@@ -98,8 +107,11 @@ class Train(Protocol):
     def __call__(self, stack: Any, emit: Emit) -> Any: ...
 
 
-def live(pipe: Connection, train: Train, directory: str, device: int | None) -> None:
-    """A worker process: what it prints, warnings and tracebacks, goes where its parent's lines go, or nowhere."""
+def live(pipe: Connection, train: Train, directory: str, device: int | None, environment: dict[str, str]) -> None:
+    """A worker process: what it prints, warnings and tracebacks, goes where its parent's lines go, or nowhere.
+    `environment`: the parent's as it is now; what forks the workers has an earlier one.
+    """
+    os.environ.update(environment)
     protect_streams()
     serve(pipe, train, directory, device)
 
@@ -137,10 +149,11 @@ class Worker:
 
     def __init__(self, train: Train, device: int | None) -> None:
         self.device, self.stack, self.kind = device, None, object()
-        context: Any = multiprocessing.get_context(START)
+        context: Any = multiprocessing.get_context(start_method())
         context.set_forkserver_preload(PRELOADED)
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=live, args=(theirs, train, os.getcwd(), device), daemon=True)
+        arguments = (theirs, train, os.getcwd(), device, dict(os.environ))
+        self.process = context.Process(target=live, args=arguments, daemon=True)
         start_deaf(self.process)
         theirs.close()
 

@@ -29,6 +29,7 @@ import torch
 from bnexp.bench import ratio_of
 from bnexp.config import RunConfig
 from bnexp.data import load_data
+from bnexp.engine import decide_compilation
 from bnexp.runs import git_state, machine
 from bnexp.stats import Spread, interval_words, spread
 from bnexp.sweep import Job, Options, plan_sweep
@@ -112,7 +113,8 @@ def make_contenders(images: str, cores: int) -> list[Contender]:
 
 
 def stack_sizes(runs: int, workers: int) -> list[int]:
-    jobs = [Job(seed, [], [], RunConfig(seed=seed, compile=True)) for seed in range(runs)]
+    configs = [RunConfig(seed=seed, compile=True) for seed in range(runs)]
+    jobs = [Job(c.seed, [], [], c, decide_compilation(c)) for c in configs]
     return [len(stack) for stack in plan_sweep(jobs, Options(workers=workers)).stacks]
 
 

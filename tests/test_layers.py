@@ -31,8 +31,9 @@ LAYERS = (  # from the face down; a module imports from its own layer or a lower
     ("pretrained",),
     ("runs",),
     ("optim", "data", "archs", "batches", "init", "compiled"),
+    ("compiler",),
     ("norms", "activations"),
-    ("parallel", "lock"),
+    ("parallel", "lock", "cache"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 LONGEST = 45

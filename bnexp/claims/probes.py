@@ -1,7 +1,6 @@
 """What isn't recorded while a run trains, read off its checkpoint or its start."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,11 @@ from bnexp.checkpoint import load_checkpoint
 from bnexp.claims.claim import NoVerdictError, Runs
 from bnexp.claims.values import Arm, Metric, PerSeed, Values
 from bnexp.comparison import accuracy
+from bnexp.compiler import compiler_problem
 from bnexp.config import RunConfig
-from bnexp.console import NO_COMPILER
 from bnexp.data import Data, load_data
 from bnexp.datasets.images import Images
-from bnexp.engine import Evaluator, Tensors, compiles, make_answer, pick_device, prepare_torch, start_member
+from bnexp.engine import Evaluator, Tensors, make_answer, pick_device, prepare_torch, start_member
 from bnexp.norms import ConditionalNorm
 from bnexp.probe import Probe, probe_run
 from bnexp.runs import CHECKPOINT, RunRecord
@@ -167,8 +166,9 @@ def batches_per_second(runs: Runs, mode: str) -> dict[str, list[float]]:
     if key not in _measured:
         first = configs["none"]
         device = pick_device(first.device)
-        if mode != "eager" and not compiles(replace(first, compile=True), device):
-            raise NoVerdictError(NO_COMPILER)
+        problem = compiler_problem(device.type) if mode != "eager" else None
+        if problem:
+            raise NoVerdictError(problem)
         prepare_torch(first, device)
         data = load_data(config_of(runs[0]).dataset, runs[0].directory)
         contenders = {norm: Contender(config, mode, 1, data) for norm, config in configs.items()}
