@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -62,14 +63,12 @@ class Compiled:
 
     def compiled_call(self, arguments: tuple[Any, ...], found: Cache) -> Any:
         """If it fails it is tried once more, apart from all that torch has kept."""
-        from torch._inductor.utils import fresh_cache  # noqa: PLC0415 - a second to import, and only some runs compile
-
         try:
             return self.adopt(self.compile(arguments), arguments)
         except Exception as error:
             log.debug("compiled once more: %s", error)
         try:
-            with torch._inductor.config.patch(cpp_cache_precompile_headers=False), fresh_cache(dir=beside(found)):
+            with apart(found):
                 result = self.adopt(self.compile(arguments), arguments)
         except Exception as error:
             forget_compiler()
@@ -124,10 +123,21 @@ def set_up_torch() -> Cache:
     return found
 
 
-def beside(found: Cache) -> str | None:
-    """Where another directory like torch's can be made."""
-    parent = found.scratch.parent if found.scratch else None
-    return str(parent) if parent and os.access(parent, os.W_OK) else None
+@contextmanager
+def apart(found: Cache) -> Iterator[None]:
+    """Torch's files in an empty directory for a while, without headers precompiled."""
+    from torch._inductor.utils import clear_caches  # noqa: PLC0415 - a second to import, and only some runs compile
+
+    assert found.scratch is not None
+    beside = found.scratch.parent if os.access(found.scratch.parent, os.W_OK) else None
+    with TemporaryDirectory(dir=beside) as folder, torch._inductor.config.patch(cpp_cache_precompile_headers=False):
+        os.environ[VARIABLE] = folder
+        clear_caches()
+        try:
+            yield
+        finally:
+            os.environ[VARIABLE] = str(found.scratch)
+            clear_caches()
 
 
 def brief(error: Exception) -> str:
@@ -168,7 +178,7 @@ def load(path: Path, captured: dict[str, Any]) -> Any:
 def save(compiled: Any, path: Path, captured: dict[str, Any]) -> None:
     """What can't be kept, or not there, is compiled again next time."""
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        with TemporaryDirectory(dir=path.parent) as folder:
             whole = Path(folder, path.name)
             compiled.save_compiled_function(whole, external_data=captured)
             write_kept(path, whole.read_bytes())

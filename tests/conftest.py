@@ -112,6 +112,20 @@ def restored() -> Iterator[None]:
 
 
 @pytest.fixture
+def warm_scratch(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Torch's own files stay those of all tests, as if the user had chosen their directory, wherever steps are kept: what
+    takes long to compile is its headers.
+    """
+    from bnexp import cache  # noqa: PLC0415
+
+    scratch = cache.open_cache().scratch
+    assert scratch is not None
+    monkeypatch.setenv(cache.VARIABLE, str(scratch))
+    monkeypatch.setattr(cache, "_scratch", None)
+    return scratch
+
+
+@pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what is in the tables: a figure takes 0.3 s."""
     for name in ("report.plot_figure", "probe_report.plot_figure", "bench_report.rate_figure"):

@@ -17,10 +17,10 @@ import bnexp.engine
 from bnexp.batches import Batch, Batches
 from bnexp.bench import CONTROL, make_forward, take_options, with_norms
 from bnexp.cli import run
+from bnexp.compiler import NO_COMPILER, has_compiler
 from bnexp.config import ActConfig, ArchConfig, DatasetConfig, NormConfig, RunConfig
-from bnexp.console import NO_COMPILER
 from bnexp.data import load_data
-from bnexp.engine import Stack, has_compiler
+from bnexp.engine import Stack
 from bnexp.norms import IMAGES_ONLY, NORMS
 from bnexp.runs import PACKAGES
 from bnexp.stats import interval_rank, interval_words, spread

@@ -8,6 +8,7 @@ import torch
 from test_stacking import Silent
 
 from bnexp.config import ArchConfig, DatasetConfig, NormConfig, OptimConfig, RunConfig
+from bnexp.engine import decide_compilation
 from bnexp.runs import Launch
 from bnexp.train import open_member, train_together
 
@@ -21,7 +22,10 @@ CONFIG = RunConfig(
 
 def curve(configs: list[RunConfig], folder: Path) -> list[float]:
     """Validation accuracies of the first of these, trained together."""
-    members = [open_member(c, Launch(folder / str(i), [], i), len(configs)) for i, c in enumerate(configs)]
+    members = [
+        open_member(c, Launch(folder / str(i), [], i, decide_compilation(c)), len(configs))
+        for i, c in enumerate(configs)
+    ]
     train_together(members, Silent())
     assert isinstance(members[0].outcome, dict), members[0].outcome
     return members[0].accuracy

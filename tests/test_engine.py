@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from bnexp.archs.registry import make_model
 from bnexp.batches import Batches
+from bnexp.compiler import has_compiler
 from bnexp.config import ActConfig, ArchConfig, ConfigError, DatasetConfig, NormConfig, OptimConfig, RunConfig
 from bnexp.data import Data, load_data
 from bnexp.datasets.images import Images
@@ -20,12 +21,12 @@ from bnexp.engine import (
     Evaluation,
     Stack,
     activation_columns,
-    compiles,
-    has_compiler,
+    decide_compilation,
     pick_device,
     start_member,
     thread_count,
 )
+from bnexp.runs import Compilation
 
 CPU = torch.device("cpu")
 GRAPHS = [("none", "sgd", "relu"), ("batch", "sgd", "sigmoid"), ("layer", "adam", "tanh"), ("group", "adam", "sigmoid")]
@@ -388,11 +389,15 @@ def test_a_small_network_learns_32_digits_by_heart(norm: str) -> None:
 def test_what_is_compiled(
     compiled: bool | str, steps: int, arch: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = RunConfig(arch=ArchConfig(arch), steps=steps, compile=compiled)
-    monkeypatch.setattr("bnexp.engine.has_compiler", lambda *_: True)
-    assert compiles(config, CPU) is expected
-    monkeypatch.setattr("bnexp.engine.has_compiler", lambda *_: False)
-    assert compiles(config, CPU) is False
+    config = RunConfig(arch=ArchConfig(arch), steps=steps, compile=compiled, device="cpu")
+    monkeypatch.setattr("bnexp.engine.compiler_problem", lambda *_: None)
+    assert decide_compilation(config) == Compilation(expected)
+    monkeypatch.setattr("bnexp.engine.compiler_problem", lambda *_: "none is there")
+    if compiled is True:
+        with pytest.raises(ConfigError, match="compile=true is not allowed: none is there"):
+            decide_compilation(config)
+    else:
+        assert decide_compilation(config) == Compilation(False, "none is there" if expected else None)
 
 
 def test_threads() -> None:

@@ -14,6 +14,7 @@ import torch
 from test_engine import check_warm_up_moves_nothing, trained
 
 import bnexp.train
+from bnexp.compiler import has_compiler
 from bnexp.config import (
     ActConfig,
     ArchConfig,
@@ -25,7 +26,7 @@ from bnexp.config import (
     RunConfig,
 )
 from bnexp.data import load_data
-from bnexp.engine import has_compiler
+from bnexp.engine import decide_compilation
 from bnexp.norms import IMAGES_ONLY, NORMS
 from bnexp.runs import CHECKPOINT, METRICS, Launch
 from bnexp.train import Member, open_member, train_together
@@ -40,7 +41,7 @@ DIVERGES = 1e30  # a learning rate
 class Silent:
     """No display."""
 
-    def prepare(self, steps: int, compiling: bool, no_compiler: bool) -> None: ...
+    def prepare(self, steps: int, compiling: bool) -> None: ...
     def progress(self, step: int) -> None: ...
     def evaluated(self, member: Member) -> None: ...
     def closed(self, member: Member) -> None: ...
@@ -91,7 +92,7 @@ def draw(config: RunConfig, dice: random.Random, diverges: bool = False) -> RunC
 def train(configs: list[RunConfig], folder: Path) -> list[tuple[bytes, bytes]]:
     """metrics.csv and the checkpoint of each, trained together."""
     members = [
-        open_member(config, Launch(folder / str(number), [], number), len(configs))
+        open_member(config, Launch(folder / str(number), [], number, decide_compilation(config)), len(configs))
         for number, config in enumerate(configs)
     ]
     train_together(members, Silent())

@@ -16,11 +16,11 @@ from omegaconf import OmegaConf
 import bnexp.sweep as bnexp_sweep
 from bnexp import running
 from bnexp.cli import run
+from bnexp.compiler import has_compiler
 from bnexp.composition import flat
 from bnexp.config import ArchConfig, ConfigError, DatasetConfig, EvalConfig, RunConfig
 from bnexp.console import count, duration
-from bnexp.engine import has_compiler
-from bnexp.runs import find_runs
+from bnexp.runs import Compilation, find_runs
 from bnexp.sweep import (
     LARGEST_STACK,
     Job,
@@ -50,7 +50,8 @@ def make_jobs(*sizes: int, config: RunConfig = CONFIG) -> list[Job]:
     configs = [
         replace(config, batch_size=60 + group, seed=seed) for group, size in enumerate(sizes) for seed in range(size)
     ]
-    return [Job(n, [], [f"batch_size={c.batch_size}", f"seed={c.seed}"], c) for n, c in enumerate(configs)]
+    compilation = Compilation(config.compile is True)
+    return [Job(n, [], [f"batch_size={c.batch_size}", f"seed={c.seed}"], c, compilation) for n, c in enumerate(configs)]
 
 
 # ---- stacks
@@ -60,7 +61,6 @@ def make_jobs(*sizes: int, config: RunConfig = CONFIG) -> list[Job]:
 def small_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunConfig]:
     """Compiled runs, on a machine whose cache suits stacks of six of them. Nothing is compiled by a plan."""
     compiled = replace(CONFIG, compile=True)
-    monkeypatch.setattr("bnexp.engine.has_compiler", lambda *_: True)
     monkeypatch.setattr(bnexp_sweep, "WORKING_SET", 6.5 * member_bytes(compiled))
     with restored():
         yield compiled
@@ -179,7 +179,7 @@ def test_count() -> None:
     ],
 )
 def test_numbers_keep_runs_together(key: str, value: object) -> None:
-    assert stack_key(changed(CONFIG, key, value)) == stack_key(CONFIG)
+    assert stack_key(changed(CONFIG, key, value), False) == stack_key(CONFIG, False)
 
 
 @pytest.mark.parametrize(
@@ -205,13 +205,13 @@ def test_numbers_keep_runs_together(key: str, value: object) -> None:
     ],
 )
 def test_another_computation_separates(key: str, value: object) -> None:
-    assert stack_key(changed(CONFIG, key, value)) != stack_key(CONFIG)
+    assert stack_key(changed(CONFIG, key, value), False) != stack_key(CONFIG, False)
 
 
 def test_eps_separates_convolutional_runs() -> None:
     convnet = changed(CONFIG, "arch.name", "convnet")
-    assert stack_key(changed(convnet, "norm.eps", 0.1)) != stack_key(convnet)
-    assert stack_key(replace(convnet, seed=7)) == stack_key(convnet)
+    assert stack_key(changed(convnet, "norm.eps", 0.1), False) != stack_key(convnet, False)
+    assert stack_key(replace(convnet, seed=7), False) == stack_key(convnet, False)
 
 
 @pytest.mark.parametrize(
