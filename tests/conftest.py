@@ -113,8 +113,8 @@ def restored() -> Iterator[None]:
 
 @pytest.fixture
 def warm_scratch(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Torch's own files stay those of all tests, as if the user had chosen their directory, wherever steps are kept: what
-    takes long to compile is its headers.
+    """Torch's own files stay those of all tests, as if the user had chosen their directory, wherever steps are kept.
+    What takes long to compile is its headers.
     """
     from bnexp import cache  # noqa: PLC0415
 
