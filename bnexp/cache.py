@@ -37,19 +37,20 @@ class UnsafeError(OSError):
 
 
 _caches: dict[tuple[str, ...], Cache] = {}
-_scratch: str | None = None  # what this process has put into the variable
+_ours = ("", "")  # what this process has put into the variable, and what was there before: the user's choice
 
 
 def open_cache() -> Cache:
     """Find the directories, make them where they are missing, and point torch to its own."""
-    global _scratch  # noqa: PLW0603 - as the environment, once a process
+    global _ours  # noqa: PLW0603 - as the environment, once a process
     where = surroundings()
     found = _caches[where] = _caches.get(where) or find_cache(where[1])
     for name in (VARIABLE, TRITON):
         if os.environ.get(name) and (name == VARIABLE or why_unusable(Path(os.environ[name]))):
             del os.environ[name]
     if found.scratch is not None:
-        _scratch = os.environ[VARIABLE] = str(found.scratch)
+        _ours = (str(found.scratch), where[1])
+        os.environ[VARIABLE] = _ours[0]
     return found
 
 
@@ -57,7 +58,7 @@ def surroundings() -> tuple[str, ...]:
     """What the directories depend on. The second: the user's own choice for torch's."""
     given = os.environ.get(VARIABLE, "")
     names = ("XDG_CACHE_HOME", "HOME")
-    chosen = "" if given == _scratch else given
+    chosen = _ours[1] if given == _ours[0] else given
     return str(os.geteuid()), chosen, tempfile.gettempdir(), *(os.environ.get(name, "") for name in names)
 
 

@@ -121,7 +121,7 @@ def warm_scratch(monkeypatch: pytest.MonkeyPatch) -> Path:
     scratch = cache.open_cache().scratch
     assert scratch is not None
     monkeypatch.setenv(cache.VARIABLE, str(scratch))
-    monkeypatch.setattr(cache, "_scratch", None)
+    monkeypatch.setattr(cache, "_ours", ("", ""))
     return scratch
 
 
