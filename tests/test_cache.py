@@ -533,8 +533,10 @@ def test_broken_caches_and_compilers(
             assert record()["compiled"] is not bool(compiler), (number, kept, record())
             ended[record()["compiled"]] += 1
             shutil.rmtree("r")
-            if turn == 0 and kept.is_dir():
-                damaged += damage_kept(kept, damage) if damage else 0
+            there = damage_kept(kept, damage) if turn == 0 and damage and kept.is_dir() else 0
+            damaged += there
+            if not there and not whole:
+                break
     tell(
         f"{count} draws of caches (a file, open, another's, full, noexec, a space, …) and compilers, each twice, "
         f"{damaged} kept steps damaged between: {ended[1]} runs compiled, {ended[0]} not, the bytes as each record says"

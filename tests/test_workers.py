@@ -357,3 +357,30 @@ def test_a_sweep_in_this_process_is_interrupted_as_one_run_is(bnexp: Bnexp, monk
         (0, "finished"),
         (1, "interrupted"),
     ]
+
+
+# ---- where the temporary directory has a long name, or an odd one
+
+
+def folder_of(tmp_path: Path, kind: str) -> Path:
+    """A temporary directory: over 100 characters, as Slurm's folders for jobs; 300; in other letters; not there."""
+    places = {"long": ["job" * 40], "longer": ["x" * 150] * 2, "letters": ["временный каталог"], "missing": ["gone"]}
+    place = tmp_path.joinpath(*places[kind])
+    if kind != "missing":
+        place.mkdir(parents=True)
+    return place
+
+
+@pytest.mark.parametrize(
+    "kind", ["long", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("longer", "letters", "missing"))]
+)
+def test_workers_start_whatever_the_temporary_directory_is_called(bnexp: Bnexp, tmp_path: Path, kind: str) -> None:
+    words = ["train", "-m", "dataset=digits", "device=cpu", "steps=20", "eval.first_every=10", "seed=0,1"]
+    assert bnexp(*words, "hydra.sweep.dir=here").status == 0
+    command = [sys.executable, "-m", "bnexp", *words, "hydra.launcher.workers=2", "hydra.sweep.dir=s"]
+    environment = os.environ | {"TMPDIR": str(folder_of(tmp_path, kind))}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for seed in (0, 1):
+        for name in ("metrics.csv", "checkpoint.safetensors"):
+            assert Path(f"s/seed={seed}", name).read_bytes() == Path(f"here/seed={seed}", name).read_bytes()
