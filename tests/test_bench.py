@@ -128,7 +128,7 @@ def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_compiler
 def test_every_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record of it: test_stacking.py has the steps compiled, and one below the forward pass."""
-    monkeypatch.setattr("bnexp.compiled.Compiled.prepare", lambda compiled, _: compiled.function)
+    monkeypatch.setattr("bnexp.compiled.Compiled.compile", lambda compiled, _: compiled.function)
     monkeypatch.setattr("bnexp.engine.stay", lambda _: None)
     monkeypatch.setattr(bnexp.engine, "_compiled", {})
     drawn: list[Any] = []
