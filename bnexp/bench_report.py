@@ -2,7 +2,7 @@
 
 import os
 import platform
-import shutil
+import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from bnexp.bench import CONTROL, MODES, Options, Panel, Row
+from bnexp.compiler import compiler_command, has_compiler
 from bnexp.console import count, say, show_table
 from bnexp.engine import pick_device
 from bnexp.figures import Bar, BarGroup, rate_figure
@@ -112,10 +113,10 @@ def gather_facts(rows: list[Row], options: Options) -> dict[str, Any]:
 
 def compiler() -> str | None:
     """The C++ compiler's name and version, as it says them."""
-    name = next(filter(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")), None)
-    if name is None:
+    if not has_compiler():
         return None
-    done = subprocess.run([name, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=False)
+    command = [*shlex.split(compiler_command()), "--version"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     return next(iter(done.stdout.splitlines()), None)
 
 

@@ -1,10 +1,13 @@
 """Stacks as jobs of a cluster, through submitit: stacks within a node, jobs across nodes."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from bnexp.cache import UnsafeError, cache_directory, make_private, reason
 from bnexp.config import ConfigError
 from bnexp.workers import Emit, Event, Train
 
@@ -51,6 +54,22 @@ def run_jobs(
             raise
         stacks = again
     return results
+
+
+def folder_for_jobs(directory: Path) -> Path:
+    """Where submitit keeps what it sends: beside a sweep's runs, or in the user's own directory where somebody else can
+    write there, since what is found is unpickled. Raises ConfigError.
+    """
+    folder = directory / ".submitit"
+    try:
+        make_private(folder.absolute())
+    except UnsafeError as unsafe:
+        folder = cache_directory() / "jobs" / sha256(os.fsencode(directory.absolute())).hexdigest()[:16]
+        try:
+            make_private(folder)
+        except OSError as error:
+            raise ConfigError(f"no jobs can be sent from {directory}: {reason(unsafe)}, {reason(error)}") from error
+    return folder
 
 
 def make_executor(cluster: str, folder: Path, parameters: dict[str, Any]) -> Any:

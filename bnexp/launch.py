@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, se
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from bnexp.cluster import make_executor
+from bnexp.cluster import folder_for_jobs, make_executor
 from bnexp.compiled import CompileError
 from bnexp.composition import resolving
 from bnexp.console import describe
@@ -85,7 +85,7 @@ def launch(context: HydraContext, config: DictConfig, plan: SweepPlan) -> list[J
     directory = Path(settings.sweep.dir)
     directory.mkdir(parents=True, exist_ok=True)
     submit = plan.submit
-    executor = submit and make_executor(submit, directory / ".submitit", dict(settings.launcher.submit_with))
+    executor = submit and make_executor(submit, folder_for_jobs(directory), dict(settings.launcher.submit_with))
     sweep = Sweep(StackTrainer(context, config), plan, executor)
     sweep.run()
     failed = {n: r._return_value for n, r in sweep.returns.items() if r.status is not JobStatus.COMPLETED}

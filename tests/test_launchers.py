@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from stand_ins import fake_train
 
 from bnexp.cluster import Recorded
+from bnexp.config import ConfigError
 from bnexp.workers import Progress
 
 SWEEP = ("train", "-m", "dataset=digits", "norm=none,batch", "steps=40", "compile=false")
@@ -58,3 +59,25 @@ def test_a_launcher_that_is_not_installed_names_its_extra(bnexp: Bnexp, monkeypa
     outcome = bnexp(*SWEEP, "hydra/launcher=joblib")
     assert outcome.status == 2
     assert outcome.err == "bnexp: hydra/launcher=joblib is not installed: pip install 'bnexp[joblib]'\n"
+
+
+@pytest.mark.parametrize(("mode", "beside"), [(0o755, True), (0o777, False), (0o2775, False)])
+def test_jobs_are_not_read_from_where_others_can_write(
+    bnexp: Bnexp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, beside: bool
+) -> None:
+    """They are pickles."""
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folders: list[Path] = []
+
+    def refuse(cluster: str, folder: Path, parameters: object) -> None:
+        folders.append(folder)
+        raise ConfigError("no cluster today")
+
+    monkeypatch.setattr("bnexp.launch.make_executor", refuse)
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(mode)
+    assert bnexp(*SWEEP, "hydra.launcher.submit=local", "hydra.sweep.dir=shared/s").status == 2
+    [folder] = folders
+    assert (folder == Path("shared/s/.submitit")) is beside
+    assert folder.is_relative_to(tmp_path / "cache" / "bnexp" / "jobs") is not beside
