@@ -1,5 +1,6 @@
 """Where compiled code is kept, and what becomes of runs where that place, or the compiler, is not as it should be."""
 
+import getpass
 import hashlib
 import json
 import os
@@ -16,7 +17,6 @@ from typing import Any
 import pytest
 from children import end_of, import_everything, start
 from conftest import Bnexp, Outcome, Tell, Times
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from bnexp import engine
 from bnexp.cache import DIGEST, VARIABLE, cache_directory, open_cache
@@ -258,7 +258,7 @@ def test_nothing_is_taken_from_the_temporary_directory(
     """Torch's own names there are anybody's to take first; its headers, which it precompiles, as well."""
     shared = tmp_path / "shared"
     monkeypatch.setattr(tempfile, "tempdir", str(shared))
-    for folder in (shared, Path(default_cache_dir())):
+    for folder in (shared, shared / f"torchinductor_{getpass.getuser()}"):
         folder.mkdir()
         give_away(folder)
         folder.chmod(0o1777)
