@@ -183,10 +183,11 @@ def test_other_code_is_another_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_damaged_files_of_torch_are_made_anew(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_files_of_torch_are_made_anew(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that was cut off as it was written would be taken again and again."""
     monkeypatch.setattr("torch._inductor.config.cpp_cache_precompile_headers", False)
     monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.chdir(tmp_path)  # what the other process says goes to a file
     expected = ([3.0] * 3, [6.0] * 3)
     assert end_of(start(lambda: int(result(make(1.0)) != expected))) == 0  # what this process had loaded would stay
     scratch = kept.with_name("torch")
