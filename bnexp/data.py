@@ -162,15 +162,12 @@ def contents_of(source: Source, train: Images, validation: Images, config: Datas
         return None
     parts = {"train": train, "validation": validation, "test": source.test}
     counts = {name: torch.bincount(part.labels, minlength=len(source.classes)) for name, part in parts.items()}
-    classes = {
-        printable(name): {part: int(counts[part][number]) for part in parts}
-        for number, name in enumerate(source.classes)
-    }
+    classes = {name: {part: int(counts[part][number]) for part in parts} for number, name in enumerate(source.classes)}
     for name, images in classes.items():
         if not images["train"]:
             limit = f" and dataset.limit={config.limit}" if config.limit is not None else ""
             raise ConfigError(
-                f"dataset.path={config.path}: no image of class {name} is left to train on with "
+                f"dataset.path={config.path}: no image of class {printable(name)} is left to train on with "
                 f"dataset.validation={config.validation}{limit}: {count(images['validation'], 'image')} of it held out"
             )
     return Contents(str(config.path), classes, source.left_out, source.notice)
@@ -185,7 +182,11 @@ def show_contents(contents: Contents) -> None:
     totals = (sum(images[part] for images in contents.classes.values()) for part in parts)
     rows.append([f"all {len(contents.classes):,} classes", *(f"{total:,}" for total in totals)])
     for reason, found in contents.left_out.items():
-        rows.append([f"left out: {reason}", f"{found['train']:,}", "", f"{found['test']:,}"])
+        if found["train"] or found["test"]:
+            rows.append([f"left out: {reason}", f"{found['train']:,}", "", f"{found['test']:,}"])
+    beside = sum(sum(found.values()) - found["train"] - found["test"] for found in contents.left_out.values())
+    if beside:
+        rows.append([f"left out: {count(beside, 'file')} beside train/ and test/", "", "", ""])
     show_table(f"images of {contents.path}", ["class", *parts], rows)
     if contents.notice:
         complain(contents.notice)

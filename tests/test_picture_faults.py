@@ -12,7 +12,7 @@ import signal
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +118,9 @@ def by_pillow(content: bytes) -> np.ndarray | None:
         try:
             image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
             image.load()
-            orientation = image.getexif().get(0x112, 1)
+            orientation = 1
+            with suppress(Exception):  # of EXIF that can't be read
+                orientation = image.getexif().get(0x112, 1)
             if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
                 top = 2 ** content[24] - 1  # by the depth in the header: the key is in units of the file
                 image.info["transparency"] = (image.info["transparency"] & top) * 255 // top

@@ -11,7 +11,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -26,6 +26,7 @@ from bnexp.console import console
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow starts no program for any of them
 FORMAT_NAMES = "PNG, JPEG, WebP, BMP, GIF or TIFF"
 GREY = {"1", "L", "LA", "La", "I;16", "I;16L", "I;16B"}  # Pillow's modes without colour
+WITH_ALPHA = {"LA", "La", "RGBA", "RGBa"}  # in the last channel
 SHADES = {"white": 255, "black": 0, "grey": 128}
 UNSCALED = {"I": "whole numbers of 32 bits or with a sign", "F": "floating-point numbers"}  # by Pillow's mode
 FULL = 2**16 - 1  # white, where a sample uses all of its 16 bits
@@ -46,14 +47,22 @@ TRANSPOSITIONS = {  # by EXIF's Orientation: what makes the picture upright
 class Depth:
     """What a picture of 16 bits a sample tells about which value is white.
 
-    `declared` is how many bits the file calls significant. Where `upper`, the picture has several channels, of which
-    Pillow keeps the upper 8 bits: `lowest` and `highest` are then multiples of 256.
+    `declared` is how many bits the file calls significant, `mode` is Pillow's name of its channels. Where `upper`, it
+    has several, of which Pillow keeps the upper 8 bits: `lowest` and `highest` are then multiples of 256. `ink`: black
+    where it isn't transparent, so that no value has to be white.
     """
 
     declared: int | None
+    mode: str
     upper: bool
     lowest: int
     highest: int
+    ink: bool
+
+    @property
+    def kind(self) -> tuple[int | None, str]:
+        """Pictures of the same kind have the same white."""
+        return self.declared, self.mode
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,8 @@ def decode(files: dict[str, list[str]], size: int, background: str) -> dict[str,
                     depths[split, row] = picture.depth
         whites = find_whites({files[split][row]: depth for (split, row), depth in depths.items()})
         for (split, row), depth in depths.items():
-            if whites[depth.declared] != FULL:
-                pixels[split][row] = read_picture(files[split][row], size, background, whites[depth.declared]).pixels
+            if whites[depth.kind] != FULL:
+                pixels[split][row] = read_picture(files[split][row], size, background, whites[depth.kind]).pixels
     channels = 3 if coloured else 1
     return {split: np.ascontiguousarray(part[..., :channels].transpose(0, 3, 1, 2)) for split, part in pixels.items()}
 
@@ -136,8 +145,8 @@ def read_picture(path: str, size: int, background: str, white: int = FULL) -> Pi
             png = read_png_header(file)
             with Image.open(file, formats=FORMATS) as image:
                 load(image)
-                turn = TRANSPOSITIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-                depth = depth_of(image, png)
+                turn = TRANSPOSITIONS.get(orientation(image))
+                depth = depth_of(file, image, png)
                 coloured = image.mode not in GREY
                 rgb = opaque(file, image, png, SHADES[background], white)
         upright = rgb.transpose(turn) if turn is not None else rgb
@@ -145,10 +154,18 @@ def read_picture(path: str, size: int, background: str, white: int = FULL) -> Pi
             upright = upright.resize((size, size), Image.Resampling.BILINEAR)
         return Picture(np.asarray(upright), coloured, depth)
     except UnidentifiedImageError as error:
-        raise unreadable(path, f"by its content it is no {FORMAT_NAMES}, or its header is damaged") from error
+        why = f"by its content it is no {FORMAT_NAMES}, or of a kind of these that isn't read, or its header is damaged"
+        raise unreadable(path, why) from error
     except Exception as error:  # decoders raise whatever they come across
         first = next(iter(str(error).splitlines()), "")
         raise unreadable(path, first or type(error).__name__) from error
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's, or 1, upright, where there is none that can be read: whatever else EXIF holds doesn't matter."""
+    with suppress(Exception):  # Pillow parses all of it, and raises whatever it comes across
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return 1
 
 
 def unreadable(path: str, why: str) -> ConfigError:
@@ -241,17 +258,17 @@ def is_key(file: BinaryIO, image: Image.Image, png: PngHeader) -> np.ndarray:
         return grey
     differs: np.ndarray = samples ^ (np.array(png.key) >> (png.depth - 8))
     if png.depth == 16:
-        differs |= lower_bytes(file) ^ (np.array(png.key) & 255)
+        differs |= lower_bytes(file, "RGB") ^ (np.array(png.key) & 255)
     colour: np.ndarray = np.logical_not(differs.any(axis=-1))
     return colour
 
 
-def lower_bytes(file: BinaryIO) -> np.ndarray:
-    """Of a PNG with three samples of 16 bits: uint8 (H, W, 3). Pillow keeps the upper bytes; told that the samples are
-    the other way round, it keeps these.
+def lower_bytes(file: BinaryIO, mode: str) -> np.ndarray:
+    """Of a PNG in RGB or RGBA with samples of 16 bits: uint8 (H, W, channels). Pillow keeps the upper bytes; told that
+    the samples are the other way round, it keeps these.
     """
     with Image.open(file, formats=("PNG",)) as image:
-        image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+        image.tile = [tile._replace(args=f"{mode};16L") for tile in image.tile]
         return np.asarray(image)
 
 
@@ -265,7 +282,7 @@ def eight_bits(samples: np.ndarray, white: int) -> np.ndarray:
     return shades
 
 
-def depth_of(image: Image.Image, png: PngHeader | None) -> Depth | None:
+def depth_of(file: BinaryIO, image: Image.Image, png: PngHeader | None) -> Depth | None:
     """Of a picture with 16 bits a sample; of another one None."""
     declared = png.significant if png else None
     bits = png.depth if png else 8
@@ -277,27 +294,38 @@ def depth_of(image: Image.Image, png: PngHeader | None) -> Depth | None:
     if bits <= 8 or image.mode in UNSCALED:
         return None
     samples, upper = np.asarray(image), not image.mode.startswith("I;16")
+    if image.mode in WITH_ALPHA:  # which is full in any picture, and shows no colour where it is 0
+        samples = visible(samples)
+    lowest, highest = (int(samples.min()), int(samples.max())) if samples.size else (0, 0)
     scale = 256 if upper else 1
-    return Depth(declared, upper, int(samples.min()) * scale, int(samples.max()) * scale)
+    ink = png is not None and image.mode == "RGBA" and highest == 0 and not visible(lower_bytes(file, "RGBA")).any()
+    return Depth(declared, image.mode, upper, lowest * scale, highest * scale, ink)
 
 
-def find_whites(depths: dict[str, Depth]) -> dict[int | None, int]:
-    """Which value is white in the pictures of a folder that declare so many bits: judged over all of them, since a
-    single one may be dark.
+def visible(samples: np.ndarray) -> np.ndarray:
+    """Colours of the pixels that aren't transparent, of (H, W, channels and alpha): (N, channels)."""
+    shown: np.ndarray = samples[samples[..., -1] > 0][..., :-1]
+    return shown
+
+
+def find_whites(depths: dict[str, Depth]) -> dict[tuple[int | None, str], int]:
+    """Which value is white in each kind of a folder's pictures: judged over all of a kind, since a single one may be
+    dark.
 
     Values within the declared bits are those bits; values above them, or in the upper half of 16 bits where nothing is
     declared, use all 16. Raises ConfigError with the range where neither is so.
     """
-    whites: dict[int | None, int] = {}
-    for declared in {depth.declared for depth in depths.values()}:
-        found = {path: depth for path, depth in depths.items() if depth.declared == declared}
+    whites: dict[tuple[int | None, str], int] = {}
+    for declared, mode in {depth.kind for depth in depths.values()}:
+        found = {path: depth for path, depth in depths.items() if depth.kind == (declared, mode)}
         highest = max(depth.highest for depth in found.values())
         white = 2**declared - 1 if declared and highest < 2**declared else FULL
         cut = [path for path, depth in found.items() if depth.upper and white != FULL]  # their lower bits are needed
-        if cut or (declared is None and highest <= FULL // 2):
+        ink = all(depth.ink for depth in found.values())
+        if not ink and (cut or (declared is None and highest <= FULL // 2)):
             lowest = min(depth.lowest for depth in found.values())
             raise ConfigError(refusal([*cut, *found][0], len(found), lowest, highest))
-        whites[declared] = white
+        whites[declared, mode] = FULL if ink else white
     return whites
 
 

@@ -28,15 +28,25 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", "
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # of macOS's archives; of Synology's previews
 HIDDEN, APPLE_DOUBLE, SYSTEM = "hidden", "AppleDouble (._NAME)", f"system ({', '.join(SYSTEM_FOLDERS)})"
 OUTSIDE, OTHER = "not in a class's folder", "not named as a picture"
+BESIDE = "beside train/ and test/"
 LIBRARIES = ("libjpeg_turbo", "jpg", "zlib", "libtiff", "webp", "littlecms2")  # of Pillow: what decodes
 TICK = 0.02  # seconds within which a file system may give two changes the same time
 
 
-class File(NamedTuple):
-    """A picture's path, and what changes with every replacement: size, times of change, number of the inode."""
+class State(NamedTuple):
+    """What changes as a file is replaced: its size, the times of its content's and its inode's last change in
+    nanoseconds, the number of its inode.
+    """
 
+    size: int
+    modified: int
+    changed: int
+    inode: int
+
+
+class File(NamedTuple):
     path: str
-    state: tuple[int, int, int, int]
+    state: State
 
 
 @dataclass(frozen=True)
@@ -98,10 +108,15 @@ def list_folder(config: DatasetConfig) -> Listing:
             raise ConfigError(f"{prefix}: {error}") from error
         if not any(files[split].values()):
             raise ConfigError(f"{prefix}: {folder} holds no CLASS/*.png, *.jpg or other pictures{said(reasons)}")
-        for reason, count in reasons.items():
-            left_out.setdefault(reason, dict.fromkeys(SPLITS, 0))[split] = count
+        count_in(left_out, split, reasons)
     check_classes(files, prefix)
+    count_in(left_out, BESIDE, beside_splits(config.path))
     return Listing(files, left_out)
+
+
+def count_in(left_out: dict[str, dict[str, int]], place: str, reasons: Counter[str]) -> None:
+    for reason, count in reasons.items():
+        left_out.setdefault(reason, dict.fromkeys((*SPLITS, BESIDE), 0))[place] = count
 
 
 def check_classes(files: dict[str, dict[str, list[File]]], prefix: str) -> None:
@@ -146,8 +161,7 @@ def list_class(folder: str, above: set[str], left_out: Counter[str]) -> list[Fil
             if stat.S_ISDIR(status.st_mode):
                 folders.append(entry.path)
             elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-                found.append(File(entry.path, state))
+                found.append(File(entry.path, state_of(status)))
             else:
                 left_out[OTHER] += 1
     return sorted(found, key=lambda file: file.path.split(os.sep))
@@ -161,7 +175,7 @@ def entries(folder: str, left_out: Counter[str]) -> Iterator[tuple[os.DirEntry[s
         every = sorted(listed, key=lambda entry: entry.name)
     for entry in every:
         if reason := why_left_out(entry.name):
-            left_out[reason] += 1
+            left_out[reason] += files_in(entry)
             continue
         status = entry.stat()
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
@@ -175,6 +189,27 @@ def why_left_out(name: str) -> str | None:
     if name in SYSTEM_FOLDERS:
         return SYSTEM
     return HIDDEN if name.startswith(".") else None
+
+
+def files_in(entry: os.DirEntry[str]) -> int:
+    """How many files a folder and those below it hold; of a file 1."""
+    if not entry.is_dir(follow_symlinks=False):
+        return 1
+    return sum(len(files) for _, _, files in os.walk(entry.path))
+
+
+def beside_splits(folder: str) -> Counter[str]:
+    """How many files there are beside train/ and test/, by reason."""
+    found = Counter[str]()
+    with os.scandir(folder) as listed:
+        for entry in listed:
+            if entry.name not in SPLITS:
+                found[why_left_out(entry.name) or BESIDE] += files_in(entry)
+    return found
+
+
+def state_of(status: os.stat_result) -> State:
+    return State(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def said(reasons: Counter[str]) -> str:
@@ -224,10 +259,29 @@ def cache_path(config: DatasetConfig, listing: Listing) -> Path:
     replacement makes another cache, size and background, and what decodes.
     """
     assert config.path
-    files = [(os.path.relpath(file.path, config.path), file.state) for split in SPLITS for file in listing.of(split)]
-    content = json.dumps([config.size, config.background, decoder(), files])
+    every = [file for split in SPLITS for file in listing.of(split)]
+    files = [(os.path.relpath(file.path, config.path), file.state) for file in every]
+    digests = [] if times_tell(every) else [file_digest(file.path) for file in every]
+    content = json.dumps([config.size, config.background, decoder(), files, digests])
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
     return Path(config.root) / "cache" / f"image_folder-{config.size}-{key}.safetensors"
+
+
+def times_tell(files: list[File]) -> bool:
+    """Whether the file system has a time of change that nobody can set, in fractions of a second: some (FAT, SSHFS)
+    give that of the content, which a copy keeps. There the contents have to be read.
+    """
+    states = [file.state for file in files]
+    return any(s.changed != s.modified for s in states) and any(s.changed % 10**9 for s in states)
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a file's content. Raises ConfigError where it can't be read."""
+    try:
+        with decoding.open_file(path) as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError as error:
+        raise decoding.unreadable(path, str(error.strerror or error)) from error
 
 
 def decoder() -> list[str | None]:
