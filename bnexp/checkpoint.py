@@ -12,7 +12,7 @@ from bnexp.config import RunConfig
 from bnexp.engine import MemberState
 from bnexp.files import remove
 from bnexp.runs import CHECKPOINT, RESUME, config_digest, deciding_versions, resume_at
-from bnexp.storage import DamagedFileError, digest_path, load_metadata, load_tensors, save_tensors
+from bnexp.storage import DamagedFileError, digest_path, load_tensors, load_with_metadata, save_tensors
 
 KEPT_BACK = 2  # checkpoints of a run that is not over: the last one and, should it be damaged, the one before
 
@@ -67,7 +67,7 @@ def newest_checkpoint(directory: Path, config: RunConfig, shapes: dict[str, torc
     found = [Saved()]
     for path in (*directory.glob(RESUME), directory / CHECKPOINT):
         with suppress(FileNotFoundError, DamagedFileError, ValueError):
-            tensors, metadata = load_tensors(path), load_metadata(path)
+            tensors, metadata = load_with_metadata(path)
             ours = metadata.items() >= made_by(config_digest(config)).items()
             if not ours or {name: tensor.shape for name, tensor in tensors.items()} != shapes:
                 continue

@@ -111,7 +111,13 @@ def run_small_function(scratch: str, facts: str) -> str | None:
     command = [sys.executable, "-P", "-m", "bnexp.compiled"]
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False
+            command,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=PATIENCE,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"compiling a small function failed ({error})"

@@ -17,10 +17,9 @@ LARGEST = 2**63 - 1  # of whole numbers: what an int64 holds
 LONGEST_NAME = 200  # bytes of a name that is made of a run's words; file systems allow 255
 # A file system that lacks an operation answers so (SMB, FUSE, …); a disk that is full or broken never does.
 UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM}
-FLUSHING = "flushing files to the disk"
-UNOPENED = UNSUPPORTED | {errno.EACCES, errno.EBADF, errno.EISDIR}  # a directory, to be flushed
+UNOPENED = UNSUPPORTED | {errno.EACCES, errno.EBADF, errno.EISDIR}  # of a directory
 
-_told: set[str] = set()  # what was said to be unsupported, once a process
+_told = False  # that files can't be flushed
 
 
 @contextmanager
@@ -32,9 +31,8 @@ def replaced(path: Path) -> Iterator[Path]:
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with naming(path):
-            mode = create(beside)
+            beside.unlink(missing_ok=True)  # of a process of the same number, which was killed
             yield beside
-            restore_mode(beside, mode)
             sync(beside)
             beside.replace(path)
             sync(path.parent)
@@ -49,31 +47,24 @@ def write_whole(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name in no encoding, escaped in JSON
 
 
-def create(path: Path) -> int:
-    """An empty file as any program makes one; its permissions."""
-    path.unlink(missing_ok=True)  # of a process of the same number, which was killed
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        return stat.S_IMODE(os.fstat(handle).st_mode)
-    finally:
-        os.close(handle)
-
-
-def restore_mode(path: Path, mode: int) -> None:
-    """Whoever wrote the file may have put a private one in its place, as safetensors does."""
-    if stat.S_IMODE(path.stat().st_mode) != mode:
-        with optional("setting permissions", path.parent, UNSUPPORTED):
-            path.chmod(mode)
-
-
 def read_json(path: Path) -> Any:
     """What a JSON file of ours holds. Raises OSError where it cannot be read and ValueError where it is no JSON, or has
     a number that no record has: one past an int64, NaN or infinity.
     """
     try:
-        return json.loads(path.read_bytes(), parse_int=whole, parse_float=finite, parse_constant=finite)
+        return json.loads(read_regular(path), parse_int=whole, parse_float=finite, parse_constant=finite)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a file that somebody else may have put there: a named pipe or a device, which might never end, is
+    not read. Raises OSError.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        return file.read()
 
 
 def whole(digits: str) -> int:
@@ -118,37 +109,44 @@ def is_running(pid: int) -> bool:
 
 def sync(path: Path) -> None:
     """Flush a file, or what a directory lists, to the disk, where the file system can."""
-    is_directory, handle = path.is_dir(), None
-    place = path if is_directory else path.parent
-    with optional(FLUSHING, place, UNOPENED if is_directory else set()):
-        handle = os.open(path, os.O_RDONLY)
-    if handle is None:
-        return
+    if path.is_dir():
+        with optional(path, UNOPENED), opened(path, os.O_RDONLY) as handle:
+            os.fsync(handle)
+    else:  # for writing, without which some file systems flush nothing
+        with opened(path, os.O_RDWR) as handle:
+            flush(handle, path.parent)
+
+
+@contextmanager
+def opened(path: Path, flags: int) -> Iterator[int]:
+    handle = os.open(path, flags)
     try:
-        flush(handle, place)
+        yield handle
     finally:
         os.close(handle)
 
 
 def flush(handle: int, directory: Path) -> None:
     """Flush what was written to an open file of a directory to the disk, where the file system can."""
-    with optional(FLUSHING, directory, UNSUPPORTED):
+    with optional(directory, UNSUPPORTED):
         os.fsync(handle)
 
 
 @contextmanager
-def optional(operation: str, directory: Path, codes: set[int]) -> Iterator[None]:
-    """An operation that protects files and isn't needed to write them: with one of these error codes it is done
-    without, and once a command a line says so.
+def optional(directory: Path, codes: set[int]) -> Iterator[None]:
+    """A flush, which protects files and isn't needed to write them: with one of these error codes it is done without,
+    and once a process a line says so.
     """
+    global _told  # noqa: PLW0603 - once a process
     try:
         yield
     except OSError as error:
         if error.errno not in codes:
             raise
-        if operation not in _told and multiprocessing.parent_process() is None:
-            _told.add(operation)
-            complain(f"{directory}: {operation} is not supported there ({error.strerror}), which is done without")
+        if not _told and multiprocessing.parent_process() is None:
+            _told = True
+            why = f"files cannot be flushed to the disk there ({error.strerror}), a power cut may damage them"
+            complain(f"{directory}: {why}")
 
 
 @contextmanager

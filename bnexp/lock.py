@@ -13,7 +13,7 @@ from typing import Self, TextIO
 from bnexp.config import ConfigError
 
 LOCK = ".lock"
-UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM}
+IN_USE = {errno.EAGAIN, errno.EACCES}  # what somebody who comes second is answered, by SMB the latter
 
 _held: set[Path] = set()  # by this process
 
@@ -83,7 +83,7 @@ def take(directory: Path) -> TextIO:
     try:
         with locking(file, path, "the runs on another disk with hydra.run.dir=… or, of a sweep, hydra.sweep.dir=…"):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:  # SMB refuses permission to whoever comes second
+    except OSError as error:
         raise ConfigError(f"{directory} is in use: {holder_of(file)} writes there") from error
     with suppress(OSError):  # for people to read
         os.ftruncate(file.fileno(), 0)
@@ -101,11 +101,11 @@ def holder_of(file: TextIO) -> str:
 
 @contextmanager
 def locking(file: TextIO, path: Path, remedy: str) -> Iterator[None]:
-    """Raises ConfigError with the remedy where the file system has no locks; then the file is removed."""
+    """Raises ConfigError with the remedy where nothing can be locked, whatever the reason; then the file is removed."""
     try:
         yield
     except OSError as error:
-        if error.errno not in UNSUPPORTED:
+        if error.errno in IN_USE:
             raise
         file.close()
         with suppress(OSError):

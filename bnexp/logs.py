@@ -43,7 +43,7 @@ class Recorder:
             Table(directory / name, columns if until is None else []) for name, columns in headers.items()
         )
         self.board = SummaryWriter(str(directory))
-        self.events = EventFile(directory)
+        self.events, self.record = EventFile(directory), (directory / RUN).read_bytes()
         for row in old[0]:
             self.show(row)
         for row in old[1]:
@@ -96,7 +96,8 @@ class Recorder:
         with naming(self.directory):
             self.board.flush()
         self.events.check()
-        (self.directory / RUN).stat()
+        if (self.directory / RUN).read_bytes() != self.record:
+            raise changed(self.directory / RUN)
 
     def hyperparameters(self, config: dict[str, Any]) -> None:
         write_hyperparameters(self.board, config)

@@ -1,13 +1,14 @@
 """Tensors on disk: a safetensors file and, beside it, its SHA-256. No pickle is written or read."""
 
 import hashlib
+import json
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
-from bnexp.files import replaced, write_whole
+from bnexp.files import read_regular, replaced, write_whole
 
 
 class DamagedFileError(RuntimeError):
@@ -25,27 +26,32 @@ def digest_path(path: Path) -> Path:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """The file is whole and on the disk before its digest appears; without one that fits it doesn't count."""
-    try:
-        with replaced(path) as beside:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, metadata)
-            digest = file_digest(beside)
-    except SafetensorError as error:
-        raise OSError(f"{path}: {error}") from error
-    write_whole(digest_path(path), f"{digest}  {path.name}\n")
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+    with replaced(path) as beside:
+        beside.write_bytes(content)
+    write_whole(digest_path(path), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Raises DamagedFileError where file and digest don't agree, FileNotFoundError where one is missing."""
-    if digest_path(path).read_bytes().split()[:1] != [file_digest(path).encode()]:
+    """As `load_with_metadata`."""
+    return load_with_metadata(path)[0]
+
+
+def load_with_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata. What was checked is what is used: the file is read once, and not mapped into memory, which
+    some file systems refuse. Raises DamagedFileError where file and digest don't agree, FileNotFoundError where one is
+    missing, another OSError where one can't be read.
+    """
+    digest, content = read_regular(digest_path(path)), read_regular(path)
+    if digest.split()[:1] != [hashlib.sha256(content).hexdigest().encode()]:
         raise DamagedFileError(f"{path} is damaged: its SHA-256 is not the one in {digest_path(path).name}")
     try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
+        return load(content), metadata_of(content)
+    except (SafetensorError, ValueError) as error:
         raise DamagedFileError(f"{path} is damaged: {error}") from error
-    return tensors
 
 
-def load_metadata(path: Path) -> dict[str, str]:
-    """Of a file that `load_tensors` has found whole."""
-    with safe_open(path, "pt") as file:
-        return dict(file.metadata() or {})
+def metadata_of(content: bytes) -> dict[str, str]:
+    """Of a safetensors file: 8 bytes with the length of its header, then the header in JSON."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return dict(header.get("__metadata__", {}))

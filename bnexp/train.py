@@ -556,6 +556,7 @@ def close(member: Member, stack: Stack, step: int, seconds: float, status: str, 
         seconds += member.start.seconds
         found = member.summary(status, step, seconds, tests)
         member.recorder.sync()
+        check_kept(member)
         if status == "interrupted":
             save_progress(directory, state, member.config, seconds)
         save_checkpoint(directory / CHECKPOINT, state, member.config)
@@ -565,6 +566,12 @@ def close(member: Member, stack: Stack, step: int, seconds: float, status: str, 
             clear_progress(directory)
     except OSError as error:
         fail(member, error)
+
+
+def check_kept(member: Member) -> None:
+    """Raises OSError where a checkpoint that an evaluation kept is gone."""
+    for step in member.steps if member.config.eval.keep else []:
+        checkpoint_at(member.launch.directory, step).stat()
 
 
 def tested(member: Member, stack: Stack, status: str, asked: Asked) -> tuple[str, dict[str, Evaluation]]:

@@ -23,7 +23,7 @@ from conftest import Bnexp, Tell, Times
 
 import bnexp as package
 from bnexp import files, train
-from bnexp.engine import has_compiler
+from bnexp.compiler import has_compiler
 from bnexp.runs import find_runs
 
 SHORT = ("dataset=digits", "steps=60", "eval.first_every=10", "threads=1", "arch.hidden=[8]")
@@ -36,7 +36,7 @@ Damage = Callable[[Path], object]
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(files, "_told", set())
+    monkeypatch.setattr(files, "_told", False)
 
 
 def files_of(folder: str) -> dict[str, list[bytes]]:
@@ -159,6 +159,8 @@ DAMAGE: dict[str, tuple[str, Damage]] = {  # the name that is said, and what is 
     "events removed": ("events.out.tfevents", events(Path.unlink)),
     "events emptied": ("events.out.tfevents", events(emptied)),
     "run.json removed": ("run.json", table("run.json", Path.unlink)),
+    "run.json emptied": ("run.json", table("run.json", emptied)),
+    "run.json replaced": ("run.json", table("run.json", other)),
     "folder renamed": ("mine", moved),
     "folder renamed and made again": ("mine", renewed),
     "folder removed": ("mine", shutil.rmtree),
@@ -200,9 +202,21 @@ def test_a_run_that_lost_a_file_has_failed(bnexp: Bnexp, monkeypatch: pytest.Mon
     assert name in line
     assert not files_of("."), "none says that it is finished"
     monkeypatch.setattr(train, "evaluate", evaluate)
-    again = bnexp(*(ALONE if what == "run.json removed" or not Path("mine/run.json").exists() else ("resume", "mine")))
+    if what in ("run.json emptied", "run.json replaced"):  # nobody knows any more which run that was
+        assert bnexp(*ALONE).status == 2
+        shutil.rmtree("mine")
+    again = bnexp(*(ALONE if "run.json" in what or not Path("mine/run.json").exists() else ("resume", "mine")))
     assert again.status == 0, again
     assert files_of("mine") == whole(ALONE), "anew, where there was no checkpoint"
+
+
+@pytest.mark.usefixtures("unstruck")
+def test_a_run_whose_kept_checkpoints_are_gone_has_failed(bnexp: Bnexp) -> None:
+    strike(lambda folder: (folder / "checkpoint-000000010.safetensors").unlink(), 0, 20)()
+    outcome = bnexp(*ALONE, "eval.keep=true")
+    assert outcome.status == 1
+    assert "checkpoint-000000010.safetensors" in outcome.err
+    assert not files_of(".")
 
 
 @pytest.mark.usefixtures("unstruck")
@@ -319,7 +333,8 @@ def test_files_are_the_same_in_every_locale(locale: str, request: pytest.Fixture
 
 FULL_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EACCES)
 LACKING = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM)
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EIO, errno.ESTALE, errno.ENOTTY, 524)
+FOLDERS = (errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR)
 Refuses = Callable[[Any], bool]  # of an operation's first argument
 
 
@@ -342,8 +357,8 @@ def always(place: Any) -> bool:
 # operation → module, name, of which of its arguments, error codes that a file system answers with
 OPERATIONS: dict[str, tuple[Any, str, Refuses, tuple[int, ...]]] = {
     "flush a file": (os, "fsync", is_file, LACKING),
-    "flush a folder": (os, "fsync", is_folder, LACKING),
-    "open a folder": (os, "open", is_folder, (errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR)),
+    "flush a folder": (os, "fsync", is_folder, (*LACKING, *FOLDERS)),
+    "open a folder": (os, "open", is_folder, FOLDERS),
     "permissions": (os, "chmod", always, LACKING),
     "remove an old checkpoint": (os, "unlink", is_old, (errno.EBUSY, errno.EACCES, errno.EPERM)),
     "cut off a file": (os, "truncate", always, LACKING),
@@ -385,7 +400,7 @@ def test_what_a_file_system_lacks_is_done_without(bnexp: Bnexp, operation: str) 
     refusing(operation, OPERATIONS[operation][3][0])()
     outcome = bnexp(*ALONE, OFTEN)
     assert outcome.status == 0, outcome
-    told = operation in ("flush a file", "flush a folder", "open a folder", "permissions")
+    told = operation in ("flush a file", "flush a folder", "open a folder")
     assert ["mine" in line for line in outcome.err.splitlines()] == [True] * told, "said once"
     assert files_of("mine") == expected
 

@@ -10,9 +10,9 @@ from conftest import Bnexp
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from bnexp.compiler import has_compiler
 from bnexp.composition import conf_dir
 from bnexp.config import NormConfig
-from bnexp.engine import has_compiler
 from bnexp.norms import IMAGES_ONLY, NORMS, Norm, make_norm
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
