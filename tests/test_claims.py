@@ -432,7 +432,7 @@ def test_sweeps_compose_and_stack() -> None:
             jobs = split_jobs(parse_overrides(words_of(sweep, 2)))
             runs, _ = compose_jobs("config", jobs[:2] + jobs[-2:], [])
             assert {run.seed for run in runs} == {0, 1}
-            assert len({stack_key(run) for run in runs}) <= len(runs) / 2
+            assert len({stack_key(run, False) for run in runs}) <= len(runs) / 2
 
 
 def test_pick_by_the_beginning_of_an_id() -> None:
