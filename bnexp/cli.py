@@ -134,7 +134,7 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
     from bnexp.data import show_contents
     from bnexp.files import shortest
     from bnexp.lock import Lock
-    from bnexp.plan import check_output
+    from bnexp.plan import check_output, place_key
     from bnexp.resume import clear_leftovers, write_jobs
 
     if not checked.sweep.stacks:
@@ -149,7 +149,9 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
         if checked.goes_on:
             clear_leftovers(checked.directory)
         else:
-            check_output(checked.directory)  # again, now that nobody else can write there
+            check_output(
+                checked.directory, place_key(checked.words.multirun)
+            )  # again, now that nobody else can write there
         if checked.jobs:
             write_jobs(checked.directory, checked.jobs, checked.options, compare)
         try:
@@ -398,7 +400,7 @@ def reproduce(arguments: list[str]) -> int:
     from bnexp.running import SweepError
 
     options = take_options(arguments)
-    check_place(options.out)
+    check_place(options.out, "--out")
     check_readme(options.out)
     sweeps = sweeps_of(options.claims)
     if options.listed:
@@ -545,7 +547,7 @@ def bench(arguments: list[str]) -> int:
     from bnexp.words import with_path
 
     options, overrides = take_options(arguments)
-    check_output(options.out)
+    check_output(options.out, "out")
     with configurations():
         jobs = with_norms(split_jobs(parse_overrides(list(map(with_path, overrides)))))
         runs = [compose_run(job) for job in jobs]

@@ -71,7 +71,7 @@ def plan(words: Words, resume: bool = False, timed: bool = True) -> Plan:
         check_hydra(compositions, {*overrides, *naming, *(word for job in jobs for word in job)})
         directory, options = output_directory(compositions[0], multirun), launcher_options(compositions[0].hydra)
     contents = check_runs(runs)
-    check_place(directory)
+    check_place(directory, place_key(multirun))
     twice = len({config_digest(config) for config in runs}) < len(runs)
     require(not twice, "the sweep", " ".join(overrides), "it has the same run more than once")
     own_names = not multirun or any(word.key_or_group == "hydra.sweep.subdir" for word in parsed)
@@ -86,6 +86,11 @@ def plan(words: Words, resume: bool = False, timed: bool = True) -> Plan:
     jobs_there = every if multirun else []
     planned = (compositions[0], runs, directory, sweep, jobs_there, names, options, goes_on, contents)
     return Plan(words, words_for_hydra, *planned)
+
+
+def place_key(multirun: bool) -> str:
+    """Of a sweep's or a run's directory."""
+    return "hydra.sweep.dir" if multirun else "hydra.run.dir"
 
 
 def fixed_place(directory: Path) -> list[str]:
@@ -193,27 +198,28 @@ def leave_out(keys: list[str]) -> list[str]:
 # ---- checks
 
 
-def check_output(directory: Path) -> None:
+def check_output(directory: Path, key: str) -> None:
     """Refuse to write a table where runs are."""
     if holds_run(directory):
         raise ConfigError(f"{directory} holds a run already: choose another directory")
-    check_place(directory)
+    check_place(directory, key)
 
 
-def check_place(directory: Path) -> None:
-    """Refuse a directory where nothing can be written, before it is made."""
-    require_path("the run's directory", str(directory))
+def check_place(directory: Path, key: str) -> None:
+    """Refuse a directory where nothing can be written, before it is made. `key`: what the user names it by."""
+    require_path(key, str(directory))
+    name = f"{key}={directory}"
     if any("\ud800" <= char <= "\udfff" for char in str(shortest(directory))):
-        raise ConfigError(f"the run's directory {directory} is not allowed: TensorBoard writes to names in UTF-8 alone")
+        raise ConfigError(f"{name} is not allowed: TensorBoard writes to names in UTF-8 alone")
     fits = all(len(os.fsencode(part)) <= LONGEST_PART for part in directory.parts)
     if not fits or len(os.fsencode(directory.absolute())) > LONGEST_PATH:
-        raise ConfigError(f"the run's directory {directory} cannot be made: its name is too long")
+        raise ConfigError(f"{name} cannot be made: its name is too long")
     parent = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or is_read_only(parent):
-        raise ConfigError(f"the run's directory {directory} cannot be made: {parent} is not a folder one can write to")
+        raise ConfigError(f"{name} cannot be made: {parent} is not a folder one can write to")
     free = free_bytes(parent)
     if free is not None and free < SMALLEST_DISK:
-        raise ConfigError(f"the run's directory {directory} cannot be filled: {free / 2**20:.1f} MiB are free on disk")
+        raise ConfigError(f"{name} cannot be filled: {free / 2**20:.1f} MiB are free on disk")
 
 
 def is_read_only(folder: Path) -> bool:
