@@ -243,6 +243,10 @@ def check_word(word: Override) -> None:
         raise ConfigError(f"{line} cannot be read: an override is KEY=VALUE")
     if word.is_delete():
         raise ConfigError(f"{line} is not allowed: a key can be changed, not deleted")
+    if key in GROUPS and any(isinstance(value, list) for value in values_of(word)):
+        raise ConfigError(
+            f"{line} is not allowed: a choice is one name; a sweep over several is {key}=none,batch with -m"
+        )
     group = name_of_choice(word)
     if group:
         raise ConfigError(f"{line} is not allowed: the name of a choice is fixed, {group}=NAME makes another choice")
@@ -252,13 +256,17 @@ def check_word(word: Override) -> None:
         raise ConfigError(f"{line} is not allowed: Hydra's own keys have one value in a sweep")
 
 
+def values_of(override: Override) -> Iterator[object]:
+    """Its value, or those of a sweep."""
+    return override.sweep_iterator() if override.is_sweep_override() else iter([override.value()])
+
+
 def name_of_choice(override: Override) -> str | None:
     """The group whose choice would get another name by this override, so that norm=batch could train layer norm."""
     group, _, part = override.key_or_group.partition(".")
     if group not in GROUPS:
         return None
-    values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
-    tables = (value for value in values if isinstance(value, dict) and not part)
+    tables = (value for value in values_of(override) if isinstance(value, dict) and not part)
     return group if part == "name" or any("name" in map(str, table) for table in tables) else None
 
 

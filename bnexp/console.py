@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from rich.table import Table
 PLAIN_WIDTH = 120  # columns of a table that goes to a file
 LONGEST = 1000  # characters of a complaint
 
+if os.environ.get("COLUMNS", "").strip() == "0":  # of a terminal without a size; rich would print nothing
+    del os.environ["COLUMNS"]
 console = Console(highlight=False, emoji=False)
 errors = Console(stderr=True, highlight=False, emoji=False)
 

@@ -82,7 +82,20 @@ def finite(digits: str) -> float:
 
 def is_name(text: str) -> bool:
     """Whether a directory may be called so that is named after a run's overrides: no path, nothing quoted or hidden."""
-    return text[:1] not in ("", ".") and {"/", "'", '"'}.isdisjoint(text) and len(os.fsencode(text)) <= LONGEST_NAME
+    if text[:1] in ("", ".") or not {"/", "'", '"', "\0"}.isdisjoint(text):
+        return False
+    try:
+        return len(os.fsencode(text)) <= LONGEST_NAME
+    except UnicodeEncodeError:  # half of a character, from a damaged record
+        return False
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path is the same bytes in UTF-8 as for the file system: TensorBoard writes to the former alone."""
+    try:
+        return os.fsencode(path) == str(path).encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def clear_parts(directory: Path) -> None:

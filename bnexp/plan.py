@@ -23,7 +23,7 @@ from bnexp.composition import (
     resolving,
 )
 from bnexp.config import PATHS, ConfigError, RunConfig, known_keys, literal, require, require_path
-from bnexp.files import LONGEST_NAME, is_name, shortest
+from bnexp.files import LONGEST_NAME, is_name, is_utf8, shortest
 from bnexp.runs import config_digest, holds_run
 from bnexp.words import Words
 
@@ -209,7 +209,7 @@ def check_place(directory: Path, key: str) -> None:
     """Refuse a directory where nothing can be written, before it is made. `key`: what the user names it by."""
     require_path(key, str(directory))
     name = f"{key}={directory}"
-    if any("\ud800" <= char <= "\udfff" for char in str(shortest(directory))):
+    if not is_utf8(shortest(directory)):
         raise ConfigError(f"{name} is not allowed: TensorBoard writes to names in UTF-8 alone")
     fits = all(len(os.fsencode(part)) <= LONGEST_PART for part in directory.parts)
     if not fits or len(os.fsencode(directory.absolute())) > LONGEST_PATH:

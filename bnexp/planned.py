@@ -105,6 +105,8 @@ class Planned:
             if run.digest not in done:
                 sweep = next((sweep for sweep in self.sweeps if run.digest in sweep.jobs), None)
                 if sweep is not None:
+                    if run.complete:  # and damaged: it is over, and starts anew once it is gone
+                        found.append(shlex.join(["rm", "-r", str(run.directory)]))
                     found.append(sweep.command)
                 elif not run.complete:
                     alone.append(str(self.resumable(run.directory)))

@@ -32,7 +32,7 @@ from bnexp.comparison import (
 from bnexp.config import ConfigError, require, require_path
 from bnexp.console import count, printable, say, show_table
 from bnexp.figures import Arrivals, Curve, Plot, accuracy_plot, arrivals_plot, plot_figure, speed_plot
-from bnexp.files import LONGEST_NAME, write_whole
+from bnexp.files import LONGEST_NAME, is_utf8, write_whole
 from bnexp.logs import write_bands
 from bnexp.planned import Planned, describe_missing, read_planned, recorded_by
 from bnexp.report_page import Notice, Section, page
@@ -352,8 +352,12 @@ def choose_output(planned: Planned, by: str | None, out: Path | None) -> tuple[s
 
 def output_folder(directories: list[Path], out: Path | None) -> Path:
     """Where files go; `out` must not be where other runs have their own comparison. Raises ConfigError."""
+    folder = directories[0] if out is None else out
+    require(
+        is_utf8(folder), "out", folder, "a folder whose name is UTF-8, to which alone TensorBoard writes: out=FOLDER"
+    )
     if out is None:
-        return directories[0]
+        return folder
     require_path("out", str(out))
     own = {directory.resolve() for directory in directories} == {out.resolve()}
     require(own or not holds_run(out), "out", out, "a folder that holds no run and no sweep")

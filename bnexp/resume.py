@@ -20,6 +20,7 @@ from bnexp.files import clear_parts, read_json, write_whole
 from bnexp.lock import Lock
 from bnexp.messages import explain
 from bnexp.planned import comparison_of, run_name
+from bnexp.pretrained import source_digest
 from bnexp.running import Sweep, train_jobs
 from bnexp.runs import (
     SWEEP,
@@ -116,7 +117,7 @@ def check_holds(directory: Path, runs: list[RunConfig], names: list[str], number
         raise ConfigError(f"{directory} holds another run already: choose another directory")
     for run in in_order_of_data(there):
         name, number = run.directory.name, digests.index(run.digest)
-        check_goes_on(run, runs[number])
+        check_goes_on(run, runs[number], directory)
         if run.directory == directory:
             continue
         if numbered and run.job != number and (name == str(run.job) if names else str(run.job) in name):
@@ -163,7 +164,7 @@ def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
     there, planned = runs_of(directory), {config_digest(job.config): job.config for job in jobs}
     for run in in_order_of_data(there):
         if run.digest in planned:
-            check_goes_on(run, planned[run.digest])
+            check_goes_on(run, planned[run.digest], directory)
     if moved:
         move(directory, jobs, options, there)
     clear_leftovers(directory)
@@ -200,7 +201,10 @@ def check_moves(directory: Path, jobs: list[Job], moved: dict[str, str]) -> None
     for key, place in moved.items():
         number = len({paths_in(job.config)[key] for job in jobs if key in paths_in(job.config)})
         if number != 1:
-            raise ConfigError(f"{key}={place} is not allowed: the runs of {directory} have {number} folders there")
+            raise ConfigError(
+                f"{key}={place} is not allowed: the runs of {directory} read {number} different folders by this key, "
+                "which can be moved back, but not all be this one"
+            )
         require(Path(place).is_dir(), key, place, "a folder that is there")
 
 
@@ -218,13 +222,15 @@ def in_order_of_data(runs: dict[str, RunRecord]) -> list[RunRecord]:
     return sorted(runs.values(), key=lambda run: str(run.config["dataset"]))
 
 
-def check_goes_on(run: RunRecord, config: RunConfig) -> None:
+def check_goes_on(run: RunRecord, config: RunConfig, directory: Path) -> None:
     """What would make another curve of a run, or an arm of two kinds of runs; before anything is trained, whichever
     command finishes it. Raises ConfigError.
     """
     check_versions(run)
-    check_data(run, config)
-    if not run.complete:
+    check_data(run, config, directory)
+    if run.complete:
+        check_start(run, config)
+    else:
         check_facts(config, run.directory, load_data(config.dataset))
         Lock(run.directory).release()
 
@@ -236,10 +242,26 @@ def check_versions(run: RunRecord) -> None:
         raise ConfigError(f"{run.directory} was made by {made}: install these to go on, or start it anew")
 
 
-def check_data(run: RunRecord, config: RunConfig) -> None:
+def check_start(run: RunRecord, config: RunConfig) -> None:
+    """An arm whose seeds start from different runs would be two; a source that is gone doesn't matter to a run that is
+    over. Raises ConfigError.
+    """
+    if not (config.init_from and fits(run.record.get("start"), {"sha256": str})):
+        return
+    try:
+        digest = source_digest(config)
+    except ConfigError:
+        return
+    if run.record["start"]["sha256"] != digest:
+        raise ConfigError(
+            f"{run.directory} was made from another run: the checkpoint of {config.init_from} has changed"
+        )
+
+
+def check_data(run: RunRecord, config: RunConfig, directory: Path) -> None:
     """An arm whose seeds saw other images would be two. Raises ConfigError."""
     known = fits(run.record, {"dataset": {"sha256": str}})
-    if not known or run.record["dataset"]["sha256"] != load_data(config.dataset, run.directory).checksum:
+    if not known or run.record["dataset"]["sha256"] != load_data(config.dataset, directory).checksum:
         raise ConfigError(f"{run.directory} was made with other data: choose another directory")
 
 
@@ -256,6 +278,8 @@ def read_jobs(directory: Path, moved: dict[str, str]) -> tuple[list[Job], Option
         return jobs_begun(directory, moved), Options()
     try:
         record = read_json(path)
+        if not fits(record, {"workers": object, "max_stack": object, "submit": object, "jobs": list}):
+            raise ValueError("it is not the record of a sweep")
         options = parse_options(record["workers"], record["max_stack"], record["submit"])
         jobs = [make_job(number, entry, directory, moved) for number, entry in enumerate(record["jobs"])]
     except (ValueError, KeyError, TypeError) as error:  # a ConfigError is a ValueError

@@ -109,15 +109,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a request that the loop heeds between steps; a second one ends at once,
-    but for a worker: its parent repeats what a whole group was told, and ends it where it takes too long. A signal that
-    the process ignores stays ignored.
+    """Turns the first SIGINT, SIGTERM or SIGHUP (a terminal that closes) into a request that the loop heeds between
+    steps; a second one ends at once, but for a worker: its parent repeats what a whole group was told, and ends it
+    where it takes too long. A signal that the process ignores stays ignored.
     """
 
     signum: int | None = None
 
     def __enter__(self) -> Self:
-        heeded = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+        heeded = [
+            s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN
+        ]
         main = threading.current_thread() is threading.main_thread()
         self.previous = {s: signal.signal(s, self.note) for s in heeded} if main else {}
         return self

@@ -231,6 +231,13 @@ def test_the_name_of_a_choice_is_fixed(bnexp: Bnexp, tmp_path: Path, words: str)
 
 
 @pytest.mark.parametrize(
+    "words", ["norm=[none,batch]", "act=[relu,tanh]", "optim=[sgd]", "arch=[]", "-m norm=[none,batch],layer"]
+)
+def test_a_list_is_no_choice(bnexp: Bnexp, tmp_path: Path, words: str) -> None:
+    refuse(bnexp, tmp_path, (*TRAIN, *words.split()), words.rsplit(maxsplit=1)[-1].partition("=")[0])
+
+
+@pytest.mark.parametrize(
     ("file", "words", "found"),
     [
         ("experiment/mine.yaml", ("experiment=mine",), "norm.name=layer"),

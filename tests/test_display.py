@@ -316,6 +316,15 @@ def disturbed(words: Sequence[str], kind: str, chance: random.Random) -> int:
     return status
 
 
+def test_a_terminal_without_a_size_is_told_too() -> None:
+    command = [sys.executable, "-m", "bnexp", "train", "steps=foo"]
+    done = subprocess.run(
+        command, env=os.environ | {"COLUMNS": "0"}, capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 2
+    assert "steps=foo" in done.stderr
+
+
 @pytest.mark.faults
 def test_disturbed_displays(times: Times, tell: Tell) -> None:
     chance, kinds, same = random.Random(8), ("raises", "reader", "terminal", "closed", "full", "encoding"), 0

@@ -275,6 +275,7 @@ def test_the_other_printed_commands(bnexp: Bnexp, tmp_path: Path) -> None:
     assert lost.status == 2
     hint = shlex.split(lost.err[lost.err.index("bnexp resume") :])
     assert bnexp(*(word.replace("FOLDER", "moved 'here") for word in hint[1:])).status == 0
+    assert Path("[x] y/norm=none/summary.json").exists(), "what is printed finishes the sweep"
 
 
 # ---- from elsewhere
@@ -413,6 +414,12 @@ def test_where_it_started_is_found_too(bnexp: Bnexp, tmp_path: Path) -> None:
     place = tmp_path / "A"
     assert bnexp("resume", str(place / "mine")).status == 0
     assert (place / "mine/seed=6/checkpoint.safetensors").read_bytes() == expected
+    shutil.rmtree(place / "mine/seed=6")  # of a run that never started no record tells the source
+    before = (place / "mine/seed=5/run.json").read_bytes()
+    assert bnexp("resume", str(place / "mine"), f"init_from={place / 'other'}").status == 2
+    assert not (place / "mine/seed=6").exists()
+    assert (place / "mine/seed=5/run.json").read_bytes() == before
+    assert bnexp("resume", str(place / "mine")).status == 0
     cut_off(place / "mine/seed=6")
     read_source.cache_clear()
     (place / "source").rename(tmp_path / "moved")

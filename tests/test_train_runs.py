@@ -179,6 +179,16 @@ def test_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: s
     assert int(load_checkpoint(folder / "checkpoint.safetensors")["record.step"]) == summary["steps"]
 
 
+def test_a_terminal_that_closes_interrupts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pid = start_child((*TRAIN[:-1], "steps=1000000", "hydra.run.dir=mine"))
+    await_that(lambda: Path("mine/metrics.csv").exists() and Path("mine/metrics.csv").read_text().count("\n") > 2, pid)
+    kill(pid, signal.SIGHUP)
+    assert end_of(pid) == 128 + signal.SIGHUP
+    assert read(Path("mine/summary.json"))["status"] == "interrupted"
+    assert [*Path("mine").glob("resume-*.safetensors")]
+
+
 def test_two_starts_in_a_second_have_directories_of_their_own(bnexp: Bnexp, tmp_path: Path) -> None:
     for _ in range(2):
         assert bnexp("train", "dataset=digits", "steps=1").status == 0

@@ -70,11 +70,15 @@ def check_statistics(model: nn.Module, config: RunConfig, batch: tuple[int, ...]
 
 def require_two_values(config: RunConfig, layer: str, norm: BatchNorm | GroupNorm, inputs: tuple[Tensor]) -> None:
     values, (x,) = norm.values_averaged(inputs[0]), inputs
-    if values < 2:
-        raise ConfigError(
-            f"norm={config.norm.name} with batch_size={config.batch_size} is not allowed: {layer} is given "
-            f"{' × '.join(map(str, x.shape))}, where each mean and variance is of {values} value, at least 2 are needed"
-        )
+    if values >= 2:
+        return
+    over_batch = isinstance(norm, BatchNorm)
+    what = f"norm={config.norm.name}" + (f" with batch_size={config.batch_size}" if over_batch else "")
+    remedy = "a larger batch" if over_batch else "more units or channels, fewer groups or larger images"
+    raise ConfigError(
+        f"{what} is not allowed: {layer} is given {' × '.join(map(str, x.shape))}, where each mean and variance is of "
+        f"{values} value, at least 2 are needed ({remedy})"
+    )
 
 
 def stacks(config: RunConfig) -> bool:
