@@ -341,7 +341,7 @@ def test_a_killed_worker_is_replaced_and_an_interrupted_sweep_closes_its_runs(tm
     assert "interrupted: 0 of 3 runs done" in out.read_text()
     assert not err.read_text()
     found = find_runs([tmp_path])
-    assert 1 <= len(found) <= 2
+    assert 1 <= len(found) <= 3  # the new worker takes the third one first, and may have begun it by then
     assert {run.summary["status"] for run in found} <= {"interrupted", "failed"}
 
 
