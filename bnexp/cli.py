@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Exit status: 0 done, 1 a run failed, 2 the user's words are off, 130 interrupted, 143 terminated."""
+    """Exit status: 0 done, 1 a run failed, 2 invalid arguments, 129, 130 or 143 a signal."""
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             take_part(arguments)

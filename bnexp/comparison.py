@@ -12,7 +12,7 @@ from bnexp.config import ConfigError
 from bnexp.console import printable
 from bnexp.figures import Curve
 from bnexp.logs import flatten
-from bnexp.runs import RunRecord
+from bnexp.runs import RunRecord, fits
 from bnexp.stats import (
     Estimate,
     Pairing,
@@ -211,11 +211,17 @@ def compare_panel(panel: str, planned: Arms, arms: Arms, control_arm: str) -> li
                 ],
                 steps_per_second=speed,
                 speed_ratio=speed / base_speed if speed is not None and base_speed is not None else None,
-                notes=[printable(str(note)) for note in runs[0].record["notes"]] if runs else [],
+                notes=[*map(printable, map(str, runs[0].record["notes"])), *of_other_data(everything)] if runs else [],
                 recalibrated=estimate(recalibrated_accuracies(runs), random),
             )
         )
     return results
+
+
+def of_other_data(runs: list[RunRecord]) -> list[str]:
+    """What has to be told of runs that saw different images, as where a folder changed between two sweeps."""
+    checksums = {run.record["dataset"]["sha256"] for run in runs if fits(run.record, {"dataset": {"sha256": str}})}
+    return [f"compared with runs of other data ({len(checksums)} checksums)"] if len(checksums) > 1 else []
 
 
 def estimate(values: list[float], random: np.random.Generator) -> Estimate | None:

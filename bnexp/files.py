@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bnexp.console import complain
 
@@ -58,13 +58,20 @@ def read_json(path: Path) -> Any:
 
 
 def read_regular(path: Path) -> bytes:
-    """The content of a file that somebody else may have put there: a named pipe or a device, which might never end, is
-    not read. Raises OSError.
-    """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    """The whole of a file, as `open_regular` opens it."""
+    with open_regular(path) as file:
         return file.read()
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file that somebody else may have put there, without waiting: a named pipe or a device, which might never
+    end, is not read. Raises OSError.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return file
 
 
 def whole(digits: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bnexp.comparison import Panels
 from bnexp.config import ConfigError
-from bnexp.console import complain, count, printable
+from bnexp.console import command, complain, count, printable
 from bnexp.files import is_name, read_json
 from bnexp.runs import RECORD, SWEEP, RunRecord, digest_of, find_runs, fits, order_of_sweep, run_places
 
@@ -36,7 +36,7 @@ class SweepRecord:
         """What finishes its runs, for a shell."""
         if self.submit:
             return f"its command again with {shlex.quote(f'hydra.sweep.dir={self.folder}')}"
-        return shlex.join(["bnexp", "resume", str(self.folder)])
+        return command("resume", self.folder)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Planned:
                     found.append(sweep.command)
                 elif not run.complete:
                     alone.append(str(self.resumable(run.directory)))
-        others = [shlex.join(["bnexp", "resume", *dict.fromkeys(alone)])] if alone else []
+        others = [command("resume", *dict.fromkeys(alone))] if alone else []
         return [*dict.fromkeys(found), *others]
 
     def resumable(self, directory: Path) -> Path:

@@ -12,7 +12,7 @@ from bnexp.config import ConfigError
 from bnexp.console import complain, console, count, say, show_table
 from bnexp.figures import Line, Plot, Scales, lines_plot, plot_figure
 from bnexp.files import replaced
-from bnexp.planned import read_planned
+from bnexp.planned import describe_missing, read_planned
 from bnexp.probe import Probe, probe_run
 from bnexp.report import DASH, choose_output, title_of
 from bnexp.runs import RunRecord
@@ -52,7 +52,8 @@ def report_probes(directories: list[Path], by: str | None, out: Path | None) -> 
     if all(len(probes) == 1 for probes in found.values()):
         say("one checkpoint a run: train with eval.keep=true for one at every evaluation")
     say(", ".join(map(str, files)))
-    for line in (warning, *(f"it goes on by: {command}" for command in planned.commands())):
+    missing = describe_missing(planned.lacking(panels))
+    for line in (warning, *missing, *(f"it goes on by: {command}" for command in planned.commands())):
         if line:
             say(line)
 

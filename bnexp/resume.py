@@ -20,7 +20,6 @@ from bnexp.files import clear_parts, read_json, write_whole
 from bnexp.lock import Lock
 from bnexp.messages import explain
 from bnexp.planned import comparison_of, run_name
-from bnexp.pretrained import source_digest
 from bnexp.running import Sweep, train_jobs
 from bnexp.runs import (
     SWEEP,
@@ -37,7 +36,7 @@ from bnexp.runs import (
     to_json,
 )
 from bnexp.sweep import Job, Options, StackOfJobs, parse_options, plan_sweep
-from bnexp.train import check, check_facts
+from bnexp.train import check, check_facts, check_start
 from bnexp.workers import Emit
 
 
@@ -200,7 +199,8 @@ def check_moves(directory: Path, jobs: list[Job], moved: dict[str, str]) -> None
     """One folder can't take the place of several, nor of none. Raises ConfigError."""
     for key, place in moved.items():
         number = len({paths_in(job.config)[key] for job in jobs if key in paths_in(job.config)})
-        if number != 1:
+        require(number > 0, key, place, f"a key that the runs of {directory} have a folder for")
+        if number > 1:
             raise ConfigError(
                 f"{key}={place} is not allowed: the runs of {directory} read {number} different folders by this key, "
                 "which can be moved back, but not all be this one"
@@ -229,7 +229,7 @@ def check_goes_on(run: RunRecord, config: RunConfig, directory: Path) -> None:
     check_versions(run)
     check_data(run, config, directory)
     if run.complete:
-        check_start(run, config)
+        check_start(config, run.directory, run.record, gone_is_fine=True)
     else:
         check_facts(config, run.directory, load_data(config.dataset))
         Lock(run.directory).release()
@@ -240,22 +240,6 @@ def check_versions(run: RunRecord) -> None:
     if not run.of_these_versions:
         made = ", ".join(f"{name} {run.record['packages'].get(name)}" for name in ("bnexp", "torch"))
         raise ConfigError(f"{run.directory} was made by {made}: install these to go on, or start it anew")
-
-
-def check_start(run: RunRecord, config: RunConfig) -> None:
-    """An arm whose seeds start from different runs would be two; a source that is gone doesn't matter to a run that is
-    over. Raises ConfigError.
-    """
-    if not (config.init_from and fits(run.record.get("start"), {"sha256": str})):
-        return
-    try:
-        digest = source_digest(config)
-    except ConfigError:
-        return
-    if run.record["start"]["sha256"] != digest:
-        raise ConfigError(
-            f"{run.directory} was made from another run: the checkpoint of {config.init_from} has changed"
-        )
 
 
 def check_data(run: RunRecord, config: RunConfig, directory: Path) -> None:

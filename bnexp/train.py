@@ -334,10 +334,24 @@ def check_facts(config: RunConfig, directory: Path, data: Data, compiled: bool |
         now, then = (json.loads(json.dumps(found)) for found in (fact, record.get(name)))
         if now != then:
             raise ConfigError(f"{directory} was made with {name} {then}: with {now} it would go on to another curve")
-    known = config.init_from and fits(record.get("start"), {"sha256": str})
-    if known and record["start"]["sha256"] != source_digest(config):
-        raise ConfigError(f"{directory} was made from another run: the checkpoint of {config.init_from} has changed")
+    check_start(config, directory, record)
     return True
+
+
+def check_start(config: RunConfig, directory: Path, record: dict[str, Any], gone_is_fine: bool = False) -> None:
+    """A run starts from the run that its record tells, and an arm's runs from the same one. `gone_is_fine`: of a run
+    that is over. Raises ConfigError.
+    """
+    if not (config.init_from and fits(record.get("start"), {"sha256": str})):
+        return
+    try:
+        digest = source_digest(config)
+    except ConfigError:
+        if gone_is_fine:
+            return
+        raise
+    if record["start"]["sha256"] != digest:
+        raise ConfigError(f"{directory} was made from another run: the checkpoint of {config.init_from} has changed")
 
 
 def deciding_facts(config: RunConfig, data: Data, compiled: bool | None) -> dict[str, Any]:

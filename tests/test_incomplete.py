@@ -62,6 +62,20 @@ def go_on(bnexp: Bnexp, folder: Path) -> None:
             assert bnexp(*words).status == 0
 
 
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_runs_of_other_data_are_told(bnexp: Bnexp, sweep: Path, norm: str) -> None:
+    path = place(sweep, norm, 1) / "run.json"
+    record = json.loads(path.read_text())
+    record["dataset"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(record))
+    outcome = bnexp("report", str(sweep))
+    assert outcome.status == 0
+    for text in (outcome.out, *((sweep / name).read_text() for name in ("compare.md", "report.html"))):
+        assert "2 checksums" in text
+    assert all("checksums" in arm["notes"][-1] for arm in data(sweep)["arms"])
+
+
 def test_one_of_eight_runs(bnexp: Bnexp, sweep: Path) -> None:
     for number, found in enumerate(find_runs([sweep])):
         if number != 5:

@@ -7,7 +7,6 @@ and its libraries, is in this file: a cache of them is keyed by its source.
 import logging
 import multiprocessing
 import os
-import stat
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ from rich.progress import track
 
 from bnexp.config import ConfigError
 from bnexp.console import console
+from bnexp.files import open_regular
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow starts no program for any of them
 FORMAT_NAMES = "PNG, JPEG, WebP, BMP, GIF or TIFF"
@@ -141,7 +141,7 @@ def read_picture(path: str, size: int, background: str, white: int = FULL) -> Pi
     of one that can't be decoded.
     """
     try:
-        with open_file(path) as file:
+        with open_regular(path) as file:
             png = read_png_header(file)
             with Image.open(file, formats=FORMATS) as image:
                 load(image)
@@ -170,15 +170,6 @@ def orientation(image: Image.Image) -> int:
 
 def unreadable(path: str, why: str) -> ConfigError:
     return ConfigError(f"dataset: {path} is not an image that can be read: {why}")
-
-
-def open_file(path: str) -> BinaryIO:
-    """Open a file for reading, without waiting: since it was listed it may have become a named pipe. Raises OSError."""
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError("it is not a regular file")
-    return file
 
 
 def load(image: Image.Image) -> None:

@@ -21,6 +21,7 @@ from PIL import features
 from bnexp.config import ConfigError, DatasetConfig
 from bnexp.datasets import decoding
 from bnexp.datasets.images import Images, Source
+from bnexp.files import read_regular
 from bnexp.storage import DamagedFileError, load_tensors, save_tensors
 
 SPLITS = ("train", "test")
@@ -278,8 +279,7 @@ def times_tell(files: list[File]) -> bool:
 def file_digest(path: str) -> str:
     """SHA-256 of a file's content. Raises ConfigError where it can't be read."""
     try:
-        with decoding.open_file(path) as file:
-            return hashlib.sha256(file.read()).hexdigest()
+        return hashlib.sha256(read_regular(Path(path))).hexdigest()
     except OSError as error:
         raise decoding.unreadable(path, str(error.strerror or error)) from error
 
