@@ -13,7 +13,7 @@ help: ## these targets
 
 setup: $(SETUP) ## .venv with the pinned packages and bnexp, editable
 
-$(SETUP): requirements.lock pyproject.toml $(wildcard bnexp/_plugins/hydra_plugins/*/*.py)
+$(SETUP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "bnexp needs Python 3.11 to 3.13: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements.lock)"
@@ -41,7 +41,7 @@ types: $(SETUP) ## mypy --strict
 	$(BIN)/mypy
 
 lock: $(SETUP) ## requirements.lock from pyproject.toml, the newest versions
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra joblib --extra slurm --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra slurm --universal --python-version 3.11 --generate-hashes \
 		--no-header --upgrade --quiet --output-file requirements.lock
 	$(BIN)/uv pip compile --group bench --universal --python-version 3.11 --generate-hashes \
 		--no-header --upgrade --quiet --output-file requirements-bench.lock

@@ -1,5 +1,5 @@
 """`python -m bnexp`, which is how torchrun starts it."""
 
-from bnexp.cli import main
+from bnexp.cli.main import main
 
 main()

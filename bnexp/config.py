@@ -10,7 +10,7 @@ import pickle
 import re
 import struct
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -332,6 +332,42 @@ def typed(config: DictConfig) -> RunConfig:
     return run
 
 
+@cache
+def schema_nodes() -> dict[str, DictConfig]:
+    """RunConfig as OmegaConf has it, and each of its groups, by name; RunConfig itself by the empty name."""
+    groups = {name: value for name, value in vars(RunConfig()).items() if is_dataclass(value)}
+    return {name: OmegaConf.structured(type(value)) for name, value in ({"": RunConfig()} | groups).items()}
+
+
+def typed_value(key: str, value: object) -> Any:
+    """A value as the schema has it at a key: "1" of a text is 1 where a whole number belongs. Raises ConfigError."""
+    group, _, name = key.rpartition(".")
+    node = schema_nodes()[group]
+    try:
+        node[name] = value
+        found = node[name]
+    except OmegaConfBaseException as error:
+        raise ConfigError(type_error(key, value, error)) from error
+    except (OverflowError, ValueError):
+        check_integers(value, key)
+        raise
+    return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+
+
+def with_values(run: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """A copy of a run with typed values at these keys, its ranges checked anew. Raises ConfigError."""
+    changes: dict[str, dict[str, Any]] = {"": {}}
+    for key, value in values.items():
+        group, _, name = key.rpartition(".")
+        changes.setdefault(group, {})[name] = value
+    groups = {group: replace(getattr(run, group), **part) for group, part in changes.items() if group}
+    found = replace(run, **changes[""], **groups)
+    if not values.keys().isdisjoint(PATHS):
+        for key, path in paths_in(found).items():
+            require_path(key, path)
+    return found
+
+
 def check_integers(value: object, key: str) -> None:
     """What OmegaConf makes a float or a text of may be too large for either. Raises ConfigError."""
     if isinstance(value, dict | list):
@@ -423,7 +459,7 @@ def known_keys() -> tuple[str, ...]:
 
 
 def unknown_key(key: str) -> str:
-    if key in known_keys():
+    if key in known_keys() or key.startswith("executor."):
         return f"{key} is a key that the chosen {key.split('.', maxsplit=1)[0]} doesn't have"
     near = get_close_matches(key, known_keys(), n=1, cutoff=0.5)
     hint = f", did you mean {near[0]}?" if near else ":"

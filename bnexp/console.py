@@ -105,6 +105,15 @@ def duration(seconds: float) -> str:
     return f"{max(seconds, 1):.0f} s"
 
 
+def duration_range(seconds: float) -> str:
+    """An estimate of a duration, from half of it to its double: 2 to 8 min."""
+    low, high = duration(seconds / 2), duration(seconds * 2)
+    if low == high:
+        return low
+    same = low.split()[1] == high.split()[1]
+    return f"{low.split()[0] if same else low} to {high}"
+
+
 def show_table(title: str, header: list[str], rows: list[list[str]], numbers: bool = True) -> None:
     """A table whose first column is words and, where `numbers`, whose others are numbers."""
     table = Table(title=literal(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)

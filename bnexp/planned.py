@@ -9,34 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from bnexp.comparison import Panels
 from bnexp.config import ConfigError
 from bnexp.console import command, complain, count, printable
-from bnexp.files import is_name, read_json
-from bnexp.runs import RECORD, SWEEP, RunRecord, digest_of, find_runs, fits, order_of_sweep, run_places
+from bnexp.runs import SWEEP, RunRecord, find_runs, order_of_sweep, run_places
+from bnexp.sweep_record import SweepRecord, read_sweep, run_name, sweep_files
 
 NOT_STARTED, DAMAGED = "not started", "damaged"
 LONGEST_REASON = 200  # characters of what made a run fail
-
-
-@dataclass(frozen=True)
-class SweepRecord:
-    """A sweep.json. `jobs`: of each run its configuration, its overrides ("words") and those of them that tell it from
-    the others ("overrides"), by its digest. `submit`: the cluster that it was submitted to.
-    """
-
-    folder: Path
-    jobs: dict[str, dict[str, Any]]
-    submit: str | None
-
-    @property
-    def command(self) -> str:
-        """What finishes its runs, for a shell."""
-        if self.submit:
-            return f"its command again with {shlex.quote(f'hydra.sweep.dir={self.folder}')}"
-        return command("resume", self.folder)
 
 
 @dataclass(frozen=True)
@@ -172,7 +153,7 @@ def nothing_finished(planned: Planned, roots: list[Path]) -> str:
     text = f"{', '.join(map(str, roots))}: no finished run is there to report"
     commands = planned.commands()
     more = f" and {len(commands) - 1} more" if len(commands) > 1 else ""
-    return f"{text}; it goes on by: {commands[0]}{more}" if commands else text
+    return f"{text}; resume it by: {commands[0]}{more}" if commands else text
 
 
 def without_flaws(runs: list[RunRecord]) -> list[RunRecord]:
@@ -194,44 +175,6 @@ def once(runs: list[RunRecord]) -> list[RunRecord]:
     return list(found.values())
 
 
-def sweep_files(roots: list[Path]) -> list[Path]:
-    found = {path.resolve(): path for root in reversed(roots) for path in sorted(root.rglob(SWEEP), reverse=True)}
-    return list(reversed(found.values()))
-
-
-def read_sweep(path: Path) -> SweepRecord | None:
-    """None where it can't be read, which is told."""
-    try:
-        record = read_json(path)
-        jobs = record["jobs"]
-        if not all(fits(entry, {"config": RECORD["config"], "words": list, "overrides": list}) for entry in jobs):
-            raise ValueError("a job has no configuration")
-        jobs = {digest_of(entry["config"]): entry for entry in jobs}
-        return SweepRecord(path.parent, jobs, record.get("submit"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        complain(f"{path} cannot be read: what was planned there is not known")
-        return None
-
-
-def read_compare(record: Any) -> dict[str, str | None] | None:
-    """How a sweep is compared once it is done; None where it isn't, as `bnexp train -m` makes it."""
-    found: Any = record.get("compare") if isinstance(record, dict) else None
-    return {"by": found["by"]} if fits(found, {"by": str | None}) else None
-
-
-def comparison_of(directory: Path) -> dict[str, str | None] | None:
-    """Of a sweep's record, whatever else is in it."""
-    try:
-        return read_compare(read_json(directory / SWEEP))
-    except (OSError, ValueError):
-        return None
-
-
-def recorded_by(directory: Path) -> str | None:
-    """The key that the sweep was first compared by, where it was named."""
-    return (comparison_of(directory) or {"by": None})["by"]
-
-
 def never_started(sweeps: list[SweepRecord], begun: set[str], unreadable: set[Path]) -> list[RunRecord]:
     """Planned runs without a record of their own, one for each."""
     found: dict[str, RunRecord] = {}
@@ -245,12 +188,6 @@ def never_started(sweeps: list[SweepRecord], begun: set[str], unreadable: set[Pa
                 summary = {"status": DAMAGED, "error": "its record cannot be read"} if lost else {"status": NOT_STARTED}
                 found.setdefault(digest, RunRecord(directory, record, summary))
     return list(found.values())
-
-
-def run_name(overrides: list[str], number: int) -> str:
-    """The directory of a sweep's run, as Hydra names it; its number where that is no name."""
-    name = ",".join(sorted(overrides))
-    return name if is_name(name) else str(number)
 
 
 def place_in(roots: list[Path]) -> Callable[[RunRecord], tuple[int, int, str]]:

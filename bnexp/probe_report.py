@@ -53,7 +53,7 @@ def report_probes(directories: list[Path], by: str | None, out: Path | None) -> 
         say("one checkpoint a run: train with eval.keep=true for one at every evaluation")
     say(", ".join(map(str, files)))
     missing = describe_missing(planned.lacking(panels))
-    for line in (warning, *missing, *(f"it goes on by: {command}" for command in planned.commands())):
+    for line in (warning, *missing, *(f"resume it by: {command}" for command in planned.commands())):
         if line:
             say(line)
 

@@ -34,10 +34,11 @@ from bnexp.console import count, printable, say, show_table
 from bnexp.figures import Arrivals, Curve, Plot, accuracy_plot, arrivals_plot, plot_figure, speed_plot
 from bnexp.files import LONGEST_NAME, is_utf8, write_whole
 from bnexp.logs import write_bands
-from bnexp.planned import Planned, describe_missing, read_planned, recorded_by
+from bnexp.planned import Planned, describe_missing, read_planned
 from bnexp.report_page import Notice, Section, page
 from bnexp.runs import RunRecord, holds_run, to_json
 from bnexp.stats import FEWEST_PAIRS, Estimate, TimeTo
+from bnexp.sweep_record import recorded_by
 
 TARGET = 0.90  # of validation accuracy, in the table
 HEADER = ["arm", "n", "test accuracy", "− control, paired", "steps to 90%", "reached", "steps/s", "ratio"]
@@ -445,4 +446,4 @@ def show_notice(notice: Notice, whole: str) -> None:
     if len(notice.lines) > MOST_LINES:
         say(f"  and more: {whole}")
     for command in notice.commands:
-        say(f"it goes on by: {command}")
+        say(f"resume it by: {command}")

@@ -34,6 +34,7 @@ RESUME = "resume-*.safetensors"
 FILES = (METRICS, TIMING, SUMMARY, CHECKPOINT, f"{CHECKPOINT}.sha256")
 EVENTS = "events.out.tfevents.*"
 KEPT = "checkpoint-*.safetensors"
+TAIL = 8192  # bytes at the end of a table, in which its last rows are
 PACKAGES = ("bnexp", "torch", "torchvision", "numpy", "hydra-core", "tensorboard")
 
 
@@ -117,8 +118,9 @@ def read_record(directory: Path) -> dict[str, Any] | None:
 
 
 def reopen_run(directory: Path, config: RunConfig, step: int) -> None:
-    """For a run that goes on from a step: it isn't over any more, and what is there of later ones was damaged."""
+    """For a run that is resumed from a step: it isn't over any more, and checkpoints of later ones were damaged."""
     record_paths(directory, config)
+    (directory / RUN).touch()  # the time at which it was opened
     later = (path for path in directory.glob(f"{RESUME}*") if path.name >= f"{resume_at(directory, step + 1).name}")
     for path in (directory / SUMMARY, *later):
         path.unlink(missing_ok=True)
@@ -321,6 +323,31 @@ def read_csv(path: Path, **where: str) -> Iterator[dict[str, float]]:
                 yield {key: float(value) for key, value in row.items() if key not in ("split",) and value}
 
 
+def opened_at(directory: Path) -> int | None:
+    """When a run was created or reopened last, in nanoseconds of the file system's clock; None where there is none."""
+    with suppress(OSError):
+        return (directory / RUN).stat().st_mtime_ns
+    return None
+
+
+def last_evaluation(directory: Path) -> tuple[int, float] | None:
+    """Step and validation accuracy of the latest row of metrics.csv; None where there is none that can be read."""
+    with suppress(OSError, ValueError, IndexError), (directory / METRICS).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        rows = [line.split(",") for line in file.read().decode(errors="replace").splitlines(keepends=True)]
+        whole = [row for row in rows if row[1:2] == ["validation"] and row[-1].endswith("\n")]
+        return int(whole[-1][0]), float(whole[-1][3])
+    return None
+
+
+def read_summary(directory: Path) -> dict[str, Any] | None:
+    """A run's summary.json; None where there is none that can be read."""
+    with suppress(OSError, ValueError):
+        summary: dict[str, Any] = read_json(directory / SUMMARY)
+        return summary if fits(summary, {"status": str}) else None
+    return None
+
+
 def holds_run(directory: Path) -> bool:
     """Whether it is a run's directory or a sweep's."""
     return (directory / RUN).exists() or any(directory.glob(f"*/{RUN}"))
@@ -396,11 +423,8 @@ def read_run(directory: Path) -> RunRecord:
     record = read_json(directory / RUN)
     if not fits(record, RECORD):
         raise ValueError(f"{directory / RUN} is not a run's record")
-    try:
-        summary = read_json(directory / SUMMARY)
-    except (OSError, ValueError):  # killed before it was written, or while it was
-        summary = None
-    return RunRecord(directory, record, summary if fits(summary, {"status": str}) else {"status": "unfinished"})
+    summary = read_summary(directory)  # None of one that was killed before it was written
+    return RunRecord(directory, record, summary or {"status": "unfinished"})
 
 
 def fits(value: Any, kind: Any) -> bool:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -19,7 +19,6 @@ from bnexp.archs.registry import check_model, make_model, notes
 from bnexp.batches import Batches
 from bnexp.checkpoint import Saved, newest_checkpoint, save_checkpoint, save_progress
 from bnexp.config import ConfigError, RunConfig, require, require_choice
-from bnexp.console import harmless
 from bnexp.data import Data, load_data
 from bnexp.engine import (
     COMPILE_FROM,
@@ -66,38 +65,6 @@ from bnexp.runs import (
 )
 
 TARGETS = (80, 90, 95, 97, 98)  # percent of validation accuracy whose first crossing is noted
-
-
-class Display(Protocol):
-    """What the loop tells whoever watches."""
-
-    def prepare(self, steps: int, compiling: bool) -> None: ...
-    def progress(self, step: int) -> None: ...
-    def evaluated(self, member: "Member") -> None: ...
-    def closed(self, member: "Member") -> None: ...
-
-
-class Harmless:
-    """A display as the loop sees it: none of its errors ends a run."""
-
-    def __init__(self, display: Display) -> None:
-        self.display = display
-
-    def prepare(self, steps: int, compiling: bool) -> None:
-        with harmless():
-            self.display.prepare(steps, compiling)
-
-    def progress(self, step: int) -> None:
-        with harmless():
-            self.display.progress(step)
-
-    def evaluated(self, member: "Member") -> None:
-        with harmless():
-            self.display.evaluated(member)
-
-    def closed(self, member: "Member") -> None:
-        with harmless():
-            self.display.closed(member)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -191,8 +158,13 @@ class Member:
         self.accuracy.append(float(in_words(result.accuracy)))  # as it is read back
 
     def evaluated(self, step: int) -> bool:
-        """Before it was cut off."""
+        """Whether its latest evaluation is that of this step."""
         return self.steps[-1:] == [step]
+
+    def release(self) -> None:
+        """Let go of its files and its directory."""
+        self.recorder.close()
+        self.lock.release()
 
     def summary(self, status: str, step: int, seconds: float, tests: dict[str, Evaluation]) -> dict[str, Any]:
         best = max(range(len(self.accuracy)), key=self.accuracy.__getitem__, default=None)
@@ -246,21 +218,9 @@ def check(config: RunConfig) -> list[str]:
     return [f"init_from={config.init_from}: {find_start(model, config)}"] if config.init_from else []
 
 
-def run_alone(config: RunConfig, launch: Launch, display: Display) -> dict[str, Any]:
-    """Train one run into its directory and return its summary. Raises Interrupted after closing it."""
-    if ended := outcome_there(config, launch.directory):
-        return ended
-    member = open_member(config, launch, 1)
-    train_together([member], display)
-    if isinstance(member.outcome, Exception):
-        raise member.outcome
-    assert member.outcome is not None
-    return member.outcome
-
-
-def outcome_there(config: RunConfig, directory: Path) -> dict[str, Any] | None:
-    """Summary of the run, where the directory holds it complete: since it was planned, another process or this stack's
-    first worker may have come to its end.
+def outcome_of(config: RunConfig, directory: Path) -> dict[str, Any] | None:
+    """Summary of the run, where the directory holds it complete: since it was planned, another process or a worker that
+    was lost may have finished it.
     """
     run = complete_run(directory)
     return run.summary if run and run.digest == config_digest(config) and run.of_these_versions else None
@@ -407,20 +367,20 @@ def facts_of(
     }
 
 
-def train_together(members: list[Member], display: Display) -> None:
-    """Train runs of a stack and close their directories; `outcome` of each tells how it ended. Those that go on do so
+def train_together(members: list[Member]) -> None:
+    """Train runs of a stack and close their directories; `outcome` of each tells how it ended. Resumed runs train
     beside members of the same step. Raises Interrupted.
     """
     try:
         for step in sorted({member.start.step for member in members}):
-            train_stack([member for member in members if member.start.step == step], Harmless(display))
+            train_members([member for member in members if member.start.step == step])
     finally:
         for member in members:
-            member.recorder.close()
-            member.lock.release()
+            member.release()
 
 
-def train_stack(members: list[Member], display: Display) -> None:
+def train_members(members: list[Member]) -> None:
+    """Train members that start from the same step as one stack; whatever fails is the outcome of all of them."""
     config = members[0].config
     device, data = pick_device(config.device), load_data(config.dataset)
     prepare_torch(config, device)
@@ -428,53 +388,49 @@ def train_stack(members: list[Member], display: Display) -> None:
         compiled = members[0].launch.compilation.compiled
         stack = Stack([member.config for member in members], data, device, compiled)
         take_places(members, stack)
-        train(members, stack, display)
+        train(members, stack)
     except Exception as error:
         for member in members:
             if member.outcome is None:
                 fail(member, error)
 
 
-def train(members: list[Member], stack: Stack, display: Display) -> None:
-    """The loop. A member that diverges or fails leaves the race at the evaluation that finds out. Members that go on
-    do so from the same step.
+def train(members: list[Member], stack: Stack) -> None:
+    """The loop. A member that diverges or fails is deactivated at the evaluation that finds out. All members start from
+    the same step.
     """
-    config, data, racing = stack.config, stack.data, members
+    config, data, active = stack.config, stack.data, members
     augment = config.dataset.augment != "none"
     seeds = [member.config.seed for member in members]
     batches = Batches(seeds, len(data.train), config.batch_size, augment, data.train.labels.device)
     watch = Stopwatch(data.train.labels.device)
     saving = Timer(config.checkpoint.every_seconds)
     start = members[0].start.step
-    display.prepare(config.steps, stack.compiled)
     stack.warm_up(batches.batch(start))  # compiling takes seconds to minutes, in which there is nothing to save
     with StopRequest() as stop:
-        asked = stop.asked if parallel.processes() == 1 else never  # torchrun's cannot go on: better a late end
+        asked = stop.asked if parallel.processes() == 1 else never  # torchrun's cannot be resumed: better a late end
         watch.start()
         for step in range(start, config.steps + 1):
             if config.eval.due(step, config.steps):
-                watch.stop(len(racing))
-                racing = [member for member in racing if goes_on(member, stack, step, watch.total, display, asked)]
-                if step == config.steps or not racing or asked():
+                watch.stop(len(active))
+                active = [member for member in active if stays_active(member, stack, step, watch.total, asked)]
+                if step == config.steps or not active or asked():
                     break
-                repack(racing, stack, batches, step)
+                repack(active, stack, batches, step)
                 watch.start()
             if stop.asked():
-                watch.stop(len(racing))
+                watch.stop(len(active))
                 break
             if saving.due():
-                watch.stop(len(racing))
-                racing = [member for member in racing if saved(member, stack, watch.total, display)]
-                if not racing:
+                watch.stop(len(active))
+                active = [member for member in active if saved(member, stack, watch.total)]
+                if not active:
                     break
                 watch.start()
             stack.update(step, batches.batch(step))
-            if step % 20 == 0:
-                display.progress(step)
-        for member in racing:
+        for member in active:
             status = "finished" if member.evaluated(config.steps) else "interrupted"
             close(member, stack, step, watch.total, status, asked)
-            display.closed(member)
     if stop.signum is not None:
         raise Interrupted(stop.signum)
 
@@ -493,15 +449,14 @@ class Timer:
         return True
 
 
-def saved(member: Member, stack: Stack, seconds: float, display: Display) -> bool:
-    """Keep a checkpoint that a killed run goes on from; whether that went well."""
+def saved(member: Member, stack: Stack, seconds: float) -> bool:
+    """Keep a checkpoint that a killed run is resumed from; whether that went well."""
     try:
         member.recorder.sync()
         state = stack.members[member.row]
         save_progress(member.launch.directory, state, member.config, member.start.seconds + seconds)
     except OSError as error:
         fail(member, error)
-        display.closed(member)
         return False
     return True
 
@@ -519,36 +474,33 @@ def number_rows(members: list[Member]) -> None:
         member.row = row
 
 
-def repack(racing: list[Member], stack: Stack, batches: Batches, step: int) -> None:
-    """Leave out who has left the race: at once where that is free; where it means to compile a smaller stack, when
-    half are gone and the rest of the way pays for it.
+def repack(active: list[Member], stack: Stack, batches: Batches, step: int) -> None:
+    """Leave the deactivated members out: at once where that is free; where it means to compile a smaller stack, when
+    half are gone and the remaining steps pay for it.
     """
     size = len(stack.members)
-    pays = len(racing) <= size / 2 and stack.config.steps - step >= COMPILE_FROM if stack.mapped else len(racing) < size
+    pays = len(active) <= size / 2 and stack.config.steps - step >= COMPILE_FROM if stack.mapped else len(active) < size
     if pays:
-        rows = [member.row for member in racing]
+        rows = [member.row for member in active]
         stack.keep(rows)
         batches.keep(rows)
-        number_rows(racing)
+        number_rows(active)
         stack.warm_up(batches.batch(step))
 
 
-def goes_on(member: Member, stack: Stack, step: int, seconds: float, display: Display, asked: Asked) -> bool:
-    """Evaluate a member, if it wasn't before it was cut off; whether it is still in the race."""
+def stays_active(member: Member, stack: Stack, step: int, seconds: float, asked: Asked) -> bool:
+    """Evaluate a member, unless it was before it was interrupted; whether it trains on."""
     try:
         if not member.evaluated(step):
             evaluate(member, stack, step, seconds, asked)
-            display.evaluated(member)
     except Stopped:
         return True
     except OSError as error:
         fail(member, error)
-        display.closed(member)
         return False
     member.diverged_at = stack.diverged_at(member.row)
     if member.diverged_at is not None:
         close(member, stack, step, seconds, "diverged", asked)
-        display.closed(member)
     return member.diverged_at is None
 
 

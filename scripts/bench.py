@@ -32,7 +32,8 @@ from bnexp.data import load_data
 from bnexp.engine import decide_compilation
 from bnexp.runs import git_state, machine
 from bnexp.stats import Spread, interval_words, spread
-from bnexp.sweep import Job, Options, plan_sweep
+from bnexp.sweeps.job import ExecutorConfig, Job
+from bnexp.sweeps.stacks import plan_sweep
 
 PEERS = Path(__file__).parent / "peers"
 PEERS_PYTHON = Path(".venv-bench/bin/python")  # Keras and JAX
@@ -115,7 +116,7 @@ def make_contenders(images: str, cores: int) -> list[Contender]:
 def stack_sizes(runs: int, workers: int) -> list[int]:
     configs = [RunConfig(seed=seed, compile=True) for seed in range(runs)]
     jobs = [Job(c.seed, [], [], c, decide_compilation(c)) for c in configs]
-    return [len(stack) for stack in plan_sweep(jobs, Options(workers=workers)).stacks]
+    return [len(stack) for stack in plan_sweep(jobs, ExecutorConfig(workers=workers), Path()).stacks]
 
 
 def check_accuracy(contenders: list[Contender]) -> None:

@@ -25,7 +25,7 @@ from torch import nn
 from bnexp.archs.registry import make_model
 from bnexp.batches import Batches
 from bnexp.bench import ratio_of
-from bnexp.composition import compose_run, configurations
+from bnexp.cli.compose import configurations
 from bnexp.config import RunConfig
 from bnexp.data import Data
 from bnexp.datasets.images import Images
@@ -107,8 +107,8 @@ def images_per_second(step: Callable[[int], object], seconds: float) -> float:
 
 def compare(words: list[str], norm: str, precision: str, rounds: int, seconds: float) -> tuple[Spread, Spread, Spread]:
     base = ["dataset=cifar10", "optim=momentum", f"optim.lr={LR}", f"optim.momentum={MOMENTUM}", f"batch_size={BATCH}"]
-    with configurations():
-        config = compose_run([*base, *words, f"norm={norm}", f"precision={precision}", "compile=false"])
+    with configurations() as composer:
+        config = composer.compose_run([*base, *words, f"norm={norm}", f"precision={precision}", "compile=false"])
     data = make_data()
     steps = {"bnexp": bnexp_step(config, data), "plain": plain_step(config, data)}
     rates: dict[str, list[float]] = {name: [] for name in steps}

@@ -13,9 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bnexp import train
-from bnexp.composition import compose_run, configurations
+from bnexp.cli.compose import configurations
 from bnexp.config import CheckpointConfig
-from bnexp.progress import TrainingDisplay
 from bnexp.runs import Launch
 
 SIZE, STEPS = 5, 10_000
@@ -33,12 +32,12 @@ def main() -> None:
 
     train.saved = timed
     often = ["checkpoint.every_seconds=1", f"steps={STEPS}"]
-    with configurations():
-        configs = [compose_run([*often, *sys.argv[1:], f"seed={seed}"]) for seed in range(SIZE)]
+    with configurations() as composer:
+        configs = [composer.compose_run([*often, *sys.argv[1:], f"seed={seed}"]) for seed in range(SIZE)]
     with TemporaryDirectory(dir=Path.cwd()) as folder:
         launches = [Launch(Path(folder, str(number)), [], number) for number in range(SIZE)]
         members = [train.open_member(config, launch, SIZE) for config, launch in zip(configs, launches, strict=True)]
-        train.train_together(members, TrainingDisplay("a stack"))
+        train.train_together(members)
     each, every = sum(spent) / len(spent), CheckpointConfig().every_seconds
     print(f"{len(spent)} checkpoints of {1000 * each:.1f} ms")
     print(f"those of a stack of {SIZE} every {every:.0f} s: {SIZE * each / every:.3%} of its time")

@@ -15,10 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from conftest import restored
-from hydra.types import RunMode
 
-from bnexp.cli import run
-from bnexp.composition import configurations, our_loader
+from bnexp.cli.main import run
 
 Prepare = Callable[[], object]
 
@@ -42,11 +40,6 @@ def compose_once(words: tuple[str, ...]) -> None:
         import_compiler()
     with restored(), redirect_stdout(StringIO()):
         run([*words, "seed=0,1" if "-m" in words else "seed=0", "dry_run=true"])
-        if "-m" in words:  # what Hydra makes of the sweep itself, which a dry run has no use for
-            with configurations():
-                our_loader().load_configuration(
-                    "config", [word for word in words[1:] if word != "-m"], RunMode.MULTIRUN
-                )
 
 
 @cache

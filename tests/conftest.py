@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from bnexp.cli import run
+from bnexp.cli.main import run
 from bnexp.config import DatasetConfig
 from bnexp.runs import machine
 

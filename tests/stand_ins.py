@@ -1,28 +1,26 @@
-"""A stand-in for training, which a worker process imports."""
+"""A stand-in for training, which a worker process imports: the first override of a stack says what it does."""
 
 import os
 import signal
 import time
+from pathlib import Path
 
-from bnexp.workers import Emit, Progress
+from bnexp.sweeps.job import StackOfJobs
+from bnexp.sweeps.train import Failure, Failures
 
-Fake = tuple[str, int]
 
-
-def fake_train(stack: Fake, emit: Emit) -> Fake:
-    kind, number = stack
-    emit(Progress([number], os.getpid()))
+def fake_train(stack: StackOfJobs) -> Failures:
+    """Leaves its process's number in a file `began`, and returns it as a failure of the first job."""
+    kind, number = stack[0].words[0], stack[0].number
+    Path(f"began-{number}").write_text(str(os.getpid()))
     if kind == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "interrupts itself":
         os.kill(os.getpid(), signal.SIGINT)
-        emit(Progress([number], 0))
     if kind == "exits":
         os._exit(3)
     if kind == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if kind in ("stubborn", "endless"):
-        emit(Progress([number], 0))
-        while True:
-            time.sleep(0.05)
-    return stack
+    while kind in ("stubborn", "endless"):
+        time.sleep(0.05)
+    return {number: Failure(str(os.getpid()))}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bnexp.activations import ACTIVATIONS, make_activation
 from bnexp.archs.block import Block
 from bnexp.archs.registry import ARCHS, make_model, notes, stacks
-from bnexp.composition import compose_run, configurations
+from bnexp.cli.compose import configurations
 from bnexp.config import ActConfig, ArchConfig, ConfigError, NormConfig, RunConfig
 from bnexp.init import initialize
 from bnexp.norms import IMAGES_ONLY, NORMS, make_norm
@@ -348,9 +348,9 @@ def test_stages_that_narrow_are_refused() -> None:
 
 
 def test_the_shipped_choices_fit_one_another() -> None:
-    with configurations():
-        archs = {name: compose_run([f"arch={name}"]).arch for name in ARCHS}
-        norms = {name: compose_run([f"norm={name}"]).norm for name in NORMS}
+    with configurations() as composer:
+        archs = {name: composer.compose_run([f"arch={name}"]).arch for name in ARCHS}
+        norms = {name: composer.compose_run([f"norm={name}"]).norm for name in NORMS}
     refused = []
     for arch, norm in product(ARCHS, NORMS):
         try:

@@ -16,7 +16,7 @@ from torch import Tensor
 import bnexp.engine
 from bnexp.batches import Batch, Batches
 from bnexp.bench import CONTROL, make_forward, take_options, with_norms
-from bnexp.cli import run
+from bnexp.cli.main import run
 from bnexp.compiler import NO_COMPILER, has_compiler
 from bnexp.config import ActConfig, ArchConfig, DatasetConfig, NormConfig, RunConfig
 from bnexp.data import load_data

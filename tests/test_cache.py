@@ -429,7 +429,7 @@ def test_a_worker_that_could_compile_follows_the_plan(
 ) -> None:
     with monkeypatch.context() as patch:
         no_compiler(patch)
-        outcome = bnexp(*TRAIN, "-m", "seed=0,1", "hydra.sweep.dir=s", "hydra.launcher.workers=2")
+        outcome = bnexp(*TRAIN, "-m", "seed=0,1", "hydra.sweep.dir=s", "executor.workers=2")
     assert outcome.status == 0, outcome
     assert outcome.out.count("no compiler today") == 1
     assert [record(f"s/seed={seed}")["compiled"] for seed in (0, 1)] == [False, False]

@@ -27,13 +27,13 @@ from bnexp.claims.values import (
     still_to_gain,
     where,
 )
+from bnexp.cli.compose import compose_jobs, configurations, parse_overrides
+from bnexp.cli.plan import split_jobs
 from bnexp.comparison import accuracy, make_curve, recalibrated_accuracies
-from bnexp.composition import compose_jobs, configurations, parse_overrides
 from bnexp.config import ConfigError, NormConfig, OptimConfig, RunConfig
-from bnexp.plan import split_jobs
 from bnexp.reproduce import adjust, seen, sweeps_of, words_of
 from bnexp.runs import RunRecord
-from bnexp.sweep import stack_key
+from bnexp.sweeps.stacks import stack_key
 
 STEPS = 100
 

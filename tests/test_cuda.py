@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_stacking import Silent
 
 from bnexp.config import ArchConfig, DatasetConfig, NormConfig, OptimConfig, RunConfig
 from bnexp.engine import decide_compilation
@@ -26,7 +25,7 @@ def curve(configs: list[RunConfig], folder: Path) -> list[float]:
         open_member(c, Launch(folder / str(i), [], i, decide_compilation(c)), len(configs))
         for i, c in enumerate(configs)
     ]
-    train_together(members, Silent())
+    train_together(members)
     assert isinstance(members[0].outcome, dict), members[0].outcome
     return members[0].accuracy
 

@@ -35,12 +35,13 @@ from children import (
 )
 from conftest import Tell, Times, scalars
 
-from bnexp import files, running
+from bnexp import files
 from bnexp.checkpoint import newest_checkpoint
 from bnexp.config import recorded
 from bnexp.engine import Stack
 from bnexp.runs import find_runs
 from bnexp.storage import load_tensors
+from bnexp.sweeps import train as stacks
 
 COMMON = ("train", "dataset=digits", "steps=80", "eval.first_every=20", "checkpoint.every_seconds=0.02", "threads=1")
 NETWORKS = [
@@ -272,7 +273,7 @@ def test_sweeps_of_the_same_second(times: Times, tell: Tell) -> None:
 # ---- sweeps
 
 SWEEP = (*COMMON, "-m", "norm=none,batch", "steps=20", "eval.first_every=10", "arch.hidden=[16]")
-ON_TWO = ("hydra.launcher.workers=2", "hydra.launcher.max_stack=3")
+ON_TWO = ("executor.workers=2", "executor.max_stack=3")
 
 
 def files_of_sweep(folder: str) -> dict[str, list[bytes]]:
@@ -417,7 +418,7 @@ def poison(seeds: list[int], at: int) -> Callable[[], None]:
 def test_nan_in_some_members(times: Times, tell: Tell) -> None:
     chance, exact, size = random.Random(5), 0, min(6, times(30))
     words = (*COMMON, "-m", f"seed=range({size})", "steps=60", "eval.first_every=20", "arch.hidden=[16]")
-    words += ("compile=true", "hydra.launcher.workers=1", f"hydra.launcher.max_stack={size}")
+    words += ("compile=true", "executor.workers=1", f"executor.max_stack={size}")
     assert in_child((*words, "hydra.sweep.dir=whole"), lead_forks) == 0
     assert {run.record["stack"] for run in find_runs([Path("whole")])} == {size}
     for _ in range(count := times(20)):
@@ -462,7 +463,7 @@ def test_report_of_damaged_runs(times: Times, tell: Tell, request: pytest.Fixtur
         request.getfixturevalue("no_figures")
     chance, right = random.Random(6), 0
     words = (*COMMON, "-m", "norm=none,batch", "seed=range(3)", "steps=20", "eval.first_every=10", "arch.hidden=[8]")
-    assert in_child((*words, "hydra.launcher.workers=1", "hydra.sweep.dir=whole"), lead_forks) == 0
+    assert in_child((*words, "executor.workers=1", "hydra.sweep.dir=whole"), lead_forks) == 0
     for _ in range(count := times(50)):
         shutil.copytree("whole", "mine")
         run = chance.choice(find_runs([Path("mine")])).directory
@@ -485,21 +486,21 @@ def test_report_of_damaged_runs(times: Times, tell: Tell, request: pytest.Fixtur
 def watched() -> None:
     """Keep memory and open files after each stack."""
     lead_forks()
-    train, levels = running.train_together, list[tuple[int, int]]()
+    train, levels = stacks.train_together, list[tuple[int, int]]()
 
-    def trained(members: Any, display: Any) -> None:
-        train(members, display)
+    def trained(members: Any) -> None:
+        train(members)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         levels.append((pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))))
         Path("levels").write_text(json.dumps(levels))
 
-    running.train_together = trained
+    stacks.train_together = trained
 
 
 def test_memory_and_open_files_stay_level(times: Times, tell: Tell) -> None:
     count = 8 * times(128)
     words = (*COMMON, "-m", f"seed=range({count})", "steps=2", "eval.first_every=2", "arch.hidden=[16]", "compile=true")
-    assert in_child((*words, "hydra.launcher.workers=1", "hydra.launcher.max_stack=8"), watched) == 0
+    assert in_child((*words, "executor.workers=1", "executor.max_stack=8"), watched) == 0
     memory, handles = zip(*json.loads(Path("levels").read_text()), strict=True)
     first = len(memory) // 4
     assert len(memory) == count / 8

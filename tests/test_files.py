@@ -29,7 +29,7 @@ from bnexp.runs import find_runs
 SHORT = ("dataset=digits", "steps=60", "eval.first_every=10", "threads=1", "arch.hidden=[8]")
 ALONE = ("train", *SHORT, "compile=false", "hydra.run.dir=mine")
 OFTEN = "checkpoint.every_seconds=0.0001"
-SWEEP = ("train", *SHORT, "compile=false", "-m", "seed=range(3)", "hydra.launcher.workers=2", "hydra.sweep.dir=mine")
+SWEEP = ("train", *SHORT, "compile=false", "-m", "seed=range(3)", "executor.workers=2", "hydra.sweep.dir=mine")
 Damage = Callable[[Path], object]
 
 
@@ -270,8 +270,8 @@ def test_in_a_sweep_on_workers_the_others_go_on() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
 def test_in_a_stack_the_others_go_on() -> None:
-    words = ("train", *SHORT, "compile=true", "-m", "seed=range(3)", "hydra.launcher.max_stack=3")
-    words += ("hydra.launcher.workers=1", "hydra.sweep.dir=mine")
+    words = ("train", *SHORT, "compile=true", "-m", "seed=range(3)", "executor.max_stack=3")
+    words += ("executor.workers=1", "hydra.sweep.dir=mine")
     expected = whole(words)
     assert in_child(words, struck_by("folder renamed")) == 1
     assert "1 of 3 runs failed: seed=1 (mine/seed=1" in Path("said").read_text(encoding="utf-8")

@@ -40,7 +40,7 @@ def check_refusal(outcome: Outcome, names: list[str]) -> None:
 
 # ---- words
 
-HYDRAS = ["hydra.run.dir", "hydra.sweep.dir", "hydra.launcher.workers", "hydra.verbose", "hydra.job.name", "hydra.mode"]
+HYDRAS = ["hydra.run.dir", "hydra.sweep.dir", "executor.workers", "hydra.verbose", "hydra.job.name", "hydra.mode"]
 PATHS = ["../x", "../../etc/passwd", "/etc/passwd", "~/x", "..", ".", "//", "a/../../b", "file:///etc/passwd"]
 INTERPOLATIONS = ["${steps}", "${seed}", "${oc.env:HOME}", "${oc.env:NOPE}", "${hydra:runtime.cwd}", "${nope}"]
 INTERPOLATIONS += ["${eval:1}", "${..x}", "${oc.create:{a:1}}", "${oc.decode:'[1'}", "${", "${}", "${now:%Y}"]

@@ -585,7 +585,7 @@ def test_the_table_is_shown_once_a_command(bnexp: Bnexp, command: str) -> None:
     words = (*WORDS, "dataset.validation=2")
     commands = {
         "run": (*TRAIN, *words),
-        "sweep": (*TRAIN, "-m", *words, "seed=0,1", "optim.lr=0.1,0.2", "hydra.launcher.workers=1"),
+        "sweep": (*TRAIN, "-m", *words, "seed=0,1", "optim.lr=0.1,0.2", "executor.workers=1"),
         "dry_run": (*TRAIN, *words, "dry_run=true"),
         "fetch": ("data", "fetch", *words),
     }
@@ -602,7 +602,7 @@ def test_the_table_is_shown_once_a_command(bnexp: Bnexp, command: str) -> None:
 def test_a_sweep_over_two_folders_shows_both(bnexp: Bnexp) -> None:
     make_folder(train=5)
     words = [word for word in WORDS if "size" not in word]
-    outcome = bnexp(*TRAIN, "-m", *words, ONE, "dataset.size=4,8", "hydra.launcher.workers=1")
+    outcome = bnexp(*TRAIN, "-m", *words, ONE, "dataset.size=4,8", "executor.workers=1")
     assert outcome.status == 0, outcome.err
     assert lines_of(outcome.out).count(["all 2 classes", "9", "1", "4"]) == 2
 
@@ -884,7 +884,7 @@ def test_a_cache_that_cannot_be_used_is_done_without(bnexp: Bnexp, spoil: Callab
         shutil.rmtree("data")
     spoil()
     data._loaded.clear()
-    outcome = bnexp(*TRAIN, "-m", *WORDS, ONE, "seed=0,1", "hydra.launcher.workers=1", "hydra.sweep.dir=sweep")
+    outcome = bnexp(*TRAIN, "-m", *WORDS, ONE, "seed=0,1", "executor.workers=1", "hydra.sweep.dir=sweep")
     assert outcome.status == 0
     assert outcome.err.count("\n") == 1
     assert "data" in outcome.err

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import Bnexp
 
-from bnexp.cli import run
+from bnexp.cli.main import run
 from bnexp.runs import RunRecord, find_runs
 
 WORDS = ("dataset=digits", "steps=60", "optim.lr=0.1", "eval.first_every=20", "arch.hidden=[8]", "compile=false")

@@ -47,9 +47,22 @@ def refused(attempt: Attempt) -> Attempt:
 
 # ---- words and configuration files
 
-NODES = ["", "norm", "act", "arch", "optim", "init", "dataset", "eval", "hydra", "hydra.launcher", "hydra.sweeper"]
+NODES = [
+    "",
+    "norm",
+    "act",
+    "arch",
+    "optim",
+    "init",
+    "dataset",
+    "eval",
+    "hydra",
+    "hydra.launcher",
+    "hydra.sweeper",
+    "executor",
+]
 NODES += ["hydra.callbacks.x", "hydra.job_logging", "hydra.job_logging.handlers.file", "hydra.hydra_logging.handlers.x"]
-NODES += ["hydra.help", "hydra.run", "hydra.job", "hydra.job.env_set", "hydra.launcher.submit_with", "hydra.launcher.x"]
+NODES += ["hydra.help", "hydra.run", "hydra.job", "hydra.job.env_set", "executor.parameters", "hydra.launcher.x"]
 SHELL = [f"$({TOUCH})", f"`{TOUCH}`", f"; {TOUCH}", f"| {TOUCH}", f"${{system:{TOUCH}}}", "${eval:__import__('os')}"]
 SHELL += ["${python:os.system}", "${oc.env:HOME}", "${oc.create:{_target_:os.system}}", "{{7*7}}", "%x%x%n"]
 FREE = "hydra.help"  # nothing in there is made
@@ -74,7 +87,7 @@ def nested(node: str, value: dict[str, Any]) -> str:
 
 def attempts_at_nodes(node: str) -> Attempts:
     dot, tag = f"{node}." if node else "", f"!!python/object/apply:os.system ['{TOUCH}']"
-    sweep = ("-m", "seed=0,1", "hydra.launcher.workers=1")
+    sweep = ("-m", "seed=0,1", "executor.workers=1")
     words = {
         f"word {sign}{node}": by_words(*sweep, f"{sign}{dot}_target_=os.makedirs", f"+{dot}name=pwned")
         for sign in ("", "+", "++")
@@ -95,13 +108,12 @@ def attempts_at_nodes(node: str) -> Attempts:
 def attempts_to_submit() -> Attempts:
     """Texts that submitit would hand to a shell: values, keys, what isn't a text, beside some that are typed."""
     line = f"x\n{TOUCH}\n"
-    submitted = ("-m", "seed=0,1", "hydra.launcher.submit=local", "+hydra.launcher.submit_with={timeout_min: 5}")
+    submitted = ("-m", "seed=0,1", "executor=slurm", "executor.cluster=local", "+executor.parameters={mem_gb: 1}")
     contents = {
-        "value": nested("hydra.launcher.submit_with", {"local_setup": [TOUCH]}),
-        "key": nested("hydra.launcher.submit_with.slurm_additional_parameters", {line: True}),
-        "path": "hydra: {launcher: {submit_with: {name: !!python/object/apply:pathlib.Path ["
-        + json.dumps(line)
-        + "]}}}",
+        "value": nested("executor.parameters", {"local_setup": [TOUCH]}),
+        "key": nested("executor.parameters.slurm_additional_parameters", {line: True}),
+        "path": "executor: {parameters: {name: !!python/object/apply:pathlib.Path [" + json.dumps(line) + "]}}",
+        "partition": nested("executor", {"partition": line}),
         "directory": nested("hydra.sweep", {"dir": f"mine{line}"}),
     }
     return {f"file submitted {name}": refused(by_file(content, *submitted)) for name, content in contents.items()}
@@ -117,7 +129,7 @@ def attempts_of_shells(text: str) -> Attempts:
 
 
 def attempts_to_write(key: str) -> Attempts:
-    sweep = ("-m", "seed=0,1", "hydra.sweep.dir=mine", "hydra.launcher.workers=1")
+    sweep = ("-m", "seed=0,1", "hydra.sweep.dir=mine", "executor.workers=1")
     places = ("../out", "../../out", "${oc.env:HOME}/../out", "mine/../../out")
     return {f"{key}={place}": refused(by_words(*sweep, f"{key}='{place}'")) for place in places}
 
@@ -133,7 +145,7 @@ COMMANDS = (
 )
 DIGITS = RunConfig(DatasetConfig("digits", validation=200), steps=1)
 JOB = {"words": [TOUCH], "overrides": ["../../out"], "config": DIGITS.as_dict()}
-SWEEP = {"workers": 1, "max_stack": 1, "submit": None, "jobs": [JOB]}
+SWEEP = {"executor": {"name": "processes", "workers": 1, "max_stack": 1}, "jobs": [JOB]}
 
 
 class Evil:

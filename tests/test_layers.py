@@ -14,17 +14,15 @@ CONF = PACKAGE.parent / "conf"
 FILES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
     for path in PACKAGE.rglob("*.py")
-    if "_plugins" not in path.parts and path.name != "__init__.py"
+    if path.name != "__init__.py"
 }
 TRAINING = {f"bnexp.{name}" for name in ("train", "engine", "logs", "checkpoint", "runs", "optim", "data", "norms")}
-LAYERS = (  # from the face down; a module imports from its own layer or a lower one
+LAYERS = (  # from the command line down; a module imports from its own layer or a lower one
     ("cli",),
-    ("launch",),
-    ("jobs",),
-    ("plan", "composition", "words", "messages", "progress", "bench_report", "reproduce", "resume", "running"),
-    ("report", "report_page", "probe_report", "claims"),
+    ("reproduce",),
+    ("report", "report_page", "probe_report", "bench_report", "claims", "sweeps"),
     ("planned",),
-    ("sweep", "workers", "comparison", "bench", "probe"),
+    ("comparison", "bench", "probe", "sweep_record"),
     ("train",),
     ("logs", "checkpoint", "recalibrate"),
     ("engine",),
@@ -33,7 +31,7 @@ LAYERS = (  # from the face down; a module imports from its own layer or a lower
     ("optim", "data", "archs", "batches", "init", "compiled"),
     ("compiler",),
     ("norms", "activations"),
-    ("parallel", "lock", "cache"),
+    ("parallel", "lock", "cache", "run_log"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 LONGEST = 45
@@ -84,13 +82,18 @@ def test_statistics_and_figures_know_nothing_of_training(module: str) -> None:
 
 
 def test_training_knows_nothing_of_reports_or_of_the_command_line() -> None:
-    faces = {"bnexp.report", "bnexp.comparison", "bnexp.cli", "bnexp.plan", "bnexp.figures", "bnexp.stats"}
+    faces = {"bnexp.report", "bnexp.comparison", "bnexp", "bnexp.cli.plan", "bnexp.figures", "bnexp.stats"}
     assert not {name: IMPORTS[name] & faces for name in TRAINING if IMPORTS[name] & faces}
 
 
 def test_hydra_is_known_to_the_command_line_alone() -> None:
     users = {name for name, found in IMPORTS.items() if any(part.split(".")[0] == "hydra" for part in found)}
-    assert users == {f"bnexp.{name}" for name in ("cli", "launch", "jobs", "plan", "composition", "words", "messages")}
+    assert users == {f"bnexp.cli.{name}" for name in ("arguments", "compose", "errors", "help", "plan")}
+
+
+def test_hydra_and_omegaconf_are_used_by_their_public_names() -> None:
+    private = re.compile(r"hydra\._internal|omegaconf\._utils|hydra_plugins")
+    assert not [name for name, path in FILES.items() if private.search(path.read_text())]
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
@@ -113,5 +116,4 @@ def test_functions_are_short() -> None:
 def test_no_configuration_names_code() -> None:
     files = list(CONF.rglob("*.yaml"))
     assert files
-    # `class:` of conf/hydra/*_logging is the form of logging.config
     assert not [path for path in files if re.search(r"_target_|!!python", path.read_text())]

@@ -17,7 +17,7 @@ from conftest import Bnexp, closed_port
 
 from bnexp import parallel
 from bnexp.checkpoint import load_checkpoint
-from bnexp.cli import run
+from bnexp.cli.main import run
 from bnexp.runs import find_runs
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]

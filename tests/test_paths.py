@@ -234,8 +234,8 @@ def terminated(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def command_in(text: str) -> str:
-    [line] = [line for line in text.splitlines() if "it goes on by: " in line]
-    return line.partition("it goes on by: ")[2]
+    [line] = [line for line in text.splitlines() if "resume it by: " in line]
+    return line.partition("resume it by: ")[2]
 
 
 def test_a_printed_command_can_be_pasted(bnexp: Bnexp, tmp_path: Path, terminated: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ from bnexp.claims.probes import (
     right_one_by_one,
     train_test_gap,
 )
-from bnexp.cli import run
+from bnexp.cli.main import run
 from bnexp.data import load_data
 from bnexp.runs import RunRecord, find_runs
 

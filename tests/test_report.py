@@ -13,7 +13,7 @@ import pytest
 from conftest import Bnexp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bnexp.cli import run
+from bnexp.cli.main import run
 from bnexp.comparison import check_by, settings, swept_keys
 from bnexp.config import ArchConfig, ConfigError, NormConfig, OptimConfig, RunConfig
 from bnexp.figures import COLOURS, style_of

@@ -10,8 +10,8 @@ from conftest import Bnexp
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from bnexp.cli.compose import conf_dir
 from bnexp.compiler import has_compiler
-from bnexp.composition import conf_dir
 from bnexp.config import NormConfig
 from bnexp.norms import IMAGES_ONLY, NORMS, Norm, make_norm
 
@@ -33,8 +33,8 @@ class LayerNormWithFloat(nn.Module):
 @pytest.fixture
 def added_norm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """`norm=added`, by the folder for --config-dir that is returned. Sweeps train in this process, which knows it."""
-    monkeypatch.setattr("bnexp.sweep.WORTH_WORKERS", float("inf"))
-    monkeypatch.setattr("bnexp.sweep.usable_cores", lambda: 1)
+    monkeypatch.setattr("bnexp.sweeps.stacks.WORTH_WORKERS", float("inf"))
+    monkeypatch.setattr("bnexp.sweeps.stacks.usable_cores", lambda: 1)
     monkeypatch.setitem(NORMS, "added", Norm(lambda config, features: LayerNormWithFloat(features, config.eps)))
     (tmp_path / "mine" / "norm").mkdir(parents=True)
     (tmp_path / "mine" / "norm" / "added.yaml").write_text("name: added\neps: 1.0e-5\nmomentum: 0.1\n")
@@ -73,7 +73,7 @@ def test_a_norm_that_keeps_its_eps_as_a_float_trains_each_member_with_its_own(bn
 def test_stacks_leave_out_what_is_declared(
     bnexp: Bnexp, added_norm: str, overrides: tuple[str, ...], stacks: int
 ) -> None:
-    options = ("compile=true", "dry_run=true", "hydra.launcher.max_stack=8")
+    options = ("compile=true", "dry_run=true", "executor.max_stack=8")
     outcome = bnexp(*TRAIN, "--config-dir", added_norm, "-m", *overrides, *options)
     assert outcome.status == 0, outcome.err
     runs = 4 if len(overrides) == 4 else 2
@@ -108,7 +108,7 @@ CASES = [*chain.from_iterable(((name, key) for key in numbers_of(name)) for name
 def test_every_number_of_every_norm_in_a_sweep_as_alone(bnexp: Bnexp, name: str, key: str) -> None:
     styles = ("dataset.conditions=[plain,inverted]",) if name.startswith("conditional") else ()
     words = (*TRAIN, *styles, f"norm={name}", "steps=120", "compile=true", "seed=3")
-    options = ("hydra.launcher.workers=1", "hydra.launcher.max_stack=8")
+    options = ("executor.workers=1", "executor.max_stack=8")
     assert bnexp(*words, "-m", f"norm.{key}={VALUES[key]}", "hydra.sweep.dir=s", *options).status == 0
     for value in VALUES[key].split(","):
         assert bnexp(*words, f"norm.{key}={value}", f"hydra.run.dir=alone-{value}").status == 0

@@ -29,22 +29,13 @@ from bnexp.data import load_data
 from bnexp.engine import decide_compilation
 from bnexp.norms import IMAGES_ONLY, NORMS
 from bnexp.runs import CHECKPOINT, METRICS, Launch
-from bnexp.train import Member, open_member, train_together
+from bnexp.train import open_member, train_together
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
 GRAPHS = list(product(sorted(set(NORMS) - IMAGES_ONLY), ("relu", "sigmoid"), ("sgd", "momentum", "adam")))
 DRAWS = max(50, len(GRAPHS))
 BUILD = f"torch {torch.__version__} on {torch.backends.cpu.get_cpu_capability()}"
 DIVERGES = 1e30  # a learning rate
-
-
-class Silent:
-    """No display."""
-
-    def prepare(self, steps: int, compiling: bool) -> None: ...
-    def progress(self, step: int) -> None: ...
-    def evaluated(self, member: Member) -> None: ...
-    def closed(self, member: Member) -> None: ...
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +86,7 @@ def train(configs: list[RunConfig], folder: Path) -> list[tuple[bytes, bytes]]:
         open_member(config, Launch(folder / str(number), [], number, decide_compilation(config)), len(configs))
         for number, config in enumerate(configs)
     ]
-    train_together(members, Silent())
+    train_together(members)
     assert all(isinstance(member.outcome, dict) for member in members), [m.outcome for m in members]
     return [tuple((folder / str(i) / name).read_bytes() for name in (METRICS, CHECKPOINT)) for i in range(len(configs))]  # type: ignore[misc]
 

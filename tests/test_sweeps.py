@@ -10,27 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import Bnexp, restored
-from omegaconf import OmegaConf
 
-import bnexp.sweep as bnexp_sweep
-from bnexp import running
-from bnexp.cli import run
+import bnexp.sweeps.stacks as bnexp_sweep
+from bnexp.cli.main import run
 from bnexp.compiler import has_compiler
-from bnexp.composition import flat
 from bnexp.config import ArchConfig, ConfigError, DatasetConfig, EvalConfig, RunConfig
-from bnexp.console import count, duration
+from bnexp.console import count, duration, duration_range
+from bnexp.engine import Stack
 from bnexp.runs import Compilation, find_runs
-from bnexp.sweep import (
-    LARGEST_STACK,
-    Job,
-    Options,
-    SweepPlan,
-    member_bytes,
-    parse_options,
-    plan_sweep,
-    stack_key,
-)
+from bnexp.sweeps.job import LARGEST_STACK, ExecutorConfig, Job, parse_executor
+from bnexp.sweeps.stacks import SweepPlan, member_bytes, plan_sweep, stack_key
 
 TRAIN = ("train", "dataset=digits", "device=cpu", "steps=60")
 CONFIG = RunConfig(
@@ -79,7 +70,7 @@ def sizes_of(plan: SweepPlan) -> dict[int, list[int]]:
 def test_stacks_are_whole_even_and_enough(small_cache: RunConfig, groups: tuple[int, ...]) -> None:
     jobs = make_jobs(*groups, config=small_cache)
     for workers, max_stack in product([1, 2, 5], [None, 1, 4, 7]):
-        plan = plan_sweep(jobs, Options(workers, max_stack), timed=False)
+        plan = plan_sweep(jobs, ExecutorConfig("processes", workers, max_stack), Path(), timed=False)
         assert sorted(job.number for stack in plan.stacks for job in stack) == [job.number for job in jobs]
         for sizes in sizes_of(plan).values():
             assert max(sizes) - min(sizes) <= 1
@@ -91,12 +82,12 @@ def test_stacks_are_whole_even_and_enough(small_cache: RunConfig, groups: tuple[
 def test_large_members_stack_where_that_is_asked_for(small_cache: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bnexp_sweep, "WORKING_SET", 1)
     jobs = make_jobs(6, config=small_cache)
-    assert sizes_of(plan_sweep(jobs, Options(workers=1), timed=False)) == {60: [1] * 6}
-    assert sizes_of(plan_sweep(jobs, Options(workers=1, max_stack=6), timed=False)) == {60: [6]}
+    assert sizes_of(plan_sweep(jobs, ExecutorConfig(workers=1), Path(), timed=False)) == {60: [1] * 6}
+    assert sizes_of(plan_sweep(jobs, ExecutorConfig(workers=1, max_stack=6), Path(), timed=False)) == {60: [6]}
 
 
 def test_workers_begin_with_different_graphs(small_cache: RunConfig) -> None:
-    plan = plan_sweep(make_jobs(12, 12, config=small_cache), Options(workers=2), timed=False)
+    plan = plan_sweep(make_jobs(12, 12, config=small_cache), ExecutorConfig(workers=2), Path(), timed=False)
     assert [stack[0].config.batch_size for stack in plan.stacks] == [60, 61, 60, 61]
 
 
@@ -104,13 +95,13 @@ def test_as_many_workers_as_the_hungriest_runs_leave_room_for(monkeypatch: pytes
     monkeypatch.setattr(bnexp_sweep, "usable_cores", lambda: 8)
     jobs = [replace(job, config=replace(job.config, threads=threads)) for threads in (1, 4) for job in make_jobs(9)]
     for order in (jobs, jobs[::-1]):
-        assert plan_sweep(order, Options(), timed=False).workers == 2
+        assert plan_sweep(order, ExecutorConfig(), Path(), timed=False).workers == 2
 
 
 def test_stacks_fill_the_cache(small_cache: RunConfig) -> None:
     jobs = make_jobs(24, config=small_cache)
-    assert sizes_of(plan_sweep(jobs, Options(workers=1), timed=False)) == {60: [6, 6, 6, 6]}
-    assert sizes_of(plan_sweep(jobs, Options(workers=1, max_stack=12), timed=False)) == {60: [12, 12]}
+    assert sizes_of(plan_sweep(jobs, ExecutorConfig(workers=1), Path(), timed=False)) == {60: [6, 6, 6, 6]}
+    assert sizes_of(plan_sweep(jobs, ExecutorConfig(workers=1, max_stack=12), Path(), timed=False)) == {60: [12, 12]}
 
 
 @pytest.mark.parametrize("jobs", [LARGEST_STACK, LARGEST_STACK + 62, 3 * LARGEST_STACK + 1])
@@ -118,7 +109,7 @@ def test_no_stack_is_larger_than_was_measured(
     small_cache: RunConfig, monkeypatch: pytest.MonkeyPatch, jobs: int
 ) -> None:
     monkeypatch.setattr(bnexp_sweep, "WORKING_SET", 2**40)
-    plan = plan_sweep(make_jobs(jobs, config=small_cache), Options(workers=1), timed=False)
+    plan = plan_sweep(make_jobs(jobs, config=small_cache), ExecutorConfig(workers=1), Path(), timed=False)
     assert max(len(stack) for stack in plan.stacks) <= LARGEST_STACK
 
 
@@ -130,24 +121,30 @@ def test_no_stack_is_larger_than_was_measured(
 @pytest.mark.parametrize("max_stack", [None, 4])
 def test_runs_that_gain_nothing_come_one_by_one(config: RunConfig, max_stack: int | None) -> None:
     with restored():
-        plan = plan_sweep(make_jobs(5, config=config), Options(2, max_stack), timed=False)
+        plan = plan_sweep(make_jobs(5, config=config), ExecutorConfig("processes", 2, max_stack), Path(), timed=False)
     assert sizes_of(plan) == {60: [1] * 5}
     assert "5 runs: one by one on 2 workers" in str(plan)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "workers", "seconds", "here", "text"),
+    ("sizes", "executor", "workers", "seconds", "text"),
     [
-        ([12] * 4, 2, 180, False, "48 runs: 4 stacks of 12 on 2 workers, about 3 min"),
-        ([4, 5], 1, 40, False, "9 runs: 2 stacks of 4 to 5 on 1 worker, about 40 s"),
-        ([3], 1, 0.1, True, "3 runs: 1 stack of 3 in this process, about 1 s"),
-        ([1, 1], 2, 86_400, False, "2 runs: one by one on 2 workers, about 24 h"),
-        ([1], 1, 2, True, "1 run: one by one in this process, about 2 s"),
+        ([12] * 4, "processes", 2, 180, "48 runs: 4 stacks of 12 on 2 workers, about 2 to 6 min"),
+        ([4, 5], "processes", 1, 40, "9 runs: 2 stacks of 4 to 5 on 1 worker, about 20 to 80 s"),
+        ([3], "inline", 1, 0.1, "3 runs: 1 stack of 3 in this process, about 1 s"),
+        ([1, 1], "processes", 2, 86_400, "2 runs: one by one on 2 workers, about 12 h to 2 days"),
+        ([2, 1], "slurm", 1, 2, "3 runs: 2 stacks of 1 to 2 as 2 jobs of slurm, about 1 to 4 s"),
     ],
 )
-def test_plan_in_words(sizes: list[int], workers: int, seconds: float, here: bool, text: str) -> None:
+def test_plan_in_words(sizes: list[int], executor: str, workers: int, seconds: float, text: str) -> None:
     jobs = iter(make_jobs(sum(sizes)))
-    assert str(SweepPlan([[next(jobs) for _ in range(size)] for size in sizes], workers, seconds, here)) == text
+    stacks = [[next(jobs) for _ in range(size)] for size in sizes]
+    assert str(SweepPlan(stacks, ExecutorConfig(executor), Path(), workers, seconds)) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.1, "1 s"), (60, "30 s to 2 min"), (3600, "30 min to 2 h")])
+def test_a_range_of_durations(seconds: float, text: str) -> None:
+    assert duration_range(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -231,8 +228,8 @@ def test_evaluations_are_counted_exactly(first_every: int, first_until: int, eve
     ("words", "shape"),
     [
         (("train", "-m", "seed=range(3)"), "3 runs: one by one in this process"),
-        (("train", "-m", "seed=range(3)", "hydra.launcher.workers=2"), "3 runs: one by one on 2 workers"),
-        (("train", "-m", "hydra.launcher.max_stack=2", "seed=range(3)"), "3 runs: one by one in this process"),
+        (("train", "-m", "seed=range(3)", "executor.workers=2"), "3 runs: one by one on 2 workers"),
+        (("train", "-m", "executor.max_stack=2", "seed=range(3)"), "3 runs: one by one in this process"),
         (("train",), "1 run: one by one in this process"),
         (("compare", "norm=none,batch", "seed=0,1"), "4 runs: one by one in this process"),
     ],
@@ -273,18 +270,15 @@ HUGE = f"arch.hidden=[{','.join(['65536'] * 40)}]"  # terabytes
     ("word", "parts"),
     [
         ("dry_run=maybe", ["dry_run=maybe", "true or false"]),
-        *((f"hydra.launcher.workers={value}", ["hydra.launcher.workers=", "1024"]) for value in (0, -1, 1.5, "x")),
-        *(
-            (f"hydra.launcher.workers={value}", ["hydra.launcher.workers=", "1024"])
-            for value in ("true", 100000, "[2]")
-        ),
-        *((f"hydra.launcher.max_stack={value}", ["hydra.launcher.max_stack=", "128"]) for value in (0, -3, 129, "x")),
-        (HUGE, ["GB of memory", "hydra.launcher.max_stack", "widths"]),
-        ("hydra/launcher=nonsense", ["hydra/launcher=nonsense", "choose from", "bnexp"]),
+        *((f"executor.workers={value}", ["executor.workers=", "1024"]) for value in (0, -1, 1.5, "x")),
+        *((f"executor.workers={value}", ["executor.workers=", "1024"]) for value in ("true", 100000, "[2]")),
+        *((f"executor.max_stack={value}", ["executor.max_stack=", "128"]) for value in (0, -3, 129, "x")),
+        (HUGE, ["GB of memory", "executor.max_stack", "widths"]),
+        ("hydra/launcher=nonsense", ["hydra/launcher=nonsense", "use executor=processes"]),
         ("norm=", ["norm"]),
         ("act=relu,sigmoid,relu", ["has the same run more than once", "norm=none act=relu"]),
         ("seed=range(5,5)", ["seed=range(5,5)", "empty sweep"]),
-        ("hydra/sweeper=basic", ["hydra/sweeper=basic", "bnexp"]),
+        ("hydra/sweeper=basic", ["hydra/sweeper=basic", "is not allowed"]),
         ("hydra.sweeper.max_batch_size=2", ["max_batch_size"]),
     ],
 )
@@ -298,11 +292,13 @@ def test_sweep_that_is_refused(bnexp: Bnexp, tmp_path: Path, command: str, word:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("value", [0, 129, -1, 2.0, True, None, "x", [1]])
+@pytest.mark.parametrize("value", [0, 129, -1, 2.0, True, "x", [1]])
 def test_max_stack_is_a_number_in_range(value: object) -> None:
-    with pytest.raises(ConfigError, match=r"hydra\.launcher\.max_stack="):
-        parse_options("auto", value)
-    assert parse_options("auto", LARGEST_STACK) == Options(None, LARGEST_STACK)
+    with pytest.raises(ConfigError, match=r"executor\.max_stack="):
+        parse_executor({"name": "inline", "max_stack": value})
+    found = parse_executor({"name": "inline", "max_stack": LARGEST_STACK})
+    assert found == ExecutorConfig("inline", None, LARGEST_STACK)
+    assert parse_executor(found.as_dict()) == found
 
 
 # ---- a sweep's directories
@@ -310,41 +306,45 @@ def test_max_stack_is_a_number_in_range(value: object) -> None:
 
 ARMS = ("norm=none,batch", "seed=0,1")
 NAMES = [f"norm={norm},seed={seed}" for norm in ("none", "batch") for seed in (0, 1)]
-LAUNCHERS = {
-    "two": ("hydra.launcher.workers=2",),
+EXECUTORS = {
+    "two": ("executor.workers=2",),
     "here": (),
-    "basic": ("hydra/launcher=basic",),
+    "inline": ("executor=inline",),
 }
 
 
-def test_every_launcher_leaves_what_a_run_alone_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same sweep by every launcher, and one run of it alone."""
+def test_every_executor_leaves_what_a_run_alone_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same sweep by every executor, and one run of it alone."""
     monkeypatch.chdir(tmp_path)
     words = (*TRAIN, "compile=false")
     assert run([*words, "norm=batch", "seed=1", "hydra.run.dir=alone"]) == 0
-    for name, launcher in LAUNCHERS.items():
-        assert run([*words, "-m", *ARMS, f"hydra.sweep.dir={name}", *launcher]) == 0
+    for name, executor in EXECUTORS.items():
+        assert run([*words, "-m", *ARMS, f"hydra.sweep.dir={name}", *executor]) == 0
         check_files(tmp_path / name, tmp_path / "alone")
         check_records(tmp_path / name, tmp_path / "alone")
         for run_name in NAMES:
             assert result_bytes(tmp_path / "two" / run_name) == result_bytes(tmp_path / name / run_name)
     assert result_bytes(tmp_path / "two" / NAMES[-1]) == result_bytes(tmp_path / "alone")
-    for name in NAMES:
-        check_hydras_record(tmp_path / "here" / name / ".hydra", tmp_path / "basic" / name / ".hydra")
+    for number, name in enumerate(NAMES):
+        check_hydras_record(tmp_path / "here" / name, number)
+        for file in ("config.yaml", "overrides.yaml"):
+            records = [(tmp_path / place / name / ".hydra" / file).read_text() for place in EXECUTORS]
+            assert len(set(records)) == 1
 
 
-def check_hydras_record(ours: Path, theirs: Path) -> None:
-    """As Hydra itself writes it for its basic launcher."""
-    for name in ("config.yaml", "overrides.yaml"):
-        assert (ours / name).read_text() == (theirs / name).read_text()
-    assert (ours / "hydra.yaml").read_text() == OmegaConf.to_yaml(OmegaConf.load(ours / "hydra.yaml"))
-    found, expected = (flat(OmegaConf.load(folder / "hydra.yaml")) for folder in (ours, theirs))
-    others = {key for key in found | expected if found.get(key) != expected.get(key)}
-    launchers = ("hydra.launcher.", "hydra.runtime.choices.hydra/launcher", "hydra.overrides.hydra.")
-    assert {key for key in others if not key.startswith(launchers)} == {
-        "hydra.sweep.dir",
-        "hydra.runtime.output_dir",
-    }
+def check_hydras_record(folder: Path, number: int) -> None:
+    """What Hydra itself writes: the composed configuration, its own part, the overrides."""
+    config, hydra, overrides = (
+        yaml.safe_load((folder / ".hydra" / f"{name}.yaml").read_text()) for name in ("config", "hydra", "overrides")
+    )
+    record = json.loads((folder / "run.json").read_text())
+    assert overrides == hydra["hydra"]["overrides"]["task"] == record["overrides"]
+    for group, value in config.items():
+        expected = record["config"][group]
+        assert value == ({key: expected[key] for key in value} if isinstance(value, dict) else expected), group
+    assert hydra["hydra"]["job"]["num"] == number
+    assert hydra["hydra"]["runtime"]["output_dir"] == str(folder)
+    assert hydra["hydra"]["runtime"]["choices"]["norm"] == config["norm"]["name"]
 
 
 def result_bytes(folder: Path) -> list[bytes]:
@@ -414,24 +414,27 @@ def test_a_run_without_a_directory_does_not_stop_the_others(bnexp: Bnexp) -> Non
 def test_a_run_whose_directory_goes_away_does_not_stop_the_others(
     bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = running.train_together
+    from bnexp import train  # noqa: PLC0415
 
-    def trained(members: list[running.Member], display: Any) -> None:
-        train(members, display)
-        if members[0].config.seed == 1:
+    evaluate = train.evaluate
+
+    def removed(member: train.Member, stack: Stack, step: int, *rest: Any) -> None:
+        evaluate(member, stack, step, *rest)
+        if member.config.seed == 1 and step == 60:
             shutil.rmtree("s/seed=1")
 
-    monkeypatch.setattr(running, "train_together", trained)
+    monkeypatch.setattr(train, "evaluate", removed)
     outcome = bnexp(*TRAIN, "-m", "seed=range(3)", "hydra.sweep.dir=s", "compile=false")
     assert outcome.status == 1, outcome
     assert "1 of 3 runs failed: seed=1 (" in outcome.err
-    assert "s/seed=1/bnexp.log: No such file or directory" in outcome.err
+    assert "s/seed=1/" in outcome.err
+    assert "No such file or directory" in outcome.err
     assert [run.seed for run in find_runs([Path("s")])] == [0, 2]
 
 
 @needs_compiler
 def test_a_member_without_a_directory_does_not_stop_its_stack(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bnexp_sweep, "usable_cores", lambda: 1)  # one stack of all four
-    sweep_with_a_file_in_the_way(bnexp, "compile=true", "hydra.launcher.max_stack=4", "arch.hidden=[16]")
+    sweep_with_a_file_in_the_way(bnexp, "compile=true", "executor.max_stack=4", "arch.hidden=[16]")
     found = find_runs([Path("s")])
     assert [run.record["stack"] for run in found] == [4] * 3

@@ -27,7 +27,7 @@ DEEP = {
     act: Sweep(
         f"depth_{act}",
         f"arch.depth=30,20,10 norm=batch,none act={act} init={init} optim.lr=0.1 steps=1000 compile=true "
-        "eval.first_every=1000 hydra.launcher.max_stack=10",  # each graph compiled once, which is most of it
+        "eval.first_every=1000 executor.max_stack=10",  # each graph compiled once, which is most of it
     )
     for act, init in INITS.items()
 }

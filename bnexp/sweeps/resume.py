@@ -1,12 +1,11 @@
-"""`bnexp resume`: what a run or a sweep that was cut off has left to do.
+"""`bnexp resume`: what an interrupted run or sweep has left to do.
 
 It reads JSON and safetensors alone and composes nothing, so that no file can name what is executed: a run that it
 starts for the first time has no record of Hydra's.
 """
 
-import shlex
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +17,28 @@ from bnexp.datasets.images import Contents
 from bnexp.engine import decide_compilation
 from bnexp.files import clear_parts, read_json, write_whole
 from bnexp.lock import Lock
-from bnexp.messages import explain
-from bnexp.planned import comparison_of, run_name
-from bnexp.running import Sweep, train_jobs
 from bnexp.runs import (
     SWEEP,
     Compilation,
-    Launch,
     RunRecord,
     clear_progress,
-    complete_runs,
-    config_digest,
     find_runs,
     fits,
     locate,
     record_paths,
     to_json,
 )
-from bnexp.sweep import Job, Options, StackOfJobs, parse_options, plan_sweep
+from bnexp.sweep_record import comparison_of, run_name
+from bnexp.sweeps.job import ExecutorConfig, Job, parse_executor
+from bnexp.sweeps.run import run_sweep
+from bnexp.sweeps.stacks import plan_sweep
 from bnexp.train import check, check_facts, check_start
-from bnexp.workers import Emit
+
+Runs = dict[str, RunRecord]  # by the digest of their configurations
 
 
 def write_jobs(
-    directory: Path, jobs: list[Job], options: Options, compare: dict[str, str | None] | None = None
+    directory: Path, jobs: list[Job], executor: ExecutorConfig, compare: dict[str, str | None] | None = None
 ) -> None:
     """What a sweep is made of, those of its runs that never start included. `compare`: how it is compared once it is
     done, {"by": KEY or None}; how it was compared first stays.
@@ -55,35 +52,34 @@ def write_jobs(
         }
         for job in jobs
     ]
-    settings = {"workers": options.workers or "auto", "max_stack": options.max_stack or "auto"}
-    record = {**settings, "submit": options.submit, "compare": comparison_of(directory) or compare, "jobs": entries}
+    record = {"executor": executor.as_dict(), "compare": comparison_of(directory) or compare, "jobs": entries}
     write_whole(directory / SWEEP, to_json(record))
 
 
-def clear_leftovers(directory: Path) -> None:
-    """What was being written when a sweep's process was killed, and what runs that are over could have gone on from."""
+def clear_leftovers(directory: Path, runs: Runs) -> None:
+    """What was being written when a sweep's process was killed, and what complete runs could be resumed from."""
     clear_parts(directory)
-    for run in runs_of(directory).values():
+    for run in runs.values():
         if run.complete:
             clear_progress(run.directory)
 
 
-def runs_of(directory: Path) -> dict[str, RunRecord]:
-    """Of a run's or a sweep's directory: the runs by their configuration's digest."""
+def runs_of(directory: Path) -> Runs:
+    """The runs of a run's or a sweep's directory."""
     return {run.digest: run for run in find_runs([directory])}
 
 
-def left_to_do(jobs: list[Job], directory: Path) -> list[Job]:
-    """Without a sweep's complete runs."""
-    done = complete_runs(directory)
-    return [job for job in jobs if config_digest(job.config) not in done]
+def remaining_jobs(jobs: list[Job], runs: Runs) -> list[Job]:
+    """The jobs without the complete runs of these versions of bnexp and torch."""
+    done = {digest for digest, run in runs.items() if run.complete and run.of_these_versions}
+    return [job for job in jobs if job.digest not in done]
 
 
-def with_compilation(jobs: list[Job], there: dict[str, RunRecord]) -> list[Job]:
+def with_compilation(jobs: list[Job], runs: Runs) -> list[Job]:
     """Jobs with whether they are compiled: as the record says, where a run has begun, else as this machine can. Says
     once what is amiss with the compiler. Raises ConfigError.
     """
-    decided = [replace(job, compilation=compilation_of(job, there.get(config_digest(job.config)))) for job in jobs]
+    decided = [replace(job, compilation=compilation_of(job, runs.get(job.digest))) for job in jobs]
     for problem in dict.fromkeys(job.compilation.problem for job in decided):
         if problem:
             say_once(f"{problem}: steps run uncompiled, at about half the speed")
@@ -105,43 +101,47 @@ def compilation_of(job: Job, run: RunRecord | None) -> Compilation:
     return found
 
 
-def check_holds(directory: Path, runs: list[RunConfig], names: list[str], numbered: bool) -> bool:
-    """Whether a directory holds some of these runs already. Raises ConfigError where it holds others, or these of other
-    data, or where others of them would go, or cut off and under other names than Hydra will give them: as a sweep
-    grows, numbers in names shift, and so does what tells its runs apart.
+def check_holds(directory: Path, jobs: list[Job], numbered: bool, own_names: bool) -> Runs:
+    """The runs of these jobs that a directory holds already. `numbered`: the directories of the jobs have their numbers
+    in their names; `own_names`: the user named them.
+
+    Raises ConfigError where it holds other runs, or these of other data, or where runs of these jobs would go, or
+    interrupted and under other names: as a sweep grows, numbers in names shift, and so does what tells its runs apart.
     """
-    there = runs_of(directory) if directory.is_dir() else {}
-    digests = [config_digest(config) for config in runs]
-    if there.keys() - {*digests}:
+    runs = runs_of(directory) if directory.is_dir() else {}
+    by_digest = {job.digest: job for job in jobs}
+    if runs.keys() - by_digest.keys():
         raise ConfigError(f"{directory} holds another run already: choose another directory")
-    for run in in_order_of_data(there):
-        name, number = run.directory.name, digests.index(run.digest)
-        check_goes_on(run, runs[number], directory)
+    for run in in_order_of_data(runs):
+        job, name = by_digest[run.digest], run.directory.name
+        check_resumable(run, job.config, directory)
         if run.directory == directory:
             continue
-        if numbered and run.job != number and (name == str(run.job) if names else str(run.job) in name):
+        if numbered and run.job != job.number and (str(run.job) in name if own_names else name == str(run.job)):
             raise ConfigError(f"{directory} names its runs by number, and these have others: choose another directory")
-        if names and name != names[number] and not run.complete:
-            now = names[number]
+        if not own_names and name != job.directory.name and not run.complete:
             again = command("resume", directory)
-            raise ConfigError(f"{run.directory} was cut off and is {now} in this sweep: {again} first")
-    return bool(there)
+            raise ConfigError(
+                f"{run.directory} was interrupted and is {job.directory.name} in this sweep: {again} first"
+            )
+    return runs
 
 
-def give_way(directory: Path, runs: list[RunConfig], names: list[str]) -> None:
-    """Remove other runs, as those of an older grid of a claim, from the directories that these will have."""
-    digests = {config_digest(config) for config in runs}
+def remove_superseded_runs(directory: Path, jobs: list[Job]) -> None:
+    """Remove other runs, as those of an older grid of a claim, from the directories that these jobs will have."""
+    digests, names = {job.digest for job in jobs}, {job.directory.name for job in jobs}
     for run in runs_of(directory).values():
         if run.digest not in digests and run.directory.name in names:
             shutil.rmtree(run.directory)
 
 
-def check_runs(runs: list[RunConfig]) -> list[Contents]:
-    """All of them, before the first one starts; tells what is worth telling. Returns what each image folder among
+def check_runs(configs: list[RunConfig]) -> list[Contents]:
+    """Check all of them before the first one starts, and say what is worth saying. Returns what each image folder among
     their data sets was read as. Raises ConfigError.
     """
     lines, contents = dict[str, None](), dict[str, Contents | None]()
-    for config in sorted(runs, key=lambda config: str(config.dataset)):  # each data set is read once
+    distinct = {repr(replace(config, seed=0)): config for config in configs}
+    for config in sorted(distinct.values(), key=lambda config: str(config.dataset)):  # each data set is read once
         lines |= dict.fromkeys(check(config))
         contents[str(config.dataset)] = load_data(config.dataset).contents
     for line in lines:
@@ -153,46 +153,33 @@ def check_runs(runs: list[RunConfig]) -> list[Contents]:
 
 
 def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
-    """Finish what the directory holds; says what was there. `moved`: where folders are by now that its runs read, by
-    their keys, which is recorded. Raises ConfigError and SweepError.
+    """Finish what the directory holds; a line that says what was left. `moved`: where folders are by now that its runs
+    read, by their keys, which is recorded. Raises ConfigError and SweepError.
     """
-    jobs, options = read_jobs(directory, {})
+    jobs, executor = read_jobs(directory, {})
     if moved:
         check_moves(directory, jobs, moved)
-        jobs, options = read_jobs(directory, moved)
-    there, planned = runs_of(directory), {config_digest(job.config): job.config for job in jobs}
-    for run in in_order_of_data(there):
+        jobs, executor = read_jobs(directory, moved)
+    runs, planned = runs_of(directory), {job.digest: job.config for job in jobs}
+    for run in in_order_of_data(runs):
         if run.digest in planned:
-            check_goes_on(run, planned[run.digest], directory)
+            check_resumable(run, planned[run.digest], directory)
     if moved:
-        move(directory, jobs, options, there)
-    clear_leftovers(directory)
-    left = left_to_do(jobs, directory)
-    if not left:
+        move(directory, jobs, executor, runs)
+    clear_leftovers(directory, runs)
+    remaining = with_compilation(remaining_jobs(jobs, runs), runs)
+    if not remaining:
         return f"{directory} is finished: nothing is left to do"
-    left = with_compilation(left, there)
-    places = {job.number: place_of(job, directory, there) for job in left}
-    for job in sorted(left, key=lambda job: str(job.config.dataset)):  # each data set is read once
-        check_facts(job.config, places[job.number], load_data(job.config.dataset, directory), job.compilation.compiled)
-    for contents in check_runs([job.config for job in left]):
+    remaining = [replace(job, directory=place_of(job, directory, runs)) for job in remaining]
+    for job in sorted(remaining, key=lambda job: str(job.config.dataset)):  # each data set is read once
+        check_facts(job.config, job.directory, load_data(job.config.dataset, directory), job.compilation.compiled)
+    for contents in check_runs([job.config for job in remaining]):
         show_contents(contents)
-    plan = plan_sweep(left, options)
-    sweep = Sweep(Finisher(places), replace(plan, here=plan.here or directory in places.values()))
-    sweep.run()
-    sweep.raise_failures({number: why for number, why in sweep.returns.items() if why})
-    begun = sum(config_digest(job.config) in there for job in left)
-    return f"{directory}: {len(jobs) - len(left)} were finished, {begun} had begun, {len(left) - begun} had not"
-
-
-@dataclass(frozen=True)
-class Finisher:
-    """Trains a stack of jobs in their directories. What it returns: by a job's number, why it failed, or None."""
-
-    places: dict[int, Path]
-
-    def __call__(self, stack: StackOfJobs, emit: Emit) -> dict[int, str | None]:
-        ends = train_jobs(stack, lambda job: Launch(self.places[job.number], job.words, job.number), emit)
-        return {number: explain(end)[1] if isinstance(end, Exception) else None for number, end in ends.items()}
+    plan = plan_sweep(remaining, executor, directory)
+    run_sweep(replace(plan, inline=plan.inline or directory == remaining[0].directory))
+    begun = sum(job.digest in runs for job in remaining)
+    before, new = len(jobs) - len(remaining), len(remaining) - begun
+    return f"{directory} is finished: {before} runs were finished before, {begun} were resumed, {new} were new"
 
 
 def check_moves(directory: Path, jobs: list[Job], moved: dict[str, str]) -> None:
@@ -208,21 +195,21 @@ def check_moves(directory: Path, jobs: list[Job], moved: dict[str, str]) -> None
         require(Path(place).is_dir(), key, place, "a folder that is there")
 
 
-def move(directory: Path, jobs: list[Job], options: Options, there: dict[str, RunRecord]) -> None:
+def move(directory: Path, jobs: list[Job], executor: ExecutorConfig, runs: Runs) -> None:
     """Record where the folders are by now that the runs read, those of finished runs included."""
     if (directory / SWEEP).exists():
-        write_jobs(directory, jobs, options)
+        write_jobs(directory, jobs, executor)
     for job in jobs:
-        if run := there.get(config_digest(job.config)):
+        if run := runs.get(job.digest):
             record_paths(run.directory, job.config)
 
 
-def in_order_of_data(runs: dict[str, RunRecord]) -> list[RunRecord]:
+def in_order_of_data(runs: Runs) -> list[RunRecord]:
     """Such that each data set is read once."""
     return sorted(runs.values(), key=lambda run: str(run.config["dataset"]))
 
 
-def check_goes_on(run: RunRecord, config: RunConfig, directory: Path) -> None:
+def check_resumable(run: RunRecord, config: RunConfig, directory: Path) -> None:
     """What would make another curve of a run, or an arm of two kinds of runs; before anything is trained, whichever
     command finishes it. Raises ConfigError.
     """
@@ -249,29 +236,25 @@ def check_data(run: RunRecord, config: RunConfig, directory: Path) -> None:
         raise ConfigError(f"{run.directory} was made with other data: choose another directory")
 
 
-def place_of(job: Job, directory: Path, there: dict[str, RunRecord]) -> Path:
+def place_of(job: Job, directory: Path, runs: Runs) -> Path:
     """Where a run is, or where one that never started goes."""
-    digest = config_digest(job.config)
-    return there[digest].directory if digest in there else directory / run_name(job.overrides, job.number)
+    digest = job.digest
+    return runs[digest].directory if digest in runs else directory / run_name(job.overrides, job.number)
 
 
-def read_jobs(directory: Path, moved: dict[str, str]) -> tuple[list[Job], Options]:
+def read_jobs(directory: Path, moved: dict[str, str]) -> tuple[list[Job], ExecutorConfig]:
     """A sweep's as it was planned; of a run, itself. Raises ConfigError."""
     path = directory / SWEEP
     if not path.exists():
-        return jobs_begun(directory, moved), Options()
+        return jobs_begun(directory, moved), ExecutorConfig()
     try:
         record = read_json(path)
-        if not fits(record, {"workers": object, "max_stack": object, "submit": object, "jobs": list}):
+        if not fits(record, {"jobs": list}):
             raise ValueError("it is not the record of a sweep")
-        options = parse_options(record["workers"], record["max_stack"], record["submit"])
-        jobs = [make_job(number, entry, directory, moved) for number, entry in enumerate(record["jobs"])]
+        executor = parse_executor(record["executor"]) if fits(record.get("executor"), dict) else ExecutorConfig()
+        return [make_job(n, entry, directory, moved) for n, entry in enumerate(record["jobs"])], executor
     except (ValueError, KeyError, TypeError) as error:  # a ConfigError is a ValueError
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    if options.submit:
-        again = f"type its command again with {shlex.quote(f'hydra.sweep.dir={directory}')}, which goes on there"
-        raise ConfigError(f"{directory} was submitted to {options.submit}: {again}")
-    return jobs, options
 
 
 def jobs_begun(directory: Path, moved: dict[str, str]) -> list[Job]:

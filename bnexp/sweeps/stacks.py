@@ -4,26 +4,23 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from importlib.util import find_spec
-from itertools import chain, pairwise, zip_longest
+from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 from math import ceil
+from pathlib import Path
 
 import torch
 
 from bnexp.archs.registry import make_model, stacks
 from bnexp.batches import Batches
-from bnexp.config import ConfigError, RunConfig, require
-from bnexp.console import count, duration
+from bnexp.config import ConfigError, RunConfig
+from bnexp.console import count, duration_range
 from bnexp.data import load_data
 from bnexp.engine import EVALUATION_BATCH, Stack, pick_device, shape_of, thread_count, usable_cores
 from bnexp.optim import find_optimizer
-from bnexp.runs import Compilation
+from bnexp.sweeps.job import LARGEST_STACK, ExecutorConfig, Job, StackOfJobs
 
-LARGEST_STACK = 128  # members: the most that was measured, results/performance.md
 WORKING_SET = 2**22  # bytes of a stack, about those of a core's own caches: measured best, results/performance.md
-MOST_WORKERS = 1024
-CLUSTERS = ("slurm", "local")
 WORKER_BYTES = 600e6  # torch and a data set, about
 COMPILED, COMPILING = 0.5, 8.0  # a compiled step against an uncompiled one; seconds to compile, both about
 LONG_ENOUGH = 0.3  # seconds of calls that are timed
@@ -31,96 +28,57 @@ WORTH_WORKERS = 12.0  # seconds of training: shorter sweeps are over before a se
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run of a sweep: its number, its overrides, those of them that tell it from the others, its configuration, and
-    whether it is compiled.
-    """
-
-    number: int
-    words: list[str]
-    overrides: list[str]
-    config: RunConfig
-    compilation: Compilation = field(default_factory=Compilation)
-
-    @property
-    def title(self) -> str:
-        return " ".join(self.overrides) or "defaults"
-
-    @property
-    def arm(self) -> str:
-        """Its title but for the seed."""
-        return " ".join(word for word in self.overrides if not word.startswith("seed=")) or "defaults"
-
-
-StackOfJobs = list[Job]
-
-
-@dataclass(frozen=True)
-class Options:
-    """hydra.launcher.workers and hydra.launcher.max_stack; None: chosen from the machine."""
-
-    workers: int | None = None
-    max_stack: int | None = None
-    submit: str | None = None  # a cluster of submitit's: each stack becomes a job of it
-
-
-def parse_options(workers: object = "auto", max_stack: object = "auto", submit: str | None = None) -> Options:
-    """Raises ConfigError."""
-    most = {"workers": MOST_WORKERS, "max_stack": LARGEST_STACK}
-    found: dict[str, int | None] = {}
-    require(submit in (None, *CLUSTERS), "hydra.launcher.submit", submit, f"null or one of {', '.join(CLUSTERS)}")
-    if submit and find_spec("submitit") is None:
-        raise ConfigError(f"hydra.launcher.submit={submit} needs submitit: pip install 'bnexp[slurm]'")
-    for name, value in (("workers", workers), ("max_stack", max_stack)):
-        whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most[name]
-        require(value == "auto" or whole, f"hydra.launcher.{name}", value, f"auto or a number from 1 to {most[name]}")
-        found[name] = value if isinstance(value, int) else None
-    return Options(**found, submit=submit)
-
-
-@dataclass(frozen=True)
 class SweepPlan:
+    """Stacks, the executor that is to train them and how, and about how many seconds it will take."""
+
     stacks: list[StackOfJobs]
-    workers: int
-    seconds: float  # about
-    here: bool = False  # too short for worker processes
-    submit: str | None = None
+    config: ExecutorConfig
+    directory: Path
+    workers: int = 1
+    seconds: float = 0.0
+    inline: bool = False  # too short for worker processes
+
+    @property
+    def executor(self) -> str:
+        """The executor's name."""
+        return "inline" if self.inline else self.config.name
 
     def __str__(self) -> str:
-        """48 runs: 4 stacks of 12 on 2 workers, about 3 min"""
+        """48 runs: 4 stacks of 12 on 2 workers, about 2 to 5 min"""
         if not self.stacks:
             return "nothing is left to do"
         runs = sum(len(stack) for stack in self.stacks)
         sizes = sorted({len(stack) for stack in self.stacks})
-        spread = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-        shape = f"{count(len(self.stacks), 'stack')} of {spread}" if sizes[-1] > 1 else "one by one"
-        where = "in this process" if self.here else f"on {count(self.workers, 'worker')}"
-        where = f"as {count(len(self.stacks), 'job')} of {self.submit}" if self.submit else where
-        return f"{count(runs, 'run')}: {shape} {where}, about {duration(self.seconds)}"
+        sizes_text = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        shape = f"{count(len(self.stacks), 'stack')} of {sizes_text}" if sizes[-1] > 1 else "one by one"
+        where = {
+            "inline": "in this process",
+            "processes": f"on {count(self.workers, 'worker')}",
+            "slurm": f"as {count(len(self.stacks), 'job')} of {self.config.cluster}",
+        }
+        return f"{count(runs, 'run')}: {shape} {where[self.executor]}, about {duration_range(self.seconds)}"
 
 
-def plan_sweep(jobs: list[Job], options: Options, timed: bool = True) -> SweepPlan:
+def plan_sweep(jobs: list[Job], config: ExecutorConfig, directory: Path, timed: bool = True) -> SweepPlan:
     """Stacks of equal graphs, as large as caches and memory allow, at least one a worker. `timed`: with the seconds it
     will take, for which a few steps are made. Raises ConfigError.
     """
     if not jobs:
-        return SweepPlan([], 0, 0.0)
+        return SweepPlan([], config, directory)
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         groups.setdefault(stack_key(job.config, job.compilation.compiled), []).append(job)
     fewest = min(device_workers(group[0].config) for group in groups.values())
-    workers = 1 if options.submit else options.workers or fewest
-    found = [divide(group, workers * len(group) / len(jobs), options) for group in groups.values()]
-    every = list(chain.from_iterable(found))
-    workers = min(workers, len(every))
-    check_memory([max(group, key=len) for group in found], workers)
-    seconds = sum(estimate(group) for group in found) if timed else 0.0
-    if options.submit:
-        return SweepPlan(every, workers, seconds / len(every), submit=options.submit)
-    if options.workers is None and seconds < WORTH_WORKERS:
-        return SweepPlan(every, workers, seconds, here=True)
-    turns = zip_longest(*found)  # so that workers begin with graphs of their own, each compiled once
-    return SweepPlan([stack for turn in turns for stack in turn if stack], workers, seconds / workers)
+    workers = (config.workers or fewest) if config.name == "processes" else 1
+    stacks = [divide(group, workers * len(group) / len(jobs), config) for group in groups.values()]
+    workers = min(workers, sum(map(len, stacks)))
+    check_memory([max(group, key=len) for group in stacks], workers)
+    seconds = sum(estimate(group) for group in stacks) if timed else 0.0
+    short = config.name == "processes" and config.workers is None and seconds < WORTH_WORKERS
+    turns = zip_longest(*stacks)  # so that workers begin with graphs of their own, each compiled once
+    ordered = [stack for turn in turns for stack in turn if stack]
+    at_once = {"processes": 1 if short else workers, "inline": 1, "slurm": len(ordered)}[config.name]
+    return SweepPlan(ordered, config, directory, workers, seconds / at_once, inline=short)
 
 
 def stack_key(config: RunConfig, compiled: bool) -> str:
@@ -141,14 +99,14 @@ def cuda_devices(config: RunConfig) -> int:
     return torch.cuda.device_count() if pick_device(config.device).type == "cuda" else 0
 
 
-def divide(jobs: list[Job], workers: float, options: Options) -> list[StackOfJobs]:
+def divide(jobs: list[Job], workers: float, config: ExecutorConfig) -> list[StackOfJobs]:
     """Stacks that differ by one job at most: each size is compiled once. Their number is a multiple of the workers that
     these jobs have for themselves, so that none is idle.
     """
     gains = gains_from_company(jobs[0])
-    largest = min(options.max_stack or LARGEST_STACK, LARGEST_STACK) if gains else 1
+    largest = min(config.max_stack or LARGEST_STACK, LARGEST_STACK) if gains else 1
     best = best_size(jobs[0].config) if gains else 1
-    number = max(ceil(len(jobs) / largest), 0 if options.max_stack else round(len(jobs) / best))
+    number = max(ceil(len(jobs) / largest), 0 if config.max_stack else round(len(jobs) / best))
     number = min(ceil(number / ceil(workers)) * ceil(workers), len(jobs))
     bounds = [len(jobs) * i // number for i in range(number + 1)]
     return [jobs[first:last] for first, last in pairwise(bounds)]
@@ -187,7 +145,7 @@ def check_memory(found: list[StackOfJobs], workers: int) -> None:
         raise ConfigError(
             f"{count(workers, 'worker')} with {count(len(largest), 'run')} of {member_bytes(config) / 1e9:.1f} GB each "
             f"({largest[0].arm}) need about {needed / 1e9:.0f} GB of memory, {there / 1e9:.0f} GB are there: "
-            f"lower hydra.launcher.workers, hydra.launcher.max_stack or the network's widths"
+            f"lower executor.workers, executor.max_stack or the network's widths"
         )
 
 

@@ -8,18 +8,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bnexp.config import ConfigError, unknown_key
 
-EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}  # launcher → what brings it
-
 
 def explain(error: Exception) -> tuple[int, str]:
-    """Exit status and line: 2 for words that are off, 1 for a run that failed."""
+    """Exit status and line: 2 for invalid arguments, 1 for a run that failed."""
     if isinstance(error, ConfigError):
         return 2, str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return 2, composition_error(error)
     if isinstance(error, OSError) and error.filename:
         return 1, f"{error.filename}: {error.strerror}"
-    return 1, f"{type(error).__name__}: {error}" if not str(error).startswith(type(error).__name__) else str(error)
+    status = getattr(error, "status", 1)  # a SweepError's
+    return status, f"{type(error).__name__}: {error}" if not str(error).startswith(type(error).__name__) else str(error)
 
 
 def composition_error(error: Exception) -> str:
@@ -41,8 +40,7 @@ def composition_error(error: Exception) -> str:
 
 
 def unknown_choice(group: str, choice: str, options: list[str]) -> str:
-    if group == "hydra/launcher" and choice in EXTRAS:
-        return f"{group}={choice} is not installed: pip install 'bnexp[{EXTRAS[choice]}]'"
+    """What is said of a choice that a group doesn't have."""
     return f"{group}={choice} is unknown: choose from {', '.join(options)}"
 
 

@@ -1,0 +1,1 @@
+"""What one types: commands, their arguments, composition by Hydra, help. Read `commands.py` first."""

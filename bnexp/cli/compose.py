@@ -1,0 +1,415 @@
+"""Configurations as Hydra composes them from conf/ and a command's overrides, typed and range-checked.
+
+Hydra composes once for each choice of files, through its public API. The values of single keys are checked once each
+and set on copies of the typed configuration: a sweep of thousands of jobs is planned in seconds.
+"""
+
+import copy
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, QuotedString, Transformer
+from omegaconf import DictConfig, OmegaConf
+
+from bnexp.cli.errors import explain, unknown_choice
+from bnexp.config import GROUPS, ConfigError, RunConfig, known_keys, parse, typed_value, unknown_key, with_values
+from bnexp.runs import dotted
+from bnexp.sweeps.job import HydraRecord
+
+LONGEST_SHOWN = 100  # characters of an override in a message
+USABLE = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.verbose")
+INSTEAD = {  # of Hydra's keys, those of its launchers and sweepers, which bnexp has executors for
+    "hydra/launcher": "executor=processes, inline or slurm",
+    "hydra.launcher.workers": "executor.workers",
+    "hydra.launcher.max_stack": "executor.max_stack",
+    "hydra.launcher.submit": "executor=slurm",
+    "hydra.launcher": "the keys of executor=…",
+    "hydra.job": f"{', '.join(USABLE)}",
+}
+
+
+def conf_dir() -> Path:
+    """The folder conf/: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parent.parent
+    return next(path for path in (package.parent / "conf", package / "conf") if (path / "config.yaml").exists())
+
+
+@contextmanager
+def naming_overrides(overrides: list[str]) -> Iterator[None]:
+    """Whatever is raised inside becomes a ConfigError that names one of the overrides."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # OmegaConf's, of a file that is no table, has none
+            raise
+        text = "nested too deeply" if isinstance(error, RecursionError) else explain(error)[1]
+        keys = [word.lstrip("+~").split("=")[0].split("@")[0] for word in overrides]
+        line = text.split(", did you mean")[0]
+        named = any(key and re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", line) for key in keys)
+        raise ConfigError(text if named else f"{abridged(overrides)}: {text}") from error
+
+
+def abridged(overrides: list[str]) -> str:
+    """The overrides in a line, the long ones shortened."""
+    return " ".join(word if len(word) <= LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}…" for word in overrides)
+
+
+# ---- overrides
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One KEY=VALUE of a job: its text as Hydra reads it, its key and its parsed value."""
+
+    text: str
+    key: str
+    value: Any
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it belongs to the run: neither to Hydra nor to the executor."""
+        return re.match(r"\+*(hydra|executor)(?![\w-])", self.key) is None
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether it chooses a file of one of our groups, and does nothing else."""
+        return self.key in GROUPS and self.key != "experiment" and isinstance(self.value, str)
+
+    @property
+    def is_value(self) -> bool:
+        """Whether it gives a value to a key, and does nothing else."""
+        plain = not isinstance(self.value, dict) and "${" not in self.text
+        return plain and self.key in known_keys() and self.key not in GROUPS
+
+
+def parse_overrides(overrides: list[str]) -> list[Override]:
+    """The overrides by Hydra's grammar. Raises ConfigError for one that is not allowed."""
+    parser = OverridesParser.create()
+    parsed = [parser.parse_override(text) for text in overrides]
+    for override in parsed:
+        check_override(override)
+    return parsed
+
+
+def check_override(override: Override) -> None:
+    """Refuse what Hydra would allow but a run cannot have. Raises ConfigError."""
+    line, key = override.input_line, override.key_or_group
+    if not key:
+        raise ConfigError(f"{line} cannot be read: an override is KEY=VALUE")
+    if override.is_delete():
+        raise ConfigError(f"{line} is not allowed: a key can be changed, not deleted")
+    if key in GROUPS and any(isinstance(value, list) for value in values_of(override)):
+        raise ConfigError(
+            f"{line} is not allowed: a choice is one name; a sweep over several is {key}=none,batch with -m"
+        )
+    if group := renamed_group(override):
+        raise ConfigError(f"{line} is not allowed: the name of a choice is fixed, {group}=NAME makes another choice")
+    if override.is_hydra_override() and key not in USABLE:
+        instead = next((new for old, new in INSTEAD.items() if is_under(key, old)), ", ".join(USABLE))
+        raise ConfigError(f"{line} is not allowed: use {instead}")
+    once = override.is_hydra_override() or is_under(key, "executor")
+    if once and override.is_sweep_override():
+        raise ConfigError(f"{line} is not allowed: {key} has one value in a sweep")
+
+
+def is_under(key: str, name: str) -> bool:
+    """Whether a key is this one, or one of its parts."""
+    return key == name or key.startswith(f"{name}.")
+
+
+def values_of(override: Override) -> Iterator[object]:
+    """Its value, or those of a sweep."""
+    return override.sweep_iterator() if is_enumerable(override) else iter([override.value()])
+
+
+def is_enumerable(override: Override) -> bool:
+    """Whether it lists the values of a sweep; which those of glob(…) are depends on the files that are there."""
+    return override.is_discrete_sweep() and not isinstance(override.value(), Glob)
+
+
+def renamed_group(override: Override) -> str | None:
+    """The group whose choice would get another name by this override, so that norm=batch could train layer norm."""
+    group, _, part = override.key_or_group.partition(".")
+    if group not in (*GROUPS, "executor"):
+        return None
+    tables = (value for value in values_of(override) if isinstance(value, dict) and not part)
+    return group if part == "name" or any("name" in map(str, table) for table in tables) else None
+
+
+def single(override: Override) -> Setting:
+    """An override that has one value, as it was typed. Raises ConfigError for a sweep."""
+    key = override.get_key_element()
+    if override.is_sweep_override():
+        raise ConfigError(f"{key} lists several values: add -m for a sweep, or use bnexp compare")
+    return Setting(str(override.input_line), key, override.value())
+
+
+def settings_of(override: Override, folder: str | None) -> list[Setting]:
+    """The values of one override: one, or those of a sweep, in Hydra's order and notation.
+
+    `folder`: the user's, whose files glob(…) finds too. Raises ConfigError for a sweep that cannot be enumerated.
+    """
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [Setting(f"{key}={override.get_value_element_as_str()}", key, override.value())]
+    swept = override.value()
+    if isinstance(swept, Glob):
+        return [Setting(f"{key}={name}", key, name) for name in swept.filter(group_options(key, folder))]
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{override.input_line} is not allowed: a sweep lists its values, as {key}=1,2 or range(3)")
+    elements = list(override.sweep_iterator())
+    return [Setting(f"{key}={Transformer.str(element)}", key, plain(element)) for element in elements]
+
+
+def plain(element: Any) -> Any:
+    """A parsed element without Hydra's marks of quotes."""
+    if isinstance(element, QuotedString):
+        return element.text
+    if isinstance(element, list):
+        return [plain(part) for part in element]
+    return {plain(key): plain(part) for key, part in element.items()} if isinstance(element, dict) else element
+
+
+def group_options(group: str, folder: str | None) -> list[str]:
+    """The names of a group's files, the user's included."""
+    options = {*GlobalHydra.instance().config_loader().get_group_options(group)}
+    for place in (conf_dir(), *([Path(folder)] if folder else [])):
+        options |= {path.stem for path in (place / group).glob("*.y*ml")}
+    return sorted(options)
+
+
+# ---- composition
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What Hydra composed of one choice of files: everything, and the typed configuration of a run."""
+
+    whole: DictConfig
+    run: RunConfig
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The run's part, its interpolations unresolved."""
+        values: Any = OmegaConf.to_container(run_part(self.whole), resolve=False)
+        return dict(values)
+
+    @cached_property
+    def keys(self) -> set[str]:
+        """The keys that these files have: norm.eps, seed, …"""
+        return {*dotted(self.values)}
+
+    @cached_property
+    def record(self) -> HydraRecord:
+        """For the folder .hydra/ of its runs."""
+        settings: Any = OmegaConf.to_container(self.whole.hydra, resolve=False, enum_to_str=True)
+        return HydraRecord(self.values, settings)
+
+    @property
+    def executor(self) -> dict[str, Any]:
+        """The executor's part."""
+        values: Any = OmegaConf.to_container(self.whole.executor, resolve=True)
+        return dict(values)
+
+    def directory(self, key: str, name: str) -> Path:
+        """`hydra.run.dir` or `hydra.sweep.dir`, resolved; `name` is what ${hydra:job.override_dirname} stands for."""
+        whole = editable(self.whole)
+        whole.hydra.job.override_dirname = name
+        HydraConfig.instance().set_config(whole)
+        return Path(OmegaConf.select(whole, key))
+
+
+def editable(whole: DictConfig) -> DictConfig:
+    """A copy of a composition, without Hydra's locks on it."""
+    found = copy.deepcopy(whole)
+    OmegaConf.set_readonly(found.hydra, False)
+    return found
+
+
+def run_part(whole: DictConfig) -> DictConfig:
+    """The run's part of a composition: without Hydra's and the executor's."""
+    return OmegaConf.masked_copy(whole, [str(key) for key in whole if key not in ("hydra", "executor")])
+
+
+_shipped: dict[tuple[str, ...], Composition] = {}  # compositions of conf/ alone, which doesn't change under a process
+
+
+@contextmanager
+def configurations(folder: str | None = None, name: str = "config") -> Iterator["Composer"]:
+    """What composes from conf/ and, behind it, from a folder of the user's, as --config-dir has it.
+
+    Where the primary configuration is the user's, their folder comes first: Hydra looks for it there alone.
+    """
+    ours, theirs = str(conf_dir()), folder and str(Path(folder).absolute())
+    first = theirs and any(Path(theirs, f"{name}{end}").exists() for end in (".yaml", ".yml")) and name != "config"
+    main, other = (theirs, ours) if first else (ours, theirs)
+    with hydra.initialize_config_dir(str(main), job_name="bnexp", version_base="1.3"):
+        yield Composer(name, folder, [f"hydra.searchpath=['file://{escaped(other)}']"] if other else [])
+
+
+def escaped(path: str) -> str:
+    """A path inside single quotes of Hydra's grammar."""
+    return path.replace("\\", "\\\\").replace("'", "\\'")
+
+
+class Composer:
+    """Composes the jobs of one command. `search`: the override that names the folder Hydra reads besides."""
+
+    def __init__(self, name: str, folder: str | None, search: list[str]) -> None:
+        self.name, self.folder, self.search = name, folder, search
+        self.compositions: dict[tuple[str, ...], Composition] = _shipped if not search and name == "config" else {}
+        self.checked: dict[str, Any] = {}  # the text of a setting → its typed value
+
+    def compose_run(self, overrides: list[str]) -> RunConfig:
+        """The configuration of one run. Raises ConfigError."""
+        with naming_overrides(overrides):
+            return self.compose_job([single(override) for override in parse_overrides(overrides)])[0]
+
+    def compose_job(self, settings: list[Setting]) -> tuple[RunConfig, Composition, dict[str, Any]]:
+        """A job's configuration, what Hydra composed for it, and the values that are to be set there.
+
+        Raises ConfigError or what `explain` says in a line.
+        """
+        fixed, choices, values = divided(settings)
+        try:
+            found = self.combined(fixed, choices)
+            if "${" not in str(found.values):
+                return self.with_settings(found, values), found, {setting.key: setting.value for setting in values}
+        except ConfigError:
+            if not values:
+                raise
+        found = self.composed(tuple(setting.text for setting in settings))  # values that depend on one another, say
+        return found.run, found, {}
+
+    def with_settings(self, composition: Composition, settings: list[Setting]) -> RunConfig:
+        """The composed run with these values. Raises ConfigError."""
+        for setting in settings:
+            if setting.key not in composition.keys:
+                raise ConfigError(unknown_key(setting.key))
+            if setting.text not in self.checked:
+                self.checked[setting.text] = typed_value(setting.key, setting.value)
+        return with_values(composition.run, {setting.key: self.checked[setting.text] for setting in settings})
+
+    def combined(self, fixed: tuple[str, ...], choices: list[Setting]) -> Composition:
+        """Put together from the compositions of single choices, where each changes its own group alone."""
+        last = {setting.key: setting for setting in choices}
+        texts = tuple(setting.text for setting in last.values())
+        if len(last) < 2:
+            return self.composed((*fixed, *texts))
+        base, parts = self.composed(fixed), {key: self.composed((*fixed, s.text)) for key, s in last.items()}
+        if any(differs_elsewhere(part, base, group) for group, part in parts.items()):
+            return self.composed((*fixed, *texts))
+        key = ("combined", *fixed, *texts)
+        if key not in self.compositions:
+            whole = editable(base.whole)
+            for group, part in parts.items():
+                whole[group] = copy.deepcopy(part.whole[group])
+                whole.hydra.runtime.choices[group] = last[group].value
+            run = replace(base.run, **{group: getattr(part.run, group) for group, part in parts.items()})
+            self.compositions[key] = Composition(whole, run)
+        return self.compositions[key]
+
+    def composed(self, overrides: tuple[str, ...]) -> Composition:
+        """What Hydra composes of these overrides."""
+        if overrides in self.compositions:
+            return self.compositions[overrides]
+        for text in overrides:
+            self.check_choice(text)
+        whole = hydra.compose(self.name, [*overrides, *self.search], return_hydra_config=True)
+        if self.search:
+            check_files(whole, overrides)
+        HydraConfig.instance().set_config(whole)  # which ${hydra:…} asks
+        composition = Composition(whole, parse(run_part(whole)))
+        check_names(composition)
+        if "${" not in "".join(overrides):  # which may ask for the directory, say
+            self.compositions[overrides] = composition
+        return composition
+
+    def check_choice(self, text: str) -> None:
+        """Refuse the path of a file in the place of a group's choice. Raises ConfigError."""
+        key, _, choice = text.lstrip("+").partition("=")
+        group = key.partition("@")[0]
+        if "/" in choice and (options := group_options(group, self.folder)):
+            raise ConfigError(unknown_choice(key, choice, options))
+
+
+def divided(settings: list[Setting]) -> tuple[tuple[str, ...], list[Setting], list[Setting]]:
+    """What Hydra has to compose whatever the job, the choices of files, and the values of keys.
+
+    Overrides act in their order: values in front of a table ({lr: 1}) or an added key are Hydra's too.
+    """
+    odd = [n for n, s in enumerate(settings) if s.is_run and not (s.is_choice or s.is_value or s.key == "experiment")]
+    first = odd[-1] + 1 if odd else 0
+    values = [setting for number, setting in enumerate(settings) if setting.is_value and number >= first]
+    choices = [setting for setting in settings if setting.is_choice] if not odd else []
+    fixed = [setting.text for setting in settings if setting not in values and setting not in choices]
+    return tuple(fixed), choices, values
+
+
+def differs_elsewhere(part: Composition, base: Composition, group: str) -> bool:
+    """Whether a choice changes anything but its own group."""
+    return {**part.values, group: None} != {**base.values, group: None}
+
+
+@cache
+def shipped_names(group: str) -> frozenset[str]:
+    """The names of the files of a group in conf/."""
+    return frozenset(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def check_names(composition: Composition) -> None:
+    """A file may rename a shipped choice no more than an override may. Raises ConfigError."""
+    for group in GROUPS:
+        choice = composition.whole.hydra.runtime.choices.get(group)
+        name = OmegaConf.select(composition.whole, f"{group}.name")
+        if name is not None and choice in shipped_names(group) and name != choice:
+            raise ConfigError(f"{group}.name={name} is not allowed: {group}={choice} is chosen, whose name is {choice}")
+
+
+FREE = ["run.dir", "sweep.dir", "sweep.subdir", "verbose", "help", "runtime", "overrides", "searchpath"]
+FREE += ["job.override_dirname", "job.config_name"]
+
+
+def check_files(whole: DictConfig, overrides: tuple[str, ...]) -> None:
+    """A user's file may set no more of Hydra's keys than an override may, and nothing of what submitit is given, which
+    runs some of it in a shell. Raises ConfigError.
+    """
+    with configurations() as composer:
+        expected = flat(composer.composed(()).whole.hydra)
+    found = flat(whole.hydra)
+    for key in found | expected:
+        if found.get(key) != expected.get(key) and not any(is_under(key, name) for name in FREE):
+            raise ConfigError(f"hydra.{key}={found.get(key)} is not allowed in a file: use {', '.join(USABLE)}")
+    parsed = [OverridesParser.create().parse_override(text) for text in overrides]
+    typed = {
+        key
+        for one in parsed
+        if is_under(one.key_or_group, "executor")
+        for key, _ in leaves(one.value(), one.key_or_group)
+    }
+    for key in flat(whole.executor):
+        if key.startswith("parameters.") and f"executor.{key}" not in typed:
+            raise ConfigError(f"executor.{key} is not allowed in a file: what submitit is given has to be typed")
+
+
+def flat(config: DictConfig) -> dict[str, object]:
+    """Values, unresolved, by their dotted keys and places in lists."""
+    return dict(leaves(OmegaConf.to_container(config, resolve=False), ""))
+
+
+def leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
+    """The values inside tables and lists, with their paths; an empty one is its own value."""
+    parts = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    for key, part in parts:
+        yield from leaves(part, f"{path}.{key}" if path else str(key))
+    if not parts:
+        yield path, value

@@ -1,0 +1,113 @@
+"""The entry of the program: which command runs, and what becomes of its errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from bnexp.cli.commands import COMMANDS
+
+HELP = """\
+bnexp: what does normalization do to training?
+
+  bnexp train [OVERRIDE …]            one run: bnexp train norm=batch act=sigmoid
+  bnexp train -m [OVERRIDE …]         a sweep: bnexp train -m norm=none,batch 'seed=range(5)'
+  bnexp compare [OVERRIDE …] [by=KEY] a sweep, then the paired comparison: table and figure
+                                      (dry_run=true: of both, how it would be done and about how long it takes)
+  bnexp resume DIR … [dataset.root=DIR]   resume an interrupted run or sweep; the result is bit-identical
+  bnexp report DIR … [by=KEY] [out=FOLDER]   the comparison of runs that are there
+  bnexp probe DIR … [by=KEY] [out=FOLDER]    the loss around their checkpoints: smoothness, internal covariate shift
+  bnexp reproduce [CLAIM …] [--list] [--seeds N]   published claims, judged
+  bnexp bench [WORD …]                steps/s of every norm against none: eager, compiled, stacked
+  bnexp data [status|fetch] [dataset=NAME] [dataset.root=DIR]
+
+bnexp train --help lists every choice and key; bnexp train OVERRIDE … --cfg job prints a configuration.
+eval "$(bnexp -sc install=bash)" installs completion (or zsh, fish).
+"""
+
+
+def main() -> None:
+    """Run the command of the process's arguments and exit with its status."""
+    from bnexp.streams import protect_streams
+
+    protect_streams()
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Exit status: 0 done, 1 a run failed, 2 invalid arguments, 129, 130 or 143 a signal."""
+    from bnexp.run_log import set_up_logging
+
+    set_up_logging()
+    try:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            init_torchrun(arguments)
+        return dispatch(arguments)
+    except KeyboardInterrupt as error:
+        return 128 + getattr(error, "signum", 2)
+    except Exception as error:
+        from bnexp.cli.errors import explain
+        from bnexp.console import complain
+
+        status, line = explain(error)
+        complain(line)
+        return status
+
+
+def init_torchrun(arguments: list[str]) -> None:
+    """Under torchrun the processes form a group, and rank 0 alone writes to the terminal."""
+    from bnexp import parallel
+    from bnexp.config import ConfigError
+    from bnexp.console import console, errors
+
+    console.quiet = errors.quiet = os.environ["RANK"] != "0"
+    if arguments[:1] != ["train"]:
+        name = " ".join(arguments[:1])
+        raise ConfigError(f"bnexp {name} is not for torchrun, whose processes share one run: bnexp train")
+    if not {"-m", "--multirun"}.isdisjoint(arguments):
+        raise ConfigError("a sweep is not allowed under torchrun: its processes share the batches of one run")
+    parallel.join()
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run the command that the first argument names; its exit status. Raises ConfigError for an unknown one."""
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"bnexp {version('bnexp')}")
+        return 0
+    if not __debug__:
+        from bnexp.config import ConfigError
+
+        raise ConfigError("python -O and PYTHONOPTIMIZE are not allowed: they leave out what Hydra does in assertions")
+    if arguments[0] in ("-sc", "--shell-completion"):
+        return complete(arguments)
+    if arguments[0] not in COMMANDS:
+        from bnexp.cli.errors import unknown_command
+
+        raise unknown_command(arguments[0], list(COMMANDS))
+    if not {"--help", "-h"}.isdisjoint(arguments[1:]):
+        from bnexp.cli.help import command_help
+
+        print(command_help(arguments[0]), end="")
+        return 0
+    return COMMANDS[arguments[0]](arguments[1:])
+
+
+def complete(arguments: list[str]) -> int:
+    """Completion: of commands here; behind a command by Hydra, which knows none, so it is taken out of the line."""
+    from bnexp.cli.help import complete_by_hydra
+
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    if any(word.startswith("query=") for word in arguments):
+        if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
+            print(*(name for name in COMMANDS if name.startswith("".join(words[1:2]))), sep="\n")
+            return 0
+        shorter = line.replace(f"{words[1]} ", "", 1)
+        point = int(os.environ.get("COMP_POINT", len(line)))
+        os.environ.update(COMP_LINE=shorter, COMP_POINT=str(point - len(line) + len(shorter)))
+    return complete_by_hydra(arguments)

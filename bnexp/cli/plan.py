@@ -1,0 +1,224 @@
+"""What a command line asks for: every job of it composed, typed and range-checked before the first one starts, and
+before any directory is made.
+"""
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+
+from bnexp.cli.arguments import Arguments
+from bnexp.cli.compose import (
+    Composition,
+    Setting,
+    configurations,
+    naming_overrides,
+    parse_overrides,
+    settings_of,
+    single,
+)
+from bnexp.config import PATHS, ConfigError, RunConfig, require, require_path
+from bnexp.files import LONGEST_NAME, is_name, is_utf8, shortest
+from bnexp.runs import holds_run
+
+if TYPE_CHECKING:
+    from bnexp.datasets.images import Contents
+    from bnexp.sweeps.job import ExecutorConfig, Job
+    from bnexp.sweeps.stacks import SweepPlan
+
+LONGEST_PART, LONGEST_PATH = 255, 3800  # bytes of a name, and of a directory: file systems allow 4096 of a path
+LONGEST_WORD = 50  # bytes of an override that is part of a name
+SMALLEST_DISK = 16 * 2**20  # bytes free, under which no run is started
+NUMBER = ("${hydra:job.num}", "${hydra.job.num}")  # in hydra.sweep.subdir
+DIRNAME = ("${hydra:job.override_dirname}", "${hydra.job.override_dirname}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command line makes, all of it checked. `directory` is that of the run or the sweep; `jobs` are all of its
+    runs, `sweep` those that aren't finished; `resumed`: the directory holds some of them.
+    """
+
+    arguments: Arguments
+    directory: Path
+    jobs: "list[Job]"
+    sweep: "SweepPlan"
+    executor: "ExecutorConfig"
+    resumed: bool
+    contents: "list[Contents]"  # of the image folders among their data sets
+
+    @property
+    def configs(self) -> list[RunConfig]:
+        """The configuration of each run."""
+        return [job.config for job in self.jobs]
+
+
+def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan:
+    """Compose and check every job; name the runs after what is swept. `resume`: the directory may hold other runs;
+    `timed`: estimate the seconds. Raises what `explain` says in a line.
+    """
+    from bnexp.parallel import processes
+    from bnexp.sweeps.job import parse_executor
+    from bnexp.sweeps.resume import check_holds, check_runs, remaining_jobs, runs_of, with_compilation
+    from bnexp.sweeps.stacks import plan_sweep
+
+    directory, jobs, first, named = compose_jobs(arguments)
+    executor = parse_executor(first.executor)
+    contents = check_runs([job.config for job in jobs])
+    check_place(directory, place_key(arguments.multirun))
+    twice = len({job.digest for job in jobs}) < len(jobs)
+    require(not twice, "the sweep", " ".join(arguments.overrides), "it has the same run more than once")
+    numbered = any(token in str(first.whole.hydra.sweep.subdir) for token in NUMBER) if named else True
+    runs = runs_of(directory) if resume else check_holds(directory, jobs, numbered, named)
+    if runs and processes() > 1:
+        raise ConfigError(f"{directory} holds this run already, which torchrun cannot resume: choose another one")
+    remaining = with_compilation(remaining_jobs(jobs, runs), runs)
+    sweep = plan_sweep(remaining, executor, directory, timed)
+    return Plan(arguments, directory, jobs, sweep, executor, bool(runs), contents)
+
+
+def place_key(multirun: bool) -> str:
+    """The key of a sweep's or a run's directory."""
+    return "hydra.sweep.dir" if multirun else "hydra.run.dir"
+
+
+# ---- jobs and their names
+
+
+def compose_jobs(arguments: Arguments) -> "tuple[Path, list[Job], Composition, bool]":
+    """The directory and the jobs of a run or a sweep, what Hydra composed for the first, and whether the user named the
+    directories of a sweep's runs. Raises ConfigError.
+    """
+    overrides, multirun = arguments.overrides, arguments.multirun
+    with configurations(arguments.config_dir, arguments.config_name) as composer, naming_overrides(overrides):
+        parsed = parse_overrides(overrides)
+        rows = split_jobs(parsed, composer.folder) if multirun else [[single(override) for override in parsed]]
+        composed = [composer.compose_job(row) for row in rows]
+        first = composed[0][1]
+        directory = first.directory(place_key(multirun), name_of_run(parsed))
+    named = any(override.key_or_group == "hydra.sweep.subdir" for override in parsed) or not multirun
+    jobs = make_jobs(rows, composed)
+    if multirun:
+        folders = subdirectories(parsed, rows, first, named)
+        jobs = [replace(job, directory=directory / folder) for job, folder in zip(jobs, folders, strict=True)]
+        return shortest(directory), [replace(job, directory=shortest(job.directory)) for job in jobs], first, named
+    return shortest(directory), [replace(jobs[0], directory=shortest(directory))], first, named
+
+
+def split_jobs(overrides: list[Override], folder: str | None) -> list[list[Setting]]:
+    """The settings of every job of a sweep: the product of what is swept, the last one changing fastest."""
+    rows = [list(row) for row in product(*(settings_of(override, folder) for override in overrides))]
+    line = " ".join(str(override.input_line) for override in overrides if override.is_sweep_override())
+    if not rows:
+        raise ConfigError(f"{line} is an empty sweep: give each key a value at least")
+    known = set[tuple[str, ...]]()
+    for row in rows:
+        texts = tuple(setting.text for setting in row)
+        if texts in known:
+            raise ConfigError(f"{line} has the same run more than once: {' '.join(texts)}")
+        known.add(texts)
+    return rows
+
+
+def make_jobs(rows: list[list[Setting]], composed: list[tuple[RunConfig, Composition, dict[str, Any]]]) -> "list[Job]":
+    """A job for each row of settings, without a directory yet."""
+    from bnexp.sweeps.job import Job
+
+    texts = [[setting.text for setting in row if setting.is_run] for row in rows]
+    common = set(texts[0]).intersection(*texts) if len(texts) > 1 else set()
+    return [
+        Job(number, words, [w for w in words if w not in common], config, record=composition.record, values=values)
+        for number, (words, (config, composition, values)) in enumerate(zip(texts, composed, strict=True))
+    ]
+
+
+def subdirectories(overrides: list[Override], rows: list[list[Setting]], first: Composition, named: bool) -> list[str]:
+    """The folders of a sweep's runs: after the swept keys, numbers where that makes no name, or as the user names them.
+    Raises ConfigError.
+    """
+    swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
+    if not named:
+        names = [",".join(sorted(setting.text for setting in row if setting.key in swept)) for row in rows]
+        return names if all(map(is_name, names)) else [str(number) for number in range(len(rows))]
+    template = str(OmegaConf.to_container(first.whole.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
+    folders = []
+    for number, row in enumerate(rows):
+        name = ",".join(sorted(setting.text for setting in row if setting.is_run))
+        folder = with_tokens(template, {**dict.fromkeys(NUMBER, str(number)), **dict.fromkeys(DIRNAME, name)})
+        inside = "${" not in folder and ".." not in Path(folder).parts and not Path(folder).is_absolute()
+        require(
+            inside,
+            "hydra.sweep.subdir",
+            template,
+            f"a name inside the sweep's directory, with {NUMBER[0]} or {DIRNAME[0]}",
+        )
+        folders.append(folder)
+    return folders
+
+
+def with_tokens(template: str, values: dict[str, str]) -> str:
+    """A template with its tokens replaced."""
+    for token, value in values.items():
+        template = template.replace(token, value)
+    return template
+
+
+def name_of_run(overrides: list[Override]) -> str:
+    """A run's directory is named after its overrides, without paths, long values and what is too much."""
+    lines, length = list[str](), 0
+    for override in overrides:
+        line, key = str(override.input_line), override.key_or_group
+        size, is_path = len(os.fsencode(line)), key in PATHS or "/" in line
+        fits = size <= LONGEST_WORD and length + size <= LONGEST_NAME
+        if not is_path and fits and Setting(line, key, None).is_run:
+            lines.append(line)
+            length += size + 1
+    return ",".join(sorted(lines))
+
+
+# ---- checks
+
+
+def check_output(directory: Path, key: str) -> None:
+    """Refuse to write a table where runs are."""
+    if holds_run(directory):
+        raise ConfigError(f"{directory} holds a run already: choose another directory")
+    check_place(directory, key)
+
+
+def check_place(directory: Path, key: str) -> None:
+    """Refuse a directory where nothing can be written, before it is made. `key`: what the user names it by."""
+    require_path(key, str(directory))
+    name = f"{key}={directory}"
+    if not is_utf8(shortest(directory)):
+        raise ConfigError(f"{name} is not allowed: TensorBoard writes to names in UTF-8 alone")
+    fits = all(len(os.fsencode(part)) <= LONGEST_PART for part in directory.parts)
+    if not fits or len(os.fsencode(directory.absolute())) > LONGEST_PATH:
+        raise ConfigError(f"{name} cannot be made: its name is too long")
+    parent = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or is_read_only(parent):
+        raise ConfigError(f"{name} cannot be made: {parent} is not a folder one can write to")
+    free = free_bytes(parent)
+    if free is not None and free < SMALLEST_DISK:
+        raise ConfigError(f"{name} cannot be filled: {free / 2**20:.1f} MiB are free on disk")
+
+
+def is_read_only(folder: Path) -> bool:
+    """As far as its file system says."""
+    with suppress(OSError):
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    return False
+
+
+def free_bytes(folder: Path) -> int | None:
+    """None where the file system doesn't say: one made of a cloud's storage has no size, or calls it 0."""
+    with suppress(OSError):
+        usage = shutil.disk_usage(folder)
+        return usage.free if usage.total else None
+    return None

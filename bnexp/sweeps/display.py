@@ -1,0 +1,180 @@
+"""What a person sees while runs train: a live table on a terminal, plain lines elsewhere.
+
+It reads the runs' directories, whoever trains them: a thread looks at what has changed there.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from rich.box import SIMPLE_HEAD
+from rich.live import Live
+from rich.table import Table
+
+from bnexp.console import console, describe, duration, harmless, literal, say
+from bnexp.runs import close_interrupted, last_evaluation, opened_at, read_summary
+from bnexp.sweeps.job import Job, StackOfJobs
+
+LOOK_EVERY = 0.5  # seconds between looks at the directories
+LINES_EVERY = 10.0  # seconds between plain lines
+DONE = ("finished", "diverged", "failed")
+
+
+@dataclass
+class RunState:
+    """What the directory of a run says. Times are seconds of a monotonic clock."""
+
+    job: Job
+    status: str = "waiting"  # waiting | running | finished | diverged | failed | interrupted
+    step: int = 0  # of the latest evaluation
+    first: int | None = None  # step of the first evaluation since it was opened
+    accuracy: float | None = None
+    began: float | None = None
+    ended: float | None = None
+    opened: int | None = field(default=None)  # when it was opened last, before this sweep or after a loss
+
+    def __post_init__(self) -> None:
+        self.opened = opened_at(self.job.directory)
+
+    @property
+    def remaining(self) -> int:
+        """Steps that it still has to make."""
+        return 0 if self.ended else self.job.config.steps - self.step
+
+    def look(self) -> str | None:
+        """Read what is new in the directory; a line, once the run has ended."""
+        directory, now = self.job.directory, time.monotonic()
+        if self.ended is not None or opened_at(directory) == self.opened:
+            return None
+        self.status = "running"
+        if (latest := last_evaluation(directory)) is not None:
+            if self.first is None:
+                self.first, self.began = latest[0], now
+            self.step, self.accuracy = latest
+        summary = read_summary(directory)
+        if summary is None:
+            return None
+        self.status, self.ended = str(summary["status"]), now
+        return f"{self.job.title}: {describe(summary)} → {directory}"
+
+
+class Display:
+    """Progress of runs: the arms of a sweep, or a run alone, as they get on."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self.runs = {job.number: RunState(job) for job in jobs}
+        self.line_at = time.monotonic() + LINES_EVERY
+        self.live = Live(console=console, auto_refresh=False, transient=True)
+        self.lock, self.over = threading.Lock(), threading.Event()
+
+    def watch(self) -> None:
+        """Look at the directories until the display is over: a thread's work."""
+        while not self.over.wait(LOOK_EVERY):
+            with harmless():
+                self.look()
+
+    def look(self) -> None:
+        """Read what is new, say which runs ended, and draw."""
+        with self.lock:
+            lines = [run.look() for run in self.runs.values()]
+        for line in filter(None, lines):
+            say(line)
+        if console.is_terminal:
+            self.live.update(self.table(), refresh=True)
+        elif time.monotonic() > self.line_at:
+            say(self.line())
+            self.line_at = time.monotonic() + LINES_EVERY
+
+    def restart(self, stack: StackOfJobs) -> None:
+        """The runs of a stack that was lost wait again."""
+        with self.lock:
+            self.runs |= {job.number: RunState(job) for job in stack if self.runs[job.number].ended is None}
+
+    def close_interrupted(self) -> None:
+        """Say in the directories of runs whose process was killed that they were interrupted."""
+        with harmless():
+            self.look()
+        for run in self.runs.values():
+            if run.ended is None and opened_at(run.job.directory) is not None:
+                with suppress(OSError):
+                    close_interrupted(run.job.directory, (last_evaluation(run.job.directory) or (0, 0.0))[0])
+
+    def tally(self) -> str:
+        """3 of 20 runs done"""
+        return f"{sum(run.status in DONE for run in self.runs.values())} of {len(self.runs)} runs done"
+
+    def line(self) -> str:
+        """3 of 20 runs done, 5 running, 5,100 steps/s, 40 s left; of one run, its step and accuracy."""
+        runs = list(self.runs.values())
+        if len(runs) == 1:
+            [run] = runs
+            latest = "" if run.accuracy is None else f", accuracy {run.accuracy:.1%}"
+            parts = [f"{run.job.title}: step {run.step:,} of {run.job.config.steps:,}{latest}"]
+        else:
+            parts = [self.tally(), f"{sum(run.status == 'running' for run in runs)} running"]
+        speed, remaining = rate(runs), sum(run.remaining for run in runs)
+        if speed:
+            parts.append(f"{speed:,.0f} steps/s")
+        if speed and remaining:
+            parts.append(f"{duration(remaining / speed)} left")
+        return ", ".join(parts)
+
+    def table(self) -> Table:
+        """A row an arm."""
+        table = Table(box=SIMPLE_HEAD, header_style="bold", caption_justify="left", caption=self.line())
+        table.add_column("arm", overflow="fold")
+        for name in ("done", "running", "diverged", "accuracy", "steps/s", "left"):
+            table.add_column(name, justify="right")
+        arms: dict[str, list[RunState]] = {}
+        for run in self.runs.values():
+            arms.setdefault(run.job.arm, []).append(run)
+        for name, runs in arms.items():
+            table.add_row(literal(name), *cells(runs))
+        return table
+
+
+@contextmanager
+def displayed(display: Display) -> Iterator[Display]:
+    """The display, shown while the block runs; where showing fails, what it shows is all that is lost."""
+    with harmless():
+        if console.is_terminal:
+            display.live.start()
+    thread = threading.Thread(target=display.watch, daemon=True)
+    thread.start()
+    try:
+        yield display
+    finally:
+        display.over.set()
+        thread.join()
+        with harmless():
+            display.look()
+        with harmless():
+            display.live.stop()
+
+
+def cells(runs: list[RunState]) -> list[str]:
+    """One arm's row. Accuracy is the mean of its runs' latest."""
+    statuses = [run.status for run in runs]
+    known = [run.accuracy for run in runs if run.accuracy is not None]
+    speed, remaining = rate(runs), sum(run.remaining for run in runs)
+    return [
+        f"{sum(status in DONE for status in statuses)} of {len(runs)}",
+        str(statuses.count("running")),
+        str(statuses.count("diverged")),
+        f"{sum(known) / len(known):.1%}" if known else "",
+        f"{speed:,.0f}" if speed else "",
+        duration(remaining / speed) if speed and remaining else "",
+    ]
+
+
+def rate(runs: list[RunState]) -> float:
+    """Steps a second of all these runs together, since the first evaluation of each was seen."""
+    now = time.monotonic()
+    times = [(run.began, run.ended or now) for run in runs if run.began is not None]
+    if not times:
+        return 0.0
+    seconds = max(ended for _, ended in times) - min(began for began, _ in times)
+    steps = sum(run.step - run.first for run in runs if run.first is not None)
+    return steps / max(seconds, 1e-3)

@@ -1,0 +1,109 @@
+"""A sweep while it trains, a single run included: its stacks on an executor, those that are lost, its display."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from bnexp.console import count, harmless, say
+from bnexp.runs import complete_run, write_failure
+from bnexp.sweeps.display import Display, displayed
+from bnexp.sweeps.executor import Executor, InlineExecutor
+from bnexp.sweeps.job import StackOfJobs
+from bnexp.sweeps.processes import ProcessExecutor
+from bnexp.sweeps.slurm import SlurmExecutor
+from bnexp.sweeps.stacks import SweepPlan
+from bnexp.sweeps.train import Failure, Failures
+from bnexp.train import Interrupted, StopRequest
+
+
+class SweepError(RuntimeError):
+    """Some of a sweep's runs failed; the text names them. `status`: the exit status of a command."""
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+EXECUTORS: dict[str, Callable[[SweepPlan], Executor]] = {
+    "processes": ProcessExecutor,
+    "inline": lambda plan: InlineExecutor(),
+    "slurm": SlurmExecutor,
+}
+
+
+def run_sweep(plan: SweepPlan, executor: Executor | None = None) -> None:
+    """Train every stack of the plan to its end.
+
+    Raises SweepError where runs failed, and Interrupted after a signal, once the runs are closed.
+    """
+    executor = executor or EXECUTORS[plan.executor](plan)
+    jobs = [job for stack in plan.stacks for job in stack]
+    if len(jobs) > 1:
+        say(str(plan))
+    with displayed(Display(jobs)) as display:
+        sweep = Sweep(executor, display)
+        try:
+            sweep.train(plan.stacks)
+        except KeyboardInterrupt:
+            display.close_interrupted()
+            if len(jobs) > 1:
+                with harmless():
+                    say(f"interrupted: {display.tally()}")
+            raise
+    raise_failures(sweep.failures, plan)
+
+
+class Sweep:
+    """The stacks of a sweep on their executor, and the runs that failed."""
+
+    def __init__(self, executor: Executor, display: Display) -> None:
+        self.executor, self.display = executor, display
+        self.failures: Failures = {}
+        self.retried: set[int] = set()  # numbers of jobs whose stack was lost once
+
+    def train(self, stacks: list[StackOfJobs]) -> None:
+        """Until all stacks have ended. Raises Interrupted."""
+        remaining = len(stacks)
+        with StopRequest() as stop:
+            try:
+                for stack in stacks:
+                    self.executor.start(stack)
+                while remaining and not stop.asked():
+                    for ended in self.executor.poll():
+                        remaining -= 1
+                        self.failures |= ended.failures or {}
+                        for part in self.halves(ended.stack, ended.lost) if ended.lost else []:
+                            self.executor.start(part)
+                            remaining += 1
+            finally:
+                self.executor.cancel()
+            if stop.signum is not None:
+                raise Interrupted(stop.signum)
+
+    def halves(self, stack: StackOfJobs, lost: str) -> list[StackOfJobs]:
+        """A lost stack is tried once more, in halves; runs that are lost for the second time have failed."""
+        numbers = {job.number for job in stack}
+        if self.retried.isdisjoint(numbers):
+            self.retried |= numbers
+            self.display.restart(stack)
+            half = -(-len(stack) // 2)
+            parts = [part for part in (stack[:half], stack[half:]) if part]
+            say(f"{lost}: starting {count(len(stack), 'run')} again as {count(len(parts), 'stack')}")
+            return parts
+        for job in stack:
+            if complete_run(job.directory) is None:
+                self.failures[job.number] = Failure(lost)
+                if (job.directory / "run.json").exists():
+                    with suppress(OSError):
+                        write_failure(job.directory, lost)
+        return []
+
+
+def raise_failures(failures: Failures, plan: SweepPlan) -> None:
+    """Raise SweepError where some runs of a plan failed."""
+    jobs = {job.number: job for stack in plan.stacks for job in stack}
+    if len(jobs) == 1 and failures:
+        [failure] = failures.values()
+        raise SweepError(failure.text, failure.status)
+    if failures:
+        texts = "; ".join(f"{jobs[number].title} ({failures[number].text})" for number in sorted(failures))
+        raise SweepError(f"{len(failures)} of {len(jobs)} runs failed: {texts}")

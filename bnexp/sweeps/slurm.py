@@ -1,0 +1,96 @@
+"""Stacks as jobs of Slurm, through submitit: stacks within a node, jobs across nodes."""
+
+import os
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from bnexp.cache import UnsafeError, cache_directory, make_private, reason
+from bnexp.config import ConfigError
+from bnexp.sweeps.executor import Ended
+from bnexp.sweeps.job import ExecutorConfig, StackOfJobs
+from bnexp.sweeps.stacks import SweepPlan
+from bnexp.sweeps.train import Failures, train_stack
+
+POLL = 0.5  # seconds between looks at the jobs
+
+
+class Submitted:
+    """What a job of Slurm runs: a stack. One that is preempted, or out of time, goes back into the queue."""
+
+    def __call__(self, stack: StackOfJobs) -> Failures:
+        """Train the stack."""
+        return train_stack(stack)
+
+    def checkpoint(self, stack: StackOfJobs) -> Any:
+        """For submitit: the job to put into the queue, which resumes the runs of the stack."""
+        from submitit.helpers import DelayedSubmission  # noqa: PLC0415 - an extra
+
+        return DelayedSubmission(self, stack)
+
+
+class SlurmExecutor:
+    """Each stack is a job of Slurm's (`executor.cluster=local`: a process of this machine, for trying it out)."""
+
+    def __init__(self, plan: SweepPlan) -> None:
+        config = plan.config
+        self.submitter = make_submitter(config, folder_for_jobs(plan.directory))
+        self.jobs: list[tuple[StackOfJobs, Any]] = []
+
+    def start(self, stack: StackOfJobs) -> None:
+        """Submit the stack."""
+        self.jobs.append((stack, self.submitter.submit(Submitted(), stack)))
+
+    def poll(self) -> list[Ended]:
+        """The stacks whose jobs are done."""
+        done = [(stack, job) for stack, job in self.jobs if job.done()]
+        if not done:
+            time.sleep(POLL)
+        self.jobs = [pair for pair in self.jobs if pair not in done]
+        return [ended(stack, job) for stack, job in done]
+
+    def cancel(self) -> None:
+        """Cancel every job that isn't done."""
+        for _, job in self.jobs:
+            job.cancel(check=False)
+        self.jobs.clear()
+
+
+def ended(stack: StackOfJobs, job: Any) -> Ended:
+    """What became of a stack whose job is done."""
+    error = job.exception()
+    if error is not None:
+        return Ended(stack, lost=f"job {job.job_id} was lost ({type(error).__name__})")
+    return Ended(stack, job.result())
+
+
+def folder_for_jobs(directory: Path) -> Path:
+    """Where submitit keeps what it sends: beside a sweep's runs, or in the user's own directory where somebody else can
+    write there, since what is read back is unpickled. Raises ConfigError.
+    """
+    folder = directory / ".submitit"
+    try:
+        make_private(folder.absolute())
+    except UnsafeError as unsafe:
+        folder = cache_directory() / "jobs" / sha256(os.fsencode(directory.absolute())).hexdigest()[:16]
+        try:
+            make_private(folder)
+        except OSError as error:
+            raise ConfigError(f"no jobs can be sent from {directory}: {reason(unsafe)}, {reason(error)}") from error
+    return folder
+
+
+def make_submitter(config: ExecutorConfig, folder: Path) -> Any:
+    """submitit's executor. Raises ConfigError for parameters that it doesn't know."""
+    import submitit  # noqa: PLC0415 - an extra
+
+    parameters = {"timeout_min": config.timeout_min} | config.parameters
+    if config.partition is not None:
+        parameters["slurm_partition"] = config.partition
+    executor = submitit.AutoExecutor(folder=folder, cluster=config.cluster)
+    try:
+        executor.update_parameters(name="bnexp", **parameters)
+    except (NameError, TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"executor.parameters={config.parameters} is not allowed: {error}") from error
+    return executor

@@ -1,0 +1,85 @@
+"""A stack of jobs, trained in the process that calls: what every executor runs."""
+
+import logging
+from dataclasses import dataclass
+
+from bnexp.compiled import CompileError
+from bnexp.config import ConfigError
+from bnexp.console import describe
+from bnexp.run_log import run_log
+from bnexp.sweeps.job import Job, StackOfJobs
+from bnexp.train import Member, open_member, outcome_of, train_together
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run failed, in a line; `status` is the exit status of a command that trains it alone."""
+
+    text: str
+    status: int = 1
+
+
+Failures = dict[int, Failure]  # by the job's number
+
+
+def train_stack(stack: StackOfJobs) -> Failures:
+    """Open each job's run in its directory and train them as one network; the runs that failed.
+
+    Runs that are complete already are left as they are. Raises Interrupted once all are closed.
+    """
+    failures: Failures = {}
+    members: list[tuple[Job, Member]] = []
+    for job in stack:
+        try:
+            if outcome_of(job.config, job.directory) is None:
+                members.append((job, open_job(job, len(stack))))
+        except Exception as error:  # one directory's trouble is not the others'
+            failures[job.number] = failure_of(error)
+    try:
+        if members:
+            with run_log([job.directory for job, _ in members], verbose_of(stack[0])):
+                train_together([member for _, member in members])
+    finally:
+        for job, member in members:
+            write_outcome(job, member)
+    errors = {job.number: member.outcome for job, member in members if isinstance(member.outcome, Exception)}
+    return failures | {number: failure_of(error) for number, error in errors.items()}
+
+
+def open_job(job: Job, companions: int) -> Member:
+    """The job's run, created or reopened, with Hydra's record and its log beside. Raises what `open_member` raises."""
+    with run_log([job.directory], verbose_of(job)):
+        member = open_member(job.config, job.launch, companions)
+        try:
+            if job.record is not None:
+                job.record.write(job)
+        except OSError:
+            member.release()
+            raise
+    return member
+
+
+def verbose_of(job: Job) -> object:
+    """`hydra.verbose`: true, or the names of the loggers that are to say more."""
+    return job.record.hydra["verbose"] if job.record else False
+
+
+def failure_of(error: Exception) -> Failure:
+    """An error in a line that can cross to another process."""
+    if isinstance(error, ConfigError):
+        return Failure(str(error), 2)
+    if isinstance(error, OSError) and error.filename:
+        return Failure(f"{error.filename}: {error.strerror}")
+    known = str(error).startswith(type(error).__name__)
+    return Failure(str(error) if known else f"{type(error).__name__}: {error}")
+
+
+def write_outcome(job: Job, member: Member) -> None:
+    """The last line of a run's log."""
+    logger, outcome = logging.getLogger("bnexp"), member.outcome
+    with run_log([job.directory], verbose_of(job)):
+        if isinstance(outcome, Exception):
+            told = isinstance(outcome, ConfigError | OSError | CompileError)  # in one line, which says it all
+            logger.error("%s failed: %s", job.title, outcome, exc_info=None if told else outcome)
+        elif outcome is not None:
+            logger.info(describe(outcome))
