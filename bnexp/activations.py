@@ -19,6 +19,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def make_activation(name: str) -> nn.Module:
-    """Raises ConfigError on an unknown name."""
+    """Make the activation of this name. Raises ConfigError for an unknown one."""
     require_choice("act", name, ACTIVATIONS)
     return ACTIVATIONS[name]()

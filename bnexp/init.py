@@ -1,4 +1,4 @@
-"""Starting weights: a parameter's start follows from the seed and its name alone."""
+"""Initial weights: a parameter's initial value follows from the seed and its name alone."""
 
 import math
 from collections.abc import Callable
@@ -22,14 +22,13 @@ def initialize(model: nn.Module, config: InitConfig, seed: int) -> None:
     """Draw the weights of every linear and convolutional layer, in place, on the CPU; norms keep γ = 1 and β = 0.
 
     normal: N(0, std²). xavier: U(±√(6 / (fan_in + fan_out))). kaiming: N(0, 2 / fan_in). torch: U(±1/√fan_in).
-    Biases start at 0, with `torch` in U(±1/√fan_in).
+    Biases are 0, with `torch` U(±1/√fan_in). Raises ConfigError for an unknown name.
     """
     require_choice("init", config.name, INITS)
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear | nn.Conv2d):
             continue
         INITS[config.name](config, module.weight, generator(seed, "parameter", f"{name}.weight"))
-        if module.bias is None:
-            continue
-        bound = 1 / math.sqrt(module.weight[0].numel()) if config.name == "torch" else 0.0
-        module.bias.uniform_(-bound, bound, generator=generator(seed, "parameter", f"{name}.bias"))
+        if module.bias is not None:
+            bound = 1 / math.sqrt(module.weight[0].numel()) if config.name == "torch" else 0.0
+            module.bias.uniform_(-bound, bound, generator=generator(seed, "parameter", f"{name}.bias"))

@@ -1,4 +1,4 @@
-"""Optimizers as functions of one member: a stack maps them over its members, each with numbers of its own.
+"""Optimizers as functions of one member: a stack maps them over its members, each with its own hyperparameters.
 
 They compute what torch.optim computes. `numbers` holds a member's scalars: lr, weight_decay, momentum, beta1, beta2,
 eps, and t, the count of this update from 1; tensors where the step is compiled, which fuses the arithmetic, and floats
@@ -14,33 +14,34 @@ from torch import Tensor
 from bnexp.config import OptimConfig, require_choice
 
 Numbers = Mapping[str, Tensor | float]
-Slots = dict[str, Tensor]  # name → what the optimizer remembers of a parameter
+Slots = dict[str, Tensor]  # name → a tensor that the optimizer keeps for a parameter
 
 
 def sgd(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) -> None:
-    """θ ← θ - lr (g + λ θ)"""
+    """Stochastic gradient descent: θ ← θ - lr (g + λ θ)."""
     descend(parameter, decayed(gradient, parameter, numbers), numbers["lr"])
 
 
 def momentum(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) -> None:
-    """v ← μ v + g + λ θ; θ ← θ - lr v (Polyak 1964, as torch writes it)"""
+    """Gradient descent with momentum: v ← μ v + g + λ θ; θ ← θ - lr v (Polyak 1964, as torch writes it)."""
     velocity = slots["velocity"]
     velocity.mul_(numbers["momentum"]).add_(decayed(gradient, parameter, numbers))
     descend(parameter, velocity, numbers["lr"])
 
 
 def adam(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) -> None:
-    """Kingma & Ba 2015, algorithm 1, with λ θ added to the gradient."""
+    """Adam (Kingma & Ba 2015, algorithm 1), with λ θ added to the gradient."""
     adam_update(parameter, decayed(gradient, parameter, numbers), slots, numbers)
 
 
 def adamw(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) -> None:
-    """Loshchilov & Hutter 2019, algorithm 2: θ shrinks by lr λ, apart from the gradient."""
+    """AdamW (Loshchilov & Hutter 2019, algorithm 2): θ shrinks by lr λ, apart from the gradient."""
     parameter.mul_(1 - numbers["lr"] * numbers["weight_decay"])
     adam_update(parameter, gradient, slots, numbers)
 
 
 def adam_update(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) -> None:
+    """m ← β₁ m + (1 - β₁) g; v ← β₂ v + (1 - β₂) g²; θ ← θ - lr / (1 - β₁ᵗ) m / (√(v / (1 - β₂ᵗ)) + ε)."""
     first, second, beta1, beta2, t = (slots["first"], slots["second"], *(numbers[k] for k in ("beta1", "beta2", "t")))
     first.mul_(beta1).add_((1 - beta1) * gradient)
     second.mul_(beta2).add_((1 - beta2) * gradient.square())
@@ -49,13 +50,13 @@ def adam_update(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numb
 
 
 def decayed(gradient: Tensor, parameter: Tensor, numbers: Numbers) -> Tensor:
-    """g + λ θ"""
+    """g + λ θ."""
     decay = numbers["weight_decay"]
     return gradient if isinstance(decay, float) and decay == 0 else gradient + decay * parameter
 
 
 def descend(parameter: Tensor, direction: Tensor, rate: Tensor | float) -> None:
-    """θ ← θ - rate · direction"""
+    """θ ← θ - rate · direction, in one pass where the rate is a float."""
     if isinstance(rate, float):
         parameter.add_(direction, alpha=-rate)
     else:
@@ -64,6 +65,8 @@ def descend(parameter: Tensor, direction: Tensor, rate: Tensor | float) -> None:
 
 @dataclass(frozen=True)
 class Optimizer:
+    """An update of one parameter, in place, and the names of the tensors of its shape that it keeps from 0."""
+
     update: Callable[[Tensor, Tensor, Slots, Numbers], None]
     slots: tuple[str, ...] = ()
 
@@ -75,16 +78,17 @@ OPTIMIZERS = {
     "adamw": Optimizer(adamw, ("first", "second")),
 }
 NUMBERS = ("lr", "weight_decay", "momentum", "beta1", "beta2", "eps")
-STACKABLE = (*NUMBERS, "schedule")  # keys of OptimConfig in which the members of a stack may differ: see set_rates
+STACKABLE = (*NUMBERS, "schedule")  # keys of OptimConfig in which the members of a stack may differ
 
 
 def find_optimizer(config: OptimConfig) -> Optimizer:
+    """Find a configuration's optimizer. Raises ConfigError for an unknown name."""
     require_choice("optim", config.name, OPTIMIZERS)
     return OPTIMIZERS[config.name]
 
 
 def schedule_factor(schedule: str, step: int, steps: int) -> float:
-    """What the learning rate is multiplied with for the update that follows `step` updates out of `steps`."""
+    """The factor of the learning rate for the update that follows `step` updates out of `steps`."""
     if schedule == "cosine":
         return (1 + math.cos(math.pi * step / steps)) / 2
     if schedule == "step":

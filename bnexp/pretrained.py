@@ -12,14 +12,15 @@ from bnexp.config import ConfigError, RunConfig, require
 from bnexp.runs import CHECKPOINT, read_run
 from bnexp.storage import DamagedFileError, file_digest, load_tensors
 
-# keys that have to agree
+# Keys of the architecture that have to agree.
 SHAPING = ("name", "hidden", "depth", "channels", "dense", "growth", "norm_position", "pre_activation")
-FEW = 6  # names that a line gives
+SCALARS = ("epsilon", "momentum")  # buffers of norms that hold hyperparameters, which are each run's own
+NAMES_SHOWN = 6  # in a line
 
 
 @dataclass(frozen=True)
-class Source:
-    """A finished run: its configuration, its checkpoint's parameters and buffers by name, the checkpoint's SHA-256."""
+class FinishedRun:
+    """A run's configuration, its checkpoint's parameters and buffers by name, and the checkpoint's SHA-256."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -28,48 +29,50 @@ class Source:
 
 @dataclass(frozen=True)
 class Match:
-    """Names of tensors: taken from the source, left in it, and those of this network that keep their own start."""
+    """Names of tensors: taken from the finished run, left in it, and those of this network that keep their own."""
 
     loaded: list[str]
     skipped: list[str]
     new: list[str]
 
     def __str__(self) -> str:
-        parts = (
-            f"{len(names)} {what}{listed(names)}" for what, names in (("skipped", self.skipped), ("new", self.new))
-        )
-        return f"{len(self.loaded)} tensors loaded, {', '.join(parts)}"
+        return f"{len(self.loaded)} tensors loaded, {listed(self.skipped, 'skipped')}, {listed(self.new, 'new')}"
 
 
-def listed(names: list[str]) -> str:
-    return f" ({', '.join(names[:FEW])}{', …' if len(names) > FEW else ''})" if names else ""
+def listed(names: list[str], kind: str) -> str:
+    """Count names, and list the first of them."""
+    more = ", …" if len(names) > NAMES_SHOWN else ""
+    return f"{len(names)} {kind}" + (f" ({', '.join(names[:NAMES_SHOWN])}{more})" if names else "")
 
 
 def load_start(model: nn.Module, config: RunConfig) -> None:
-    """Put the source's values into a network on the CPU. Raises ConfigError, with nothing put in."""
-    match, targets = find_start(model, config), state_of(model)
+    """Copy the finished run's values into a network on the CPU. Raises ConfigError before any is copied."""
+    match, targets = find_start(model, config), transferable(model)
     with torch.no_grad():
         for name in match.loaded:
             targets[name].copy_(source_of(config).tensors[name])
 
 
 def find_start(model: nn.Module, config: RunConfig) -> Match:
-    """What a run's network, with or without values, takes from its source: every parameter and running average of the
-    same name and shape. Raises ConfigError.
+    """Find what a network takes from the finished run: every parameter and running average of equal name and shape.
+
+    The network may be on the meta device. Raises ConfigError where the two don't fit or share nothing.
     """
     source = source_of(config)
     for name in SHAPING:
         theirs, ours = source.config["arch"].get(name), getattr(config.arch, name)
-        where = "arch" if name == "name" else f"arch.{name}"
-        require(theirs == ours, "init_from", config.init_from, f"a run of {where}={theirs}, while this one has {ours}")
-    match = match_tensors(model, source)
-    fits = bool(match.loaded)
-    require(fits, "init_from", config.init_from, "nothing in that run has the name and shape of something in this one")
-    return match
+        key = "arch" if name == "name" else f"arch.{name}"
+        require(theirs == ours, "init_from", config.init_from, f"a run of {key}={theirs}, while this one has {ours}")
+    shapes = {name: tensor.shape for name, tensor in transferable(model).items()}
+    loaded = [name for name, shape in shapes.items() if name in source.tensors and source.tensors[name].shape == shape]
+    nothing = "nothing in that run has the name and shape of something in this one"
+    require(bool(loaded), "init_from", config.init_from, nothing)
+    skipped = [name for name in source.tensors if name not in loaded]
+    return Match(loaded, skipped, new=[name for name in shapes if name not in loaded])
 
 
 def describe_start(model: nn.Module, config: RunConfig) -> dict[str, Any]:
-    """For the run's record."""
+    """Describe the start for the run's record."""
     return asdict(find_start(model, config)) | {"sha256": source_digest(config)}
 
 
@@ -78,30 +81,22 @@ def source_digest(config: RunConfig) -> str:
     return source_of(config).sha256
 
 
-def match_tensors(model: nn.Module, source: Source) -> Match:
-    targets = {name: tensor.shape for name, tensor in state_of(model).items()}
-    loaded = [name for name, shape in targets.items() if name in source.tensors and source.tensors[name].shape == shape]
-    return Match(
-        loaded,
-        skipped=[name for name in source.tensors if name not in loaded],
-        new=[name for name in targets if name not in loaded],
-    )
+def transferable(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and running averages; not the norms' hyperparameters (float64) and conditions (int64)."""
+    averages = {name: buffer for name, buffer in model.named_buffers() if buffer.dtype == torch.float32}
+    return dict(model.named_parameters()) | averages
 
 
-def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and running averages; not the norms' numbers (float64) and inputs (int64), which are a run's own."""
-    kept = {name: buffer for name, buffer in model.named_buffers() if buffer.dtype == torch.float32}
-    return dict(model.named_parameters()) | kept
-
-
-def source_of(config: RunConfig) -> Source:
+def source_of(config: RunConfig) -> FinishedRun:
+    """Read the run that this one starts from. Raises ConfigError as `read_source` does."""
     return read_source(str(config.init_from), Path.cwd())
 
 
 @lru_cache(maxsize=4)
-def read_source(directory: str, here: Path) -> Source:
-    """`here`: what a relative path is relative to, of which the cache has to know. Raises ConfigError where it is no
-    run's directory, or the checkpoint is missing or damaged.
+def read_source(directory: str, working_directory: Path) -> FinishedRun:
+    """Read a finished run. A relative path depends on the working directory, so the cache has to know it.
+
+    Raises ConfigError where it is no run's directory, or the checkpoint is missing or damaged.
     """
     key, folder = f"init_from={directory}", Path(directory)
     try:
@@ -111,15 +106,12 @@ def read_source(directory: str, here: Path) -> Source:
     status = run.summary["status"]
     require(status == "finished", "init_from", directory, f"a run that finished, while this one is {status}")
     try:
-        kept = load_tensors(folder / CHECKPOINT)
-        digest = file_digest(folder / CHECKPOINT)
+        stored, digest = load_tensors(folder / CHECKPOINT), file_digest(folder / CHECKPOINT)
     except FileNotFoundError as error:
         raise ConfigError(f"{key} is not allowed: a run without a checkpoint") from error
     except (DamagedFileError, OSError) as error:
         raise ConfigError(f"{key} is not allowed: {error}") from error
-    numbers = ("epsilon", "momentum")
-    named = {
-        name.partition(".")[2]: tensor for name, tensor in kept.items() if name.startswith(("parameters.", "buffers."))
-    }
-    tensors = {name: tensor for name, tensor in named.items() if name.rpartition(".")[2] not in numbers}
-    return Source(run.config, tensors, digest)
+    groups = (name.partition(".") for name in stored)
+    names = {name: f"{group}.{name}" for group, _, name in groups if group in ("parameters", "buffers")}
+    tensors = {name: stored[place] for name, place in names.items() if name.rpartition(".")[2] not in SCALARS}
+    return FinishedRun(run.config, tensors, digest)

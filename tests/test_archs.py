@@ -4,7 +4,6 @@ import json
 import math
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from conftest import Bnexp
 from torch import Tensor, nn
 
 from bnexp.activations import ACTIVATIONS, make_activation
-from bnexp.archs.block import Block
+from bnexp.archs.block import Block, Builder
 from bnexp.archs.registry import ARCHS, make_model, notes, stacks
 from bnexp.cli.compose import configurations
 from bnexp.config import ActConfig, ArchConfig, ConfigError, NormConfig, RunConfig
@@ -132,7 +131,7 @@ def test_norm_position(arch: str, position: str) -> None:
     x = images(MNIST).flatten(1) if arch == "mlp" else images(MNIST)
     activate, layer = make_activation("sigmoid"), block.layer
     expected = block.norm(activate(layer(x))) if position == "after" else activate(block.norm(layer(x)))
-    assert torch.equal(block(x), expected)
+    assert torch.equal(block(x), block.pool(expected) if block.pool else expected)
 
 
 def test_norm_positions_differ() -> None:
@@ -453,9 +452,9 @@ def test_a_norm_of_two_values_and_more_trains(bnexp: Bnexp, small_maps: str, wor
 class SmallMaps(nn.Module):
     """A network that somebody adds, with a norm on maps of one position."""
 
-    def __init__(self, arch: Any, norm: NormConfig, act: Any, shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, builder: Builder, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
-        self.layer, self.norm = nn.Conv2d(shape[0], 4, shape[1:]), make_norm(norm, 4)
+        self.layer, self.norm = nn.Conv2d(shape[0], 4, shape[1:]), make_norm(builder.norm, 4)
         self.classifier = nn.Linear(4, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from conftest import Bnexp
 from bnexp.batches import Batches
 from bnexp.config import ConfigError, DatasetConfig, NormConfig, OptimConfig, RunConfig
 from bnexp.data import load_data, split
-from bnexp.datasets.conditions import CONDITIONS, in_every_style
+from bnexp.datasets.conditions import CONDITIONS, in_conditions
 from bnexp.datasets.images import Images, Source
 from bnexp.engine import Stack
 
@@ -75,7 +75,7 @@ def test_every_style_keeps_kind_and_range(name: str, channels: int) -> None:
 # ---- the data set
 
 
-def test_every_image_is_there_in_every_style() -> None:
+def test_every_image_is_there_in_conditions() -> None:
     plain, styled = load_data(digits([], limit=50)), load_data(digits(STYLES, limit=50))
     for name in ("train", "validation", "test"):
         one, many = getattr(plain, name), getattr(styled, name)
@@ -89,7 +89,7 @@ def test_every_image_is_there_in_every_style() -> None:
 
 
 def test_choosing_images_keeps_their_condition() -> None:
-    images = in_every_style(Images(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.arange(2)), STYLES, 16)
+    images = in_conditions(Images(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.arange(2)), STYLES, 16)
     assert images[torch.tensor([5, 0])].condition.tolist() == [2, 0]
     assert images[1:3].condition.tolist() == [0, 1]
 

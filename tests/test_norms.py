@@ -173,7 +173,7 @@ def test_running_variance_by_hand(shape: tuple[int, ...], unbiased: bool, varian
 @pytest.mark.parametrize("unbiased", [True, False])
 @pytest.mark.parametrize("kind", SHAPES)
 def test_training_divides_by_the_biased_variance(kind: str, unbiased: bool) -> None:
-    norm = BatchNorm(FEATURES, eps=1e-12, momentum=0.1, unbiased=unbiased, affine=False)
+    norm = BatchNorm(NormConfig(eps=1e-12, unbiased=unbiased, affine=False), FEATURES)
     y = norm(draw(SHAPES[kind])).transpose(0, 1).flatten(1)
     close(y.mean(1), torch.zeros(FEATURES))
     close(y.var(1, correction=0), torch.ones(FEATURES))
@@ -181,7 +181,7 @@ def test_training_divides_by_the_biased_variance(kind: str, unbiased: bool) -> N
 
 @pytest.mark.parametrize("momentum", [0.01, 0.3, 1.0])
 def test_momentum_weighs_the_new_value(momentum: float) -> None:
-    norm = BatchNorm(FEATURES, eps=EPS, momentum=momentum, unbiased=True, affine=True)
+    norm = BatchNorm(NormConfig(eps=EPS, momentum=momentum), FEATURES)
     x = draw(SHAPES["vectors"])
     norm(x)
     close(norm.running_mean, momentum * x.mean(0))
@@ -325,8 +325,8 @@ def test_groups_that_do_not_divide_name_those_that_do(groups: int) -> None:
 
 
 def test_without_affine_nothing_is_learned() -> None:
-    assert not list(GroupNorm(FEATURES, 2, EPS, affine=False).parameters())
-    assert not list(BatchNorm(FEATURES, EPS, 0.1, True, affine=False).parameters())
+    assert not list(GroupNorm(NormConfig(groups=2, affine=False), FEATURES).parameters())
+    assert not list(BatchNorm(NormConfig(affine=False), FEATURES).parameters())
     assert not list(make_norm(NormConfig("rms", affine=False), FEATURES).parameters())
 
 

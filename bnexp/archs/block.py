@@ -1,6 +1,9 @@
-"""What every architecture is made of."""
+"""The parts that every architecture is made of, above all the block: a layer with its norm and its activation."""
 
-from dataclasses import replace
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -8,52 +11,71 @@ from bnexp.activations import make_activation
 from bnexp.config import ActConfig, ArchConfig, NormConfig
 from bnexp.norms import IMAGES_ONLY, WITHOUT_SHIFT, make_norm
 
+Shape = tuple[int, int, int]  # channels, height and width of an image
+
 
 class Block(nn.Module):
-    """layer → norm → activation, or layer → activation → norm where `after`.
+    """layer → norm → activation, or layer → activation → norm where `after`; then a pool, where there is one.
 
-    The norm's place is kept when there is none, so that a parameter has the same name, hence the same start, in
-    every arm of a comparison.
+    The norm is a part under the same name even when it is the identity, so that a parameter has the same name, and
+    hence the same initial value, in every arm of a comparison.
     """
 
-    def __init__(self, layer: nn.Module, norm: nn.Module, activation: nn.Module, after: bool) -> None:
+    def __init__(
+        self, layer: nn.Module, norm: nn.Module, activation: nn.Module, after: bool, pool: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.layer, self.norm, self.activation, self.after = layer, norm, activation, after
+        self.layer, self.norm, self.activation, self.after, self.pool = layer, norm, activation, after, pool
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the parts."""
         x = self.layer(x)
         y: Tensor = self.norm(self.activation(x)) if self.after else self.activation(self.norm(x))
-        return y
+        return self.pool(y) if self.pool else y
 
 
-class PreActivation(nn.Module):
-    """norm → activation → layer (He et al. 2016, "Identity mappings in deep residual networks")."""
-
-    def __init__(self, layer: nn.Module, norm: nn.Module, activation: nn.Module) -> None:
-        super().__init__()
-        self.norm, self.activation, self.layer = norm, activation, layer
+class GlobalMean(nn.Module):
+    """The mean over positions: (N, C, H, W) → (N, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layer(self.activation(self.norm(x)))
-        return y
+        """Average images."""
+        return x.mean((2, 3))
 
 
-def has_bias(arch: ArchConfig, norm: NormConfig) -> bool:
-    """Whether a block's layer has a bias: by default not where a norm follows it, whose β takes its place."""
-    if isinstance(arch.bias, bool):
-        return arch.bias
-    return norm.name in WITHOUT_SHIFT or arch.norm_position == "after"
+def chain(**parts: nn.Module) -> nn.Sequential:
+    """Modules that are applied one after the other, each under its name."""
+    return nn.Sequential(OrderedDict(parts))
 
 
-def make_block(layer: nn.Module, features: int, arch: ArchConfig, norm: NormConfig, act: ActConfig) -> Block:
-    return Block(layer, make_norm(norm, features), make_activation(act.name), after=arch.norm_position == "after")
+@dataclass(frozen=True)
+class Builder:
+    """Builds the parts of one network, which share their architecture's settings, norm and activation."""
 
+    arch: ArchConfig
+    norm: NormConfig
+    act: ActConfig
 
-def make_pre_activation(layer: nn.Module, features: int, norm: NormConfig, act: ActConfig) -> PreActivation:
-    """`features`: channels that it reads."""
-    return PreActivation(layer, make_norm(norm, features), make_activation(act.name))
+    @property
+    def bias(self) -> bool:
+        """Whether a block's layer has a bias: by default not where a norm follows it, whose β takes its place."""
+        if isinstance(self.arch.bias, bool):
+            return self.arch.bias
+        return self.norm.name in WITHOUT_SHIFT or self.arch.norm_position == "after"
 
+    def block(self, layer: nn.Module, features: int, pool: nn.Module | None = None) -> Block:
+        """A layer of `features` units or channels, followed by norm, activation and pool."""
+        norm, activation = make_norm(self.norm, features), make_activation(self.act.name)
+        return Block(layer, norm, activation, self.arch.norm_position == "after", pool)
 
-def norm_for_vectors(norm: NormConfig) -> NormConfig:
-    """The norm of a network's dense layers: none where the chosen one needs images."""
-    return replace(norm, name="none") if norm.name in IMAGES_ONLY else norm
+    def pre_activation(self, layer: nn.Module, features: int) -> nn.Sequential:
+        """norm → activation → a layer that reads `features` channels (He et al. 2016, "Identity mappings")."""
+        return chain(norm=make_norm(self.norm, features), activation=make_activation(self.act.name), layer=layer)
+
+    def convolution(self, inputs: int, features: int, size: int = 3, stride: int = 1) -> nn.Conv2d:
+        """A convolution that keeps height and width, or divides them by its stride."""
+        return nn.Conv2d(inputs, features, size, stride, padding=size // 2, bias=self.bias)
+
+    def dense(self, widths: Sequence[int]) -> nn.Sequential:
+        """Dense blocks from each width to the next. A norm that needs images is left out of them."""
+        flat = replace(self, norm=replace(self.norm, name="none")) if self.norm.name in IMAGES_ONLY else self
+        return nn.Sequential(*(flat.block(nn.Linear(n, m, bias=flat.bias), m) for n, m in pairwise(widths)))

@@ -1,4 +1,4 @@
-"""Every architecture, by name."""
+"""Every architecture, by name, and the checks of a network before it is trained."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,46 +7,49 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bnexp.archs.convnet import ConvNet
-from bnexp.archs.densenet import DenseNet
-from bnexp.archs.lenet import LeNet
-from bnexp.archs.mlp import MLP
-from bnexp.archs.resnet import ResNet
-from bnexp.archs.vgg import VGG
-from bnexp.config import ActConfig, ArchConfig, ConfigError, NormConfig, RunConfig, require_choice
+from bnexp.archs.block import Builder, Shape
+from bnexp.archs.convnet import convnet
+from bnexp.archs.densenet import densenet
+from bnexp.archs.lenet import lenet
+from bnexp.archs.mlp import mlp
+from bnexp.archs.resnet import resnet
+from bnexp.archs.vgg import vgg
+from bnexp.config import ConfigError, RunConfig, require_choice
 from bnexp.norms import IMAGES_ONLY, WITHOUT_SHIFT, BatchNorm, GroupNorm
 from bnexp.parallel import processes
 
-# Each of (arch, norm, act, shape of an image, classes).
-ARCHS: dict[str, Callable[[ArchConfig, NormConfig, ActConfig, tuple[int, int, int], int], nn.Module]] = {
-    "mlp": MLP,
-    "convnet": ConvNet,
-    "lenet": LeNet,
-    "vgg": VGG,
-    "resnet": ResNet,
-    "densenet": DenseNet,
+# Each makes a network from the builder of its parts, the shape of an image and the number of classes.
+ARCHS: dict[str, Callable[[Builder, Shape, int], nn.Module]] = {
+    "mlp": mlp,
+    "convnet": convnet,
+    "lenet": lenet,
+    "vgg": vgg,
+    "resnet": resnet,
+    "densenet": densenet,
 }
 DENSE = {"convnet", "lenet", "vgg"}  # have dense layers behind convolutions
 STACKS = {"mlp"}  # grouped convolutions are slower on a CPU than one network after the other
 
 
-def make_model(config: RunConfig, shape: tuple[int, int, int], classes: int, device: str = "meta") -> nn.Module:
-    """The network of a run for images (C, H, W); on the meta device it has shapes and names, but no values.
+def make_model(config: RunConfig, shape: Shape, classes: int, device: str = "meta") -> nn.Module:
+    """Make the network of a run for images (C, H, W); on the meta device it has shapes and names, but no values.
 
     Raises ConfigError where the architecture, the norm and the data don't fit one another.
     """
     require_choice("arch", config.arch.name, ARCHS)
     norm = replace(config.norm, conditions=max(1, len(config.dataset.conditions)))
     with torch.device(device):
-        return ARCHS[config.arch.name](config.arch, norm, config.act, shape, classes)
+        return ARCHS[config.arch.name](Builder(config.arch, norm, config.act), shape, classes)
 
 
-_checked: set[str] = set()  # networks and batches that were found right, since a sweep has few and many runs of them
+_checked: set[str] = set()  # networks and batches that passed: a sweep has few of them and many runs of each
 
 
-def check_model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The network on the meta device. Raises ConfigError as `make_model` does, and where a norm would take mean and
-    variance of a single value, of which nothing is left but β: that follows from what each layer is given.
+def check_model(config: RunConfig, shape: Shape, classes: int) -> nn.Module:
+    """Make the network on the meta device and check it.
+
+    Raises ConfigError as `make_model` does, and where a norm would take mean and variance of a single value, of which
+    nothing is left but β: that follows from the shapes that each layer is given.
     """
     model, batch = make_model(config, shape, classes), (config.batch_size // processes(), *shape)
     network = repr((config.arch, config.norm, config.act, config.dataset.conditions, batch, classes))
@@ -57,6 +60,7 @@ def check_model(config: RunConfig, shape: tuple[int, int, int], classes: int) ->
 
 
 def check_statistics(model: nn.Module, config: RunConfig, batch: tuple[int, ...]) -> None:
+    """Raises ConfigError where a batch of this shape gives a norm of the network a single value to average."""
     hooks = [
         norm.register_forward_pre_hook(partial(require_two_values, config, name))
         for name, norm in model.named_modules()
@@ -69,15 +73,16 @@ def check_statistics(model: nn.Module, config: RunConfig, batch: tuple[int, ...]
 
 
 def require_two_values(config: RunConfig, layer: str, norm: BatchNorm | GroupNorm, inputs: tuple[Tensor]) -> None:
-    values, (x,) = norm.values_averaged(inputs[0]), inputs
+    """Raises ConfigError where a norm, in the layer of this name, averages fewer than two values of its input."""
+    values = norm.values_averaged(inputs[0])
     if values >= 2:
         return
     over_batch = isinstance(norm, BatchNorm)
-    what = f"norm={config.norm.name}" + (f" with batch_size={config.batch_size}" if over_batch else "")
+    key = f"norm={config.norm.name}" + (f" with batch_size={config.batch_size}" if over_batch else "")
     remedy = "a larger batch" if over_batch else "more units or channels, fewer groups or larger images"
     raise ConfigError(
-        f"{what} is not allowed: {layer} is given {' × '.join(map(str, x.shape))}, where each mean and variance is of "
-        f"{values} value, at least 2 are needed ({remedy})"
+        f"{key} is not allowed: {layer} is given {' × '.join(map(str, inputs[0].shape))}, where each mean and variance "
+        f"is of {values} value, at least 2 are needed ({remedy})"
     )
 
 
@@ -87,7 +92,7 @@ def stacks(config: RunConfig) -> bool:
 
 
 def notes(config: RunConfig) -> list[str]:
-    """What sets this arm apart besides its norm; a comparison's table names it."""
+    """List what else sets an arm apart that has this norm; a comparison's table names it."""
     found = []
     if config.norm.name not in WITHOUT_SHIFT and config.arch.norm_position == "before" and config.arch.bias == "auto":
         found.append("no bias where the norm follows")

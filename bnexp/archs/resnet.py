@@ -5,67 +5,53 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.activations import make_activation
-from bnexp.archs.block import has_bias, make_block, make_pre_activation
-from bnexp.config import ActConfig, ArchConfig, ConfigError, NormConfig
+from bnexp.archs.block import Builder, GlobalMean, Shape, chain
+from bnexp.config import ArchConfig, ConfigError
 from bnexp.norms import make_norm
 
+ZERO_REFUSED = "arch.residual_init_zero=true is not allowed"
 
-class ResNet(nn.Module):
-    """(N, C, H, W) → (N, classes): a 3×3 convolution with norm and activation; a stage for every width, each of n
-    residual blocks of two 3×3 convolutions, the first of a later stage with stride 2; the mean over positions; a
-    classifier. With three stages the depth is 6n + 2.
 
-    `pre_activation`: norm and activation stand before each convolution, and once more after the last block (He et al.
-    2016, "Identity mappings"). `residual_init_zero`: the last γ of a block starts at 0 (Goyal et al. 2017, §5.1).
-    `skip_init`: a learned factor on a block's branch that starts at 0 (De & Smith 2020). Raises ConfigError for
-    another depth, and for `residual_init_zero` where the branch doesn't end in a γ.
+def resnet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
+    """Images (N, C, H, W) → logits (N, classes), by residual blocks and a classifier.
+
+    A 3×3 convolution with norm and activation; a stage for each of `arch.channels`, each of n residual blocks of two
+    3×3 convolutions, the first of a later stage with stride 2; the mean over positions; a linear classifier. With three
+    stages the depth is 6n + 2.
+
+    `pre_activation`: norm and activation precede each convolution, and follow the last block (He et al. 2016,
+    "Identity mappings"). `residual_init_zero`: the last γ of a block starts at 0 (Goyal et al. 2017, §5.1).
+    `skip_init`: a learned factor on a block's branch, which starts at 0 (De & Smith 2020).
+
+    Raises ConfigError for another depth, for widths that shrink, and for `residual_init_zero` where a branch doesn't
+    end in a γ.
     """
-
-    def __init__(
-        self, arch: ArchConfig, norm: NormConfig, act: ActConfig, shape: tuple[int, int, int], classes: int
-    ) -> None:
-        super().__init__()
-        widths, blocks = arch.channels, blocks_a_stage(arch)
-        if arch.residual_init_zero and arch.pre_activation:
-            raise ConfigError(
-                "arch.residual_init_zero=true is not allowed: a pre-activation block ends in a convolution"
-            )
-        if arch.residual_init_zero and arch.skip_init:
-            raise ConfigError(
-                "arch.residual_init_zero=true is not allowed: with arch.skip_init=true both factors of a branch would "
-                "be 0, and so its gradient for ever"
-            )
-        first = nn.Conv2d(shape[0], widths[0], 3, padding=1, bias=has_bias(arch, norm))
-        block = PreActivationBlock if arch.pre_activation else BasicBlock
-        self.first = first if arch.pre_activation else make_block(first, widths[0], arch, norm, act)
-        self.stages = nn.ModuleList()
-        features = widths[0]
-        for stage, width in enumerate(widths):
-            strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
-            inputs = [features] + [width] * (blocks - 1)
-            self.stages.append(
-                nn.Sequential(
-                    *(block(n, width, stride, arch, norm, act) for n, stride in zip(inputs, strides, strict=True))
-                )
-            )
-            features = width
-        self.last = make_block(nn.Identity(), features, arch, norm, act) if arch.pre_activation else nn.Identity()
-        self.classifier = nn.Linear(features, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x)
-        for stage in self.stages:
-            x = stage(x)
-        logits: Tensor = self.classifier(self.last(x).mean((2, 3)))
-        return logits
+    arch, stages = builder.arch, list[nn.Module]()
+    blocks, features, pre_activation = blocks_per_stage(arch), arch.channels[0], arch.pre_activation
+    check_zero_init(arch)
+    first = builder.convolution(shape[0], features)
+    block = PreActivationBlock if pre_activation else BasicBlock
+    for width in arch.channels:
+        start = block(features, width, 2 if stages else 1, builder)
+        stages.append(nn.Sequential(start, *(block(width, width, 1, builder) for _ in range(blocks - 1))))
+        features = width
+    return chain(
+        first=first if pre_activation else builder.block(first, arch.channels[0]),
+        stages=nn.Sequential(*stages),
+        last=builder.block(nn.Identity(), features) if pre_activation else nn.Identity(),
+        mean=GlobalMean(),
+        classifier=nn.Linear(features, classes),
+    )
 
 
 class Residual(nn.Module):
-    """x → shortcut(x) + factor · branch(x), where the shortcut has no parameters (option A of §4.2): every second
-    position where the branch has stride 2, and 0 in new channels.
+    """x (N, inputs, H, W) → shortcut(x) + factor · branch(x), (N, features, H / stride, W / stride).
+
+    The shortcut has no parameters (option A of §4.2): it takes every second position where the branch has stride 2,
+    and 0 in new channels. Raises ConfigError where there are fewer channels than before.
     """
 
-    def __init__(self, inputs: int, features: int, stride: int, skip_init: bool) -> None:
+    def __init__(self, inputs: int, features: int, stride: int, builder: Builder) -> None:
         super().__init__()
         if features < inputs:
             raise ConfigError(
@@ -73,9 +59,10 @@ class Residual(nn.Module):
                 "adds channels and takes none away"
             )
         self.features, self.stride = features, stride
-        self.factor = nn.Parameter(torch.zeros(())) if skip_init else None
+        self.factor = nn.Parameter(torch.zeros(())) if builder.arch.skip_init else None
 
     def add(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Add a block's input to the output of its branch."""
         shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.features - x.shape[1]))
         return shortcut + (branch if self.factor is None else self.factor * branch)
 
@@ -83,19 +70,17 @@ class Residual(nn.Module):
 class BasicBlock(Residual):
     """Convolution, norm, activation, convolution, norm; the activation once more on the sum."""
 
-    def __init__(
-        self, inputs: int, features: int, stride: int, arch: ArchConfig, norm: NormConfig, act: ActConfig
-    ) -> None:
-        super().__init__(inputs, features, stride, arch.skip_init)
-        first, second = convolutions(inputs, features, stride, has_bias(arch, norm))
-        self.first = make_block(first, features, arch, norm, act)
-        self.layer = second
-        self.norm = make_norm(norm, features)
-        self.activation = make_activation(act.name)
-        if arch.residual_init_zero:
+    def __init__(self, inputs: int, features: int, stride: int, builder: Builder) -> None:
+        super().__init__(inputs, features, stride, builder)
+        self.first = builder.block(builder.convolution(inputs, features, stride=stride), features)
+        self.layer = builder.convolution(features, features)
+        self.norm = make_norm(builder.norm, features)
+        self.activation = make_activation(builder.act.name)
+        if builder.arch.residual_init_zero:
             start_at_zero(self.norm)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the branch, then activate."""
         y: Tensor = self.activation(self.add(x, self.norm(self.layer(self.first(x)))))
         return y
 
@@ -103,39 +88,38 @@ class BasicBlock(Residual):
 class PreActivationBlock(Residual):
     """Norm, activation, convolution, twice; nothing on the sum."""
 
-    def __init__(
-        self, inputs: int, features: int, stride: int, arch: ArchConfig, norm: NormConfig, act: ActConfig
-    ) -> None:
-        super().__init__(inputs, features, stride, arch.skip_init)
-        first, second = convolutions(inputs, features, stride, has_bias(arch, norm))
-        self.first = make_pre_activation(first, inputs, norm, act)
-        self.second = make_pre_activation(second, features, norm, act)
+    def __init__(self, inputs: int, features: int, stride: int, builder: Builder) -> None:
+        super().__init__(inputs, features, stride, builder)
+        self.first = builder.pre_activation(builder.convolution(inputs, features, stride=stride), inputs)
+        self.second = builder.pre_activation(builder.convolution(features, features), features)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the branch."""
         return self.add(x, self.second(self.first(x)))
 
 
-def convolutions(inputs: int, features: int, stride: int, bias: bool) -> tuple[nn.Conv2d, nn.Conv2d]:
-    """The two of a block."""
-    first = nn.Conv2d(inputs, features, 3, stride, padding=1, bias=bias)
-    return first, nn.Conv2d(features, features, 3, padding=1, bias=bias)
-
-
-def blocks_a_stage(arch: ArchConfig) -> int:
-    step = 2 * len(arch.channels)
-    depth = arch.depth or 0
+def blocks_per_stage(arch: ArchConfig) -> int:
+    """The number of residual blocks in each stage. Raises ConfigError for a depth that has none."""
+    step, depth = 2 * len(arch.channels), arch.depth or 0
     if depth <= 2 or (depth - 2) % step:
         allowed = ", ".join(str(2 + step * n) for n in range(1, 5))
         raise ConfigError(f"arch.depth={arch.depth} is not allowed: arch=resnet has {step}n + 2 layers: {allowed}, …")
     return (depth - 2) // step
 
 
+def check_zero_init(arch: ArchConfig) -> None:
+    """Raises ConfigError where `residual_init_zero` doesn't fit the other keys."""
+    if arch.residual_init_zero and arch.pre_activation:
+        raise ConfigError(f"{ZERO_REFUSED}: a pre-activation block ends in a convolution")
+    if arch.residual_init_zero and arch.skip_init:
+        both = "with arch.skip_init=true both factors of a branch would be 0"
+        raise ConfigError(f"{ZERO_REFUSED}: {both}, and so its gradient for ever")
+
+
 def start_at_zero(norm: nn.Module) -> None:
-    """Its γ."""
+    """Set the initial γ of a norm to 0. Raises ConfigError where it has none."""
     scales = [parameter for name, parameter in norm.named_parameters() if name.split(".")[-1] == "weight"]
     if not scales:
-        raise ConfigError(
-            "arch.residual_init_zero=true is not allowed: it needs a norm that learns a scale; "
-            "arch.skip_init=true does the same without one"
-        )
+        scale = "it needs a norm that learns a scale"
+        raise ConfigError(f"{ZERO_REFUSED}: {scale}; arch.skip_init=true does the same without one")
     nn.init.zeros_(scales[0])

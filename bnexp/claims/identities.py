@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnexp.config import NormConfig
 from bnexp.norms import BatchNorm, GroupNorm
 from bnexp.seeds import generator
 
@@ -20,11 +21,11 @@ def largest_error(ours: Tensor, theirs: Tensor) -> float:
 
 
 def batch_norm(features: int) -> nn.Module:
-    return BatchNorm(features, eps=EPS, momentum=0.1, unbiased=True, affine=False).double()
+    return BatchNorm(NormConfig(eps=EPS, affine=False), features).double()
 
 
 def group_norm(features: int, groups: int) -> nn.Module:
-    return GroupNorm(features, groups, eps=1e-5, affine=False).double()
+    return GroupNorm(NormConfig(groups=groups, affine=False), features).double()
 
 
 # ---- Ioffe & Szegedy 2015, §3.3
@@ -81,5 +82,5 @@ def groups_of_one_are_instance() -> float:
 def batch_of_one_is_instance() -> float:
     """Batch normalization in training mode of a single image: instance normalization."""
     x = draw(1, 12, 7, 5)
-    norm = BatchNorm(12, eps=1e-5, momentum=0.1, unbiased=True, affine=False).double().train()
+    norm = BatchNorm(NormConfig(affine=False), 12).double().train()
     return largest_error(norm(x), F.instance_norm(x, eps=1e-5))

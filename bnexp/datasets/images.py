@@ -1,15 +1,20 @@
-"""What a source of images hands over."""
+"""What a source of images returns."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Images:
-    """pixels: uint8 (N, C, H, W), from 0 to `Source.peak`; labels: int64 (N,); condition: int64 (N,), which style of
-    `dataset.conditions` an image has, or None where there are none.
+    """Labelled images.
+
+    pixels: uint8 (N, C, H, W), from 0 to `Source.peak`; labels: int64 (N,); condition: int64 (N,), the place in
+    `dataset.conditions` of each image's condition, or None where there are none.
     """
 
     pixels: Tensor
@@ -23,33 +28,40 @@ class Images:
         condition = None if self.condition is None else self.condition[which]
         return Images(self.pixels[which], self.labels[which], condition)
 
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> "Images":
+        """Move them to a device, with the pixels in this memory format."""
+        condition = None if self.condition is None else self.condition.to(device)
+        return Images(self.pixels.contiguous(memory_format=memory_format).to(device), self.labels.to(device), condition)
+
+
+LeftOut = dict[str, Counter[str]]  # place in a folder of images → reason → number of files that weren't read
+
 
 @dataclass(frozen=True)
 class Source:
-    """left_out: of a folder, how many of its files and folders weren't read, by reason and split, else None; notice:
-    what is to be said about its cache.
-    """
+    """A data set as it is published. left_out: of a folder of images, else None; notice: a line about its cache."""
 
     train: Images
     test: Images
     classes: tuple[str, ...]
     peak: int = 255  # the pixel value that becomes 1
-    left_out: dict[str, dict[str, int]] | None = None
+    left_out: LeftOut | None = None
     notice: str | None = None
+
+    def map(self, change: Callable[[Images], Images], **fields: Any) -> "Source":
+        """A copy with the images of both parts changed, and other fields replaced."""
+        return replace(self, train=change(self.train), test=change(self.test), **fields)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder of images was read as: the number of images by class and split (train, validation, test), and of
-    what was left out by reason and split.
-    """
+    """What a folder of images was read as. classes: class → split (train, validation, test) → number of images."""
 
     path: str
     classes: dict[str, dict[str, int]]
-    left_out: dict[str, dict[str, int]]
+    left_out: LeftOut
     notice: str | None
 
     def record(self) -> dict[str, Any]:
-        """For a run's record."""
-        left_out = {reason: sum(counts.values()) for reason, counts in self.left_out.items()}
-        return {"classes": self.classes, "left_out": left_out}
+        """Describe it for a run's record: the classes, and the number of files left out by reason."""
+        return {"classes": self.classes, "left_out": dict(sum(self.left_out.values(), Counter[str]()))}
