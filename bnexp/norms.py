@@ -114,8 +114,8 @@ class BatchNormFromScratch(BatchNorm):
 class SyncBatchNorm(BatchNorm):
     """Batch normalization whose statistics in training are those of the whole batch, which processes share equally.
 
-    It computes what one process would compute of the whole batch; with one process it is `BatchNorm`. See
-    `bnexp.parallel`. Shapes: (N, C) or (N, C, H, W) → the same, where N is the share of this process.
+    With one process it is `BatchNorm`. See `bnexp.parallel`. Shapes: (N, C) or (N, C, H, W) → the same, where N is the
+    share of this process.
     """
 
     def processes(self) -> int:
@@ -331,10 +331,9 @@ Make = Callable[[NormConfig, int], nn.Module]  # configuration, channels → the
 
 @dataclass(frozen=True)
 class Norm:
-    """How a normalization's layers are made, and what the members of a stack may differ in.
+    """How a normalization's layers are made, and in which keys of NormConfig the members of a stack may differ.
 
-    `stackable`: the keys of NormConfig that the layer for vectors reads from a buffer (`register_scalars`). Any other
-    key is the same throughout a stack.
+    Those, `stackable`, are read from a buffer by the layer for vectors (`register_scalars`).
     """
 
     make: Make

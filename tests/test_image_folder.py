@@ -751,14 +751,14 @@ REPLACEMENTS = [replace_in_place, replace_by_rename, replace_by_copy, swap, swap
 REPLACEMENTS += [move_to_another_class]
 
 
-def of_the_content(status: os.stat_result) -> image_folder.State:
+def of_the_content(path: str, status: os.stat_result) -> image_folder.File:
     """As FAT and SSHFS have it: no time of change but the content's, and numbers of inodes that say nothing."""
-    return image_folder.State(status.st_size, status.st_mtime_ns, status.st_mtime_ns, 0)
+    return image_folder.File(path, status.st_size, status.st_mtime_ns, status.st_mtime_ns, 0)
 
 
-def in_seconds(status: os.stat_result) -> image_folder.State:
+def in_seconds(path: str, status: os.stat_result) -> image_folder.File:
     """As an ext3 has it, within a second."""
-    return image_folder.State(status.st_size, status.st_mtime_ns // 10**9 * 10**9, 10**9, 0)
+    return image_folder.File(path, status.st_size, status.st_mtime_ns // 10**9 * 10**9, 10**9, 0)
 
 
 @pytest.mark.parametrize("state", [of_the_content, in_seconds])
@@ -767,9 +767,9 @@ def test_where_times_do_not_tell_contents_do(
     bnexp: Bnexp,
     monkeypatch: pytest.MonkeyPatch,
     replace: Callable[[Path], None],
-    state: Callable[[os.stat_result], image_folder.State],
+    state: Callable[[str, os.stat_result], image_folder.File],
 ) -> None:
-    monkeypatch.setattr(image_folder, "state_of", state)
+    monkeypatch.setattr(image_folder, "file_of", state)
     test_every_replacement_is_seen(bnexp, replace)
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from bnexp.activations import make_activation
-from bnexp.config import ActConfig, ArchConfig, NormConfig
+from bnexp.config import ActConfig, ArchConfig, ConfigError, NormConfig, require
 from bnexp.norms import IMAGES_ONLY, WITHOUT_SHIFT, make_norm
 
 Shape = tuple[int, int, int]  # channels, height and width of an image
@@ -45,6 +45,20 @@ class GlobalMean(nn.Module):
 def chain(**parts: nn.Module) -> nn.Sequential:
     """Modules that are applied one after the other, each under its name."""
     return nn.Sequential(OrderedDict(parts))
+
+
+def require_side(shape: Shape, smallest: int, network: str) -> None:
+    """Raises ConfigError for images that have fewer pixels on a side; `network` is what needs them."""
+    if min(shape[1:]) < smallest:
+        raise ConfigError(f"{network} needs at least {smallest}×{smallest} pixels, not {shape[1]}×{shape[2]}")
+
+
+def repetitions(arch: ArchConfig, step: int, rest: int) -> int:
+    """The n for which a network has step · n + rest layers. Raises ConfigError for a depth that is none of these."""
+    n, remainder = divmod((arch.depth or 0) - rest, step)
+    allowed = f"arch={arch.name} has {step}n + {rest} layers: {', '.join(str(step * k + rest) for k in range(1, 5))}, …"
+    require(n >= 1 and remainder == 0, "arch.depth", arch.depth, allowed)
+    return n
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from bnexp.archs.block import Builder, Shape, chain
-from bnexp.config import ConfigError
+from bnexp.archs.block import Builder, Shape, chain, require_side
 
 
 def convnet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
@@ -16,11 +15,7 @@ def convnet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
     """
     (inputs, height, width), widths, dense = shape, builder.arch.channels, builder.arch.dense
     smallest = 2 ** len(widths)
-    if min(height, width) < smallest:
-        raise ConfigError(
-            f"arch.channels={widths} halves an image {len(widths)} times: it needs at least "
-            f"{smallest}×{smallest} pixels, not {height}×{width}"
-        )
+    require_side(shape, smallest, f"arch.channels={widths} halves an image {len(widths)} times: it")
     pairs = pairwise([inputs, *widths])
     blocks = (builder.block(builder.convolution(n, m), m, nn.MaxPool2d(2)) for n, m in pairs)
     values = widths[-1] * (height // smallest) * (width // smallest)

@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from bnexp.archs.block import Builder, GlobalMean, Shape, chain
-from bnexp.config import ArchConfig, ConfigError
+from bnexp.archs.block import Builder, GlobalMean, Shape, chain, repetitions, require_side
 
 FIRST_CHANNELS = 16  # of the first convolution
 BLOCKS = 3
-SMALLEST_SIDE = 2 ** (BLOCKS - 1)  # pixels
 
 
 def densenet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
@@ -20,10 +18,8 @@ def densenet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
 
     Raises ConfigError for another depth, and for images too small to pool.
     """
-    layers, features, growth = layers_per_block(builder.arch), FIRST_CHANNELS, builder.arch.growth
-    if min(shape[1:]) < SMALLEST_SIDE:
-        limit = f"{SMALLEST_SIDE}×{SMALLEST_SIDE}"
-        raise ConfigError(f"arch=densenet needs at least {limit} pixels, not {shape[1]}×{shape[2]}")
+    layers, features, growth = repetitions(builder.arch, BLOCKS, 4), FIRST_CHANNELS, builder.arch.growth
+    require_side(shape, 2 ** (BLOCKS - 1), "arch=densenet")
     parts: list[nn.Module] = []
     for number in range(BLOCKS):
         if number:
@@ -50,11 +46,3 @@ class DenseLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Join the input and the branch's channels."""
         return torch.cat([x, self.branch(x)], 1)
-
-
-def layers_per_block(arch: ArchConfig) -> int:
-    """The number of layers in each of the three blocks. Raises ConfigError for a depth that has none."""
-    depth = arch.depth or 0
-    if depth <= 4 or (depth - 4) % BLOCKS:
-        raise ConfigError(f"arch.depth={arch.depth} is not allowed: arch=densenet has 3n + 4 layers: 7, 10, … 40, …")
-    return (depth - 4) // BLOCKS

@@ -46,10 +46,9 @@ _checked: set[str] = set()  # networks and batches that passed: a sweep has few 
 
 
 def check_model(config: RunConfig, shape: Shape, classes: int) -> nn.Module:
-    """Make the network on the meta device and check it.
+    """Make the network on the meta device and check that each norm averages two values or more.
 
-    Raises ConfigError as `make_model` does, and where a norm would take mean and variance of a single value, of which
-    nothing is left but β: that follows from the shapes that each layer is given.
+    Of a single one nothing would be left but β. Raises ConfigError, also as `make_model` does.
     """
     model, batch = make_model(config, shape, classes), (config.batch_size // processes(), *shape)
     network = repr((config.arch, config.norm, config.act, config.dataset.conditions, batch, classes))
@@ -93,9 +92,9 @@ def stacks(config: RunConfig) -> bool:
 
 def notes(config: RunConfig) -> list[str]:
     """List what else sets an arm apart that has this norm; a comparison's table names it."""
-    found = []
+    remarks = []
     if config.norm.name not in WITHOUT_SHIFT and config.arch.norm_position == "before" and config.arch.bias == "auto":
-        found.append("no bias where the norm follows")
+        remarks.append("no bias where the norm follows")
     if config.norm.name in IMAGES_ONLY and config.arch.name in DENSE:
-        found.append("no norm on the dense layer")
-    return found
+        remarks.append("no norm on the dense layer")
+    return remarks

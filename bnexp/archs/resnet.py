@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.activations import make_activation
-from bnexp.archs.block import Builder, GlobalMean, Shape, chain
-from bnexp.config import ArchConfig, ConfigError
+from bnexp.archs.block import Builder, GlobalMean, Shape, chain, repetitions
+from bnexp.config import ArchConfig, ConfigError, require
 from bnexp.norms import make_norm
 
-ZERO_REFUSED = "arch.residual_init_zero=true is not allowed"
+ZERO_INIT = ("arch.residual_init_zero", "true")
 
 
 def resnet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
@@ -27,7 +27,8 @@ def resnet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
     end in a γ.
     """
     arch, stages = builder.arch, list[nn.Module]()
-    blocks, features, pre_activation = blocks_per_stage(arch), arch.channels[0], arch.pre_activation
+    blocks, features = repetitions(arch, 2 * len(arch.channels), 2), arch.channels[0]
+    pre_activation = arch.pre_activation
     check_zero_init(arch)
     first = builder.convolution(shape[0], features)
     block = PreActivationBlock if pre_activation else BasicBlock
@@ -98,28 +99,17 @@ class PreActivationBlock(Residual):
         return self.add(x, self.second(self.first(x)))
 
 
-def blocks_per_stage(arch: ArchConfig) -> int:
-    """The number of residual blocks in each stage. Raises ConfigError for a depth that has none."""
-    step, depth = 2 * len(arch.channels), arch.depth or 0
-    if depth <= 2 or (depth - 2) % step:
-        allowed = ", ".join(str(2 + step * n) for n in range(1, 5))
-        raise ConfigError(f"arch.depth={arch.depth} is not allowed: arch=resnet has {step}n + 2 layers: {allowed}, …")
-    return (depth - 2) // step
-
-
 def check_zero_init(arch: ArchConfig) -> None:
     """Raises ConfigError where `residual_init_zero` doesn't fit the other keys."""
-    if arch.residual_init_zero and arch.pre_activation:
-        raise ConfigError(f"{ZERO_REFUSED}: a pre-activation block ends in a convolution")
-    if arch.residual_init_zero and arch.skip_init:
-        both = "with arch.skip_init=true both factors of a branch would be 0"
-        raise ConfigError(f"{ZERO_REFUSED}: {both}, and so its gradient for ever")
+    if arch.residual_init_zero:
+        require(not arch.pre_activation, *ZERO_INIT, "a pre-activation block ends in a convolution")
+        both = "with arch.skip_init=true both factors of a branch would be 0, and so its gradient for ever"
+        require(not arch.skip_init, *ZERO_INIT, both)
 
 
 def start_at_zero(norm: nn.Module) -> None:
     """Set the initial γ of a norm to 0. Raises ConfigError where it has none."""
     scales = [parameter for name, parameter in norm.named_parameters() if name.split(".")[-1] == "weight"]
-    if not scales:
-        scale = "it needs a norm that learns a scale"
-        raise ConfigError(f"{ZERO_REFUSED}: {scale}; arch.skip_init=true does the same without one")
+    scale = "it needs a norm that learns a scale; arch.skip_init=true does the same without one"
+    require(bool(scales), *ZERO_INIT, scale)
     nn.init.zeros_(scales[0])

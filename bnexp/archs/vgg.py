@@ -4,8 +4,8 @@ from math import prod
 
 from torch import nn
 
-from bnexp.archs.block import Builder, Shape, chain
-from bnexp.config import ConfigError
+from bnexp.archs.block import Builder, Shape, chain, require_side
+from bnexp.config import require
 
 POOLED = (0, 1, 3, 5, 7)  # convolutions that a 2×2 max-pool follows
 SMALLEST_SIDE = 17  # pixels: 17, 9, 5, 3, 2
@@ -17,14 +17,11 @@ def vgg(builder: Builder, shape: Shape, classes: int) -> nn.Module:
     3×3 convolutions with norm and activation, and five max-pools that round up, so that 28 pixels also leave one; two
     dense layers of `arch.dense` units (512 where ImageNet's have 4,096) with norm and activation; a linear classifier.
 
-    Raises ConfigError unless there are eight widths, and for images so small that the last convolutions would see a
-    single pixel.
+    Raises ConfigError unless there are eight widths, and for images of which the last convolutions would see a pixel.
     """
     (channels, *size), arch, blocks = shape, builder.arch, list[nn.Module]()
-    if len(arch.channels) != 8:
-        raise ConfigError(f"arch.channels={arch.channels} is not allowed: arch=vgg has 8 convolutions")
-    if min(size) < SMALLEST_SIDE:
-        raise ConfigError(f"arch=vgg needs at least {SMALLEST_SIDE}×{SMALLEST_SIDE} pixels, not {size[0]}×{size[1]}")
+    require(len(arch.channels) == 8, "arch.channels", arch.channels, "arch=vgg has 8 convolutions")
+    require_side(shape, SMALLEST_SIDE, "arch=vgg")
     for number, features in enumerate(arch.channels):
         pool = nn.MaxPool2d(2, ceil_mode=True) if number in POOLED else None
         blocks.append(builder.block(builder.convolution(channels, features), features, pool))

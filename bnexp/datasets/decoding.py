@@ -7,10 +7,10 @@ and its libraries, is in this file: a cache of them is keyed by its source.
 import logging
 import multiprocessing
 import os
+import struct
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -41,33 +41,28 @@ TRANSPOSITIONS = {  # by EXIF's Orientation: what makes the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)  # a picture is decoded, or refused in one line
 
 
 @dataclass(frozen=True)
 class Depth:
-    """What a picture of 16 bits a sample tells about which value is white.
+    """What a picture with samples of 16 bits says about the value of white.
 
-    `declared` is how many bits the file calls significant, `mode` is Pillow's name of its channels. Where `upper`, it
-    has several, of which Pillow keeps the upper 8 bits: `lowest` and `highest` are then multiples of 256. `ink`: black
-    where it isn't transparent, so that no value has to be white.
+    kind: the number of bits that the file declares significant, if it does, and Pillow's mode; pictures of the same
+    kind have the same white. upper: whether Pillow kept the upper 8 bits alone, so that `lowest` and `highest`, the
+    range of the values, are multiples of 256. ink: black where it isn't transparent, so that no value has to be white.
     """
 
-    declared: int | None
-    mode: str
+    kind: tuple[int | None, str]
     upper: bool
     lowest: int
     highest: int
     ink: bool
 
-    @property
-    def kind(self) -> tuple[int | None, str]:
-        """Pictures of the same kind have the same white."""
-        return self.declared, self.mode
-
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels: uint8 (size, size, 3); coloured: whether the file has colour; depth: of one with 16 bits a sample."""
+    """A decoded file. pixels: uint8 (size, size, 3); depth: of one with 16 bits a sample, else None."""
 
     pixels: np.ndarray
     coloured: bool
@@ -89,67 +84,50 @@ class PngHeader:
 
 
 def decode(files: dict[str, list[str]], size: int, background: str) -> dict[str, np.ndarray]:
-    """uint8 (N, 3, size, size) of each split, or (N, 1, size, size) where no picture of any split has colour.
+    """Decode the files of each split: uint8 (N, 3, size, size), or (N, 1, size, size) if none of them has colour.
 
     Raises ConfigError with the name of a file that can't be read, or with the range of 16-bit pictures that don't tell
     which value is white.
     """
     pixels = {split: np.empty((len(paths), size, size, 3), np.uint8) for split, paths in files.items()}
-    depths: dict[tuple[str, int], Depth] = {}
-    coloured = False
-    with unheard():
+    depths, coloured = dict[str, Depth](), False
+    hidden = multiprocessing.parent_process() is not None or not console.is_terminal  # a worker's parent has a display
+    with warnings.catch_warnings(action="ignore"):
         for split, paths in files.items():
-            for row, path in enumerate(shown(paths, f"decoding {split}")):
+            progress = track(paths, f"decoding {split}", console=console, transient=True, disable=hidden)
+            for row, path in enumerate(progress):
                 picture = read_picture(path, size, background)
                 pixels[split][row] = picture.pixels
                 coloured = coloured or picture.coloured
                 if picture.depth:
-                    depths[split, row] = picture.depth
-        whites = find_whites({files[split][row]: depth for (split, row), depth in depths.items()})
-        for (split, row), depth in depths.items():
-            if whites[depth.kind] != FULL:
-                pixels[split][row] = read_picture(files[split][row], size, background, whites[depth.kind]).pixels
+                    depths[path] = picture.depth
+        whites = {kind: find_white(kind, depths) for kind in dict.fromkeys(depth.kind for depth in depths.values())}
+        for split, paths in files.items():
+            for row, path in enumerate(paths):
+                if path in depths and (white := whites[depths[path].kind]) != FULL:
+                    pixels[split][row] = read_picture(path, size, background, white).pixels
     channels = 3 if coloured else 1
     return {split: np.ascontiguousarray(part[..., :channels].transpose(0, 3, 1, 2)) for split, part in pixels.items()}
-
-
-def shown(paths: list[str], title: str) -> Iterable[str]:
-    """With a bar of progress on a terminal, unless this is a worker, whose parent has its own."""
-    hidden = multiprocessing.parent_process() is not None or not console.is_terminal
-    return track(paths, title, console=console, transient=True, disable=hidden)
-
-
-@contextmanager
-def unheard() -> Iterator[None]:
-    """Keep Pillow's warnings and log off the screen: a picture is decoded, or refused in one line."""
-    logger = logging.getLogger("PIL")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 # ---- one file
 
 
 def read_picture(path: str, size: int, background: str, white: int = FULL) -> Picture:
-    """Decode one file; `white` is the value of white where a grey sample has 16 bits. Raises ConfigError with the name
-    of one that can't be decoded.
+    """Decode one file; `white` is the value of white where a grey sample has 16 bits.
+
+    Raises ConfigError with the name of one that can't be decoded.
     """
     try:
         with open_regular(path) as file:
             png = read_png_header(file)
             with Image.open(file, formats=FORMATS) as image:
-                load(image)
-                turn = TRANSPOSITIONS.get(orientation(image))
+                load_quietly(image)
+                transposition = TRANSPOSITIONS.get(orientation(image))
                 depth = depth_of(file, image, png)
                 coloured = image.mode not in GREY
                 rgb = opaque(file, image, png, SHADES[background], white)
-        upright = rgb.transpose(turn) if turn is not None else rgb
+        upright = rgb if transposition is None else rgb.transpose(transposition)
         if upright.size != (size, size):
             upright = upright.resize((size, size), Image.Resampling.BILINEAR)
         return Picture(np.asarray(upright), coloured, depth)
@@ -161,36 +139,35 @@ def read_picture(path: str, size: int, background: str, white: int = FULL) -> Pi
         raise unreadable(path, first or type(error).__name__) from error
 
 
+def unreadable(path: str, why: str) -> ConfigError:
+    """The error of a file that can't be read."""
+    return ConfigError(f"dataset: {path} is not an image that can be read: {why}")
+
+
 def orientation(image: Image.Image) -> int:
-    """EXIF's, or 1, upright, where there is none that can be read: whatever else EXIF holds doesn't matter."""
+    """EXIF's orientation, or 1, upright, if none can be read: what else is wrong with EXIF doesn't matter."""
     with suppress(Exception):  # Pillow parses all of it, and raises whatever it comes across
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
 
 
-def unreadable(path: str, why: str) -> ConfigError:
-    return ConfigError(f"dataset: {path} is not an image that can be read: {why}")
-
-
-def load(image: Image.Image) -> None:
-    """Decode a picture. libtiff writes what it finds wrong with a file to the process's standard error, past Python:
-    what matters of it is raised as well.
-    """
+def load_quietly(image: Image.Image) -> None:
+    """Decode a picture, without what libtiff writes to the process's standard error: what matters is also raised."""
     if not isinstance(image, TiffImageFile) or sys.__stderr__ is None:  # closed: its number may be another file's
         image.load()
         return
-    screen = os.dup(2)
+    stderr = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         image.load()
     finally:
-        os.dup2(screen, 2)
-        os.close(screen)
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def read_png_header(file: BinaryIO) -> PngHeader | None:
-    """Of a PNG, by its chunks before the pixels; of another file None."""
+    """Read the chunks of a PNG before its pixels; None for another file."""
     if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
         return None
     chunks: dict[bytes, bytes] = {}
@@ -203,28 +180,23 @@ def read_png_header(file: BinaryIO) -> PngHeader | None:
         return None
     depth, kind = header[8], header[9]
     bits = max(chunks.get(b"sBIT", b"")[: 3 if kind in (PNG_RGB, PNG_RGBA) else 1], default=0)
-    return PngHeader(depth, kind, bits if 1 <= bits <= depth else None, transparent_key(chunks, depth, kind))
-
-
-def transparent_key(chunks: dict[bytes, bytes], depth: int, kind: int) -> tuple[int, ...] | None:
-    """The one grey or colour that a PNG calls transparent, or None; of a sample's two bytes the lowest bits count."""
     samples = {PNG_GREY: 1, PNG_RGB: 3}.get(kind, 0)
-    values = chunks.get(b"tRNS", b"")
-    if not samples or len(values) < 2 * samples:
-        return None
-    return tuple(int.from_bytes(values[2 * n : 2 * n + 2], "big") % 2**depth for n in range(samples))
+    key = chunks.get(b"tRNS", b"")[: 2 * samples]
+    whole = samples > 0 and len(key) == 2 * samples
+    values = tuple(value % 2**depth for value in struct.unpack(f">{samples}H", key)) if whole else None
+    return PngHeader(depth, kind, bits if 1 <= bits <= depth else None, values)
 
 
 # ---- transparency
 
 
 def opaque(file: BinaryIO, image: Image.Image, png: PngHeader | None, shade: int, white: int) -> Image.Image:
-    """The picture in RGB, over a background of this shade where it is transparent."""
+    """Convert a picture to RGB, over a background of this shade where it is transparent."""
     if image.mode in UNSCALED:
         raise ValueError(f"it holds {UNSCALED[image.mode]}, of which none is white by itself: save it with 8 bits")
     picture, alpha = image, None
     if png and png.key is not None:
-        alpha = Image.fromarray(np.where(is_key(file, image, png), 0, 255).astype(np.uint8))
+        alpha = Image.fromarray(np.where(is_key(file, image, png, png.key), 0, 255).astype(np.uint8))
         image.info.pop("transparency", None)  # Pillow's, in units that may be others than the pixels'
     if image.mode.startswith("I;16"):
         picture = Image.fromarray(eight_bits(np.asarray(image), white))
@@ -239,24 +211,22 @@ def opaque(file: BinaryIO, image: Image.Image, png: PngHeader | None, shade: int
     return canvas
 
 
-def is_key(file: BinaryIO, image: Image.Image, png: PngHeader) -> np.ndarray:
+def is_key(file: BinaryIO, image: Image.Image, png: PngHeader, key: tuple[int, ...]) -> np.ndarray:
     """Where a PNG has its transparent grey or colour: bool (H, W)."""
-    assert png.key is not None
     samples = np.asarray(image)
     if png.kind == PNG_GREY:
-        spread = image.mode == "L"  # samples of 2 and 4 bits are, to 0 to 255; one bit is bool
-        grey: np.ndarray = samples == png.key[0] * (255 // (2**png.depth - 1) if spread else 1)
-        return grey
-    differs: np.ndarray = samples ^ (np.array(png.key) >> (png.depth - 8))
+        step = 255 // (2**png.depth - 1) if image.mode == "L" else 1  # samples of 2 and 4 bits are spread to 0 to 255
+        return np.asarray(samples == key[0] * step)
+    differs: np.ndarray = samples ^ (np.array(key) >> (png.depth - 8))
     if png.depth == 16:
-        differs |= lower_bytes(file, "RGB") ^ (np.array(png.key) & 255)
-    colour: np.ndarray = np.logical_not(differs.any(axis=-1))
-    return colour
+        differs |= lower_bytes(file, "RGB") ^ (np.array(key) & 255)
+    return np.asarray(~differs.any(axis=-1))
 
 
 def lower_bytes(file: BinaryIO, mode: str) -> np.ndarray:
-    """Of a PNG in RGB or RGBA with samples of 16 bits: uint8 (H, W, channels). Pillow keeps the upper bytes; told that
-    the samples are the other way round, it keeps these.
+    """The lower bytes of a PNG in RGB or RGBA with samples of 16 bits: uint8 (H, W, channels).
+
+    Pillow keeps the upper bytes; told that the samples are the other way round, it keeps these.
     """
     with Image.open(file, formats=("PNG",)) as image:
         image.tile = [tile._replace(args=f"{mode};16L") for tile in image.tile]
@@ -267,16 +237,14 @@ def lower_bytes(file: BinaryIO, mode: str) -> np.ndarray:
 
 
 def eight_bits(samples: np.ndarray, white: int) -> np.ndarray:
-    """Samples of 16 bits in 256 steps, rounded: uint8 (H, W)."""
+    """Scale samples of 16 bits to 8, rounded: uint8 (H, W)."""
     steps = (np.arange(FULL + 1) * 255 + white // 2) // white
-    shades: np.ndarray = steps.clip(0, 255).astype(np.uint8)[samples]
-    return shades
+    return np.take(steps.clip(0, 255).astype(np.uint8), samples)
 
 
 def depth_of(file: BinaryIO, image: Image.Image, png: PngHeader | None) -> Depth | None:
-    """Of a picture with 16 bits a sample; of another one None."""
-    declared = png.significant if png else None
-    bits = png.depth if png else 8
+    """The depth of a picture with 16 bits a sample; None for another one. Raises ValueError where white is 0."""
+    bits, declared = (png.depth, png.significant) if png else (8, None)
     if isinstance(image, TiffImageFile):
         bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
         declared = bits if bits < 16 else None
@@ -290,38 +258,31 @@ def depth_of(file: BinaryIO, image: Image.Image, png: PngHeader | None) -> Depth
     lowest, highest = (int(samples.min()), int(samples.max())) if samples.size else (0, 0)
     scale = 256 if upper else 1
     ink = png is not None and image.mode == "RGBA" and highest == 0 and not visible(lower_bytes(file, "RGBA")).any()
-    return Depth(declared, image.mode, upper, lowest * scale, highest * scale, ink)
+    return Depth((declared, image.mode), upper, lowest * scale, highest * scale, ink)
 
 
 def visible(samples: np.ndarray) -> np.ndarray:
     """Colours of the pixels that aren't transparent, of (H, W, channels and alpha): (N, channels)."""
-    shown: np.ndarray = samples[samples[..., -1] > 0][..., :-1]
-    return shown
+    return np.asarray(samples[samples[..., -1] > 0][..., :-1])
 
 
-def find_whites(depths: dict[str, Depth]) -> dict[tuple[int | None, str], int]:
-    """Which value is white in each kind of a folder's pictures: judged over all of a kind, since a single one may be
-    dark.
+def find_white(kind: tuple[int | None, str], depths: dict[str, Depth]) -> int:
+    """The value of white of a folder's pictures of one kind, judged over all of them: a single one may be dark.
 
     Values within the declared bits are those bits; values above them, or in the upper half of 16 bits where nothing is
-    declared, use all 16. Raises ConfigError with the range where neither is so.
+    declared, use all 16. Raises ConfigError with the range where neither is so. `depths`: path → of all kinds.
     """
-    whites: dict[tuple[int | None, str], int] = {}
-    for declared, mode in {depth.kind for depth in depths.values()}:
-        found = {path: depth for path, depth in depths.items() if depth.kind == (declared, mode)}
-        highest = max(depth.highest for depth in found.values())
-        white = 2**declared - 1 if declared and highest < 2**declared else FULL
-        cut = [path for path, depth in found.items() if depth.upper and white != FULL]  # their lower bits are needed
-        ink = all(depth.ink for depth in found.values())
-        if not ink and (cut or (declared is None and highest <= FULL // 2)):
-            lowest = min(depth.lowest for depth in found.values())
-            raise ConfigError(refusal([*cut, *found][0], len(found), lowest, highest))
-        whites[declared, mode] = FULL if ink else white
-    return whites
-
-
-def refusal(path: str, count: int, lowest: int, highest: int) -> str:
-    return (
-        f"dataset: {path} has samples of 16 bits and, with the {count} of its kind, values from {lowest} to {highest}, "
-        f"none of which is known as white: save them with 8 bits, scaled to 0 to {FULL}, or as grey PNG with sBIT"
-    )
+    same = {path: depth for path, depth in depths.items() if depth.kind == kind}
+    if all(depth.ink for depth in same.values()):
+        return FULL
+    declared, highest = kind[0], max(depth.highest for depth in same.values())
+    white = 2**declared - 1 if declared and highest < 2**declared else FULL
+    cut = [path for path, depth in same.items() if depth.upper and white != FULL]  # their lower bits are needed
+    if cut or (declared is None and highest <= FULL // 2):
+        lowest = min(depth.lowest for depth in same.values())
+        raise ConfigError(
+            f"dataset: {[*cut, *same][0]} has samples of 16 bits and, with the {len(same)} of its kind, values from "
+            f"{lowest} to {highest}, none of which is known as white: save them with 8 bits, scaled to 0 to {FULL}, or "
+            "as grey PNG with sBIT"
+        )
+    return white

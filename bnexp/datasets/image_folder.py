@@ -32,20 +32,14 @@ LIBRARIES = ("libjpeg_turbo", "jpg", "zlib", "libtiff", "webp", "littlecms2")  #
 TICK = 0.02  # seconds within which a file system may give two changes the same time
 
 
-class State(NamedTuple):
-    """What changes as a file is replaced: size, times of its content's and its inode's change in ns, inode."""
+class File(NamedTuple):
+    """A picture, and what changes when it is replaced: size, times of its content's and inode's change (ns), inode."""
 
+    path: str
     size: int
     modified: int
     changed: int
     inode: int
-
-
-class File(NamedTuple):
-    """A picture that was found, and its state then."""
-
-    path: str
-    state: State
 
 
 @dataclass(frozen=True)
@@ -110,11 +104,11 @@ def list_folder(config: DatasetConfig) -> Listing:
 
 def check_classes(files: dict[str, dict[str, list[File]]]) -> None:
     """Drop test/'s empty classes. Raises ConfigError for one that train/ lacks, and where train/ has a single one."""
-    train, test = files["train"], {name: found for name, found in files["test"].items() if found}
-    for name in test:
+    train = files["train"]
+    files["test"] = {name: pictures for name, pictures in files["test"].items() if pictures}
+    for name in files["test"]:
         if name not in train:
             raise ConfigError(f"test/{name} is a class that train/ doesn't have")
-    files["test"] = test
     if len(train) < 2:
         raise ConfigError(f"train/ has the one class {next(iter(train))}, at least 2 are needed")
 
@@ -157,7 +151,7 @@ def list_class(folder: str, above: set[str], left_out: Counter[str]) -> list[Fil
             if stat.S_ISDIR(status.st_mode):
                 folders.append(entry.path)
             elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                files.append(File(entry.path, state_of(status)))
+                files.append(file_of(entry.path, status))
             else:
                 left_out["not named as a picture"] += 1
     return sorted(files, key=lambda file: file.path.split(os.sep))
@@ -196,9 +190,9 @@ def files_in(entry: os.DirEntry[str]) -> int:
     return sum(len(files) for _, _, files in os.walk(entry.path))
 
 
-def state_of(status: os.stat_result) -> State:
-    """The state of a file by what the system says of it."""
-    return State(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+def file_of(path: str, status: os.stat_result) -> File:
+    """A picture by what the system says of its file."""
+    return File(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def listed(reasons: Counter[str]) -> str:
@@ -245,12 +239,9 @@ def read_cache(path: Path, size: int, listing: Listing) -> dict[str, torch.Tenso
 
 
 def cache_path(config: DatasetConfig, listing: Listing) -> Path:
-    """The cache's path, named after all that the pixels depend on: the files and their states, size, background, code.
-
-    So each replacement of a file makes another cache.
-    """
+    """The cache's path, named after all that the pixels depend on: files, as they are now, size, background, code."""
     files = [file for split in SPLITS for file in listing.of(split)]
-    states = [(os.path.relpath(file.path, config.path), file.state) for file in files]
+    states = [(os.path.relpath(file.path, config.path), *file[1:]) for file in files]
     digests = [] if times_tell(files) else [content_digest(file.path) for file in files]
     content = json.dumps([config.size, config.background, decoder(), states, digests])
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -262,8 +253,7 @@ def times_tell(files: list[File]) -> bool:
 
     Some (FAT, SSHFS) give the time of the content instead, which a copy keeps. There the contents have to be read.
     """
-    states = [file.state for file in files]
-    return any(s.changed != s.modified for s in states) and any(s.changed % 10**9 for s in states)
+    return any(file.changed != file.modified for file in files) and any(file.changed % 10**9 for file in files)
 
 
 def content_digest(path: str) -> str:
