@@ -17,7 +17,8 @@ def vgg(builder: Builder, shape: Shape, classes: int) -> nn.Module:
     3×3 convolutions with norm and activation, and five max-pools that round up, so that 28 pixels also leave one; two
     dense layers of `arch.dense` units (512 where ImageNet's have 4,096) with norm and activation; a linear classifier.
 
-    Raises ConfigError unless there are eight widths, and for images of which the last convolutions would see a pixel.
+    Raises ConfigError unless there are eight widths, and for images below 17 pixels, which the last convolutions would
+    see as a single one.
     """
     (channels, *size), arch, blocks = shape, builder.arch, list[nn.Module]()
     require(len(arch.channels) == 8, "arch.channels", arch.channels, "arch=vgg has 8 convolutions")
