@@ -11,13 +11,12 @@ import re
 import struct
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from bnexp.files import LARGEST
 
@@ -446,7 +445,7 @@ def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:
         return f"{key}={shown(value)} is not allowed: {KINDS[kind[1]]}"
     if "is not a ListConfig" in first:
         return f"{key}={shown(value)} is not allowed: a list, as in [100,100]"
-    return unknown_key(key) if isinstance(error, ConfigKeyError) else f"{key}={shown(value)}: {first}"
+    return f"{key}={shown(value)}: {first}"
 
 
 @cache
@@ -458,9 +457,11 @@ def known_keys() -> tuple[str, ...]:
     return tuple(keys)
 
 
-def unknown_key(key: str) -> str:
-    if key in known_keys() or key.startswith("executor."):
-        return f"{key} is a key that the chosen {key.split('.', maxsplit=1)[0]} doesn't have"
-    near = get_close_matches(key, known_keys(), n=1, cutoff=0.5)
-    hint = f", did you mean {near[0]}?" if near else ":"
-    return f"{key} is not a key of this configuration{hint} bnexp train --help lists them"
+@cache
+def whole_number_keys() -> frozenset[str]:
+    """The keys whose value is a whole number."""
+    hints = get_type_hints(RunConfig)
+    for name, kind in list(hints.items()):
+        if is_dataclass(kind):
+            hints |= {f"{name}.{key}": part for key, part in get_type_hints(kind).items()}
+    return frozenset(key for key, kind in hints.items() if kind in (int, int | None))

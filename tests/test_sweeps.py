@@ -42,7 +42,10 @@ def make_jobs(*sizes: int, config: RunConfig = CONFIG) -> list[Job]:
         replace(config, batch_size=60 + group, seed=seed) for group, size in enumerate(sizes) for seed in range(size)
     ]
     compilation = Compilation(config.compile is True)
-    return [Job(n, [], [f"batch_size={c.batch_size}", f"seed={c.seed}"], c, compilation) for n, c in enumerate(configs)]
+    return [
+        Job(n, [], [f"batch_size={c.batch_size}", f"seed={c.seed}"], c, compilation=compilation)
+        for n, c in enumerate(configs)
+    ]
 
 
 # ---- stacks

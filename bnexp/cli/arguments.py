@@ -11,7 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from bnexp.config import PATHS, ConfigError, existing_part, literal
+from bnexp.cli.suggestions import suggest_override
+from bnexp.config import PATHS, ConfigError, existing_part, known_keys, literal
 
 QUESTIONS = ("help", "cfg", "info")  # which are answered, and nothing runs
 OUTPUTS = ("hydra.run.dir", "hydra.sweep.dir")
@@ -75,7 +76,10 @@ def read_arguments(arguments: list[str]) -> Arguments:
     parser.add_argument("--config-dir", "-cd")
     choices = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
     parser.add_argument("--info", "-i", nargs="?", const="all", choices=choices)
-    found = vars(parser.parse_intermixed_args(arguments))
+    parsed, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        raise ConfigError(unknown_flag(unknown))
+    found = vars(parsed)
     overrides = found.pop("overrides")
     flags = {name: value for name, value in found.items() if value not in (None, False)}
     if "resolve" in flags and "cfg" not in flags:
@@ -83,6 +87,14 @@ def read_arguments(arguments: list[str]) -> Arguments:
     if "config_dir" in flags and not Path(flags["config_dir"]).is_dir():
         raise ConfigError(f"--config-dir {flags['config_dir']} not found: it must be a folder")
     return Arguments([with_quoted_path(word) for word in overrides], flags)
+
+
+def unknown_flag(words: list[str]) -> str:
+    """What is said of a flag that doesn't exist: most are keys, which are set without dashes."""
+    flag, value = words[0], next((word for word in words[1:] if not word.startswith("-")), None)
+    override = suggest_override(flag, value, known_keys())
+    hint = f"an override has no dashes, as {override}" if override else "bnexp train --help lists what there is"
+    return f"{flag} is not allowed: {hint}"
 
 
 def with_quoted_path(override: str) -> str:

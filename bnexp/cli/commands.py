@@ -377,7 +377,8 @@ def with_each(composer: Composer, names: list[str], overrides: list[str]) -> lis
     """The overrides with every data set, without those whose key it doesn't have. Raises ConfigError for one that none
     has.
     """
-    from bnexp.config import ConfigError, unknown_key
+    from bnexp.cli.errors import unknown_key
+    from bnexp.config import ConfigError
 
     keys = {name: composer.composed((f"dataset={name}",)).keys for name in names}
     for key in (word.partition("=")[0].lstrip("+") for word in overrides):

@@ -20,8 +20,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, Transformer
 from omegaconf import DictConfig, OmegaConf
 
-from bnexp.cli.errors import explain, unknown_choice
-from bnexp.config import GROUPS, ConfigError, RunConfig, known_keys, parse, typed_value, unknown_key, with_values
+from bnexp.cli.errors import explain, unknown_choice, unknown_key
+from bnexp.config import GROUPS, ConfigError, RunConfig, known_keys, parse, typed_value, whole_number_keys, with_values
 from bnexp.runs import dotted
 from bnexp.sweeps.job import HydraRecord
 
@@ -32,6 +32,7 @@ INSTEAD = {  # of Hydra's keys, those of its launchers and sweepers, which bnexp
     "hydra.launcher.workers": "executor.workers",
     "hydra.launcher.max_stack": "executor.max_stack",
     "hydra.launcher.submit": "executor=slurm",
+    "hydra.launcher.submit_with": "executor.timeout_min, executor.partition and executor.parameters of executor=slurm",
     "hydra.launcher": "the keys of executor=…",
     "hydra.job": f"{', '.join(USABLE)}",
 }
@@ -150,7 +151,14 @@ def single(override: Override) -> Setting:
     key = override.get_key_element()
     if override.is_sweep_override():
         raise ConfigError(f"{key} lists several values: add -m for a sweep, or use bnexp compare")
-    return Setting(str(override.input_line), key, override.value())
+    return setting_of(key, str(override.input_line), override.value())
+
+
+def setting_of(key: str, text: str, value: Any) -> Setting:
+    """One value of a key; 1e3 is 1000 where a whole number belongs."""
+    if key in whole_number_keys() and isinstance(value, float) and value.is_integer():
+        return Setting(f"{key}={int(value)}", key, int(value))
+    return Setting(text, key, value)
 
 
 def settings_of(override: Override, folder: str | None) -> list[Setting]:
@@ -160,14 +168,14 @@ def settings_of(override: Override, folder: str | None) -> list[Setting]:
     """
     key = override.get_key_element()
     if not override.is_sweep_override():
-        return [Setting(f"{key}={override.get_value_element_as_str()}", key, override.value())]
+        return [setting_of(key, f"{key}={override.get_value_element_as_str()}", override.value())]
     swept = override.value()
     if isinstance(swept, Glob):
         return [Setting(f"{key}={name}", key, name) for name in swept.filter(group_options(key, folder))]
     if not override.is_discrete_sweep():
         raise ConfigError(f"{override.input_line} is not allowed: a sweep lists its values, as {key}=1,2 or range(3)")
     elements = list(override.sweep_iterator())
-    return [Setting(f"{key}={Transformer.str(element)}", key, plain(element)) for element in elements]
+    return [setting_of(key, f"{key}={Transformer.str(element)}", plain(element)) for element in elements]
 
 
 def plain(element: Any) -> Any:
@@ -250,10 +258,18 @@ def configurations(folder: str | None = None, name: str = "config") -> Iterator[
     Where the primary configuration is the user's, their folder comes first: Hydra looks for it there alone.
     """
     ours, theirs = str(conf_dir()), folder and str(Path(folder).absolute())
+    plain_hydra = flat(shipped_composition().whole.hydra) if theirs else {}
     first = theirs and any(Path(theirs, f"{name}{end}").exists() for end in (".yaml", ".yml")) and name != "config"
     main, other = (theirs, ours) if first else (ours, theirs)
     with hydra.initialize_config_dir(str(main), job_name="bnexp", version_base="1.3"):
-        yield Composer(name, folder, [f"hydra.searchpath=['file://{escaped(other)}']"] if other else [])
+        search = [f"hydra.searchpath=['file://{escaped(other)}']"] if other else []
+        yield Composer(name, folder, search, plain_hydra)
+
+
+def shipped_composition() -> Composition:
+    """What Hydra composes of conf/ without any override."""
+    with configurations() as composer:
+        return composer.composed(())
 
 
 def escaped(path: str) -> str:
@@ -262,10 +278,12 @@ def escaped(path: str) -> str:
 
 
 class Composer:
-    """Composes the jobs of one command. `search`: the override that names the folder Hydra reads besides."""
+    """Composes the jobs of one command. `search`: the override that names the folder Hydra reads besides;
+    `plain_hydra`: Hydra's own part without the user's files.
+    """
 
-    def __init__(self, name: str, folder: str | None, search: list[str]) -> None:
-        self.name, self.folder, self.search = name, folder, search
+    def __init__(self, name: str, folder: str | None, search: list[str], plain_hydra: dict[str, object]) -> None:
+        self.name, self.folder, self.search, self.plain_hydra = name, folder, search, plain_hydra
         self.compositions: dict[tuple[str, ...], Composition] = _shipped if not search and name == "config" else {}
         self.checked: dict[str, Any] = {}  # the text of a setting → its typed value
 
@@ -326,7 +344,7 @@ class Composer:
             self.check_choice(text)
         whole = hydra.compose(self.name, [*overrides, *self.search], return_hydra_config=True)
         if self.search:
-            check_files(whole, overrides)
+            check_files(whole, overrides, self.plain_hydra)
         HydraConfig.instance().set_config(whole)  # which ${hydra:…} asks
         composition = Composition(whole, parse(run_part(whole)))
         check_names(composition)
@@ -379,12 +397,10 @@ FREE = ["run.dir", "sweep.dir", "sweep.subdir", "verbose", "help", "runtime", "o
 FREE += ["job.override_dirname", "job.config_name"]
 
 
-def check_files(whole: DictConfig, overrides: tuple[str, ...]) -> None:
+def check_files(whole: DictConfig, overrides: tuple[str, ...], expected: dict[str, object]) -> None:
     """A user's file may set no more of Hydra's keys than an override may, and nothing of what submitit is given, which
     runs some of it in a shell. Raises ConfigError.
     """
-    with configurations() as composer:
-        expected = flat(composer.composed(()).whole.hydra)
     found = flat(whole.hydra)
     for key in found | expected:
         if found.get(key) != expected.get(key) and not any(is_under(key, name) for name in FREE):

@@ -6,7 +6,8 @@ from difflib import get_close_matches
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from bnexp.config import ConfigError, unknown_key
+from bnexp.cli.suggestions import suggest_choice, suggest_key
+from bnexp.config import ConfigError, known_keys
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -41,7 +42,18 @@ def composition_error(error: Exception) -> str:
 
 def unknown_choice(group: str, choice: str, options: list[str]) -> str:
     """What is said of a choice that a group doesn't have."""
-    return f"{group}={choice} is unknown: choose from {', '.join(options)}"
+    near = suggest_choice(group, choice, options)
+    hint = f", did you mean {group}={near}? Choose" if near else ": choose"
+    return f"{group}={choice} is unknown{hint} from {', '.join(options)}"
+
+
+def unknown_key(key: str) -> str:
+    """What is said of a key that a configuration doesn't have."""
+    if key in known_keys() or key.startswith("executor."):
+        return f"{key} is a key that the chosen {key.split('.', maxsplit=1)[0]} doesn't have"
+    near = suggest_key(key, known_keys())
+    hint = f", did you mean {near}?" if near else ":"
+    return f"{key} is not a key of this configuration{hint} bnexp train --help lists them"
 
 
 def first_line(text: str) -> str:

@@ -2,6 +2,9 @@
 
 import os
 import sys
+import textwrap
+from dataclasses import dataclass, field
+from shutil import get_terminal_size
 from typing import Any
 
 import hydra
@@ -17,7 +20,141 @@ from bnexp.cli.compose import (
     parse_overrides,
     settings_of,
 )
-from bnexp.config import GROUPS, ConfigError
+from bnexp.config import GROUPS, ConfigError, explain_keys
+
+WIDEST = 120  # columns
+
+
+@dataclass(frozen=True)
+class Page:
+    """The help of a command: how it is typed, what it does, its arguments with their defaults, and one example."""
+
+    usage: str
+    purpose: str
+    arguments: dict[str, str] = field(default_factory=dict)
+    example: str = ""
+    takes_keys: bool = False
+
+
+OVERRIDE = "GROUP=CHOICE or KEY=VALUE, as listed below"
+BY = "the key whose values are the arms (default: all that differ but the seed)"
+OUT = "where the files go (default: the directory itself; needed for several)"
+DRY_RUN = "only say how it would be done and about how long it takes (default: false)"
+PAGES = {
+    "train": Page(
+        "bnexp train [-m] [OVERRIDE …] [dry_run=true]",
+        "Train one run; with -m a sweep over every combination of the values that overrides list.",
+        {
+            "OVERRIDE": OVERRIDE,
+            "-m, --multirun": "a sweep: norm=none,batch lists values, 'seed=range(5)' too",
+            "dry_run=true": DRY_RUN,
+            "--cfg job": "print the configuration and run nothing (hydra, all: with Hydra's part)",
+            "--config-dir DIR": "a folder with configurations of your own, beside those of bnexp",
+            "--config-name NAME": "the primary configuration (default: config)",
+            "--info": "how Hydra composes the configuration",
+        },
+        "bnexp train norm=batch act=sigmoid steps=2000",
+        takes_keys=True,
+    ),
+    "compare": Page(
+        "bnexp compare [OVERRIDE …] [by=KEY] [dry_run=true]",
+        "Train a sweep, then compare its arms, paired by seed: table, figure and page.",
+        {"OVERRIDE": OVERRIDE, "by=KEY": BY, "dry_run=true": DRY_RUN},
+        "bnexp compare experiment=demo norm=none,batch 'seed=range(6)'",
+        takes_keys=True,
+    ),
+    "resume": Page(
+        "bnexp resume DIR … [dataset.root=DIR] [dataset.path=DIR] [init_from=DIR]",
+        "Resume an interrupted run or sweep; the result is bit-identical.",
+        {
+            "DIR": "the directory of a run or a sweep",
+            "dataset.root=DIR": "where the data set is by now, if it was moved (default: where it was); so for the others",
+        },
+        "bnexp resume results/sweeps/mine",
+    ),
+    "report": Page(
+        "bnexp report DIR … [by=KEY] [out=DIR]",
+        "Compare runs that are there, paired by seed: table, figure and page.",
+        {"DIR": "directories of runs or sweeps", "by=KEY": BY, "out=DIR": OUT},
+        "bnexp report results/sweeps/mine by=norm",
+    ),
+    "probe": Page(
+        "bnexp probe DIR … [by=KEY] [out=DIR]",
+        "Measure the loss around the checkpoints of runs: its smoothness, and internal covariate shift.",
+        {"DIR": "directories of runs or sweeps, trained with eval.keep=true", "by=KEY": BY, "out=DIR": OUT},
+        "bnexp probe results/sweeps/mine",
+    ),
+    "reproduce": Page(
+        "bnexp reproduce [CLAIM …] [--list] [--seeds N] [--out DIR]",
+        "Train what published claims need, and judge them.",
+        {
+            "CLAIM": "a claim's id, or what ids begin with: udacity, wiki.sooner (default: all)",
+            "--list": "show the claims, and about how long what they still need takes here",
+            "--seeds N": "seeds an arm, 0 to N - 1 (default: 10)",
+            "--out DIR": "where claims.json, README.md and figures/ go (default: results/sweeps/claims)",
+        },
+        "bnexp reproduce wiki --seeds 5",
+    ),
+    "bench": Page(
+        "bnexp bench [OVERRIDE …] [modes=LIST] [rounds=N] [seconds=N] [stack=N] [out=DIR]",
+        "Measure the steps a second of every norm against none: uncompiled, compiled and stacked, in interleaved rounds.",
+        {
+            "OVERRIDE": "what is measured, as in bnexp train; of lists all combinations",
+            "modes=LIST": "of eager, compiled and stacked (default: all)",
+            "rounds=N": "rounds, of which the median is taken (default: 9)",
+            "seconds=N": "seconds of a measurement (default: 0.3)",
+            "stack=N": "runs of a stack (default: 8)",
+            "out=DIR": "where table and figure go (default: results/bench/TIME)",
+        },
+        "bnexp bench dataset=digits norm=none,batch",
+    ),
+    "data": Page(
+        "bnexp data [status|fetch] [dataset=NAME] [dataset.root=DIR]",
+        "Show which data sets are there (status, the default), or download, check and decode one (fetch).",
+        {"dataset=NAME": "the data set (default: all of them)", "dataset.root=DIR": "its folder (default: data)"},
+        "bnexp data fetch dataset=mnist",
+    ),
+}
+
+
+def command_help(command: str) -> str:
+    """The help of a command, in lines that fit the terminal."""
+    page = PAGES[command]
+    parts = [f"{page.usage}\n", *textwrap.wrap(page.purpose, width()), "", *columns(page.arguments), ""]
+    parts += ["Example:", f"  {page.example}"]
+    return "\n".join(parts + (help_of_keys() if page.takes_keys else [])) + "\n"
+
+
+def help_of_keys() -> list[str]:
+    """Every choice of every group, and every key with its default and what it is for."""
+    with configurations():
+        choices = {f"{group}=": ", ".join(group_options(group, None)) for group in (*GROUPS, "executor")}
+    keys = {f"{key.name}={key.default}": key.help for key in explain_keys()}
+    ours = {
+        "executor.workers=auto": "worker processes: auto, as many as there are cores or CUDA devices",
+        "executor.max_stack=auto": "the most runs of a stack: auto, as many as a core's caches hold",
+        "hydra.run.dir=DIR": "the directory of a run (default: results/runs/DATE/TIME_OVERRIDES)",
+        "hydra.sweep.dir=DIR": "the directory of a sweep (default: results/sweeps/DATE_TIME)",
+        "hydra.sweep.subdir=NAME": "the folder of a run in it (default: what tells it from the others)",
+        "hydra.verbose=true": "log more to bnexp.log (default: false)",
+    }
+    return ["", "Choices:", *columns(choices), "", "Keys and their defaults:", *columns(keys | ours)]
+
+
+def width() -> int:
+    """Columns of a line."""
+    return min(get_terminal_size().columns, WIDEST)
+
+
+def columns(rows: dict[str, str]) -> list[str]:
+    """Names and their explanations, side by side; a long name stands in a line of its own."""
+    left = min(max(map(len, rows), default=0), 28)
+    lines = []
+    for name, text in rows.items():
+        wrapped = textwrap.wrap(text, max(width() - left - 4, 20), break_long_words=False, break_on_hyphens=False) or [""]
+        first = [f"  {name:<{left}}  {wrapped[0]}"] if len(name) <= left else [f"  {name}", f"{'':{left + 4}}{wrapped[0]}"]
+        lines += [*first, *(f"{'':{left + 4}}{line}" for line in wrapped[1:])]
+    return [line.rstrip() for line in lines]
 
 
 def first_composition(read: Arguments) -> Composition:
@@ -59,12 +196,3 @@ def complete_by_hydra(arguments: list[str]) -> int:
     sys.argv = ["bnexp", *arguments]
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
     return 0
-
-
-def command_help(command: str) -> str:
-    """The help of a command."""
-    with configurations() as composer:
-        whole = composer.composed(()).whole
-        choices = [f"  {group}: {', '.join(group_options(group, None))}" for group in (*GROUPS, "executor")]
-    shown = OmegaConf.to_yaml(OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]))
-    return "\n".join([f"bnexp {command}", "", *choices, "", shown])

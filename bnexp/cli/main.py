@@ -12,16 +12,15 @@ bnexp: what does normalization do to training?
 
   bnexp train [OVERRIDE …]            one run: bnexp train norm=batch act=sigmoid
   bnexp train -m [OVERRIDE …]         a sweep: bnexp train -m norm=none,batch 'seed=range(5)'
-  bnexp compare [OVERRIDE …] [by=KEY] a sweep, then the paired comparison: table and figure
-                                      (dry_run=true: of both, how it would be done and about how long it takes)
+  bnexp compare [OVERRIDE …] [by=KEY] a sweep, then the paired comparison: table, figure and page
   bnexp resume DIR … [dataset.root=DIR]   resume an interrupted run or sweep; the result is bit-identical
   bnexp report DIR … [by=KEY] [out=FOLDER]   the comparison of runs that are there
-  bnexp probe DIR … [by=KEY] [out=FOLDER]    the loss around their checkpoints: smoothness, internal covariate shift
+  bnexp probe DIR … [by=KEY] [out=FOLDER]    the loss around checkpoints: smoothness, internal covariate shift
   bnexp reproduce [CLAIM …] [--list] [--seeds N]   published claims, judged
   bnexp bench [WORD …]                steps/s of every norm against none: eager, compiled, stacked
   bnexp data [status|fetch] [dataset=NAME] [dataset.root=DIR]
 
-bnexp train --help lists every choice and key; bnexp train OVERRIDE … --cfg job prints a configuration.
+bnexp COMMAND --help explains each; bnexp train --help lists every choice and key.
 eval "$(bnexp -sc install=bash)" installs completion (or zsh, fish).
 """
 
