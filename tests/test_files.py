@@ -8,8 +8,10 @@ import fcntl
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from functools import cache
@@ -18,12 +20,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from children import import_everything, in_child, lead_forks
+from children import await_that, end_of, import_everything, in_child, kill, lead_forks, start
 from conftest import Bnexp, Tell, Times
 
 import bnexp as package
 from bnexp import files, train
 from bnexp.compiler import has_compiler
+from bnexp.config import ConfigError
+from bnexp.lock import Lock
 from bnexp.runs import find_runs
 
 SHORT = ("dataset=digits", "steps=60", "eval.first_every=10", "threads=1", "arch.hidden=[8]")
@@ -453,6 +457,41 @@ def test_a_lock_refused_as_smb_does_is_somebody_elses(bnexp: Bnexp) -> None:
     outcome = bnexp(*ALONE)
     assert outcome.status == 2
     assert "is in use" in outcome.err
+
+
+def hold(directory: Path) -> None:
+    """Lock a directory until this process is killed."""
+    lock = Lock(directory)
+    Path("held").touch()
+    time.sleep(60)
+    lock.release()
+
+
+def test_a_lock_ends_with_its_process_and_keeps_its_holders_name() -> None:
+    place = Path("mine").absolute()
+    pid = start(lambda: hold(place) or 0)
+    await_that(Path("held").exists, pid)
+    for _ in range(2):  # the first rival has not wiped the holder's name
+        with pytest.raises(ConfigError, match=f"is in use: process {pid} on "):
+            Lock(place)
+    kill(pid, signal.SIGKILL)
+    assert end_of(pid) == -signal.SIGKILL
+    with Lock(place), Lock(place):  # a process may hold it more than once
+        assert in_child_locked(place)
+    assert not in_child_locked(place)
+
+
+def in_child_locked(place: Path) -> bool:
+    """Whether another process cannot have the directory."""
+
+    def attempt() -> int:
+        try:
+            Lock(place).release()
+        except ConfigError:
+            return 1
+        return 0
+
+    return end_of(start(attempt)) == 1
 
 
 @pytest.mark.parametrize("total", [0, 2**30])
