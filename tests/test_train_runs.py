@@ -1,6 +1,7 @@
 """A run from its start to its directory: what is there, that it repeats to the byte, and how it ends."""
 
 import csv
+import functools
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from conftest import Bnexp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import bnexp.train as training
+from bnexp import logs
 from bnexp.checkpoint import load_checkpoint
 from bnexp.config import ConfigError, DatasetConfig, RunConfig
 from bnexp.runs import SCHEMA, Launch, config_digest, create_run, find_runs
@@ -259,6 +261,34 @@ def test_output_to_a_file_has_no_escape_codes(bnexp: Bnexp) -> None:
     outcomes = [bnexp(*TRAIN, "steps=1"), bnexp("train", "norm=foo"), bnexp("data", "status")]
     assert all(outcome.out + outcome.err for outcome in outcomes)
     assert not [outcome for outcome in outcomes if "\x1b" in outcome.out + outcome.err]
+
+
+# ---- loggers
+
+
+class JsonLines(logs.Logger):
+    """Another logger, in one file: an object a line."""
+
+    def __init__(self, directory: Path) -> None:
+        self.file = (directory / "log.jsonl").open("w", encoding="utf-8")
+
+    def log(self, step: int, kind: str, values: logs.Values) -> None:
+        self.file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def test_another_logger_gets_every_row(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [logs.TensorBoardLogger, JsonLines]
+    monkeypatch.setattr("bnexp.train.Recorder", functools.partial(logs.Recorder, others=others))
+    assert bnexp("train", "dataset=digits", "steps=20", "eval.first_every=10", "hydra.run.dir=r").status == 0
+    lines = [json.loads(line) for line in Path("r/log.jsonl").read_text().splitlines()]
+    rows = [line for line in lines if line.pop("kind") != "speed"]
+    with open("r/metrics.csv", newline="", encoding="utf-8") as file:
+        table = [{k: float(v) for k, v in row.items() if v and k != "split"} for row in csv.DictReader(file)]
+    assert rows == table
+    assert len(lines) > len(rows)
 
 
 # ---- TensorBoard
