@@ -1,7 +1,6 @@
 """Functions compiled once: for all stacks of a process that share the graph, and on disk for processes to come."""
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -17,6 +16,14 @@ import torch
 
 from bnexp.cache import VARIABLE, Cache, open_cache, read_kept, remove_scratch, write_kept
 from bnexp.compiler import LONGEST, compiler_command, forget_compiler
+from bnexp.torch_internals import (
+    can_be_saved,
+    compile_ahead,
+    compiler_directory,
+    load_compiled,
+    save_compiled,
+    set_up_compiler,
+)
 
 log = logging.getLogger("bnexp")
 
@@ -57,7 +64,7 @@ class Compiled:
             except Exception as error:
                 log.debug("%s is compiled again: %s", path, error)
         result = self.compiled_call(arguments, found)
-        if path and hasattr(self.ready, "save_compiled_function"):
+        if path and can_be_saved(self.ready):
             save(self.ready, path, self.captured)
         return result
 
@@ -89,12 +96,10 @@ class Compiled:
         if self.device.type != "cpu":
             return compiled
         try:
-            found = compiled.aot_compile((arguments, {}))
-        except (AttributeError, RuntimeError) as error:  # torch before 2.15 can't, or not for every graph
+            return compile_ahead(compiled, arguments)
+        except (AttributeError, RuntimeError) as error:
             log.debug("not compiled ahead of time: %s", error)
             return compiled
-        found.disable_guard_check()
-        return found
 
 
 def set_up_torch() -> Cache:
@@ -102,42 +107,18 @@ def set_up_torch() -> Cache:
     found = open_cache()
     if found.scratch is None:
         raise CompileError(f"there is no directory for compiled code ({found.problem})")
-    # Not every file of torch's goes where the variable says: what it takes for the default is to be the same place.
-    from torch._inductor.runtime import cache_dir_utils  # noqa: PLC0415 - a second to import, and only some runs compile
-
-    cache_dir_utils.default_cache_dir = lambda: os.environ[VARIABLE]
-
-    import torch._dynamo.config as dynamo  # noqa: PLC0415
-    import torch._inductor.config as inductor  # noqa: PLC0415
-    from torch._inductor import codecache  # noqa: PLC0415
-
-    codecache._HEADER_DIR = str(found.scratch / "precompiled_headers")
-    codecache._HEADER_LOCK_DIR = str(found.scratch / "precompiled_headers" / "locks")
-    # where it isn't ahead of time: one entry a graph, the defaults of 8 and 256 count all
-    dynamo.recompile_limit = dynamo.accumulated_recompile_limit = 1024
-    dynamo.automatic_dynamic_remote_pgo = False
-    inductor.fx_graph_remote_cache = inductor.autotune_remote_cache = inductor.bundled_autotune_remote_cache = False
-    inductor.compile_threads = 1  # one kernel: a pool of compilers would only cost memory
-    inductor.cpp.cxx = (None, compiler_command())
+    set_up_compiler(found.scratch, VARIABLE, compiler_command())
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here is no news
     return found
 
 
 @contextmanager
 def apart(found: Cache) -> Iterator[None]:
-    """Torch's files in an empty directory for a while, without headers precompiled."""
-    from torch._inductor.utils import clear_caches  # noqa: PLC0415 - a second to import, and only some runs compile
-
+    """Torch's files are in an empty directory while the block runs."""
     assert found.scratch is not None
     beside = found.scratch.parent if os.access(found.scratch.parent, os.W_OK) else None
-    with TemporaryDirectory(dir=beside) as folder, torch._inductor.config.patch(cpp_cache_precompile_headers=False):
-        os.environ[VARIABLE] = folder
-        clear_caches()
-        try:
-            yield
-        finally:
-            os.environ[VARIABLE] = str(found.scratch)
-            clear_caches()
+    with TemporaryDirectory(dir=beside) as folder, compiler_directory(folder, VARIABLE):
+        yield
 
 
 def brief(error: Exception) -> str:
@@ -166,13 +147,10 @@ def load(path: Path, captured: dict[str, Any]) -> Any:
     """What was kept there, or None: whatever is wrong with it, it can be compiled again."""
     try:
         kept = read_kept(path)
-        if kept is not None:
-            found: Any = torch.compiler.load_compiled_function(io.BytesIO(kept), external_data=captured)
-            found.disable_guard_check()
-            return found
+        return None if kept is None else load_compiled(kept, captured)
     except Exception as error:  # unpickling raises what it likes
         log.debug("%s is compiled again: %s", path, error)
-    return None
+        return None
 
 
 def save(compiled: Any, path: Path, captured: dict[str, Any]) -> None:
@@ -180,7 +158,7 @@ def save(compiled: Any, path: Path, captured: dict[str, Any]) -> None:
     try:
         with TemporaryDirectory(dir=path.parent) as folder:
             whole = Path(folder, path.name)
-            compiled.save_compiled_function(whole, external_data=captured)
+            save_compiled(compiled, whole, captured)
             write_kept(path, whole.read_bytes())
     except Exception as error:  # pickling raises what it likes
         log.debug("%s is not kept: %s", path, error)

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
-from torch.utils._pytree import tree_map, tree_map_only
 
 from bnexp import parallel
 from bnexp.archs.registry import make_model, stacks
@@ -33,6 +32,7 @@ from bnexp.optim import NUMBERS, STACKABLE, find_optimizer, schedule_factor
 from bnexp.pretrained import load_start
 from bnexp.runs import Compilation
 from bnexp.seeds import generator
+from bnexp.torch_internals import keep_in_place, map_tensors
 
 Tensors = dict[str, Tensor]
 Asked = Callable[[], bool]  # whether the process is to end
@@ -68,7 +68,7 @@ class MemberState(NamedTuple):
     numbers: Tensors  # the optimizer's: lr, weight_decay, …
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "MemberState":
-        return MemberState(*tree_map(change, tuple(self)))
+        return map_tensors(change, self)
 
     def flat(self) -> Tensors:
         """Everything by one name, "parameters.classifier.weight" and so on, as a checkpoint keeps it."""
@@ -241,13 +241,6 @@ def dimensions(config: RunConfig) -> tuple[int | None, ...]:
     return 0, 0, None if config.dataset.augment == "none" else 0, None
 
 
-def stay(tensors: Any) -> None:
-    """Promise that these keep their place in memory: a CUDA graph changes them there, and copies any other input."""
-    import torch._dynamo  # noqa: PLC0415 - a second to import, and only some runs compile
-
-    tree_map_only(Tensor, torch._dynamo.mark_static_address, tensors)
-
-
 # Keys that a member's step does not depend on: its start, its batches, and what surrounds the step.
 OUTSIDE_THE_STEP = {"seed", "init", "init_from", "steps", "eval", "checkpoint", "device", "threads", "compile"}
 
@@ -325,12 +318,12 @@ class Stack:
         """Take these as the stack's members; mapped, they become views of one state."""
         self.members = members
         if self.mapped:
-            self.state = MemberState(*tree_map(lambda *tensors: torch.stack(tensors), *(tuple(m) for m in members)))
+            self.state = map_tensors(lambda *tensors: torch.stack(tensors), *members)
             self.members = [self.state.map(itemgetter(row)) for row in range(len(members))]
         self.run: Callable[..., Tensor]
         if self.compiled:
             self.run = compiled_step(self.model, self.config, self.data, self.mapped, len(members))
-            stay((self.state if self.mapped else self.members, self.train))
+            keep_in_place((self.state if self.mapped else self.members, self.train))
         else:
             self.run = make_step(self.model, self.config, self.data, traced=False)
 
@@ -363,7 +356,7 @@ class Stack:
         kept = [member.map(torch.clone) for member in self.members]
         self.step(batch)
         for member, before in zip(self.members, kept, strict=True):
-            tree_map(lambda now, then: now.copy_(then), tuple(member), tuple(before))
+            map_tensors(Tensor.copy_, member, before)
 
     def update(self, step: int, batch: Batch) -> None:
         """The update that follows `step` updates."""

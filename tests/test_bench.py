@@ -129,7 +129,7 @@ def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record of it: test_stacking.py has the steps compiled, and one below the forward pass."""
     monkeypatch.setattr("bnexp.compiled.Compiled.compile", lambda compiled, _: compiled.function)
-    monkeypatch.setattr("bnexp.engine.stay", lambda _: None)
+    monkeypatch.setattr("bnexp.engine.keep_in_place", lambda _: None)
     monkeypatch.setattr(bnexp.engine, "_compiled", {})
     drawn: list[Any] = []
     monkeypatch.setattr("bnexp.bench_report.rate_figure", lambda *arguments: drawn.append(arguments))

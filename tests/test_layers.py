@@ -31,7 +31,7 @@ LAYERS = (  # from the command line down; a module imports from its own layer or
     ("optim", "data", "archs", "batches", "init", "compiled"),
     ("compiler",),
     ("norms", "activations"),
-    ("parallel", "lock", "cache", "run_log"),
+    ("parallel", "lock", "cache", "torch_internals", "run_log"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 LONGEST = 45
