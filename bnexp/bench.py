@@ -25,7 +25,8 @@ from bnexp.batches import Batch, Batches
 from bnexp.compiled import Compiled
 from bnexp.compiler import compiler_problem
 from bnexp.config import ConfigError, RunConfig, require, require_choice
-from bnexp.console import console, count, duration, say
+from bnexp.console import console, count, duration
+from bnexp.console import print_line as say
 from bnexp.data import Data, load_data
 from bnexp.engine import (
     Examples,

@@ -15,7 +15,8 @@ import torch
 
 from bnexp.bench import CONTROL, MODES, Options, Panel, Row
 from bnexp.compiler import compiler_command, has_compiler
-from bnexp.console import count, say, show_table
+from bnexp.console import count, show_table
+from bnexp.console import print_line as say
 from bnexp.engine import pick_device
 from bnexp.figures import Bar, BarGroup, rate_figure
 from bnexp.files import write_whole

@@ -1,5 +1,6 @@
-"""Functions compiled once: for all stacks of a process that share the graph, and on disk for processes to come."""
+"""Functions that are compiled once: for all stacks of a process that share a graph, and on disk for later processes."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -7,13 +8,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+import bnexp
 from bnexp.cache import VARIABLE, Cache, open_cache, read_kept, remove_scratch, write_kept
 from bnexp.compiler import LONGEST, compiler_command, forget_compiler
 from bnexp.torch_internals import (
@@ -29,16 +30,15 @@ log = logging.getLogger("bnexp")
 
 
 class CompileError(RuntimeError):
-    """A step could not be compiled, though this machine was found to be able to."""
+    """A step could not be compiled, although a small function could be on this machine."""
 
 
 class Compiled:
-    """A function of tensors that is compiled, or loaded, when it is first called.
+    """A function of tensors that is compiled, or loaded from disk, when it is first called.
 
-    On a CPU it is compiled ahead of time, and no later call is checked against what was compiled: the guards of
-    torch.compile would take 170 µs, a third of a step. So calls have to look alike; who shares it has to see to that.
-    With a key it is kept on disk. `captured` names what the function has in its closure and can't be kept: it is taken
-    from the process that loads it.
+    On a CPU it is compiled ahead of time, and later calls are not checked: all have to pass tensors of the same shapes,
+    strides and types. With a key it is kept on disk. captured: variables of the function's closure, which are not kept
+    but taken from the process that loads it.
     """
 
     def __init__(
@@ -48,49 +48,50 @@ class Compiled:
         self.ready: Callable[..., Any] | None = None
 
     def __call__(self, *arguments: Any) -> Any:
-        """Raises CompileError, where it is the first call."""
+        """Call the compiled function. The first call may raise CompileError."""
         return self.ready(*arguments) if self.ready is not None else self.first_call(arguments)
 
     def first_call(self, arguments: tuple[Any, ...]) -> Any:
-        """With what was kept, or compiled. What is damaged among the files shows here at the latest: then they are made
-        anew. A call that breaks off may have changed its arguments; Stack.warm_up puts them back.
+        """Call what was kept on disk, or else compile. A damaged file shows here at the latest, and is replaced. A call
+        that fails halfway may have changed its arguments; `Stack.warm_up` restores them.
         """
-        found = set_up_torch()
-        path = place_of(self.key, found) if self.key and self.device.type == "cpu" else None
-        kept = load(path, self.captured) if path else None
-        if kept is not None:
+        cache = set_up_torch()
+        path = path_of(self.key, cache) if self.key and self.device.type == "cpu" else None
+        loaded = load(path, self.captured) if path else None
+        if loaded is not None:
             try:
-                return self.adopt(kept, arguments)
+                return self.adopt(loaded, arguments)
             except Exception as error:
                 log.debug("%s is compiled again: %s", path, error)
-        result = self.compiled_call(arguments, found)
+        result = self.compiled_call(arguments, cache)
         if path and can_be_saved(self.ready):
             save(self.ready, path, self.captured)
         return result
 
-    def compiled_call(self, arguments: tuple[Any, ...], found: Cache) -> Any:
-        """If it fails it is tried once more, apart from all that torch has kept."""
+    def compiled_call(self, arguments: tuple[Any, ...], cache: Cache) -> Any:
+        """Compile and call. Where that fails it is tried once more without torch's own files, which may be damaged."""
         try:
             return self.adopt(self.compile(arguments), arguments)
         except Exception as error:
             log.debug("compiled once more: %s", error)
         try:
-            with apart(found):
+            with empty_scratch(cache):
                 result = self.adopt(self.compile(arguments), arguments)
         except Exception as error:
             forget_compiler()
-            mended = "mend that and resume it, or train it anew with compile=false in another directory"
-            raise CompileError(f"the training step could not be compiled ({brief(error)}): {mended}") from error
-        remove_scratch(found)
+            remedy = "mend that and resume it, or train it anew with compile=false in another directory"
+            raise CompileError(f"the training step could not be compiled ({brief(error)}): {remedy}") from error
+        remove_scratch(cache)
         return result
 
     def adopt(self, ready: Any, arguments: tuple[Any, ...]) -> Any:
-        """Take it for all calls, where it does the first."""
+        """Make the first call with this function, and if it succeeds all later ones."""
         result = ready(*arguments)
         self.ready = ready
         return result
 
     def compile(self, arguments: tuple[Any, ...]) -> Any:
+        """Compile the function: on a CPU ahead of time where torch can, else when it is first called."""
         mode = "reduce-overhead" if self.device.type == "cuda" else None  # a CUDA graph: one launch a call
         compiled: Any = torch.compile(self.function, fullgraph=True, dynamic=False, mode=mode)
         if self.device.type != "cpu":
@@ -103,26 +104,26 @@ class Compiled:
 
 
 def set_up_torch() -> Cache:
-    """Its compiler's settings and directories. Raises CompileError where there is none that is safe to use."""
-    found = open_cache()
-    if found.scratch is None:
-        raise CompileError(f"there is no directory for compiled code ({found.problem})")
-    set_up_compiler(found.scratch, VARIABLE, compiler_command())
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here is no news
-    return found
+    """Set up torch's compiler and its directory. Raises CompileError where no directory is safe to use."""
+    cache = open_cache()
+    if cache.scratch is None:
+        raise CompileError(f"there is no directory for compiled code ({cache.problem})")
+    set_up_compiler(cache.scratch, VARIABLE, compiler_command())
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no CUDA
+    return cache
 
 
 @contextmanager
-def apart(found: Cache) -> Iterator[None]:
+def empty_scratch(cache: Cache) -> Iterator[None]:
     """Torch's files are in an empty directory while the block runs."""
-    assert found.scratch is not None
-    beside = found.scratch.parent if os.access(found.scratch.parent, os.W_OK) else None
+    assert cache.scratch is not None
+    beside = cache.scratch.parent if os.access(cache.scratch.parent, os.W_OK) else None
     with TemporaryDirectory(dir=beside) as folder, compiler_directory(folder, VARIABLE):
         yield
 
 
 def brief(error: Exception) -> str:
-    """What a compiler said, without its command."""
+    """The line of a compiler's output that holds its error, else the first line."""
     lines = [" ".join(line.split()) for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
     return next((line for line in lines if "error: " in line), lines[0])[:LONGEST]
 
@@ -130,31 +131,34 @@ def brief(error: Exception) -> str:
 # ---- what is kept
 
 
-def place_of(key: str, found: Cache) -> Path | None:
-    """Its file, or None where nothing is kept. One for each version of things."""
+def path_of(key: str, cache: Cache) -> Path | None:
+    """The file of a kept step, another for each version of bnexp's code, Python, torch and CPU; None where the cache
+    keeps nothing.
+    """
     versions = [code_digest(), sys.version, torch.__version__, torch.backends.cpu.get_cpu_capability()]
     name = hashlib.sha256(json.dumps([key, *versions]).encode()).hexdigest()
-    return found.kept / name if found.kept else None
+    return cache.kept / name if cache.kept else None
 
 
-@cache
+@functools.cache
 def code_digest() -> str:
-    files = sorted(Path(__file__).parent.rglob("*.py"))
+    """SHA-256 of this package's code."""
+    files = sorted(Path(bnexp.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def load(path: Path, captured: dict[str, Any]) -> Any:
-    """What was kept there, or None: whatever is wrong with it, it can be compiled again."""
+    """The compiled step in a file, or None: whatever is wrong with the file, the step can be compiled again."""
     try:
-        kept = read_kept(path)
-        return None if kept is None else load_compiled(kept, captured)
+        content = read_kept(path)
+        return None if content is None else load_compiled(content, captured)
     except Exception as error:  # unpickling raises what it likes
         log.debug("%s is compiled again: %s", path, error)
         return None
 
 
 def save(compiled: Any, path: Path, captured: dict[str, Any]) -> None:
-    """What can't be kept, or not there, is compiled again next time."""
+    """Keep a compiled step in a file; where that fails it is compiled again next time."""
     try:
         with TemporaryDirectory(dir=path.parent) as folder:
             whole = Path(folder, path.name)
@@ -165,7 +169,9 @@ def save(compiled: Any, path: Path, captured: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Compile a small function, forward and backward, and compare: what `compiler_problem` asks another process for."""
+    """Compile a small function, run it forward and backward, and compare with the uncompiled one: what another process
+    does for `compiler_problem`. Returns the exit status.
+    """
 
     def loss(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return torch.tanh(x @ weight).square().mean()
@@ -173,11 +179,11 @@ def main() -> int:
     weight, x = torch.linspace(-1, 1, 12).reshape(4, 3), torch.linspace(-2, 2, 20).reshape(5, 4)
     gradient = torch.func.grad(loss)
     try:
-        found = Compiled(gradient, torch.device("cpu"))(weight, x)
+        compiled = Compiled(gradient, torch.device("cpu"))(weight, x)
     except Exception as error:
         print(brief(error.__cause__ if isinstance(error.__cause__, Exception) else error))
         return 1
-    if not torch.allclose(found, gradient(weight, x), atol=1e-5):
+    if not torch.allclose(compiled, gradient(weight, x), atol=1e-5):
         print("it computed something else")
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""What bnexp says: lines, complaints, tables."""
+"""Output on the terminal: lines, errors, tables."""
 
 import logging
 import multiprocessing
@@ -13,71 +13,71 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-PLAIN_WIDTH = 120  # columns of a table that goes to a file
-LONGEST = 1000  # characters of a complaint
+PLAIN_WIDTH = 120  # columns of a table that is printed to a file
+LONGEST = 1000  # characters of an error
 
-if os.environ.get("COLUMNS", "").strip() == "0":  # of a terminal without a size; rich would print nothing
+if os.environ.get("COLUMNS", "").strip() == "0":  # a terminal without a size, on which rich would print nothing
     del os.environ["COLUMNS"]
 console = Console(highlight=False, emoji=False)
 errors = Console(stderr=True, highlight=False, emoji=False)
 
-_said: set[str] = set()
+_printed: set[str] = set()
 _display_failed = False
 
 
 @contextmanager
 def harmless() -> Iterator[None]:
-    """For what shows how runs get on: an error there is logged and said in a line, the first of a process, and ends
-    nothing. SystemExit is what rich makes of a pipe that nobody reads.
+    """Let no error of the display end a run: the first one of a process is logged and printed in a line. rich raises
+    SystemExit for a pipe that nobody reads.
     """
     global _display_failed  # noqa: PLW0603 - once a process
     try:
         yield
     except (Exception, SystemExit) as error:
-        if _display_failed:
-            return
-        _display_failed = True
-        logging.getLogger("bnexp").info("the display failed, the runs go on", exc_info=error)
-        if multiprocessing.parent_process() is None:
-            complain(f"the display failed ({type(error).__name__}: {error}): the runs go on")
+        if not _display_failed:
+            _display_failed = True
+            logging.getLogger("bnexp").info("the display failed, the runs go on", exc_info=error)
+            if multiprocessing.parent_process() is None:
+                print_error(f"the display failed ({type(error).__name__}: {error}): the runs go on")
 
 
 def printable(text: str) -> str:
-    """Control characters as Python writes them: no name of a file or of somebody's run steers a terminal."""
+    """Escape control characters as Python does, so that no name of a file or a run steers the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def literal(text: str) -> str:
-    """For rich: neither its markup nor control characters."""
+    """Escape rich's markup and control characters."""
     return escape(printable(text))
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
+    """Print a text as it is, unwrapped."""
     with harmless():
         console.print("\n".join(map(literal, text.splitlines())), soft_wrap=True)
 
 
-def complain(text: str) -> None:
-    """One line on standard error, whatever the text holds."""
+def print_error(text: str) -> None:
+    """Print a text on standard error, as one line."""
     line = " ".join(f"bnexp: {text}".split())
     with harmless():
         errors.print(literal(line if len(line) <= LONGEST else f"{line[:LONGEST]}…"), soft_wrap=True)
 
 
-def command(*words: object) -> str:
-    """A command of bnexp as one pastes it into a shell."""
-    return shlex.join(["bnexp", *map(str, words)])
+def command(*arguments: object) -> str:
+    """A command of bnexp, quoted for a shell."""
+    return shlex.join(["bnexp", *map(str, arguments)])
 
 
-def say_once(text: str) -> None:
-    """What this process hasn't said yet."""
-    if text not in _said:
-        _said.add(text)
-        say(text)
+def print_once(text: str) -> None:
+    """Print a text that this process hasn't printed yet."""
+    if text not in _printed:
+        _printed.add(text)
+        print_line(text)
 
 
 def describe(summary: dict[str, Any]) -> str:
-    """A run's outcome in a line."""
+    """Describe a run's summary in a line."""
     if summary["status"] == "failed":
         return f"failed: {summary['error']}"
     if summary["status"] == "interrupted":
@@ -95,10 +95,12 @@ def describe(summary: dict[str, Any]) -> str:
 
 
 def count(number: int, noun: str) -> str:
+    """Write "1 run", "2 runs"."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def duration(seconds: float) -> str:
+    """Write seconds in the unit that suits them: "90 s", "2 min"."""
     for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -115,7 +117,7 @@ def duration_range(seconds: float) -> str:
 
 
 def show_table(title: str, header: list[str], rows: list[list[str]], numbers: bool = True) -> None:
-    """A table whose first column is words and, where `numbers`, whose others are numbers."""
+    """Print a table; where `numbers`, all columns but the first hold numbers."""
     table = Table(title=literal(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     for number, name in enumerate(header):
         table.add_column(literal(name), justify="right" if numbers and number else "left", overflow="fold")

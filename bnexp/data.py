@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bnexp.config import ConfigError, DatasetConfig, require, require_choice
-from bnexp.console import command, complain, count, printable, show_table
+from bnexp.console import command, count, printable, show_table
+from bnexp.console import print_error as complain
 from bnexp.datasets.conditions import CONDITIONS, in_conditions
 from bnexp.datasets.images import Contents, Images, Source
 from bnexp.seeds import generator

@@ -1,15 +1,16 @@
-"""One training step of a stack, and the evaluation of a member.
+"""The training step of a stack (`make_step`), and the evaluation of a member.
 
-A stack's members are the same graph with numbers of their own. Compiled, the step of one member is mapped over all of
-them with vmap: one network to the machine, and to each member the very bytes it has alone. Uncompiled, and for
-convolutions on a CPU, which gain nothing from stacking, the members step one after the other.
+A stack's members have the same computation graph and differ in scalars alone. Compiled, the step of one member is
+mapped over all of them with vmap: the machine sees one network, and each member gets the very bytes that it has alone.
+Uncompiled, and for convolutions on a CPU, which gain nothing from stacking, the members step one after the other.
 """
 
 import copy
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ from bnexp.seeds import generator
 from bnexp.torch_internals import keep_in_place, map_tensors
 
 Tensors = dict[str, Tensor]
-Asked = Callable[[], bool]  # whether the process is to end
+Asked = Callable[[], bool]  # whether the process was asked to end
 Examples = tuple[Tensor, Tensor, Tensor | None]  # pixels, labels, conditions
 
 COMPILE_FROM = 5_000  # steps; compiling costs 1 to 10 s, a step then takes half the time
@@ -45,8 +46,8 @@ PERCENTILES = (15, 50, 85)  # of Ioffe & Szegedy 2015, figure 1b, c
 
 @dataclass(frozen=True)
 class Evaluation:
-    """loss: mean cross-entropy; accuracy: share of right answers; activations: "layer/p15" → percentile of the
-    inputs to the activation of the layer's first unit (or channel), over the first batch of images.
+    """loss: mean cross-entropy; accuracy: share of images that are classified correctly; activations: "layer/p15" →
+    percentile of the inputs to the activation of the layer's first unit (or channel), over the first batch of images.
     """
 
     loss: float
@@ -55,11 +56,11 @@ class Evaluation:
 
 
 class Stopped(Exception):
-    """An evaluation was given up, since the process was asked to end."""
+    """An evaluation was abandoned, since the process was asked to end."""
 
 
 class MemberState(NamedTuple):
-    """All that a step reads and changes of a member. In a stack every tensor has a leading dimension of members."""
+    """Everything of a member that a step reads and changes. Mapped, every tensor has a leading dimension of members."""
 
     parameters: Tensors
     buffers: Tensors
@@ -68,32 +69,36 @@ class MemberState(NamedTuple):
     numbers: Tensors  # the optimizer's: lr, weight_decay, …
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "MemberState":
+        """Apply a function to every tensor."""
         return map_tensors(change, self)
 
     def flat(self) -> Tensors:
-        """Everything by one name, "parameters.classifier.weight" and so on, as a checkpoint keeps it."""
-        slots = {f"{slot}.{name}": t for slot, tensors in self.slots.items() for name, t in tensors.items()}
-        groups = {"parameters": self.parameters, "buffers": self.buffers, "optimizer": slots, "record": self.record}
+        """The tensors of a checkpoint by their names there: "parameters.classifier.weight", "record.step", …"""
+        slots = {f"optimizer.{slot}": tensors for slot, tensors in self.slots.items()}
+        groups = {"parameters": self.parameters, "buffers": self.buffers, **slots, "record": self.record}
         return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
 
 def never() -> bool:
+    """An `Asked` for callers that can't be stopped."""
     return False
 
 
 def pick_device(name: str) -> torch.device:
-    """Raises ConfigError for a device that this machine doesn't have."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    """The device of this name; "auto" is CUDA where there is some. Raises ConfigError for one that isn't there."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return torch.device("cuda" if there["cuda"] else "cpu")
-    if not there[name]:
-        raise ConfigError(f"device={name} is not there: choose from {', '.join(n for n in there if there[n])}")
+        return torch.device("cuda" if available["cuda"] else "cpu")
+    if not available[name]:
+        choices = ", ".join(device for device in available if available[device])
+        raise ConfigError(f"device={name} is not there: choose from {choices}")
     return torch.device(name)
 
 
 def decide_compilation(config: RunConfig) -> Compilation:
-    """Whether a run's step is compiled. It looks at the run and the machine, never at a stack: bytes depend on it. The
-    first time on a machine it takes seconds. Raises ConfigError where it is to be, by the user's word, and can't be.
+    """Decide whether a run's step is compiled, by its configuration and the machine, never by its stack: its bytes
+    depend on it. The first time on a machine this takes seconds. Raises ConfigError for compile=true where nothing can
+    be compiled.
     """
     device = pick_device(config.device)
     if not wants_compiled(config, device):
@@ -105,9 +110,9 @@ def decide_compilation(config: RunConfig) -> Compilation:
 
 
 def wants_compiled(config: RunConfig, device: torch.device) -> bool:
-    """Whether it would be, with a compiler."""
+    """Whether a run's step is compiled where a compiler works: compile=auto does it where that saves time."""
     if parallel.processes() > 1:
-        return False  # gradients are averaged between the passes
+        return False  # gradients are averaged between the backward pass and the update
     if config.compile != "auto":
         return bool(config.compile)
     gains = device.type == "cuda" or (device.type == "cpu" and stacks(config))
@@ -115,18 +120,18 @@ def wants_compiled(config: RunConfig, device: torch.device) -> bool:
 
 
 def thread_count(config: RunConfig, device: torch.device) -> int:
-    """One where an architecture stacks, so that a run alone and in a sweep writes the same bytes."""
+    """Threads of a run: one where its architecture stacks, so that it writes the same bytes alone and in a sweep."""
     if isinstance(config.threads, int):
         return config.threads
     return 1 if device.type == "cpu" and stacks(config) else max(1, usable_cores() // parallel.processes_here())
 
 
 def prepare_torch(config: RunConfig, device: torch.device) -> None:
-    """Threads and denormals of the process, before anything of a run is computed; on CUDA algorithms that repeat to the
-    bit where there are some, and convolutions whose fp32 is not TF32.
+    """Set the process's threads and flush denormals to zero, before anything of a run is computed; on CUDA also choose
+    deterministic algorithms where there are some, and convolutions in fp32 without TF32.
     """
     torch.set_num_threads(thread_count(config, device))
-    torch.set_flush_denormal(True)  # saturated sigmoids make denormals, which are slow
+    torch.set_flush_denormal(True)  # saturated sigmoids have denormal gradients, which are slow
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.deterministic = True
@@ -134,6 +139,7 @@ def prepare_torch(config: RunConfig, device: torch.device) -> None:
 
 
 def usable_cores() -> int:
+    """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -141,16 +147,17 @@ Answer = Callable[[Tensors, Tensors, Tensor, Tensor | None], Tensor]
 
 
 def make_answer(model: nn.Module) -> Answer:
-    """Logits (N, classes) as a function of parameters, buffers, images x (N, C, H, W) and, where they have one, the
-    condition (N,) of each.
+    """Make of a model a function that returns logits (N, classes) for parameters, buffers, images x (N, C, H, W) and
+    the condition of each (N,), where the data set has conditions.
     """
-    named = [name for name, module in model.named_modules() if isinstance(module, ConditionalNorm)]
+    conditional = [name for name, module in model.named_modules() if isinstance(module, ConditionalNorm)]
 
     def answer(parameters: Tensors, buffers: Tensors, x: Tensor, condition: Tensor | None) -> Tensor:
-        where = torch.zeros(1, dtype=torch.int64, device=x.device) if condition is None else condition
-        conditions = {f"{name}.condition": where for name in named}
-        values = (parameters, buffers, conditions)
-        logits: Tensor = functional_call(model, values, (x,), tie_weights=False)  # looking for ties takes a tenth
+        if condition is None:
+            condition = torch.zeros(1, dtype=torch.int64, device=x.device)
+        values = (parameters, buffers, {f"{name}.condition": condition for name in conditional})
+        # looking for tied weights would take a tenth of the time
+        logits: Tensor = functional_call(model, values, (x,), tie_weights=False)
         return logits
 
     return answer
@@ -160,8 +167,8 @@ Loss = Callable[[Tensors, Tensors, Examples], tuple[Tensor, Tensor]]
 
 
 def make_loss(model: nn.Module, config: RunConfig, data: Data) -> Loss:
-    """Mean cross-entropy of one member on a batch, as a function of its parameters and buffers; and each example's.
-    Those are what is recorded: the compiler sums a mean in another order where it stands alone.
+    """Make the function (parameters, buffers, batch) → mean cross-entropy and that of each example (N,). The latter is
+    what is recorded: the compiler sums a mean in another order where a run is alone.
     """
     device_type, answer = data.scale.device.type, make_answer(model)
 
@@ -176,10 +183,11 @@ def make_loss(model: nn.Module, config: RunConfig, data: Data) -> Loss:
 
 
 def make_step(model: nn.Module, config: RunConfig, data: Data, traced: bool) -> Callable[..., Tensor]:
-    """The training step of one member, in place: gather the batch, differentiate, update, keep the record.
+    """Make the training step of one member, in place: gather the batch, differentiate, update, keep the record. It
+    returns the loss of each example (N,).
 
-    Traced steps differentiate with torch.func, which the compiler follows whole; eager ones with autograd, which
-    there is 1.5 times as fast.
+    traced: differentiate with torch.func, which can be mapped and compiled whole; uncompiled, autograd is 1.5 times as
+    fast.
     """
     loss_of = make_loss(model, config, data)
     optimizer = find_optimizer(config.optim)
@@ -209,13 +217,14 @@ def make_step(model: nn.Module, config: RunConfig, data: Data, traced: bool) -> 
 
 
 def gather(index: Tensor, crop: Tensor | None, train: Examples) -> Examples:
-    """A batch of the training set."""
+    """The images, labels and conditions of the training set at an index (N,), augmented where there is a crop."""
     images, labels, conditions = train
     pixels = images[index] if crop is None else flip_crop(images[index], crop)
     return pixels, labels[index], None if conditions is None else conditions[index]
 
 
 def keep_record(record: Tensors, losses: Tensor) -> None:
+    """Count the update, add the losses (N,), and note the first step whose loss isn't finite: it diverged."""
     record["step"].add_(1)
     record["losses"].add_(losses)
     diverges = (record["diverged_at"] < 0) & ~torch.isfinite(losses).all()
@@ -226,7 +235,7 @@ _compiled: dict[str, Compiled] = {}
 
 
 def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool, size: int) -> Compiled:
-    """The compiled step of a graph: built once for all stacks that share it."""
+    """The compiled step of a graph, one for all stacks of this process that share it. size: members."""
     key = graph_key(config, data, size)
     if key not in _compiled:
         step = make_step(model, config, data, traced=True)
@@ -237,36 +246,38 @@ def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool,
 
 
 def dimensions(config: RunConfig) -> tuple[int | None, ...]:
-    """Of a step's arguments: which are stacked. The training set is everybody's."""
+    """For vmap, which of a step's arguments have a dimension of members. They share the training set."""
     return 0, 0, None if config.dataset.augment == "none" else 0, None
 
 
-# Keys that a member's step does not depend on: its start, its batches, and what surrounds the step.
+# Keys that a step does not depend on: a member's initial weights and batches, and what happens outside of the step.
 OUTSIDE_THE_STEP = {"seed", "init", "init_from", "steps", "eval", "checkpoint", "device", "threads", "compile"}
 
 
 def shape_of(config: RunConfig) -> dict[str, Any]:
-    """Everything that shapes the computation of a step: the configuration, but for what lies outside of the step and
-    the numbers that their owners declare stackable. Runs that differ in these alone share the step, compiled.
+    """What determines the graph of a step: the configuration without what lies outside of the step and without the
+    scalars that norm and optimizer declare stackable. Runs that differ in these alone share a compiled step.
     """
-    values = {key: value for key, value in config.as_dict().items() if key not in OUTSIDE_THE_STEP}
-    stackable = find_norm(config.norm).stackable if stacks(config) else ()  # in layers for vectors
+    values = without(config.as_dict(), OUTSIDE_THE_STEP)
+    stackable = find_norm(config.norm).stackable if stacks(config) else ()  # declared of the norms of vectors
     values["norm"] = without(values["norm"], stackable)
     values["optim"] = without(values["optim"], STACKABLE)
     return values
 
 
-def without(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+def without(values: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """A copy that lacks these keys."""
     return {key: value for key, value in values.items() if key not in keys}
 
 
 def graph_key(config: RunConfig, data: Data, size: int) -> str:
+    """Name a compiled step: equal for two stacks of `size` members, if and only if they can share it."""
     return json.dumps([shape_of(config), data.checksum, str(data.scale.device), torch.get_num_threads(), size])
 
 
 def start_member(config: RunConfig, data: Data) -> MemberState:
-    """A member before its first update, on the CPU: weights from its seed or from a finished run, everything else
-    at 0. What isn't trained is a buffer.
+    """A member's state before its first update, on the CPU: weights from its seed or from a finished run, sums and the
+    optimizer's slots 0. A parameter that isn't trained is a buffer.
     """
     model = make_model(config, data.shape, data.classes, device="cpu")
     initialize(model, config.init, config.seed)
@@ -285,7 +296,7 @@ def start_member(config: RunConfig, data: Data) -> MemberState:
 
 
 def trained_names(model: nn.Module, config: RunConfig) -> list[str]:
-    """Parameters that are trained: all, or those of the norms. Raises ConfigError where those have none."""
+    """Names of the parameters that are trained: all, or those of the norms. Raises ConfigError where there are none."""
     names = [name for name, _ in model.named_parameters()]
     if config.trainable == "norms":
         names = [name for name in names if "norm" in name.split(".")[:-1]]
@@ -295,8 +306,8 @@ def trained_names(model: nn.Module, config: RunConfig) -> list[str]:
 
 
 class Stack:
-    """Members whose computation is the same graph and that differ in numbers alone. `compiled`: as it was decided, or
-    None, where that is to be done here.
+    """Members that train together: their configurations have the same graph. `compiled`: what `decide_compilation` said
+    of them; by default it is asked here.
     """
 
     def __init__(
@@ -315,7 +326,7 @@ class Stack:
         self.evaluator = Evaluator(copy.deepcopy(self.model), self.data)
 
     def hold(self, members: list[MemberState]) -> None:
-        """Take these as the stack's members; mapped, they become views of one state."""
+        """Replace the stack's members; mapped, each becomes a view of one state."""
         self.members = members
         if self.mapped:
             self.state = map_tensors(lambda *tensors: torch.stack(tensors), *members)
@@ -328,104 +339,101 @@ class Stack:
             self.run = make_step(self.model, self.config, self.data, traced=False)
 
     def restore(self, row: int, tensors: Tensors) -> None:
-        """Put a checkpoint's values into a member."""
+        """Copy a checkpoint's tensors into a member."""
         for name, tensor in self.members[row].flat().items():
             tensor.copy_(tensors[name])
 
     def keep(self, rows: list[int]) -> None:
-        """Go on with these members alone."""
+        """Continue with these members alone."""
         self.configs = [self.configs[row] for row in rows]
         self.hold([self.members[row] for row in rows])
 
     def place(self, tensor: Tensor) -> Tensor:
-        fits = tensor.dim() == 4
-        return tensor.to(self.data.scale.device, memory_format=self.memory_format if fits else torch.preserve_format)
+        """A copy on the stack's device; images and kernels (4 dimensions) in its memory format."""
+        memory_format = self.memory_format if tensor.dim() == 4 else torch.preserve_format
+        return tensor.to(self.data.scale.device, memory_format=memory_format)
 
     def step(self, batch: Batch) -> None:
-        """One update of every member."""
-        train = self.train
+        """Update every member once. Raises CompileError on the first call, where the step can't be compiled."""
         if self.mapped:
-            self.run(self.state, batch.index, batch.crop, train)
+            self.run(self.state, batch.index, batch.crop, self.train)
             return
         for row, member in enumerate(self.members):
-            crop = None if batch.crop is None else batch.crop[row]
-            self.run(member, batch.index[row], crop, train)
+            self.run(member, batch.index[row], None if batch.crop is None else batch.crop[row], self.train)
 
     def warm_up(self, batch: Batch) -> None:
-        """A first step, which compiles and loads what it needs, and is taken back: no member moves."""
+        """Compile and load what a step needs by taking one and undoing it. Raises CompileError."""
         kept = [member.map(torch.clone) for member in self.members]
         self.step(batch)
         for member, before in zip(self.members, kept, strict=True):
             map_tensors(Tensor.copy_, member, before)
 
     def update(self, step: int, batch: Batch) -> None:
-        """The update that follows `step` updates."""
+        """Update every member, after `step` updates, with the learning rate and the noise that belong to this one."""
         self.set_rates(step)
         self.set_noise(step)
         self.step(batch)
 
     def set_rates(self, step: int) -> None:
-        """Learning rates, by their schedule, for the update that follows `step` updates."""
+        """Set learning rates by their schedule, for the update that follows `step` updates."""
         for config, member in zip(self.configs, self.members, strict=True):
             if config.optim.schedule != "constant":
                 member.numbers["lr"].fill_(config.optim.lr * schedule_factor(config.optim.schedule, step, config.steps))
 
     def set_noise(self, step: int) -> None:
-        """The noise of the update that follows `step` updates, in the norms that have some."""
+        """Draw the noise of the update that follows `step` updates, in the norms that have some."""
         for config, member in zip(self.configs, self.members, strict=True):
             for name, norm in self.noisy.items():
                 for key, value in norm.draw(generator(config.seed, "noise", name, step)).items():
                     member.buffers[f"{name}.{key}"].copy_(value)
 
     def take_loss(self, row: int, updates: int) -> float:
-        """Mean training loss of a member's last `updates`; starts the next mean."""
+        """Mean training loss of a member's last `updates`; the next mean starts here."""
         losses = self.members[row].record["losses"]
-        mean = float(losses.cpu().double().mean()) / updates  # in double precision, which not every device has
+        mean = float(losses.cpu().double().mean()) / updates  # on the CPU: not every device has double precision
         losses.zero_()
         return mean
 
     def diverged_at(self, row: int) -> int | None:
+        """The step at which a member's loss was first not finite."""
         step = int(self.members[row].record["diverged_at"])
         return step if step >= 0 else None
 
     def evaluate(self, row: int, images: Images, stopping: Asked = never) -> Evaluation:
-        """Raises Stopped."""
+        """Evaluate a member. Raises Stopped."""
         member = self.members[row]
         return self.evaluator.evaluate(member.parameters, member.buffers, images, stopping)
 
 
 def activation_columns(model: nn.Module) -> list[str]:
-    """Names of the activations' percentiles, in the order of the network."""
+    """Names of the activations' percentiles, "hidden.0/p15", in the order of the network."""
     return [f"{name}/p{p}" for name in activations(model) for p in PERCENTILES]
 
 
 def activations(model: nn.Module) -> dict[str, nn.Module]:
-    """Activations by the layer or block that they belong to, in the order of the network."""
-    return {
-        name.removesuffix(".activation"): module
-        for name, module in model.named_modules()
-        if name.endswith(".activation")
-    }
+    """Activations by the name of their layer or block, in the order of the network."""
+    modules = model.named_modules()
+    return {name.removesuffix(".activation"): module for name, module in modules if name.endswith(".activation")}
 
 
 class Evaluator:
-    """Evaluates members one by one, uncompiled and in fp32: what a member scores can't depend on its companions."""
+    """Evaluates members one by one, uncompiled and in fp32: a member's score can't depend on the others."""
 
     def __init__(self, model: nn.Module, data: Data) -> None:
         self.answer, self.data, self.inputs = make_answer(model.eval()), data, dict[str, Tensor]()
         for name, activation in activations(model).items():
-            activation.register_forward_pre_hook(self.recorder(name))
+            activation.register_forward_pre_hook(partial(self.record, name))
 
-    def recorder(self, name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
-        def record(module: nn.Module, arguments: tuple[Tensor]) -> None:
-            if name not in self.inputs:  # of the first batch; a copy, since a view would keep every channel
-                self.inputs[name] = arguments[0][:, 0].clone()
-
-        return record
+    def record(self, name: str, module: nn.Module, arguments: tuple[Tensor]) -> None:
+        """Keep the first unit's inputs in the first batch; as a copy, since a view would keep every channel."""
+        if name not in self.inputs:
+            self.inputs[name] = arguments[0][:, 0].clone()
 
     @torch.no_grad()
     def evaluate(self, parameters: Tensors, buffers: Tensors, images: Images, stopping: Asked = never) -> Evaluation:
-        """Deep networks take seconds: `stopping` is asked before each batch. Raises Stopped."""
+        """Evaluate a member on all images. `stopping` is asked before each batch, since deep networks take seconds.
+        Raises Stopped.
+        """
         loss, right = 0.0, 0
         self.inputs.clear()
         for start in range(0, len(images), EVALUATION_BATCH):
@@ -438,9 +446,10 @@ class Evaluator:
         return Evaluation(loss / len(images), right / len(images), self.percentiles())
 
     def percentiles(self) -> dict[str, float]:
-        found = {}
-        for layer, values in self.inputs.items():
-            ordered = values.float().flatten().sort().values
-            for p in PERCENTILES:
-                found[f"{layer}/p{p}"] = float(ordered[round(p / 100 * (len(ordered) - 1))])
-        return found
+        """ "layer/p15" → the nearest value that was seen."""
+        ordered = {layer: values.float().flatten().sort().values for layer, values in self.inputs.items()}
+        return {
+            f"{layer}/p{p}": float(values[round(p / 100 * (len(values) - 1))])
+            for layer, values in ordered.items()
+            for p in PERCENTILES
+        }

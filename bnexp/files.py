@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bnexp.console import complain
+from bnexp.console import print_error
 
 LARGEST = 2**63 - 1  # of whole numbers: what an int64 holds
 LONGEST_NAME = 200  # bytes of a name that is made of a run's words; file systems allow 255
@@ -166,7 +166,7 @@ def optional(directory: Path, codes: set[int]) -> Iterator[None]:
         if not _told and multiprocessing.parent_process() is None:
             _told = True
             why = f"files cannot be flushed to the disk there ({error.strerror}), a power cut may damage them"
-            complain(f"{directory}: {why}")
+            print_error(f"{directory}: {why}")
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from bnexp.comparison import Panels
 from bnexp.config import ConfigError
-from bnexp.console import command, complain, count, printable
+from bnexp.console import command, count, printable
+from bnexp.console import print_error as complain
 from bnexp.runs import SWEEP, RunRecord, find_runs, order_of_sweep, run_places
 from bnexp.sweep_record import SweepRecord, read_sweep, run_name, sweep_files
 

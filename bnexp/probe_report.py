@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from bnexp.comparison import Arms, arrange, only
 from bnexp.config import ConfigError
-from bnexp.console import complain, console, count, say, show_table
+from bnexp.console import console, count, show_table
+from bnexp.console import print_error as complain
+from bnexp.console import print_line as say
 from bnexp.figures import Line, Plot, Scales, lines_plot, plot_figure
 from bnexp.files import replaced
 from bnexp.planned import describe_missing, read_planned

@@ -30,7 +30,8 @@ from bnexp.comparison import (
     swept_keys,
 )
 from bnexp.config import ConfigError, require, require_path
-from bnexp.console import count, printable, say, show_table
+from bnexp.console import count, printable, show_table
+from bnexp.console import print_line as say
 from bnexp.figures import Arrivals, Curve, Plot, accuracy_plot, arrivals_plot, plot_figure, speed_plot
 from bnexp.files import LONGEST_NAME, is_utf8, write_whole
 from bnexp.logs import write_bands

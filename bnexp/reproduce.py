@@ -15,7 +15,8 @@ from bnexp.claims.claim import Claim, Evidence, NoVerdictError, Runs, Sweep, Ver
 from bnexp.claims.registry import CLAIMS, family, pick
 from bnexp.claims.rules import Directional, Sooner
 from bnexp.config import ConfigError, RunConfig, require
-from bnexp.console import count, say, show_table
+from bnexp.console import count, show_table
+from bnexp.console import print_line as say
 from bnexp.files import read_json, write_whole
 from bnexp.planned import without_flaws
 from bnexp.report import markdown_table, marked_down, provenance

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.logging import RichHandler
 
-from bnexp.console import complain, errors
+from bnexp.console import errors
+from bnexp.console import print_error as complain
 
 LOG = "bnexp.log"
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

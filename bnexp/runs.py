@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.config import RunConfig, located, paths_of, recorded
-from bnexp.console import complain
+from bnexp.console import print_error as complain
 from bnexp.files import clear_parts, read_json, remove, write_whole
 
 SCHEMA = 2  # of run.json; of 1 `config_sha256` is of the whole configuration, defaults included

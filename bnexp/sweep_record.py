@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnexp.console import command, complain
+from bnexp.console import command
+from bnexp.console import print_error as complain
 from bnexp.files import is_name, read_json
 from bnexp.runs import RECORD, SWEEP, digest_of, fits
 

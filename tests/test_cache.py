@@ -38,7 +38,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, warm_scratch: Path, tmp_path: Path) -
     import_everything()  # by a run, which is not to be compiled
     monkeypatch.setattr(engine, "_compiled", {})
     monkeypatch.setattr("bnexp.engine.COMPILE_FROM", 1)
-    monkeypatch.setattr("bnexp.console._said", set())
+    monkeypatch.setattr("bnexp.console._printed", set())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bnexp import compiled
 from bnexp.cache import DIGEST, VARIABLE, open_cache
-from bnexp.compiled import Compiled, CompileError, place_of
+from bnexp.compiled import Compiled, CompileError, path_of
 from bnexp.compiler import has_compiler
 
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
@@ -137,7 +137,7 @@ def test_what_fits_another_function_is_compiled_again_and_replaced(kept: Path) -
 def test_what_is_no_file_is_not_read(kept: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Compiled, "compile", lambda step, arguments: step.function)
     assert result(make(1.0)) == ([3.0] * 3, [6.0] * 3)
-    path = place_of("key", open_cache())
+    path = path_of("key", open_cache())
     assert path is not None
     if kind == "pipe":
         os.mkfifo(path)
@@ -176,10 +176,10 @@ def test_without_a_key_nothing_is_kept(kept: Path) -> None:
 
 def test_other_code_is_another_file(monkeypatch: pytest.MonkeyPatch) -> None:
     found = open_cache()
-    before = compiled.place_of("key", found)
-    assert compiled.place_of("key", found) == before != compiled.place_of("other", found)
+    before = compiled.path_of("key", found)
+    assert compiled.path_of("key", found) == before != compiled.path_of("other", found)
     monkeypatch.setattr(compiled, "code_digest", lambda: "changed")
-    assert compiled.place_of("key", found) != before
+    assert compiled.path_of("key", found) != before
 
 
 @pytest.mark.slow

@@ -44,7 +44,8 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
     """Take the directory, and run there what was planned and isn't finished. `compare`: how it is then compared."""
     from bnexp import parallel
     from bnexp.cli.plan import check_output, place_key
-    from bnexp.console import command, say
+    from bnexp.console import command
+    from bnexp.console import print_line as say
     from bnexp.data import show_contents
     from bnexp.lock import Lock
     from bnexp.sweeps.resume import clear_leftovers, runs_of, write_jobs
@@ -133,7 +134,7 @@ def train_and_compare(train: Callable[[], object], directory: Path, by: str | No
 
 def announce(checked: Plan) -> int:
     """Say how what is planned would be done, and about how long it takes."""
-    from bnexp.console import say
+    from bnexp.console import print_line as say
     from bnexp.data import show_contents
 
     for contents in checked.contents:
@@ -216,7 +217,7 @@ def resume(arguments: list[str]) -> int:
     moves = [word for word in arguments if word.startswith(keys) and not Path(word).is_dir()]
     moved = {key: os.path.abspath(os.path.expanduser(path)) for key, _, path in (word.partition("=") for word in moves)}
     directories, _ = take_directories("resume", [word for word in arguments if word not in moves])
-    from bnexp.console import say
+    from bnexp.console import print_line as say
     from bnexp.lock import Lock
     from bnexp.sweep_record import comparison_of
     from bnexp.sweeps.resume import resume as finish
@@ -248,7 +249,8 @@ def reproduce(arguments: list[str]) -> int:
     """
     from bnexp.cli.plan import check_place
     from bnexp.config import ConfigError
-    from bnexp.console import complain, say
+    from bnexp.console import print_error as complain
+    from bnexp.console import print_line as say
     from bnexp.reproduce import check_readme, judge, load_runs, show, sweeps_of, take_options, without, write
     from bnexp.sweeps.run import SweepError
 
@@ -281,7 +283,8 @@ def reproduce(arguments: list[str]) -> int:
 def list_claims(claims: list[Claim], sweeps: list[Sweep], seeds: int) -> None:
     """What their sweeps still need; one that starts from runs which aren't there yet cannot be planned."""
     from bnexp.config import ConfigError
-    from bnexp.console import console, count, duration, say
+    from bnexp.console import console, count, duration
+    from bnexp.console import print_line as say
     from bnexp.reproduce import show_list
 
     plans: dict[str, SweepPlan] = {}
@@ -343,7 +346,7 @@ def data(arguments: list[str]) -> int:
 def data_fetch(overrides: list[str]) -> int:
     """Download, check and decode a data set, whatever of it is needed."""
     from bnexp.cli.compose import configurations
-    from bnexp.console import say
+    from bnexp.console import print_line as say
     from bnexp.data import load_data, show_contents
 
     with configurations() as composer:

@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
         return 128 + getattr(error, "signum", 2)
     except Exception as error:
         from bnexp.cli.errors import explain
-        from bnexp.console import complain
+        from bnexp.console import print_error as complain
 
         status, line = explain(error)
         complain(line)

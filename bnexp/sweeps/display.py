@@ -13,7 +13,8 @@ from rich.box import SIMPLE_HEAD
 from rich.live import Live
 from rich.table import Table
 
-from bnexp.console import console, describe, duration, harmless, literal, say
+from bnexp.console import console, describe, duration, harmless, literal
+from bnexp.console import print_line as say
 from bnexp.runs import close_interrupted, last_evaluation, opened_at, read_summary
 from bnexp.sweeps.job import Job, StackOfJobs
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from bnexp.cache import open_cache
 from bnexp.config import ConfigError, RunConfig, paths_in, paths_of, recorded, require
-from bnexp.console import command, say, say_once
+from bnexp.console import command
+from bnexp.console import print_line as say
+from bnexp.console import print_once as say_once
 from bnexp.data import load_data, show_contents
 from bnexp.datasets.images import Contents
 from bnexp.engine import decide_compilation

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-from bnexp.console import count, harmless, say
+from bnexp.console import count, harmless
+from bnexp.console import print_line as say
 from bnexp.runs import complete_run, write_failure
 from bnexp.sweeps.display import Display, displayed
 from bnexp.sweeps.executor import Executor, InlineExecutor
