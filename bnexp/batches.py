@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnexp.parallel import share
+from bnexp.parallel import shard
 from bnexp.seeds import generator
 
 PADDING = 4  # pixels around an image that a crop may reach into (He et al. 2016, §4.2)
@@ -55,10 +55,10 @@ class Batches:
 
     def batch(self, step: int) -> Batch:
         """The batch that follows `step` updates."""
-        index = share(torch.stack([order.batch(step) for order in self.orders])).to(self.device)
+        index = shard(torch.stack([order.batch(step) for order in self.orders])).to(self.device)
         if not self.augment:
             return Batch(index, None)
-        return Batch(index, share(torch.stack([draw_crop(order, step) for order in self.orders])).to(self.device))
+        return Batch(index, shard(torch.stack([draw_crop(order, step) for order in self.orders])).to(self.device))
 
 
 def draw_crop(order: Order, step: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A member's complete state on disk: save it, verify it, read it back, find the one to go on from."""
+"""Checkpoints: a member's complete state on disk, saved, verified, and found again by a run that is resumed."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from bnexp.files import remove
 from bnexp.runs import CHECKPOINT, RESUME, config_digest, deciding_versions, resume_at
 from bnexp.storage import DamagedFileError, digest_path, load_tensors, load_with_metadata, save_tensors
 
-KEPT_BACK = 2  # checkpoints of a run that is not over: the last one and, should it be damaged, the one before
+KEPT_BACK = 2  # checkpoints of an unfinished run: the last one and, should it be damaged, the one before
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A member's state after `step` updates and `seconds` of training. Without tensors: its start."""
+    """A member's state after `step` updates and `seconds` of training. tensors None: its initial state."""
 
     step: int = 0
     seconds: float = 0.0
@@ -27,31 +27,31 @@ class Saved:
 
 
 def save_checkpoint(path: Path, state: MemberState, config: RunConfig) -> None:
-    """Parameters, buffers, optimizer state and step; the random numbers follow from the seed and the step."""
+    """Save parameters, buffers, optimizer state and step. Random numbers follow from the seed and the step."""
     tensors = {name: with_one_nan(tensor) for name, tensor in state.flat().items()}
     save_tensors(path, tensors, made_by(config_digest(config)))
 
 
 def with_one_nan(tensor: Tensor) -> Tensor:
-    """A NaN's sign follows from the order of an addition's terms, which compilers choose: a diverged network's would
-    differ with its company.
+    """Give every NaN the same bits. Its sign depends on the order in which a compiler adds, and so would the bytes of a
+    diverged network differ with its stack.
     """
     return tensor.masked_fill(tensor.isnan(), torch.nan) if tensor.is_floating_point() else tensor
 
 
 def made_by(digest: str) -> dict[str, str]:
-    """In one entry: of several the file would have them in any order."""
+    """Metadata with the versions and the configuration's digest: one entry, since a file has several in any order."""
     versions = " ".join(f"{name} {version}" for name, version in deciding_versions().items())
     return {"made_by": f"{versions} config {digest}"}
 
 
 def load_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Tensors by the names of `MemberState.flat`. Raises DamagedFileError where a byte changed."""
+    """Read tensors by the names of `MemberState.flat`. Raises DamagedFileError where a byte has changed, OSError."""
     return load_tensors(path)
 
 
 def save_progress(directory: Path, state: MemberState, config: RunConfig, seconds: float) -> None:
-    """A checkpoint to go on from; those before the last two are deleted once it is on the disk."""
+    """Save a checkpoint to resume from; those before the last two are deleted once it is on the disk."""
     metadata = {"seconds": f"{seconds:.6f}", **made_by(config_digest(config))}
     save_tensors(resume_at(directory, int(state.record["step"])), state.flat(), metadata)
     for path in sorted(directory.glob(RESUME))[:-KEPT_BACK]:
@@ -60,11 +60,11 @@ def save_progress(directory: Path, state: MemberState, config: RunConfig, second
 
 
 def newest_checkpoint(directory: Path, config: RunConfig, shapes: dict[str, torch.Size]) -> Saved:
-    """The furthest one that is whole and of this configuration, these versions of bnexp and torch, and these tensors;
-    the start where there is none. The final one of a network that had diverged is left out: that run was over but for
-    the summary, which going on from before makes again.
+    """The latest whole checkpoint of this configuration, these versions of bnexp and torch, and these shapes; without
+    one, the initial state. The final checkpoint of a diverged run is left out: that run lacks its summary alone,
+    which is made again by resuming from before.
     """
-    found = [Saved()]
+    candidates = [Saved()]
     for path in (*directory.glob(RESUME), directory / CHECKPOINT):
         with suppress(FileNotFoundError, DamagedFileError, ValueError):
             tensors, metadata = load_with_metadata(path)
@@ -74,5 +74,5 @@ def newest_checkpoint(directory: Path, config: RunConfig, shapes: dict[str, torc
             saved = Saved(int(tensors["record.step"]), float(metadata.get("seconds", 0)), tensors)
             over = path.name == CHECKPOINT and int(tensors["record.diverged_at"]) >= 0
             if not over and 0 <= saved.step <= config.steps and isfinite(saved.seconds):
-                found.append(saved)
-    return max(found, key=lambda saved: saved.step)
+                candidates.append(saved)
+    return max(candidates, key=lambda saved: saved.step)

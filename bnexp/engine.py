@@ -203,7 +203,7 @@ def make_step(model: nn.Module, config: RunConfig, data: Data, traced: bool) -> 
 
     def step(state: MemberState, index: Tensor, crop: Tensor | None, train: Examples) -> Tensor:
         gradients, losses = differentiate(state, gather(index, crop, train))
-        gradients, losses = parallel.average(gradients), parallel.joined(losses)
+        gradients, losses = parallel.average(gradients), parallel.all_gather(losses)
         with torch.no_grad():
             keep_record(state.record, losses)
             tensors = state.numbers | {"t": state.record["step"].to(losses.dtype)}

@@ -1,7 +1,7 @@
 """Data-parallel training of one run: `torchrun --nproc-per-node 2 -m bnexp train norm=sync_batch`.
 
-Each process takes its share of every batch, gradients are averaged, rank 0 writes the run's directory. Outside of
-torchrun there is one process, and everything here leaves its argument as it is.
+Each process takes its shard of every batch, gradients are averaged, rank 0 writes the run's directory. Without torchrun
+there is one process, and every function here returns its argument as it is.
 """
 
 import atexit
@@ -14,21 +14,22 @@ from torch import Tensor
 
 
 def rank() -> int:
+    """Number of this process."""
     return int(os.environ["RANK"]) if processes() > 1 else 0
 
 
 def processes() -> int:
-    """As torchrun says; a cluster's own WORLD_SIZE doesn't count."""
+    """Number of processes of the run, as torchrun sets it; a cluster's own WORLD_SIZE doesn't count."""
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 def processes_here() -> int:
-    """Of them, those on this machine."""
+    """Number of those on this machine."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if processes() > 1 else 1
 
 
-def join() -> None:
-    """Meet the other processes, before anything is computed."""
+def init_process_group() -> None:
+    """Connect with the other processes, before anything is computed."""
     if dist.is_initialized():
         return
     cuda = torch.cuda.device_count() >= processes_here()  # one each
@@ -38,29 +39,34 @@ def join() -> None:
     atexit.register(dist.destroy_process_group)
 
 
-def meet() -> None:
-    """Wait for the others: what one of them writes now, the checks of the rest would find."""
+def barrier() -> None:
+    """Wait until every process is here: what one of them writes from now on, the checks of the others would find."""
     dist.barrier()
 
 
+def all_reduce(tensor: Tensor) -> Tensor:
+    """Sum over processes."""
+    total = tensor.contiguous().clone()
+    dist.all_reduce(total)
+    return total
+
+
 class Sum(torch.autograd.Function):
-    """Sum over processes; what comes after it is everybody's, so its gradient is summed as well."""
+    """Differentiable sum over processes. Every process computes with the total, so its gradient is summed as well."""
 
     @staticmethod
     def forward(context: Any, tensor: Tensor) -> Tensor:
-        total = tensor.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+        """The total."""
+        return all_reduce(tensor)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total
+        """The total of the gradients with respect to it."""
+        return all_reduce(gradients[0])
 
 
 def mean(tensor: Tensor) -> Tensor:
-    """Over processes, differentiable."""
+    """Mean over processes, differentiable."""
     if processes() == 1:
         return tensor
     total: Tensor = Sum.apply(tensor)
@@ -68,24 +74,23 @@ def mean(tensor: Tensor) -> Tensor:
 
 
 def average(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Over processes, in one message."""
+    """Average gradients by parameter over processes, in one message."""
     if processes() == 1:
         return gradients
-    flat = torch.cat([gradient.flatten() for gradient in gradients.values()])
-    dist.all_reduce(flat)
+    flat = all_reduce(torch.cat([gradient.flatten() for gradient in gradients.values()]))
     parts = torch.split(flat / processes(), [gradient.numel() for gradient in gradients.values()])
     return {name: part.view_as(gradients[name]) for name, part in zip(gradients, parts, strict=True)}
 
 
-def joined(shares: Tensor) -> Tensor:
-    """The processes' shares of a batch, (B / processes, …) each, one after the other."""
+def all_gather(shard: Tensor) -> Tensor:
+    """Join the processes' shards of a batch, (B / processes, …) each, to (B, …)."""
     if processes() == 1:
-        return shares
-    whole = shares.new_empty(processes() * len(shares), *shares.shape[1:])
-    dist.all_gather_into_tensor(whole, shares.contiguous())
-    return whole
+        return shard
+    batch = shard.new_empty(processes() * len(shard), *shard.shape[1:])
+    dist.all_gather_into_tensor(batch, shard.contiguous())
+    return batch
 
 
-def share(batch: Tensor) -> Tensor:
-    """This process's part of (S, B, …), along B."""
+def shard(batch: Tensor) -> Tensor:
+    """This process's part, along B, of a batch of a stack (S, B, …): S members, B images."""
     return batch.chunk(processes(), 1)[rank()]

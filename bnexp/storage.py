@@ -1,4 +1,4 @@
-"""Tensors on disk: a safetensors file and, beside it, its SHA-256. No pickle is written or read."""
+"""Tensors on disk: a safetensors file with its SHA-256 beside it. No pickle is written or read."""
 
 import hashlib
 import json
@@ -12,20 +12,22 @@ from bnexp.files import read_regular, replaced, write_whole
 
 
 class DamagedFileError(RuntimeError):
-    """A file whose bytes are not those that were written."""
+    """A file does not hold the bytes that were written."""
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Digest of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def digest_path(path: Path) -> Path:
+    """The file with the SHA-256 of another one."""
     return path.with_name(path.name + ".sha256")
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """The file is whole and on the disk before its digest appears; without one that fits it doesn't count."""
+    """Write a file and then its digest. Until the digest fits, the file is taken for damaged or missing."""
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
     with replaced(path) as beside:
         beside.write_bytes(content)
@@ -33,12 +35,12 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """As `load_with_metadata`."""
+    """Read the tensors of a file, by name. Raises what `load_with_metadata` raises."""
     return load_with_metadata(path)[0]
 
 
 def load_with_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata. What was checked is what is used: the file is read once, and not mapped into memory, which
+    """Read a file's tensors and metadata, once, so that what is checked is what is used; not mapped into memory, which
     some file systems refuse. Raises DamagedFileError where file and digest don't agree, FileNotFoundError where one is
     missing, another OSError where one can't be read.
     """
@@ -52,6 +54,6 @@ def load_with_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def metadata_of(content: bytes) -> dict[str, str]:
-    """Of a safetensors file: 8 bytes with the length of its header, then the header in JSON."""
+    """The metadata of a safetensors file, which begins with 8 bytes of its header's length and the header in JSON."""
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return dict(header.get("__metadata__", {}))

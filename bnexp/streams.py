@@ -1,4 +1,4 @@
-"""Standard streams that end nothing: what can't be written is dropped, what an encoding lacks is spelled in ASCII."""
+"""Standard streams whose errors end no run: what can't be written is dropped, what an encoding lacks is spelled."""
 
 import codecs
 import errno
@@ -7,10 +7,7 @@ import logging
 import os
 import select
 import sys
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from typing import Any, TextIO
 
 SPELLED = {"→": "->", "−": "-", "–": "-", "—": "-", "…": "...", "×": "x", "·": ".", "±": "+-", "½": "1/2"}
 SPELLED |= {"²": "^2", "≤": "<=", "≥": ">=", "β": "beta", "γ": "gamma"}
@@ -18,23 +15,27 @@ ERRORS = "bnexp"  # name of the error handler
 
 
 class Sink(io.RawIOBase):
-    """Writes to a file descriptor that it leaves open. What the system refuses is dropped, and the next write is tried
-    again: the reader of a pipe may have left for good, a full disk may have room later.
+    """Writes to a file descriptor, which it never closes. What the system refuses is dropped, and the next write is
+    tried again: the reader of a pipe may have left for good, a full disk may have room later.
     """
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
 
     def fileno(self) -> int:
+        """The descriptor."""
         return self.handle
 
     def isatty(self) -> bool:
+        """Whether it is a terminal."""
         return os.isatty(self.handle)
 
     def writable(self) -> bool:
+        """Always."""
         return True
 
-    def write(self, data: "ReadableBuffer") -> int:
+    def write(self, data: Any) -> int:
+        """Write bytes, or drop them; returns how many."""
         while True:
             try:
                 return os.write(self.handle, data)
@@ -45,7 +46,7 @@ class Sink(io.RawIOBase):
 
 
 def spell(error: UnicodeError) -> tuple[str, int]:
-    """For `codecs.register_error`: what stands for the characters that an encoding lacks, and where they end."""
+    """For `codecs.register_error`: spell the characters that an encoding lacks, and return where they end."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
@@ -53,7 +54,7 @@ def spell(error: UnicodeError) -> tuple[str, int]:
 
 
 def safe_stream(stream: TextIO | None, handle: int) -> TextIO:
-    """A stream like this one, which may be None, to the same descriptor; writing to it doesn't raise."""
+    """A stream like this one, which may be None, on the same descriptor; writing to it never raises."""
     encoding = stream.encoding if stream is not None else "utf-8"
     if stream is not None:
         stream.flush()
@@ -74,7 +75,7 @@ def open_missing() -> None:
 
 
 def protect_streams() -> None:
-    """From here on nothing that is printed or logged in this process raises, not even as it ends."""
+    """From here on, printing and logging in this process never raise, not even as it ends."""
     codecs.register_error(ERRORS, spell)
     open_missing()
     sys.stdout, sys.stderr = safe_stream(sys.stdout, 1), safe_stream(sys.stderr, 2)

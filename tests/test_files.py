@@ -40,7 +40,7 @@ Damage = Callable[[Path], object]
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(files, "_told", False)
+    monkeypatch.setattr(files, "_reported", False)
 
 
 def files_of(folder: str) -> dict[str, list[bytes]]:

@@ -118,7 +118,7 @@ def under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     """As rank 0 of three, alone."""
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(parallel, "join", lambda: None)
+    monkeypatch.setattr(parallel, "init_process_group", lambda: None)
 
 
 @pytest.mark.usefixtures("under_torchrun")
@@ -151,11 +151,11 @@ def test_a_clusters_own_variables_do_not_count(monkeypatch: pytest.MonkeyPatch) 
 
 def test_shares_are_equal_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = torch.arange(12).view(2, 6)
-    assert parallel.share(batch) is not None
+    assert parallel.shard(batch) is not None
     parts = []
     for rank in range(3):
         for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": str(rank), "WORLD_SIZE": "3"}.items():
             monkeypatch.setenv(name, value)
-        parts.append(parallel.share(batch))
+        parts.append(parallel.shard(batch))
     assert torch.equal(torch.cat(parts, 1), batch)
     assert {part.shape for part in parts} == {(2, 2)}

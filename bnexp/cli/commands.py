@@ -85,7 +85,7 @@ def train_in_parallel(checked: Plan) -> int:
     from bnexp import parallel
     from bnexp.train import follow
 
-    parallel.meet()
+    parallel.barrier()
     if parallel.rank() == 0:
         return start(checked)
     follow(checked.jobs[0].config)

@@ -65,7 +65,7 @@ def init_torchrun(arguments: list[str]) -> None:
         raise ConfigError(f"bnexp {name} is not for torchrun, whose processes share one run: bnexp train")
     if not {"-m", "--multirun"}.isdisjoint(arguments):
         raise ConfigError("a sweep is not allowed under torchrun: its processes share the batches of one run")
-    parallel.join()
+    parallel.init_process_group()
 
 
 def dispatch(arguments: list[str]) -> int:
