@@ -1,4 +1,4 @@
-"""Where compiled code is kept: in a directory of the user's, since whatever is found there is executed."""
+"""Where compiled code is kept: in a directory that only the user can write to, since what it holds is executed."""
 
 import atexit
 import hashlib
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # where torch keeps what it compiled; processes that start from here inherit it
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # where torch keeps what it compiled; child processes inherit it
 TRITON = "TRITON_CACHE_DIR"
-ROOM = 512 * 2**20  # bytes free on disk for torch's files, of which the precompiled headers are 280 MB
+ROOM = 512 * 2**20  # bytes that have to be free for torch's files; precompiled headers take 280 MB
 DIGEST = 32  # bytes of a SHA-256
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Directories for compiled code. `kept`: of compiled steps, or None, where nothing is kept; `scratch`: torch's own,
-    or None, where nothing can be compiled; `problem`: why one of them is not where it should be. `private`: torch's is
-    a temporary one, which this process will remove.
+    """Directories for compiled code. kept: bnexp's compiled steps; None where nothing is kept. scratch: torch's files;
+    None where nothing can be compiled. problem: why one of them is not where it should be. private: scratch is a
+    temporary directory, which this process will remove.
     """
 
     kept: Path | None
@@ -33,36 +33,38 @@ class Cache:
 
 
 class UnsafeError(OSError):
-    """Somebody else could change what is read there."""
+    """Another user could change what is read there."""
 
 
 _caches: dict[tuple[str, ...], Cache] = {}
-_ours = ("", "")  # what this process has put into the variable, and what was there before: the user's choice
+_ours = ("", "")  # what this process has set the variable to, and its value before: the user's choice
 
 
 def open_cache() -> Cache:
-    """Find the directories, make them where they are missing, and point torch to its own."""
+    """Find the directories, make them where they are missing, and set torch's variable to its own."""
     global _ours  # noqa: PLW0603 - as the environment, once a process
-    where = surroundings()
-    found = _caches[where] = _caches.get(where) or find_cache(where[1])
-    for name in (VARIABLE, TRITON):
-        if os.environ.get(name) and (name == VARIABLE or why_unusable(Path(os.environ[name]))):
-            del os.environ[name]
-    if found.scratch is not None:
-        _ours = (str(found.scratch), where[1])
-        os.environ[VARIABLE] = _ours[0]
-    return found
+    key = surroundings()
+    chosen = key[1]
+    cache = _caches[key] = _caches.get(key) or find_cache(chosen)
+    if os.environ.get(TRITON) and why_unusable(Path(os.environ[TRITON])):
+        del os.environ[TRITON]
+    os.environ.pop(VARIABLE, None)
+    if cache.scratch is not None:
+        _ours = (str(cache.scratch), chosen)
+        os.environ[VARIABLE] = str(cache.scratch)
+    return cache
 
 
 def surroundings() -> tuple[str, ...]:
-    """What the directories depend on. The second: the user's own choice for torch's."""
-    given = os.environ.get(VARIABLE, "")
-    names = ("XDG_CACHE_HOME", "HOME")
-    chosen = _ours[1] if given == _ours[0] else given
-    return str(os.geteuid()), chosen, tempfile.gettempdir(), *(os.environ.get(name, "") for name in names)
+    """What the directories depend on; the second is the directory that the user has chosen for torch, or ""."""
+    value = os.environ.get(VARIABLE, "")
+    chosen = _ours[1] if value == _ours[0] else value
+    homes = (os.environ.get(name, "") for name in ("XDG_CACHE_HOME", "HOME"))
+    return str(os.geteuid()), chosen, tempfile.gettempdir(), *homes
 
 
 def find_cache(chosen: str) -> Cache:
+    """Make the directories: torch's where the user has chosen, else beside the kept steps, else a temporary one."""
     kept, problem = None, None
     try:
         kept = cache_directory() / "steps"
@@ -70,30 +72,31 @@ def find_cache(chosen: str) -> Cache:
     except OSError as error:
         kept, problem = None, reason(error)
     places = [Path(os.path.abspath(chosen))] if chosen else []
-    for place in [*places, kept.with_name("torch")] if kept else places:
-        why = why_unusable(place)
-        if why is None:
+    places += [kept.with_name("torch")] if kept else []
+    for place in places:
+        unusable = why_unusable(place)
+        if unusable is None:
             return Cache(kept, place, problem)
-        problem = problem or why
+        problem = problem or unusable
     return temporary_cache(kept, problem)
 
 
 def temporary_cache(kept: Path | None, problem: str | None) -> Cache:
+    """A cache whose torch files are in a temporary directory, because of a problem elsewhere."""
     scratch, missing = private_scratch()
     return Cache(kept, scratch, missing or problem, private=True)
 
 
 def without_scratch(problem: str) -> Cache:
-    """From now on torch's files go into a private temporary directory, since where they are torch can't compile."""
-    where, before = surroundings(), open_cache()
-    _caches[where] = temporary_cache(before.kept, problem)
+    """Move torch's files to a temporary directory for the rest of this process, since it can't compile elsewhere."""
+    _caches[surroundings()] = temporary_cache(open_cache().kept, problem)
     return open_cache()
 
 
 def cache_directory() -> Path:
-    """$XDG_CACHE_HOME/bnexp, or ~/.cache/bnexp. Raises OSError where there is neither."""
+    """$XDG_CACHE_HOME/bnexp, or ~/.cache/bnexp. Raises OSError where there is no home directory."""
     home = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(home):  # such a one is to be ignored, says the specification
+    if not os.path.isabs(home):  # the XDG specification says to ignore a relative one
         home = os.path.expanduser("~/.cache")
     if not os.path.isabs(home):
         raise OSError(0, "there is no home directory", home)
@@ -102,7 +105,7 @@ def cache_directory() -> Path:
 
 @cache
 def private_scratch() -> tuple[Path | None, str | None]:
-    """A new directory that is removed when this process ends, or why there is none."""
+    """A new directory, which is removed when this process ends, and None; or None and the reason."""
     try:
         folder = Path(tempfile.mkdtemp(prefix="bnexp-")).absolute()
     except OSError as error:
@@ -112,26 +115,26 @@ def private_scratch() -> tuple[Path | None, str | None]:
     return (None, problem) if problem else (folder, None)
 
 
-def remove_scratch(found: Cache) -> None:
-    """Of torch's files some are damaged, and would be taken again. A directory that the user chose is left alone."""
-    if found.kept is None or found.scratch != found.kept.with_name("torch"):
+def remove_scratch(cache: Cache) -> None:
+    """Remove torch's files, of which some are damaged. A directory that the user has chosen is left alone."""
+    if cache.kept is None or cache.scratch != cache.kept.with_name("torch"):
         return
-    with suppress(OSError), tempfile.TemporaryDirectory(dir=found.scratch.parent) as away:
-        found.scratch.rename(Path(away, found.scratch.name))  # at once: other processes may be using it
-        make_private(found.scratch)
+    with suppress(OSError), tempfile.TemporaryDirectory(dir=cache.scratch.parent) as away:
+        cache.scratch.rename(Path(away, cache.scratch.name))  # in one step: other processes may be using it
+        make_private(cache.scratch)
 
 
 # ---- who else can write there
 
 
 def make_private(path: Path) -> None:
-    """Make a directory that the user alone can use, where it isn't there. Raises OSError where somebody else could put
-    something into it, or nothing can be written there.
+    """Make a directory that the user alone can use, where it is missing. Raises UnsafeError where another user could
+    write into it, and OSError where the user can't.
     """
     missing = [part for part in (path, *path.parents) if not os.path.lexists(part)]
     check_owners(path if not missing else missing[-1].parent, last=not missing)
     for part in reversed(missing):
-        with suppress(FileExistsError):  # another process of the user's, or it is looked at now
+        with suppress(FileExistsError):  # another process of the user's made it, or it is checked below
             part.mkdir(mode=0o700)
     check_owners(path)
     with tempfile.TemporaryFile(dir=path) as file:
@@ -139,25 +142,25 @@ def make_private(path: Path) -> None:
 
 
 def check_owners(path: Path, last: bool = True) -> None:
-    """Raises UnsafeError unless this directory and all that are above it, as the path names them and where its links
-    lead, belong to the user or root, and nobody else can write there; in a parent of root's with the sticky bit others
-    may write, since there they can't replace what isn't theirs.
+    """Check that a directory and all above it, along the path and along its links, belong to the user or root and can't
+    be written to by others. Above the last one, root's directories with the sticky bit, like /tmp, are safe too: there
+    others can't replace what isn't theirs. Raises UnsafeError.
     """
-    os.stat(path)  # links that lead in a circle end here
+    os.stat(path)  # raises OSError for links in a circle
     for part in steps_to(path):
-        found = part.lstat()
-        if found.st_uid not in (0, os.geteuid()):
+        status = part.lstat()
+        if status.st_uid not in (0, os.geteuid()):
             raise UnsafeError(0, "belongs to another user", str(part))
-        if stat.S_ISLNK(found.st_mode):
+        if stat.S_ISLNK(status.st_mode):
             continue
-        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        sticky = found.st_uid == 0 and found.st_mode & stat.S_ISVTX and not (last and part == path)
+        shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        sticky = status.st_uid == 0 and status.st_mode & stat.S_ISVTX and not (last and part == path)
         if shared and not sticky:
             raise UnsafeError(0, "can be written to by other users", str(part))
 
 
 def steps_to(path: Path) -> Iterator[Path]:
-    """Each directory and link on the way to a path, those included that lead to a link's target."""
+    """Each directory and link on the way to a path, and on the way to the target of each link."""
     for part in (*reversed(path.parents), path):
         yield part
         if part.is_symlink():
@@ -165,7 +168,7 @@ def steps_to(path: Path) -> Iterator[Path]:
 
 
 def why_unusable(path: Path) -> str | None:
-    """Why torch can't have its files there, or None."""
+    """Why torch can't keep its files there, or None."""
     try:
         if shlex.split(str(path)) != [str(path)]:
             return f"{path}: torch can't compile in a path with spaces or quotes"
@@ -174,7 +177,7 @@ def why_unusable(path: Path) -> str | None:
             return f"{path}: nothing there can be executed (noexec)"
         if shutil.disk_usage(path).free < ROOM:
             return f"{path}: less than {ROOM // 2**20} MiB are free on disk"
-    except ValueError:  # a quote without its other one
+    except ValueError:  # an unclosed quote
         return f"{path}: torch can't compile in a path with spaces or quotes"
     except OSError as error:
         return reason(error)
@@ -182,6 +185,7 @@ def why_unusable(path: Path) -> str | None:
 
 
 def reason(error: OSError) -> str:
+    """The file and the error of the system, for a message."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
@@ -189,17 +193,17 @@ def reason(error: OSError) -> str:
 
 
 def read_kept(path: Path) -> bytes | None:
-    """What was kept under this name; None where it isn't whole, or another user's. Raises OSError."""
+    """Read a file of `write_kept`; None where it is not whole, no regular file, or another user's. Raises OSError."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
             return None
         digest, content = file.read(DIGEST), file.read()
     return content if digest_of(path, content) == digest else None
 
 
 def write_kept(path: Path, content: bytes) -> None:
-    """Whole or not at all. Raises OSError."""
+    """Write a file, whole or not at all. Raises OSError."""
     handle, beside = tempfile.mkstemp(dir=path.parent)
     try:
         with open(handle, "wb") as file:
@@ -211,5 +215,5 @@ def write_kept(path: Path, content: bytes) -> None:
 
 
 def digest_of(path: Path, content: bytes) -> bytes:
-    """Of the content and of its name: what was kept under another one is something else."""
+    """SHA-256 of a kept file's name and content: under another name the same content is not valid."""
     return hashlib.sha256(path.name.encode() + content).digest()
