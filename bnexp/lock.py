@@ -2,12 +2,12 @@
 ends, however it ends.
 """
 
+import logging
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 from bnexp.config import ConfigError
 
 LOCK = ".lock"
+
+logging.getLogger("filelock").setLevel(logging.WARNING)  # its attempts are no news of a run
 
 
 class Lock:
@@ -52,9 +54,7 @@ class Lock:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
 
