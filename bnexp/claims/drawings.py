@@ -46,8 +46,7 @@ def curves(name: str, title: str, panels: Panels) -> Drawing:
     """Validation accuracy against iteration."""
 
     def lines(label: str, runs: Runs) -> list[Line]:
-        curve = make_curve(label, runs)
-        return [Line(label, curve.steps, curve.mean, curve.low, curve.high)]
+        return [make_curve(label, runs)]
 
     return Drawing(name, title, panels, Scales("iteration (updates)", "validation accuracy", share=True), lines)
 
