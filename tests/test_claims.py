@@ -73,7 +73,7 @@ def verdict(rule: Rule, runs: Runs, correct: float = 1.0) -> Verdict:
     p = None if evidence.p is None else min(1.0, correct * evidence.p)
     found, why = rule.judge(evidence, p)
     assert bool(why) == (found is Verdict.INCONCLUSIVE)
-    assert rule.words
+    assert rule.description
     return found
 
 
@@ -402,7 +402,7 @@ def test_claims_say_what_they_need() -> None:
         assert claim.source, claim.id
         assert claim.statement.endswith("."), claim.id
         assert claim.published, claim.id
-        assert claim.rule.words, claim.id
+        assert claim.rule.description, claim.id
         assert bool(claim.sweeps) != isinstance(claim.rule, Exact), claim.id
 
 

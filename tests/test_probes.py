@@ -9,7 +9,6 @@ from torch import nn
 
 from bnexp.archs.registry import make_model
 from bnexp.claims.probes import (
-    config_of,
     distinct_answers,
     gradient_growth,
     gradient_norms,
@@ -33,7 +32,7 @@ def by_hand(found: RunRecord) -> nn.Module:
     """The trained network, its weights read with safetensors alone."""
     from safetensors.torch import load_file  # noqa: PLC0415
 
-    config = config_of(found)
+    config = found.located()
     data = load_data(config.dataset)
     model = make_model(config, data.shape, data.classes, device="cpu")
     tensors = load_file(Path(found.directory, "checkpoint.safetensors"))
@@ -44,7 +43,7 @@ def by_hand(found: RunRecord) -> nn.Module:
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_gap_between_training_and_test_accuracy(runs: dict[str, RunRecord], norm: str) -> None:
-    model, data = by_hand(runs[norm]).eval(), load_data(config_of(runs[norm]).dataset)
+    model, data = by_hand(runs[norm]).eval(), load_data(runs[norm].located().dataset)
     train, test = (
         float((model(data.scaled(images.pixels)).argmax(1) == images.labels).double().mean())
         for images in (data.train, data.test)
@@ -57,7 +56,7 @@ def test_single_images_in_training_mode_all_get_one_answer(runs: dict[str, RunRe
     """Each unit is its own mean: what is left is β, the same for every image. Without the norm they differ."""
     assert distinct_answers(runs["batch"]) == 1
     assert distinct_answers(runs["none"]) > 1
-    data = load_data(config_of(runs["batch"]).dataset)
+    data = load_data(runs["batch"].located().dataset)
     shares = torch.bincount(data.test.labels[:200], minlength=10) / 200
     assert min(abs(float(share) - right_one_by_one(True)(runs["batch"])) for share in shares) < 1e-6
     assert right_one_by_one(False)(runs["batch"]) > 0.5
@@ -65,7 +64,7 @@ def test_single_images_in_training_mode_all_get_one_answer(runs: dict[str, RunRe
 
 def test_gradient_norms_of_a_plain_network_by_hand(runs: dict[str, RunRecord]) -> None:
     """Backpropagation written out: δ of a layer is (δ of the next, through its weights), where ReLU let it pass."""
-    config = config_of(runs["none"])
+    config = runs["none"].located()
     from bnexp.batches import Order  # noqa: PLC0415
     from bnexp.init import initialize  # noqa: PLC0415
 
