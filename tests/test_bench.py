@@ -230,7 +230,10 @@ def test_interval_by_order_statistics(n: int, rank: int) -> None:
 
 def test_interval_is_named() -> None:
     assert interval_description(5) == "median of 5 rounds [lowest, highest]; an interval of 95% takes 6 rounds"
-    assert interval_description(9) == "median of 9 rounds [its 96.1% interval by order statistics: values 2 and 8 in order]"
+    assert (
+        interval_description(9)
+        == "median of 9 rounds [its 96.1% interval by order statistics: values 2 and 8 in order]"
+    )
 
 
 # ---- arguments

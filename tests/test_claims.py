@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bnexp.claims.claim import Claim, NoVerdictError, Rule, Runs, Verdict
+from bnexp.claims.readme import markdown
 from bnexp.claims.registry import CLAIMS, family, pick
 from bnexp.claims.rules import Directional, Equivalent, Exact, Numeric, Share, Sooner, TimeToAccuracy
 from bnexp.claims.udacity import CELLS
@@ -31,7 +32,7 @@ from bnexp.cli.compose import compose_jobs, configurations, parse_overrides
 from bnexp.cli.plan import split_jobs
 from bnexp.comparison import accuracy, make_curve, recalibrated_accuracies
 from bnexp.config import ConfigError, NormConfig, OptimConfig, RunConfig
-from bnexp.reproduce import adjust, seen, sweeps_of, words_of
+from bnexp.reproduce import adjust, read_records, seen, sweeps_of, words_of
 from bnexp.runs import RunRecord
 from bnexp.sweeps.stacks import stack_key
 
@@ -404,6 +405,20 @@ def test_claims_say_what_they_need() -> None:
         assert claim.published, claim.id
         assert claim.rule.description, claim.id
         assert bool(claim.sweeps) != isinstance(claim.rule, Exact), claim.id
+
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def test_readme_of_the_results_is_current() -> None:
+    """It is written from claims.json, which has the claims' own statements and notes; no line of a table is long."""
+    records = read_records(RESULTS)
+    text = (RESULTS / "README.md").read_text()
+    assert text == markdown(records, RESULTS)
+    assert max(len(line) for line in text.splitlines() if line.startswith("|")) <= 120
+    assert [(entry["id"], entry["statement"], entry["note"]) for entry in records] == [
+        (claim.id, claim.statement, claim.note) for claim in CLAIMS
+    ]
 
 
 @pytest.mark.parametrize("claim", [claim for claim in CLAIMS if isinstance(claim.rule, Exact)], ids=lambda c: c.id)

@@ -93,7 +93,9 @@ def test_all_of_it(bnexp: Bnexp) -> None:
     assert "3 claims: 2 reproduced, 0 contradicted, 1 inconclusive." in text
     assert "| reproduced | It is better \\| with &lt;norms&gt;. | +" in text
     assert "**digits.rate** inconclusive (published: trains): too few seeds" in text
-    assert text.index("![digits](figures/digits.svg)") < text.index("digits.better |"), "a figure stands above its claims"
+    assert text.index("![digits](figures/digits.svg)") < text.index("digits.better |"), (
+        "a figure stands above its claims"
+    )
     assert "3 claims: 2 reproduced" in outcome.out
 
 
