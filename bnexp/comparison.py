@@ -18,12 +18,11 @@ from bnexp.stats import (
     Estimate,
     Pairing,
     TimeResult,
-    TimesToTarget,
     compare_arm,
     compare_times,
     curve_band,
     first_crossing,
-    holm_by_key,
+    holm,
     mean_interval,
 )
 
@@ -162,7 +161,7 @@ def compare_panels(planned: Panels, finished: list[RunRecord], control: str) -> 
     results = [
         compare_runs((panel, arm), planned[panel], arms, control) for panel, arms in panels.items() for arm in arms
     ]
-    corrected = holm_by_key({(result.panel, result.arm): result.p for result in results})
+    corrected = holm({(result.panel, result.arm): result.p for result in results})
     return [replace(result, p_holm=corrected.get((result.panel, result.arm))) for result in results]
 
 
@@ -185,7 +184,7 @@ def compare_runs(place: tuple[str, str], planned: Arms, arms: Arms, control_arm:
         control=is_control,
         n=len(runs),
         planned=len(planned[arm]),
-        planned_pairs=0 if is_control else common_seeds(planned[arm], planned.get(control_arm, [])),
+        planned_pairs=0 if is_control else len(seeds_of(planned[arm]) & seeds_of(planned.get(control_arm, []))),
         diverged=sum(run.summary["status"] == "diverged" for run in runs),
         test_accuracy=numbers.mean,
         interquartile_mean=numbers.interquartile_mean,
@@ -207,9 +206,9 @@ def data_notes(runs: list[RunRecord]) -> list[str]:
     return [f"compared with runs of other data ({len(checksums)} checksums)"] if len(checksums) > 1 else []
 
 
-def common_seeds(runs: list[RunRecord], control: list[RunRecord]) -> int:
-    """Return how many seeds both arms have."""
-    return len({run.seed for run in runs} & {run.seed for run in control})
+def seeds_of(runs: list[RunRecord]) -> set[int]:
+    """Return the seeds of runs."""
+    return {run.seed for run in runs}
 
 
 def accuracy(run: RunRecord) -> float:
@@ -252,15 +251,10 @@ def compare_run_times(
 
     `panel` holds all finished runs that share the horizon, `runs` and `control` among them.
     """
-    arm, other = (
-        TimesToTarget(
-            {run.seed: crossing(run, target, unit) for run in group},
-            {run.seed: watched_until(run, panel, unit) for run in group},
-        )
-        for group in (runs, control)
-    )
-    until = horizon(panel, unit) if panel else None
-    return compare_times(arm, None if runs is control else other, until, target, unit, random)
+    times, others = ({run.seed: crossing(run, target, unit) for run in group} for group in (runs, control))
+    ends = {run.seed: watched_until(run, panel, unit) for run in runs}
+    end = horizon(panel, unit) if panel else None
+    return compare_times((target, unit), times, ends, {} if runs is control else others, end, random)
 
 
 def crossing(run: RunRecord, target: float, unit: str = "steps") -> float | None:

@@ -20,7 +20,7 @@ matplotlib.use("Agg")
 matplotlib.rcParams.update({"svg.hashsalt": "bnexp", "svg.fonttype": "none", "font.size": 10, "axes.grid": True})
 matplotlib.rcParams.update({"grid.alpha": 0.25, "axes.spines.top": False, "axes.spines.right": False})
 
-# Told apart by people with every kind of colour vision, and in grey: the lightness falls in steps, the dashes differ.
+# Distinct for people with every kind of colour vision, and in grey: the lightness falls in steps, the dashes differ.
 COLOURS = ("#d55e00", "#0b3c5d", "#56b4e9", "#7b2d66", "#9c7a00", "#4f9d69", "#000000")
 DASHES = ("-", "-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (2, 2)))
 

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from bnexp.stats import mean_interval
 
 ProbesByRun = dict[Path, list[Probe]]  # directory of a run → a probe at each of its checkpoints
 Measure = Callable[[Probe], float]
+Parts = tuple[tuple[Measure, Callable[[list[float]], Any]], ...]  # measure, and what is taken of it over runs
 
 MEASURES: dict[str, Measure] = {  # columns of the table, and all but the first of the figure
     "gradient distance": lambda probe: max(probe.distances),
@@ -111,32 +113,29 @@ def sizes_of(arms: Arms, planned: Arms) -> dict[str, str]:
 
 def plots(arms: Arms, sizes: dict[str, str], probes: ProbesByRun, complete: bool) -> list[Plot]:
     """Return a panel's plots; where runs are missing, an arm's name has its size."""
-    x = "iteration (updates)"
     labelled = {arm if complete else f"{arm} ({sizes[arm]})": runs for arm, runs in arms.items()}
-    loss = [loss_line(*arm, probes) for arm in labelled.items()]
+    along: Parts = ((lambda p: p.loss, np.mean), (lambda p: min(p.losses), np.mean), (lambda p: max(p.losses), np.mean))
+    quantities: dict[str, Parts] = {"loss; band: along the gradient": along}
+    quantities |= {name: ((measure, np.mean), (measure, min), (measure, max)) for name, measure in MEASURES.items()}
     return [
-        lines_plot(loss, Scales(x, "loss; band: along the gradient", "y")),
-        *(
-            lines_plot([measure_line(*arm, probes, measure) for arm in labelled.items()], Scales(x, name, "y"))
-            for name, measure in MEASURES.items()
-        ),
+        lines_plot(
+            [make_line(*arm, probes, parts) for arm in labelled.items()], Scales("iteration (updates)", name, "y")
+        )
+        for name, parts in quantities.items()
     ]
 
 
-def loss_line(name: str, runs: list[RunRecord], probes: ProbesByRun) -> Line:
-    """Return the mean over runs of the loss, with its lowest and highest along the gradient as the band."""
+def make_line(name: str, runs: list[RunRecord], probes: ProbesByRun, parts: Parts) -> Line:
+    """Return the line of an arm: at each step, what each of `parts` makes of a measure of its runs.
+
+    The parts are those of the line itself and of the lower and upper edge of its band.
+    """
     steps, at_steps = by_step(runs, probes)
-    parts: tuple[Measure, ...] = (lambda p: p.loss, lambda p: min(p.losses), lambda p: max(p.losses))
     return Line(
-        name, steps, *(np.array([np.mean([part(p) for p in at_step]) for at_step in at_steps]) for part in parts)
+        name,
+        steps,
+        *(np.array([take([measure(p) for p in at_step]) for at_step in at_steps]) for measure, take in parts),
     )
-
-
-def measure_line(name: str, runs: list[RunRecord], probes: ProbesByRun, measure: Measure) -> Line:
-    """Return the mean over runs of a measure, with the lowest and highest run as the band."""
-    steps, at_steps = by_step(runs, probes)
-    values = [[measure(probe) for probe in at_step] for at_step in at_steps]
-    return Line(name, steps, *(np.array([take(own) for own in values]) for take in (np.mean, min, max)))
 
 
 def by_step(runs: list[RunRecord], probes: ProbesByRun) -> tuple[NDArray[np.float64], list[list[Probe]]]:

@@ -135,7 +135,7 @@ class Output:
         return quote(self.name(file))
 
 
-# ---- words
+# ---- texts and Markdown
 
 
 def times_note(panels: list[PanelReport]) -> str:
@@ -214,7 +214,7 @@ def report(directories: list[Path], by: str | None = None, out: Path | None = No
     arranged = arrange(planned.runs, key)
     panels, notice = make_panels(arranged, planned), make_notice(planned, arranged)
     title, made = title_of(planned.runs), provenance(planned.finished)
-    write_figures(title, panels, planned, output)
+    write_figures(title, panels, notice, output)
     write_whole(output.path("compare.json"), to_json(as_data(title, key, panels, planned, arranged)))
     write_whole(output.path("compare.md"), markdown(title, made, panels, notice, output))
     notes = [*footnotes(all_results(panels)), times_note(panels)]
@@ -245,8 +245,8 @@ def output_folder(directories: list[Path], out: Path | None) -> Path:
     if out is None:
         return folder
     require_path("out", str(out))
-    own = {directory.resolve() for directory in directories} == {out.resolve()}
-    require(own or not holds_run(out), "out", out, "a folder that holds no run and no sweep")
+    same = {directory.resolve() for directory in directories} == {out.resolve()}
+    require(same or not holds_run(out), "out", out, "a folder that holds no run and no sweep")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -255,18 +255,13 @@ def output_folder(directories: list[Path], out: Path | None) -> Path:
     return out
 
 
-def write_figures(title: str, panels: list[PanelReport], planned: Planned, output: Output) -> None:
+def write_figures(title: str, panels: list[PanelReport], notice: Notice | None, output: Output) -> None:
     """Draw compare.png and .svg, and times.svg."""
     accuracy = {panel.name: panel.accuracy_plots() for panel in panels}
     times = {panel.name: panel.time_plots() for panel in panels}
-    band_title, warning = f"{title}, band: lowest to highest seed", incomplete(planned)
+    band_title, warning = f"{title}, band: lowest to highest seed", notice.heading if notice else ""
     plot_figure(band_title, accuracy, [output.path("compare.png"), output.path("compare.svg")], warning)
     plot_figure(f"{title}: time to accuracy, throughput", times, [output.path("times.svg")], warning)
-
-
-def incomplete(planned: Planned) -> str:
-    """Return a warning that runs are missing; empty where none is."""
-    return f"INCOMPLETE: {planned.tally}" if planned.tally else ""
 
 
 def make_notice(planned: Planned, arranged: Panels) -> Notice | None:
@@ -275,7 +270,7 @@ def make_notice(planned: Planned, arranged: Panels) -> Notice | None:
         return None
     lines = describe_missing(planned.lacking(arranged))
     lines += [f"{path} cannot be read: what was planned there is not known" for path in planned.unknown]
-    return Notice(incomplete(planned), lines, planned.commands())
+    return Notice(f"INCOMPLETE: {planned.tally}", lines, planned.commands())
 
 
 def as_data(

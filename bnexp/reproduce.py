@@ -156,7 +156,7 @@ def adjust(p_values: dict[str, float]) -> dict[str, float]:
     adjusted: dict[str, float] = {}
     for source in dict.fromkeys(map(family, CLAIMS)):
         ids = [claim.id for claim in CLAIMS if family(claim) == source and isinstance(claim.rule, TESTS)]
-        adjusted |= dict(zip(ids, holm([p_values.get(key, 1.0) for key in ids]), strict=True))
+        adjusted |= holm({key: p_values.get(key, 1.0) for key in ids})
     return adjusted
 
 

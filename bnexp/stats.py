@@ -122,22 +122,17 @@ def smallest_p(pairs: int) -> float:
     return float(2 / 2**pairs)
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """Return the p-values adjusted for as many tests as there are, in the same order (Holm 1979).
+def holm(p_values: Mapping[Key, float | None]) -> dict[Key, float]:
+    """Return the p-values adjusted for as many tests as there are (Holm 1979); None is no test and takes no part.
 
     Where those below 0.05 are called significant, the chance that any of these is a false positive is below 5%.
     """
-    adjusted, running = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = running
-    return adjusted
-
-
-def holm_by_key(p_values: Mapping[Key, float | None]) -> dict[Key, float]:
-    """Return Holm's adjusted p-values, by the same keys; keys without a p-value take no part."""
     tested = {key: p for key, p in p_values.items() if p is not None}
-    return dict(zip(tested, holm(list(tested.values())), strict=True))
+    adjusted, running = dict(tested), 0.0
+    for rank, (key, p) in enumerate(sorted(tested.items(), key=lambda item: item[1])):
+        running = max(running, min(1.0, (len(tested) - rank) * p))
+        adjusted[key] = running
+    return adjusted
 
 
 @dataclass(frozen=True)
@@ -187,7 +182,7 @@ def compare_values(arms: Mapping[str, BySeed], control: str) -> dict[str, ArmSta
         name: compare_arm(values, {} if name == control else arms[control], np.random.default_rng(0))
         for name, values in arms.items()
     }
-    adjusted = holm_by_key({name: result.p for name, result in results.items()})
+    adjusted = holm({name: result.p for name, result in results.items()})
     return {name: replace(result, p_holm=adjusted.get(name)) for name, result in results.items()}
 
 
@@ -238,13 +233,13 @@ def kaplan_meier(times: list[float | None], ends: list[float]) -> Survival:
     return Survival([0.0, *map(float, curve.quantiles)], [1.0, *map(float, curve.probabilities)])
 
 
-def restricted_times(times: list[float | None], horizon: float) -> list[float]:
+def restricted_times(times: Times, horizon: float) -> dict[int, float]:
     """Return min(time, horizon) of each run, which is the horizon for a run that never reaches the target.
 
     Where no run is censored before the horizon, their mean is the area under the Kaplan-Meier curve up to it: the
     restricted mean time (Royston & Parmar 2013).
     """
-    return [horizon if time is None else min(time, horizon) for time in times]
+    return {seed: horizon if time is None else min(time, horizon) for seed, time in times.items()}
 
 
 @dataclass(frozen=True)
@@ -284,20 +279,6 @@ class TimeResult:
     survival: Survival | None
 
 
-@dataclass(frozen=True)
-class TimesToTarget:
-    """Of an arm's runs, by seed, the time at which each reached a target, and the time until which it was watched."""
-
-    times: Times
-    ends: BySeed
-
-    def restricted(self, horizon: float | None) -> dict[int, float]:
-        """Return min(time, horizon) by seed, of no run where there is no horizon."""
-        if horizon is None:
-            return {}
-        return dict(zip(self.times, restricted_times(list(self.times.values()), horizon), strict=True))
-
-
 def compare_curves(
     arms: Mapping[str, CurveBySeed], control: str, target: float, unit: str = "steps"
 ) -> dict[str, TimeResult]:
@@ -305,36 +286,42 @@ def compare_curves(
 
     Every run is watched until its curve ends; the horizon is the earliest of these ends.
     """
-    reached = {
-        name: TimesToTarget(
-            {seed: first_crossing(curve, target) for seed, curve in curves.items()},
-            {seed: max(curve) for seed, curve in curves.items()},
-        )
-        for name, curves in arms.items()
+    ends = {arm: {seed: max(curve) for seed, curve in curves.items()} for arm, curves in arms.items()}
+    times: dict[str, Times] = {
+        arm: {seed: first_crossing(curve, target) for seed, curve in curves.items()} for arm, curves in arms.items()
     }
-    horizon = min((end for arm in reached.values() for end in arm.ends.values()), default=None)
+    horizon = min((end for arm in ends.values() for end in arm.values()), default=None)
     return {
-        name: compare_times(
-            arm, None if name == control else reached[control], horizon, target, unit, np.random.default_rng(0)
+        arm: compare_times(
+            (target, unit),
+            times[arm],
+            ends[arm],
+            {} if arm == control else times[control],
+            horizon,
+            np.random.default_rng(0),
         )
-        for name, arm in reached.items()
+        for arm in arms
     }
 
 
 def compare_times(
-    arm: TimesToTarget,
-    control: TimesToTarget | None,
+    goal: tuple[float, str],
+    times: Times,
+    ends: BySeed,
+    control: Times,
     horizon: float | None,
-    target: float,
-    unit: str,
     random: np.random.Generator,
 ) -> TimeResult:
-    """Compare one arm's times to `target` with the control's, seed by seed; the control itself has None as control."""
-    times, own = list(arm.times.values()), arm.restricted(horizon)
-    restricted = mean_interval(list(own.values()), random) if own else None
-    difference, p = paired_difference(*matched(own, control.restricted(horizon) if control else {}), random)
-    survival = kaplan_meier(times, list(arm.ends.values())) if times else None
-    return TimeResult(target, unit, horizon, time_to(times), restricted, difference, p, survival)
+    """Compare an arm's times with the control's, seed by seed; `control` is empty for the control itself.
+
+    `goal` is the target accuracy and the unit of the times; `ends` says until when each run was watched.
+    """
+    ours, others = ({} if horizon is None else restricted_times(group, horizon) for group in (times, control))
+    restricted = mean_interval(list(ours.values()), random) if ours else None
+    difference, p = paired_difference(*matched(ours, others), random)
+    reached = list(times.values())
+    survival = kaplan_meier(reached, list(ends.values())) if reached else None
+    return TimeResult(*goal, horizon, time_to(reached), restricted, difference, p, survival)
 
 
 Array = NDArray[np.float64]

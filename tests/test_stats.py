@@ -187,7 +187,8 @@ def test_time_to(steps: list[float | None], median: float | None, reached: int) 
     ],
 )
 def test_holm(p_values: list[float], adjusted: list[float]) -> None:
-    assert holm(p_values) == pytest.approx(adjusted)
+    assert list(holm(dict(enumerate(p_values))).values()) == pytest.approx(adjusted)
+    assert holm({"untested": None}) == {}
 
 
 @pytest.mark.parametrize(
@@ -302,7 +303,8 @@ def test_restricted_mean_is_the_area_under_the_curve() -> None:
     for _ in range(300):
         times, ends = draw_times(draw)
         horizon = min(ends)
-        assert np.mean(restricted_times(times, horizon)) == pytest.approx(area(times, ends, horizon))
+        restricted = restricted_times(dict(enumerate(times)), horizon)
+        assert np.mean(list(restricted.values())) == pytest.approx(area(times, ends, horizon))
 
 
 # ---- arms as plain arrays

@@ -30,12 +30,14 @@ class Drawing:
     def draw(self, runs: Runs, files: list[Path]) -> None:
         """Draw the panels and lines whose runs are among these; nothing where none are."""
         picked = {panel: {label: arm.pick(runs) for label, arm in arms.items()} for panel, arms in self.panels.items()}
-        if not any(own for arms in picked.values() for own in arms.values()):
+        if not any(arm_runs for arms in picked.values() for arm_runs in arms.values()):
             return
-        sizes = [len({run.seed for run in own}) for arms in picked.values() for own in arms.values() if own]
+        sizes = [
+            len({run.seed for run in arm_runs}) for arms in picked.values() for arm_runs in arms.values() if arm_runs
+        ]
         seeds = f"{min(sizes)}" if len(set(sizes)) == 1 else f"{min(sizes)} to {max(sizes)}"
         lines = {
-            panel: [line for label, own in arms.items() if own for line in self.lines(label, own)]
+            panel: [line for label, arm_runs in arms.items() if arm_runs for line in self.lines(label, arm_runs)]
             for panel, arms in picked.items()
             if any(arms.values())
         }
@@ -56,7 +58,7 @@ def against(name: str, title: str, panels: Layout, key: str, metric: Metric, sca
 
     def lines(label: str, runs: Runs) -> list[Line]:
         groups = by_value(runs, key)
-        return [band(label, list(groups), [[metric(run) for run in own] for own in groups.values()])]
+        return [band(label, list(groups), [[metric(run) for run in arm_runs] for arm_runs in groups.values()])]
 
     return Drawing(name, title, panels, scales, lines)
 
@@ -83,17 +85,17 @@ def percentiles(name: str, title: str, panels: Layout, layer: str) -> Drawing:
     return Drawing(name, title, panels, Scales("iteration (updates)", "input to the sigmoid"), lines)
 
 
-def by_layer(name: str, title: str, panels: Layout, read: Callable[[RunRecord], list[float]], words: str) -> Drawing:
+def by_layer(name: str, title: str, panels: Layout, read: Callable[[RunRecord], list[float]], y: str) -> Drawing:
     """Return the figure of a value of each layer, on a logarithmic scale; `read` gives those of a run."""
 
     def lines(label: str, runs: Runs) -> list[Line]:
         values = np.array([read(run) for run in runs]).T
         return [band(label, range(1, len(values) + 1), values.tolist())]
 
-    return Drawing(name, title, panels, Scales("hidden layer", words, log="y"), lines)
+    return Drawing(name, title, panels, Scales("hidden layer", y, log="y"), lines)
 
 
 def band(label: str, x: Iterable[float], values: list[list[float]]) -> Line:
     """Return a line with its band from the seeds' values at each x."""
-    low, mean, high = (np.array([of(own) for own in values]) for of in (min, np.mean, max))
+    low, mean, high = (np.array([take(seeds) for seeds in values]) for take in (min, np.mean, max))
     return Line(label, np.array(list(x), dtype=np.float64), mean, low, high)

@@ -89,8 +89,8 @@ def accuracy_on_mixture(run: RunRecord, styles: tuple[str, str], images: float, 
     first, second = (run.located().dataset.conditions.index(style) for style in styles)
     for name, module in model.named_modules():
         if isinstance(module, ConditionalNorm):
-            for own in (f"{name}.weight", f"{name}.bias"):
-                parameters[own] = torch.lerp(parameters[own][first], parameters[own][second], norms)[None]
+            for key in (f"{name}.weight", f"{name}.bias"):
+                parameters[key] = torch.lerp(parameters[key][first], parameters[key][second], norms)[None]
     assert data.test.condition is not None
     one, two = (data.test[torch.eq(data.test.condition, number)] for number in (first, second))
     mixed = torch.lerp(one.pixels.float(), two.pixels.float(), images)

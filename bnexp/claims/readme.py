@@ -38,9 +38,9 @@ def markdown(records: list[Record], out: Path) -> str:
     lines = [HEADING, "", tally(records) + ".", "", *EXPLAINED, ""]
     for source, entries in grouped(records, source_of).items():
         lines += [f"## {source}", ""]
-        for figure, own in grouped(entries, lambda entry: entry["figure"]).items():
+        for figure, claims in grouped(entries, lambda entry: entry["figure"]).items():
             lines += [f"![{figure}](figures/{figure}.svg)", ""] if figure else []
-            lines += [*markdown_table(HEADER, [row(entry) for entry in own], "---"), ""]
+            lines += [*markdown_table(HEADER, [row(entry) for entry in claims], "---"), ""]
     lines += ["## Not as published", ""]
     lines += [remark(entry) for entry in records if entry["verdict"] != Verdict.REPRODUCED]
     machines = dict.fromkeys(entry["machine"] for entry in records)

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 
 from bnexp.claims.claim import Evidence, NoVerdictError, Runs, Verdict
-from bnexp.claims.values import NO_RUNS, Arm, Values
+from bnexp.claims.values import NO_RUNS, Arm, Values, choices, mean_text, named
 from bnexp.comparison import compare_run_times, crossing, horizon
 from bnexp.runs import RunRecord
 from bnexp.stats import (
@@ -34,13 +33,6 @@ TEST = (
 Judgement = tuple[Verdict, str]
 
 
-class Presentation(TypedDict, total=False):
-    """How the reader sees a difference: two fields of Evidence."""
-
-    difference: bool
-    shift: float
-
-
 def both(runs: Runs, ours: Values, control: Values | float) -> tuple[list[float], list[float]]:
     """Return the values of both sides at their common seeds; a number is the same for all. Raises NoVerdictError."""
     values = ours.of(runs)
@@ -50,25 +42,16 @@ def both(runs: Runs, ours: Values, control: Values | float) -> tuple[list[float]
     return pairs
 
 
-def presentation(control: Values | float) -> Presentation:
-    """Return how a difference is shown: from another arm as such, from a number as what was measured."""
-    return {"difference": True} if isinstance(control, Values) else {"shift": control}
+def number_of(control: Values | float) -> float:
+    """Return the published number that is subtracted; 0 where the control is an arm, and the difference is shown."""
+    return 0.0 if isinstance(control, Values) else control
 
 
-def named(control: Values | float, ours: Values) -> str:
-    """Return the control's description; of a number, the number in the unit of the other side."""
-    return control.label if isinstance(control, Values) else f"{ours.scale * control:,.6g}{ours.unit}"
-
-
-def choices(runs: Runs, *sides: Values | Arm | float) -> str:
-    """Return what was chosen for either side, as its best learning rate, each choice once."""
-    chosen = dict.fromkeys(side.choice(runs) for side in sides if not isinstance(side, float | int))
-    return "".join(f"; {choice}" for choice in chosen if choice)
-
-
-def mean_text(values: list[float], of: Values) -> str:
-    """Return the mean of values in their unit."""
-    return f"{of.scale * float(np.mean(values)):.4g}{of.unit and ' ' * (of.unit != '%')}{of.unit}"
+def of_difference(
+    difference: Estimate, ours: Values, control: Values | float, detail: str, p: float | None = None
+) -> Evidence:
+    """Return the evidence of a mean paired difference from the control."""
+    return Evidence(difference, ours.scale, ours.unit, p, isinstance(control, Values), number_of(control), detail)
 
 
 @dataclass(frozen=True)
@@ -90,7 +73,7 @@ class Directional:
     @property
     def zero(self) -> float:
         """What the reader sees where there is no difference: 0, or the published number."""
-        return 0.0 if isinstance(self.control, Values) else self.ours.scale * self.control
+        return self.ours.scale * number_of(self.control)
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
         """Return the mean paired difference and its p-value. Raises NoVerdictError."""
@@ -101,14 +84,8 @@ class Directional:
         if gained.correlation is not None:
             detail += f"; correlation of the pairs {gained.correlation:.2f}"
         detail += choices(runs, self.ours, self.control)
-        return Evidence(
-            mean_interval(differences, random),
-            self.ours.scale,
-            self.ours.unit,
-            sign_flip_p(differences, random),
-            detail=detail,
-            **presentation(self.control),
-        )
+        difference, p = mean_interval(differences, random), sign_flip_p(differences, random)
+        return of_difference(difference, self.ours, self.control, detail, p)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
         """Return the verdict of `directional`."""
@@ -149,14 +126,14 @@ class Numeric:
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
         """Reproduced within the tolerance of the mean, or inside the prediction interval."""
-        found = evidence.measured
-        if found.n < FEWEST or found.low is None or found.high is None:
-            return Verdict.INCONCLUSIVE, f"too few seeds: {found.n}, an interval takes {FEWEST}"
-        if abs(found.mean - self.published) <= self.tolerance:
+        interval = evidence.measured
+        if interval.n < FEWEST or interval.low is None or interval.high is None:
+            return Verdict.INCONCLUSIVE, f"too few seeds: {interval.n}, an interval takes {FEWEST}"
+        if abs(interval.mean - self.published) <= self.tolerance:
             return Verdict.REPRODUCED, ""
-        if found.high - found.low > WIDEST:
+        if interval.high - interval.low > WIDEST:
             return Verdict.INCONCLUSIVE, "some seeds train and some do not: the interval holds everything"
-        return (Verdict.REPRODUCED if found.low <= self.published <= found.high else Verdict.CONTRADICTED), ""
+        return (Verdict.REPRODUCED if interval.low <= self.published <= interval.high else Verdict.CONTRADICTED), ""
 
 
 @dataclass(frozen=True)
@@ -192,17 +169,17 @@ class TimeToAccuracy:
             f"{len(arm_runs) - never} of {len(arm_runs)} get there, median step "
             f"{f'{median:,.0f}' if median else 'never'}; restricted mean of {until:,.0f} steps"
         )
-        mean = float(np.mean(restricted_times(list(times.values()), until)))
+        mean = float(np.mean(list(restricted_times(times, until).values())))
         return Evidence(Estimate(mean, earliest, latest, len(arm_runs)), unit="steps", detail=detail)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
         """Reproduced where the range of the runs overlaps the published one."""
-        found = evidence.measured
-        assert found.low is not None
-        assert found.high is not None
-        if found.n < FEWEST:
-            return Verdict.INCONCLUSIVE, f"too few seeds: {found.n}, a range takes {FEWEST}"
-        overlap = found.low < self.high and self.low <= found.high  # it comes after the evaluation before
+        interval = evidence.measured
+        assert interval.low is not None
+        assert interval.high is not None
+        if interval.n < FEWEST:
+            return Verdict.INCONCLUSIVE, f"too few seeds: {interval.n}, a range takes {FEWEST}"
+        overlap = interval.low < self.high and self.low <= interval.high  # it comes after the evaluation before
         return (Verdict.REPRODUCED if overlap else Verdict.CONTRADICTED), ""
 
 
@@ -336,17 +313,16 @@ class Equivalent:
         ours, control = both(runs, self.ours, self.control)
         detail = f"{mean_text(ours, self.ours)} against {mean_text(control, self.ours)}"
         detail += choices(runs, self.ours, self.control)
-        found = mean_interval(np.subtract(ours, control), random)
-        return Evidence(found, self.ours.scale, self.ours.unit, detail=detail, **presentation(self.control))
+        return of_difference(mean_interval(np.subtract(ours, control), random), self.ours, self.control, detail)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
         """Reproduced where the interval lies inside the margin, contradicted where it lies wholly outside."""
-        found = evidence.measured
-        if found.n < FEWEST_PAIRS or found.low is None or found.high is None:
-            return Verdict.INCONCLUSIVE, f"too few seeds: {found.n}, an equivalence takes {FEWEST_PAIRS}"
-        if found.low > -self.margin and (self.one_sided or found.high < self.margin):
+        interval = evidence.measured
+        if interval.n < FEWEST_PAIRS or interval.low is None or interval.high is None:
+            return Verdict.INCONCLUSIVE, f"too few seeds: {interval.n}, an equivalence takes {FEWEST_PAIRS}"
+        if interval.low > -self.margin and (self.one_sided or interval.high < self.margin):
             return Verdict.REPRODUCED, ""
-        outside = found.high < -self.margin or (found.low > self.margin and not self.one_sided)
+        outside = interval.high < -self.margin or (interval.low > self.margin and not self.one_sided)
         return (Verdict.CONTRADICTED, "") if outside else (Verdict.INCONCLUSIVE, "the interval spans the margin")
 
 

@@ -48,6 +48,25 @@ class Values:
     choice: Callable[[Runs], str] = no_choice
 
 
+# ---- text for a rule's details
+
+
+def named(control: Values | float, ours: Values) -> str:
+    """Return the control's description; of a number, the number in the unit of the other side."""
+    return control.label if isinstance(control, Values) else f"{ours.scale * control:,.6g}{ours.unit}"
+
+
+def choices(runs: Runs, *sides: Values | Arm | float) -> str:
+    """Return what was chosen for either side, as its best learning rate, each choice once."""
+    chosen = dict.fromkeys(side.choice(runs) for side in sides if not isinstance(side, float | int))
+    return "".join(f"; {choice}" for choice in chosen if choice)
+
+
+def mean_text(values: list[float], of: Values) -> str:
+    """Return the mean of values in their unit."""
+    return f"{of.scale * float(np.mean(values)):.4g}{of.unit and ' ' * (of.unit != '%')}{of.unit}"
+
+
 # ---- arms
 
 
@@ -266,9 +285,9 @@ def how_many_train(arm: Arm, key: str) -> Values:
     """Return at how many values of a key a seed trains."""
 
     def of(runs: Runs) -> PerSeed:
-        found: PerSeed = {}
+        numbers: PerSeed = {}
         for run in arm.pick(runs):
-            found[run.seed] = found.get(run.seed, 0) + (validation_accuracy(run) >= TRAINS)
-        return found
+            numbers[run.seed] = numbers.get(run.seed, 0) + (validation_accuracy(run) >= TRAINS)
+        return numbers
 
     return Values(f"number of values of {key} at which {arm.label} trains", of)
