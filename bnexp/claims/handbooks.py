@@ -58,7 +58,7 @@ def order(act: str) -> Claim:
     return Claim(
         id=f"chollet.order.{act}",
         source=CHOLLET,
-        statement="Before or after the activation is alike.",
+        statement="BN before or after the activation: alike.",
         published="alike",
         note=f"Taken as: within {100 * MARGIN:g} points of test accuracy.{AFTER_SIGMOID if act == 'sigmoid' else ''}",
         rule=Equivalent(on_test(after), on_test(before), MARGIN),

@@ -123,7 +123,7 @@ CLAIMS = [
     Claim(
         id="ioffe_szegedy.fig1b.spread",
         source=f"{SOURCE}, §4.1, figure 1b, c",
-        statement="Its 15th to 85th percentile, too.",
+        statement="Nor does its spread move as much.",
         published="more stable",
         rule=Directional(
             each("range of the spread", drift_of_spread(LAST, SETTLED), SAME_RATE),

@@ -13,10 +13,10 @@ HEADING = "# Results: published claims"
 HEADER = ["verdict", "statement", "measured", "n", "claim"]
 EXPLAINED = [
     "Made by `bnexp reproduce` from `claims.json`, which has each claim's published figure, its rule in full, its",
-    "sweep's command, its p, seconds of training, commit and machine. BN is batch normalization, GN group",
-    "normalization; a claim of one table goes on from the line above it. `bnexp reproduce CLAIM` tests a claim again.",
-    "An id like `udacity.relu_0.01_0.05.none.test` names a cell of the lesson: activation, learning rate, scale of the",
-    "initial weights, norm and data; where it ends in `.again`, the lesson printed that cell twice.",
+    "sweep's command, its p, seconds of training, commit and machine. `bnexp reproduce CLAIM` tests a claim again.",
+    "BN is batch normalization, GN group normalization; a statement may refer to the one above it. An id like",
+    "`udacity.relu_0.01_0.05.none.test` names a cell of the lesson: activation, learning rate, scale of the initial",
+    "weights, norm and data; where it ends in `.again`, the lesson printed that cell twice.",
     "",
     "A rule is fixed before its result is seen; where a look came first, the claim's note says so. By kind of claim,",
     "what was measured and what makes a verdict of it (n: seeds, of throughput: rounds):",
@@ -26,8 +26,9 @@ EXPLAINED = [
     "- one arm better: the mean difference, seed by seed, with its 95% BCa interval, or what was measured, where the",
     "  other side is a number. Sign-flip permutation, Holm over the claims of a source, p < 0.05.",
     "- as good as: the same; the interval lies inside a margin stated beforehand.",
-    "- a crossing: the mean step, where never counts as the last one, and from the evaluation before the earliest",
-    "  seed's to the latest seed's. Reproduced where the published step, give or take an evaluation, lies between.",
+    "- a crossing, as 90% of validation accuracy at step 500: the mean step, where never counts as the last one, and",
+    "  from the evaluation before the earliest seed's to the latest seed's. Reproduced where the published step, give",
+    "  or take an evaluation, lies between.",
     "- a rate: the share of seeds, with its Wilson interval.",
     "- an identity: the largest error in float64, at most 1e-10.",
 ]

@@ -100,12 +100,12 @@ def smoother(measure: str, statement: str) -> Claim:
 
 CLAIMS = [
     smoother("loss_range", "BN: the loss varies less along the gradient."),
-    smoother("gradient_distance", "Along it the gradient changes less."),
-    smoother("smoothness", "The effective smoothness is lower."),
+    smoother("gradient_distance", "BN: the gradient changes less along it."),
+    smoother("smoothness", "BN: the effective smoothness is lower."),
     claim(
         "noise.better",
         "§2.1, figure 2",
-        "BN with noise is better than neither.",
+        "BN with noise still beats no BN.",
         "better",
         Directional(recalibrated(NOISY), recalibrated(NONE)),
         LOOKED,
@@ -113,7 +113,7 @@ CLAIMS = [
     claim(
         "noise.as_good",
         "§2.1, figure 2",
-        "It is as good as BN without noise.",
+        "BN with noise is as good as without.",
         "almost no difference",
         Equivalent(recalibrated(NOISY), recalibrated(BATCH), MARGIN, one_sided=True),
         f"Taken as: worse by no more than {100 * MARGIN:g} points. {LOOKED} Noise is drawn for a channel "
@@ -131,7 +131,7 @@ CLAIMS = [
     claim(
         "cosine",
         "§2.2, figure 3",
-        "Nor do gradients keep their direction better.",
+        "BN keeps the gradients' direction no better.",
         "similar or worse",
         Equivalent(values("cosine", NONE), values("cosine", BATCH), ALIKE, one_sided=True),
         f"Taken as: the cosine is not larger by more than {ALIKE:g}. Here, in the first 500 steps of a narrow network, "

@@ -119,7 +119,7 @@ CLAIMS = [
     Claim(
         id="styles.parameters",
         source=f"{SOURCE}, §2.2",
-        statement="It has a fraction of their parameters.",
+        statement="One network has a fraction of their parameters.",
         published="a fraction",
         rule=Directional(fraction_of_parameters(), FRACTION, lower=True),
         sweeps=[SHARED, SEPARATE],

@@ -17,7 +17,7 @@ def sooner(act: str, target: int) -> Claim:
     return Claim(
         id=f"wiki.sooner_in_seconds.{act}.{target}",
         source=SOURCE,
-        statement=f"{target}% sooner in seconds.",
+        statement=f"BN: {target}% sooner in seconds.",
         published="sooner",
         rule=Sooner(target / 100, arm("batch", act=act), arm("none", act=act)),
         sweeps=[TABLE],
