@@ -177,7 +177,7 @@ class ArmStatistics:
 
 
 def compare_values(arms: Mapping[str, BySeed], control: str) -> dict[str, ArmStatistics]:
-    """Compare arms, given as {arm: {seed: value}}, with the arm that `control` names."""
+    """Compare arms, given as {arm: {seed: value}}, with the arm `control`. Raises KeyError where that is no arm."""
     results = {
         name: compare_arm(values, {} if name == control else arms[control], np.random.default_rng(0))
         for name, values in arms.items()
