@@ -152,14 +152,13 @@ def only(panels: Panels, kept: list[RunRecord]) -> Panels:
 # ---- numbers
 
 
-def compare_panels(planned: Panels, finished: list[RunRecord], control: str) -> list[ArmResult]:
+def compare_panels(planned: Panels, finished: Panels, control: str) -> list[ArmResult]:
     """Return a result of every arm that was planned, computed from those of its runs that finished.
 
     `control` names the arm that the others are compared with, within each panel.
     """
-    panels = only(planned, finished)
     results = [
-        compare_runs((panel, arm), planned[panel], arms, control) for panel, arms in panels.items() for arm in arms
+        compare_runs((panel, arm), planned[panel], arms, control) for panel, arms in finished.items() for arm in arms
     ]
     corrected = holm({(result.panel, result.arm): result.p for result in results})
     return [replace(result, p_holm=corrected.get((result.panel, result.arm))) for result in results]

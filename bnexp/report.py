@@ -107,7 +107,8 @@ class PanelReport:
 def make_panels(arranged: Panels, planned: Planned) -> list[PanelReport]:
     """Compare the arms of every panel with the first arm, also where none of the first arm's runs finished."""
     control = next(iter(next(iter(arranged.values()))))
-    results, finished = compare_panels(arranged, planned.finished, control), only(arranged, planned.finished)
+    finished = only(arranged, planned.finished)
+    results = compare_panels(arranged, finished, control)
     return [
         PanelReport(name, arms, [result for result in results if result.panel == name], planned.complete)
         for name, arms in finished.items()
