@@ -94,10 +94,10 @@ def accuracy_plot(curves: list[Curve], against: str) -> Plot:
     return plot
 
 
-Steps = tuple[list[float], list[float]]  # of a step function: times and values, both (points,)
+StepFunction = tuple[list[float], list[float]]  # times and values, both (points,)
 
 
-def arrivals_plot(arms: dict[str, Steps], label: str, end: float) -> Plot:
+def arrivals_plot(arms: dict[str, StepFunction], label: str, end: float) -> Plot:
     """Return the plot of the share of each arm's runs that have reached a target by each step.
 
     `end` is the end of the longest run. A curve ends with its arm's last run, or goes on to `end` where all are there.

@@ -221,7 +221,7 @@ def report(directories: list[Path], by: str | None = None, out: Path | None = No
     notes = [*footnotes(all_results(panels)), times_note(panels)]
     write_whole(output.path("report.html"), page(title, list(map(html_section, panels)), notes, made, notice))
     shutil.rmtree(output.path("bands"), ignore_errors=True)
-    write_bands(output.path("bands"), {folder_name(p.name, c.name): band(c) for p in panels for c in p.curves})
+    write_bands(output.path("bands"), {folder_name(p.name, c.name): band_of(c) for p in panels for c in p.curves})
     show(title, panels, notice, output)
 
 
@@ -306,7 +306,7 @@ def file_name(text: str) -> str:
     return name if len(name.encode()) <= LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()
 
 
-def band(curve: Curve) -> dict[int, tuple[float, float, float]]:
+def band_of(curve: Curve) -> dict[int, tuple[float, float, float]]:
     """Return step → mean, lowest and highest accuracy, as TensorBoard's bands take them."""
     values = zip(curve.x, curve.mean, curve.low, curve.high, strict=True)
     return {int(step): (float(mean), float(low), float(high)) for step, mean, low, high in values}

@@ -21,8 +21,8 @@ FEWEST_PAIRS = 6  # the smallest two-sided sign-flip p-value of n pairs is 2 / 2
 Key = TypeVar("Key", bound=Hashable)
 BySeed = Mapping[int, float]  # seed → value
 Times = Mapping[int, float | None]  # seed → time to a target, None where it was never reached
-Curve = Mapping[int, float] | Mapping[float, float]  # step (or second) → accuracy, in increasing order
-CurveBySeed = Mapping[int, Curve]
+AccuracyByStep = Mapping[int, float] | Mapping[float, float]  # step (or second) → accuracy, in increasing order
+CurveBySeed = Mapping[int, AccuracyByStep]
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def paired_difference(
 # ---- time to an accuracy, which runs may never reach
 
 
-def first_crossing(curve: Curve, target: float) -> float | None:
+def first_crossing(curve: AccuracyByStep, target: float) -> float | None:
     """Return the first step (or second) at which a curve, {step: accuracy}, is at `target` or above; None for never."""
     return next((step for step, accuracy in curve.items() if accuracy >= target), None)
 

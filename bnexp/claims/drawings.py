@@ -58,7 +58,7 @@ def against(name: str, title: str, panels: Layout, key: str, metric: Metric, sca
 
     def lines(label: str, runs: Runs) -> list[Line]:
         groups = by_value(runs, key)
-        return [band(label, list(groups), [[metric(run) for run in arm_runs] for arm_runs in groups.values()])]
+        return [band_line(label, list(groups), [[metric(run) for run in arm_runs] for arm_runs in groups.values()])]
 
     return Drawing(name, title, panels, scales, lines)
 
@@ -67,7 +67,7 @@ def at_each(name: str, title: str, arm: Arm, reads: dict[str, MetricAt], x: Sequ
     """Return the figure of several metrics of one arm, each a function of x; `reads`: label → metric."""
 
     def lines(label: str, runs: Runs) -> list[Line]:
-        return [band(label, x, [[reads[label](run, at) for run in runs] for at in x])]
+        return [band_line(label, x, [[reads[label](run, at) for run in runs] for at in x])]
 
     return Drawing(name, title, {"": dict.fromkeys(reads, arm)}, scales, lines)
 
@@ -78,7 +78,7 @@ def percentiles(name: str, title: str, panels: Layout, layer: str) -> Drawing:
     def lines(label: str, runs: Runs) -> list[Line]:
         steps = sorted(set.intersection(*(set(run.validation) for run in runs)))
         return [
-            band(f"{p}th", steps, [[run.validation[step][f"{layer}/p{p}"] for run in runs] for step in steps])
+            band_line(f"{p}th", steps, [[run.validation[step][f"{layer}/p{p}"] for run in runs] for step in steps])
             for p in (85, 50, 15)
         ]
 
@@ -90,12 +90,12 @@ def by_layer(name: str, title: str, panels: Layout, read: Callable[[RunRecord], 
 
     def lines(label: str, runs: Runs) -> list[Line]:
         values = np.array([read(run) for run in runs]).T
-        return [band(label, range(1, len(values) + 1), values.tolist())]
+        return [band_line(label, range(1, len(values) + 1), values.tolist())]
 
     return Drawing(name, title, panels, Scales("hidden layer", y, log="y"), lines)
 
 
-def band(label: str, x: Iterable[float], values: list[list[float]]) -> Line:
+def band_line(label: str, x: Iterable[float], values: list[list[float]]) -> Line:
     """Return a line with its band from the seeds' values at each x."""
     low, mean, high = (np.array([take(seeds) for seeds in values]) for take in (min, np.mean, max))
     return Line(label, np.array(list(x), dtype=np.float64), mean, low, high)

@@ -6,7 +6,7 @@ Its widths are a quarter of the paper's, so that ten seeds fit into minutes on 2
 import numpy as np
 
 from bnexp.claims.claim import Claim, ClaimSweep, Rule, Runs
-from bnexp.claims.drawings import Drawing, band
+from bnexp.claims.drawings import Drawing, band_line
 from bnexp.claims.probes import over_probes, probes_of
 from bnexp.claims.rules import Directional, Equivalent
 from bnexp.claims.values import Arm, Values, each, recalibrated_accuracy, where
@@ -29,7 +29,7 @@ def smoothness_lines(label: str, runs: Runs) -> list[Line]:
     """Return the line of effective smoothness over the checkpoints of an arm's runs."""
     probes = [probes_of(run) for run in runs]
     steps = list(zip(*probes, strict=False))  # up to where the first run diverged
-    return [band(label, [float(at[0].step) for at in steps], [[probe.smoothness for probe in at] for at in steps])]
+    return [band_line(label, [float(at[0].step) for at in steps], [[probe.smoothness for probe in at] for at in steps])]
 
 
 FIGURE = Drawing(
