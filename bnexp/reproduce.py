@@ -1,4 +1,4 @@
-"""`bnexp reproduce`: claims and their finished runs → verdicts, figures, claims.json and its README.md."""
+"""`bnexp reproduce`: claims and their finished runs → verdicts, claims.json, README.md and figures."""
 
 import argparse
 import math
@@ -37,6 +37,8 @@ RunsOf = dict[str, Runs]  # sweep → its runs
 
 @dataclass(frozen=True)
 class Options:
+    """The arguments of `bnexp reproduce`; `listed`: show the claims and run nothing."""
+
     claims: list[Claim]
     listed: bool
     seeds: int
@@ -44,73 +46,83 @@ class Options:
 
 
 class Parser(argparse.ArgumentParser):
+    """A parser whose errors are ConfigErrors."""
+
     def error(self, message: str) -> NoReturn:
+        """Raise ConfigError, where argparse would print its usage and exit."""
         raise ConfigError(f"reproduce: {message}")
 
 
 def take_options(arguments: list[str]) -> Options:
-    """Raises ConfigError."""
+    """Return the options. Raises ConfigError."""
     parser = Parser(prog="bnexp reproduce", description="Published claims, judged; without a name, all of them.")
     parser.add_argument("names", nargs="*", metavar="CLAIM", help="an id, or what ids begin with: udacity, wiki.sooner")
     parser.add_argument("--list", action="store_true", help="show them, and the time their runs still need here")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds an arm, 0 to N-1 (default {SEEDS})")
     parser.add_argument("--out", type=Path, default=SWEEPS, help=f"for {RECORD}, README.md, figures/ ({SWEEPS})")
-    found = parser.parse_intermixed_args(arguments)
-    require(1 <= found.seeds <= 1000, "--seeds", found.seeds, "a whole number from 1 to 1000")
-    return Options(pick(found.names), found.list, found.seeds, found.out)
+    values = parser.parse_intermixed_args(arguments)
+    require(1 <= values.seeds <= 1000, "--seeds", values.seeds, "a whole number from 1 to 1000")
+    return Options(pick(values.names), values.list, values.seeds, values.out)
 
 
 def own_sweeps(claims: list[Claim]) -> list[ClaimSweep]:
+    """Return the sweeps whose runs test these claims, each once."""
     return list({sweep.name: sweep for claim in claims for sweep in claim.sweeps}.values())
 
 
 def sweeps_of(claims: list[Claim]) -> list[ClaimSweep]:
-    """With those they start from, in an order in which they can run."""
+    """Return the claims' sweeps and those that these start from, in an order in which they can run."""
     return list({step.name: step for sweep in own_sweeps(claims) for step in with_start(sweep)}.values())
 
 
 def with_start(sweep: ClaimSweep) -> list[ClaimSweep]:
+    """Return a sweep after those whose runs it starts from."""
     return [sweep] if sweep.after is None else [*with_start(sweep.after), sweep]
 
 
 def without(options: Options, impossible: dict[str, str]) -> Options:
-    """Claims whose own sweeps can run. Raises ConfigError where none is left."""
-    left = [claim for claim in options.claims if impossible.keys().isdisjoint(sweep.name for sweep in claim.sweeps)]
-    if not left:
+    """Return the options with the claims whose own sweeps can run. Raises ConfigError where none can.
+
+    `impossible`: sweep → why it cannot run.
+    """
+    claims = [claim for claim in options.claims if impossible.keys().isdisjoint(sweep.name for sweep in claim.sweeps)]
+    if not claims:
         raise ConfigError(next(iter(impossible.values())))
-    return replace(options, claims=left)
+    return replace(options, claims=claims)
 
 
 def words_of(sweep: ClaimSweep, seeds: int) -> list[str]:
-    """The overrides of a sweep over its seeds, as one types them behind `bnexp train -m`."""
+    """Return the overrides of a sweep over its seeds, as typed after `bnexp train -m`."""
     return [*sweep.overrides.split(), f"seed=range({min(seeds, sweep.most_seeds or seeds)})"]
 
 
 def folder_of(sweep: ClaimSweep) -> Path:
+    """Return the directory of a sweep."""
     return SWEEPS / sweep.name
 
 
 def command_of(sweep: ClaimSweep, seeds: int) -> str:
-    """What fills the folder, for a shell."""
+    """Return the shell command that trains a sweep's runs in its directory."""
     return shlex.join(["bnexp", "train", "-m", *words_of(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"])
 
 
 def load_runs(claims: list[Claim], planned: dict[str, list[RunConfig]]) -> RunsOf:
-    """Of every sweep the complete runs that were planned: a directory may hold others, of more seeds or older grids."""
-    found: RunsOf = {}
+    """Return every sweep's complete runs that were planned; a directory may hold others, as of more seeds."""
+    runs: RunsOf = {}
     for sweep in own_sweeps(claims):
-        there = complete_runs(folder_of(sweep))
-        wanted = [config_digest(config) for config in planned.get(sweep.name, [])]
-        found[sweep.name] = without_flaws([there[digest] for digest in wanted if digest in there])
-    return found
+        complete = complete_runs(folder_of(sweep))
+        digests = [config_digest(config) for config in planned.get(sweep.name, [])]
+        runs[sweep.name] = without_flaws([complete[digest] for digest in digests if digest in complete])
+    return runs
 
 
 def runs_for(claims: list[Claim], runs: RunsOf) -> Runs:
+    """Return the runs of the claims' own sweeps."""
     return [run for sweep in own_sweeps(claims) for run in runs[sweep.name]]
 
 
 def check_readme(out: Path) -> None:
-    """Refuse to write over a README.md that is none of ours. Raises ConfigError."""
+    """Raise ConfigError where a README.md would be written over that `bnexp reproduce` did not write."""
     path = out / "README.md"
     ours = not path.exists() or path.read_text(encoding="utf-8", errors="replace").startswith(HEADING)
     require(ours, "--out", out, f"a folder without a README.md, or with one that begins with {HEADING!r}")
@@ -120,7 +132,7 @@ def check_readme(out: Path) -> None:
 
 
 def judge(options: Options, runs: RunsOf, failed: dict[str, str], planned: dict[str, list[RunConfig]]) -> list[Record]:
-    """Return a record of each claim, its p-value corrected as if no claim but these were ever tested.
+    """Return a record of each claim; for Holm's correction, claims of its source besides these have no effect.
 
     `failed`: sweep → what went wrong with some of its runs. `planned`: sweep → all of its runs, which are more than
     `runs` has where some are damaged.
