@@ -28,7 +28,7 @@ from bnexp.claims.values import (
     still_to_gain,
     where,
 )
-from bnexp.cli.compose import compose_jobs, configurations, parse_overrides
+from bnexp.cli.compose import configurations, parse_overrides
 from bnexp.cli.plan import split_jobs
 from bnexp.comparison import accuracy, make_curve, recalibrated_accuracies
 from bnexp.config import ConfigError, NormConfig, OptimConfig, RunConfig
@@ -440,12 +440,12 @@ def test_every_published_cell_has_a_claim() -> None:
 
 def test_sweeps_compose_and_stack() -> None:
     """Runs of every claim, the grid's first and last, are valid configurations; seeds of an arm share a stack."""
-    with configurations():
+    with configurations() as composer:
         for sweep in sweeps_of(CLAIMS):
             if re.fullmatch(r"wu_he_.*_(4|8|16)", sweep.name):
                 continue  # made as those of 2 and 32 are
-            jobs = split_jobs(parse_overrides(words_of(sweep, 2)))
-            runs, _ = compose_jobs("config", jobs[:2] + jobs[-2:], [])
+            jobs = split_jobs(parse_overrides(words_of(sweep, 2)), composer.folder)
+            runs = [composer.compose_job(job)[0] for job in jobs[:2] + jobs[-2:]]
             assert {run.seed for run in runs} == {0, 1}
             assert len({stack_key(run, False) for run in runs}) <= len(runs) / 2
 
