@@ -21,8 +21,8 @@ $(SETUP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --reinstall-package bnexp --editable .
 	touch $@
 
-demo: $(SETUP) ## none against batch normalization on the embedded digits, 5 seeds an arm: table and figure
-	$(BIN)/bnexp compare experiment=demo norm=none,batch act=relu,sigmoid 'seed=range(5)'
+demo: $(SETUP) ## none against batch normalization on the embedded digits, 6 seeds an arm: table and figure
+	$(BIN)/bnexp compare experiment=demo norm=none,batch act=relu,sigmoid 'seed=range(6)'
 
 test: $(SETUP) lint types ## lint, types and tests, offline
 	$(BIN)/pytest

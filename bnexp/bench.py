@@ -1,32 +1,28 @@
-"""`bnexp bench`: steps a second of every norm against none, measured.
+"""`bnexp bench`: training steps a second with every norm and without.
 
-The published comparison is 510 against 270 batches a second. What such a ratio comes out at depends on how the step is
-run as much as on the norm, so it is taken within one mode (eager, compiled, stacked) and names it.
+The published comparison is 510 against 270 batches a second. Such a ratio depends on how the step is run as much as on
+the norm, so it is taken within one mode (eager, compiled, stacked), and names it.
 """
 
 import gc
 import math
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 from itertools import cycle, product
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.func import vmap
 
-from bnexp.archs.registry import check_model, stacks
 from bnexp.batches import Batch, Batches
+from bnexp.bench_plan import CONTROL, Benchmark, BenchOptions
 from bnexp.compiled import Compiled
-from bnexp.compiler import compiler_problem
-from bnexp.config import ConfigError, RunConfig, require, require_choice
-from bnexp.console import console, count, duration
-from bnexp.console import print_line as say
+from bnexp.config import RunConfig
+from bnexp.console import console, count, duration, say
 from bnexp.data import Data, load_data
 from bnexp.engine import (
     Examples,
@@ -39,152 +35,72 @@ from bnexp.engine import (
     prepare_torch,
     thread_count,
 )
-from bnexp.norms import NORMS
-from bnexp.stats import Spread, spread
-from bnexp.train import Stopwatch, check
+from bnexp.stats import CONFIDENCE
+from bnexp.train import Stopwatch
 
-CONTROL = "none"
-MODES = ("eager", "compiled", "stacked")
-WORDS = ("rounds", "seconds", "stack", "modes", "out")
-TITLED = ("dataset", "arch", "act", "batch_size", "norm")  # keys that a panel's title or its rows tell
 PREPARED = 64  # batches made beforehand and used in turn
 UNTIMED = 2  # calls before each measurement, which fill the caches again
 CALLS_PER_LOOK = {"cuda": 50}  # calls between looks at the clock, each of which waits for the device; elsewhere 1
 
 
-# ---- what is asked for
+# ---- several rounds of one measurement
 
 
 @dataclass(frozen=True)
-class Options:
-    """The words of `bnexp bench` that are no overrides of a run. seconds: of each measurement; stack: runs in one."""
+class Spread:
+    """The median of one value a round, with the interval that `interval_description` describes."""
 
-    rounds: int
-    seconds: float
-    stack: int
-    modes: list[str]
-    out: Path
-    norms_named: bool  # a norm that doesn't fit the network is then the user's error, otherwise left out
-    command: str
+    median: float
+    low: float
+    high: float
+    rounds: list[float]
 
-
-def take_options(arguments: list[str]) -> tuple[Options, list[str]]:
-    """Options and the overrides that are left. Raises ConfigError."""
-    own, overrides = {"rounds": "9", "seconds": "0.3", "stack": "8", "modes": ",".join(MODES)}, []
-    for word in arguments:
-        key, equals, value = word.partition("=")
-        if equals and key in WORDS:
-            own[key] = value
-        else:
-            require(key != "compile", key, value, f"choose modes= from {', '.join(MODES)}")
-            overrides.append(word)
-    modes = own["modes"].split(",")
-    for mode in modes:
-        require_choice("modes", mode, MODES)
-    require(own.get("out") != "", "out", "", "a directory")
-    options = Options(
-        rounds=whole_number("rounds", own["rounds"], 1, 1000),
-        seconds=seconds_of(own["seconds"]),
-        stack=whole_number("stack", own["stack"], 2, 1024),
-        modes=list(dict.fromkeys(modes)),
-        out=Path(own.get("out", f"results/bench/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")),
-        norms_named=any(is_norm(word) for word in overrides),
-        command=shlex.join(["bnexp", "bench", *arguments]),
-    )
-    return options, overrides
+    def text(self, digits: int) -> str:
+        """Return "median [low, high]", rounded to `digits`."""
+        return f"{self.median:,.{digits}f} [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
 
 
-def whole_number(key: str, value: str, low: int, high: int) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        number = low - 1
-    require(low <= number <= high, key, value, f"a whole number from {low} to {high}")
-    return number
+def spread(values: list[float]) -> Spread:
+    """Return the median of `values`, one a round, with its interval by order statistics."""
+    ordered, rank = sorted(values), interval_rank(len(values))
+    return Spread(float(np.median(ordered)), ordered[rank], ordered[-1 - rank], values)
 
 
-def seconds_of(value: str) -> float:
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = math.nan
-    require(0 < seconds <= 60, "seconds", value, "a number above 0 and up to 60")
-    return seconds
+def ratio_of(values: list[float], control: list[float]) -> Spread:
+    """Return the ratio of two measurements, taken round by round: a machine that slows down slows both."""
+    return spread([value / base for value, base in zip(values, control, strict=True)])
 
 
-def is_norm(word: str) -> bool:
-    return word.split("=", maxsplit=1)[0].lstrip("+") == "norm"
+def interval_rank(n: int) -> int:
+    """Return how many of n values to leave out at each end, so that the interval covers the median in 95% of cases.
+
+    0 also below 6 values, where all of them together cover it less often.
+    """
+    return max((rank for rank in range(n // 2) if coverage(n, rank) >= CONFIDENCE), default=0)
 
 
-def with_norms(jobs: list[list[str]]) -> list[list[str]]:
-    """The overrides of every contender: each job with the norms that it doesn't name, and with the control."""
-    panels: dict[tuple[str, ...], list[str]] = {}
-    for job in jobs:
-        panel = tuple(word for word in job if not is_norm(word))
-        panels.setdefault(panel, []).extend(word for word in job if is_norm(word))
-    found = []
-    for panel, named in panels.items():
-        norms = dict.fromkeys([f"norm={CONTROL}", *(named or (f"norm={norm}" for norm in NORMS))])
-        found += [[*panel, norm] for norm in norms]
-    return found
+def coverage(n: int, rank: int) -> float:
+    """Return how probably n independent values, `rank` left out at each end, cover their distribution's median."""
+    return 1 - 2 * sum(math.comb(n, k) for k in range(rank + 1)) * 0.5**n
 
 
-@dataclass(frozen=True)
-class Panel:
-    """What a ratio compares: one network and batch size, a run a norm. left_out: mode or norm → why."""
-
-    title: str
-    runs: list[RunConfig]
-    modes: list[str]
-    left_out: dict[str, str]
-
-
-def make_panels(jobs: list[list[str]], runs: list[RunConfig], options: Options) -> list[Panel]:
-    """Everything checked. Raises ConfigError, also where no mode is left."""
-    grouped: dict[tuple[str, ...], list[RunConfig]] = {}
-    for job, run in zip(jobs, runs, strict=True):
-        others = (word for word in job if word.split("=", maxsplit=1)[0].lstrip("+") not in TITLED)
-        title = (run.dataset.name, run.arch.name, run.act.name, f"batch {run.batch_size}", *others)
-        grouped.setdefault(title, []).append(run)
-    panels = [make_panel(", ".join(title), found, options) for title, found in grouped.items()]
-    if not any(panel.modes for panel in panels):
-        reasons = dict.fromkeys(panels[0].left_out[mode] for mode in options.modes)
-        raise ConfigError(f"modes={','.join(options.modes)} is not allowed: {'; '.join(reasons)}")
-    return panels
-
-
-def make_panel(title: str, runs: list[RunConfig], options: Options) -> Panel:
-    left_out: dict[str, str] = {}
-    control = next(run for run in runs if run.norm.name == CONTROL)
-    check(control)
-    data, fitting = load_data(control.dataset), []
-    for run in runs:
-        try:
-            check_model(run, data.shape, data.classes)
-            fitting.append(run)
-        except ConfigError as error:
-            if options.norms_named:
-                raise
-            left_out[f"norm={run.norm.name}"] = str(error)
-    for mode in options.modes:
-        reason = mode_problem(mode, control)
-        left_out |= {mode: reason} if reason else {}
-    return Panel(title, fitting, [mode for mode in options.modes if mode not in left_out], left_out)
-
-
-def mode_problem(mode: str, config: RunConfig) -> str | None:
-    """Why a run doesn't have this mode, or None."""
-    problem = compiler_problem(pick_device(config.device).type) if mode != "eager" else None
-    if problem:
-        return problem
-    return f"arch={config.arch.name} doesn't stack" if mode == "stacked" and not stacks(config) else None
+def interval_description(n: int) -> str:
+    """Return which interval a Spread of n rounds has, for a reader."""
+    rank = interval_rank(n)
+    if coverage(n, rank) < CONFIDENCE:
+        return f"median of {n} rounds [lowest, highest]; an interval of 95% takes 6 rounds"
+    values = "lowest and highest" if not rank else f"values {rank + 1} and {n - rank} in order"
+    return f"median of {n} rounds [its {coverage(n, rank):.1%} interval by order statistics: {values}]"
 
 
 # ---- measuring
 
 
 class Contender:
-    """A norm in a mode, compiled and warm. `steps` and `forwards`: a second, one value a round, over all members."""
+    """A norm in a mode, compiled and warmed up.
+
+    `steps` and `forwards` are training steps and forward passes a second, over all members, one value a round.
+    """
 
     def __init__(self, config: RunConfig, mode: str, members: int, data: Data) -> None:
         self.config, self.mode, self.members = config, mode, members
@@ -200,18 +116,19 @@ class Contender:
         self.compile_seconds = self.warm_up()
 
     def warm_up(self) -> float:
-        """Seconds that compiling took; 0 uncompiled."""
+        """Call the step and the forward pass once; return the seconds that compiling took, 0 uncompiled."""
         start = self.watch.now()
         self.stack.warm_up(self.batches[0])
         self.forward(self.batches[0])
         return self.watch.now() - start if self.stack.compiled else 0.0
 
     def measure(self, seconds: float) -> None:
+        """Measure one round: the step and the forward pass, each for so many seconds."""
         self.steps.append(self.rate(partial(self.stack.update, 0), seconds))
         self.forwards.append(self.rate(self.forward, seconds))
 
     def rate(self, call: Callable[[Batch], object], seconds: float) -> float:
-        """Calls a second times members, over `seconds` or a little more."""
+        """Return calls a second, times the members, over `seconds` or a little more."""
         batches, calls = cycle(self.batches), 0
         per_look = CALLS_PER_LOOK.get(self.watch.device.type, 1)
         for batch in self.batches[:UNTIMED]:
@@ -225,7 +142,10 @@ class Contender:
 
 
 def make_forward(stack: Stack) -> Callable[[Batch], Tensor]:
-    """A step's forward pass alone: gather the batch, the network in training mode, the loss (a member); no gradient."""
+    """Return a step's forward pass alone: batch → loss, (members,) of a stack.
+
+    It gathers the batch and runs the network in training mode; no gradient is computed.
+    """
     loss_of = make_loss(stack.model, stack.config, stack.data)
     state = stack.state if stack.mapped else stack.members[0]
 
@@ -250,8 +170,9 @@ def make_forward(stack: Stack) -> Callable[[Batch], Tensor]:
 
 @dataclass(frozen=True)
 class Row:
-    """A contender's result. Rates count every member's steps; `ratio` says what the ratios divide, in which mode; the
-    control has none.
+    """A contender's result. Rates count every member's steps.
+
+    `ratio` says what the ratios divide, in which mode; the control has none. `panel` is the benchmark's title.
     """
 
     panel: str
@@ -268,14 +189,17 @@ class Row:
     forward_ratio: Spread | None
 
 
-def measure_panel(panel: Panel, options: Options, tick: Callable[[str], None]) -> list[Row]:
-    """Interleaved: a round measures every contender once, those of a mode one after the other."""
-    control = panel.runs[0]
+def measure_benchmark(benchmark: Benchmark, options: BenchOptions, tick: Callable[[str], None]) -> list[Row]:
+    """Measure all contenders in interleaved rounds: each round measures every contender once.
+
+    `tick` is called with what is being done, before each step of it.
+    """
+    control = benchmark.runs[0]
     device = pick_device(control.device)
     prepare_torch(control, device)  # as training does; before compiling, which builds the number of threads in
     threads = thread_count(control, device)
     data, contenders = load_data(control.dataset), list[Contender]()
-    for mode, config in product(panel.modes, panel.runs):
+    for mode, config in product(benchmark.modes, benchmark.runs):
         tick(f"{config.norm.name}, {mode}: {'preparing' if mode == 'eager' else 'compiling'}")
         contenders.append(Contender(config, mode, options.stack if mode == "stacked" else 1, data))
         data = contenders[-1].stack.data  # placed on the device once
@@ -285,13 +209,14 @@ def measure_panel(panel: Panel, options: Options, tick: Callable[[str], None]) -
             tick(f"round {number + 1}: {contender.config.norm.name}, {contender.mode}")
             contender.measure(options.seconds)
     controls = {contender.mode: contender for contender in contenders if contender.config.norm.name == CONTROL}
-    return [make_row(panel.title, contender, controls[contender.mode], threads) for contender in contenders]
+    return [make_row(benchmark.title, contender, controls[contender.mode], threads) for contender in contenders]
 
 
-def make_row(panel: str, contender: Contender, control: Contender, threads: int) -> Row:
+def make_row(title: str, contender: Contender, control: Contender, threads: int) -> Row:
+    """Return a contender's result beside its control's."""
     norm, mode, compared = contender.config.norm.name, contender.mode, contender is not control
     return Row(
-        panel=panel,
+        panel=title,
         norm=norm,
         mode=mode,
         config=contender.config.as_dict(),
@@ -306,33 +231,22 @@ def make_row(panel: str, contender: Contender, control: Contender, threads: int)
     )
 
 
-def ratio_of(values: list[float], control: list[float]) -> Spread:
-    """Round by round: a machine that slows down slows both."""
-    return spread([value / base for value, base in zip(values, control, strict=True)])
-
-
-def measure_panels(panels: list[Panel], options: Options) -> dict[str, list[Row]]:
-    """Rows by their panel's title, with a bar while they are measured."""
+def measure_benchmarks(benchmarks: list[Benchmark], options: BenchOptions) -> dict[str, list[Row]]:
+    """Return the rows of each benchmark by its title, and show a bar while they are measured."""
     rows: dict[str, list[Row]] = {}
-    contenders = {panel.title: len(panel.modes) * len(panel.runs) for panel in panels}
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
+    contenders = {benchmark.title: len(benchmark.modes) * len(benchmark.runs) for benchmark in benchmarks}
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
+    remaining = TimeRemainingColumn(compact=True)
+    with Progress(*columns, remaining, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=sum(contenders.values()) * (1 + options.rounds))
-        for panel in panels:
-            number = contenders[panel.title]
+        for benchmark in benchmarks:
+            number = contenders[benchmark.title]
             measuring = duration(2 * number * options.rounds * options.seconds)
-            say(f"{panel.title}: {count(number, 'contender')}, {measuring} of measuring besides compiling")
-            rows[panel.title] = measure_panel(panel, options, partial(advance, bar, task))
+            say(f"{benchmark.title}: {count(number, 'contender')}, {measuring} of measuring besides compiling")
+            rows[benchmark.title] = measure_benchmark(benchmark, options, partial(advance, bar, task))
     return rows
 
 
-def advance(bar: Progress, task: TaskID, doing: str) -> None:
-    bar.update(task, advance=1, description=doing)
+def advance(bar: Progress, task: TaskID, description: str) -> None:
+    """Move the bar on by one, and show what is being done."""
+    bar.update(task, advance=1, description=description)

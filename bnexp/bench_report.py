@@ -1,4 +1,4 @@
-"""What `bnexp bench` measured, in words: tables on the console, bench.json, bench.md and the figure."""
+"""What `bnexp bench` measured: tables on the console, bench.json, bench.md and the figure."""
 
 import os
 import platform
@@ -13,23 +13,25 @@ from typing import Any
 
 import torch
 
-from bnexp.bench import CONTROL, MODES, Options, Panel, Row
+from bnexp.bench import Row, Spread, interval_description
+from bnexp.bench_plan import CONTROL, MODES, Benchmark, BenchOptions
 from bnexp.compiler import compiler_command, has_compiler
 from bnexp.console import count, show_table
 from bnexp.console import print_line as say
 from bnexp.engine import pick_device
 from bnexp.figures import Bar, BarGroup, rate_figure
 from bnexp.files import write_whole
+from bnexp.report_tables import markdown_table
 from bnexp.runs import PACKAGES, git_state, machine, to_json
-from bnexp.stats import Spread, interval_words
 
 DASH = "—"
+Rows = dict[str, list[Row]]  # title of a benchmark → its rows
 TITLE = "Steps a second with and without normalization"
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """Which of a row's two rates, and its names."""
+    """One of a row's two rates, its ratio to the control, and their names."""
 
     title: str
     unit: str
@@ -43,54 +45,57 @@ QUANTITIES = (
 )
 
 
-def table(panel: Panel, rows: list[Row], quantity: Quantity) -> list[list[str]]:
-    """A line a contender, and a dash for each mode that was left out."""
-    lines = []
+def table(benchmark: Benchmark, rows: list[Row], quantity: Quantity) -> list[list[str]]:
+    """Return the rows of the table: one for each contender, and one for each mode that was left out."""
+    cells = []
     for row in rows:
         ratio = quantity.ratio(row)
-        share = f"{row.ratio}: {ratio.words(2)}" if ratio else "control"
-        lines.append([f"{row.norm}, {row.mode}", quantity.rate(row).words(0), share])
-    return lines + [[mode, DASH, DASH] for mode in MODES if mode in panel.left_out]
+        share = f"{row.ratio}: {ratio.text(2)}" if ratio else "control"
+        cells.append([f"{row.norm}, {row.mode}", quantity.rate(row).text(0), share])
+    return cells + [[mode, DASH, DASH] for mode in MODES if mode in benchmark.left_out]
 
 
 def header(quantity: Quantity) -> list[str]:
+    """Return the names of the table's columns."""
     return ["norm, mode", quantity.unit, f"ratio to {CONTROL}, same mode"]
 
 
-def title_of(panel: Panel, rows: list[Row]) -> str:
-    return f"{panel.title}, {count(rows[0].threads, 'thread')}" if rows else panel.title
+def title_of(benchmark: Benchmark, rows: list[Row]) -> str:
+    """Return a benchmark's title with the number of threads that it ran on."""
+    return f"{benchmark.title}, {count(rows[0].threads, 'thread')}" if rows else benchmark.title
 
 
-def footnotes(panels: list[Panel], options: Options) -> list[str]:
-    """What a reader has to know to trust the table."""
+def footnotes(benchmarks: list[Benchmark], options: BenchOptions) -> list[str]:
+    """Return what a reader has to know to trust the table."""
     modes = {
         "eager": "eager: one run, uncompiled",
         "compiled": "compiled: one run, compiled",
         "stacked": f"stacked: {options.stack} runs compiled as one, the steps of all of them counted",
     }
     lines = [
-        f"Rates: {interval_words(options.rounds)}, {options.seconds:g} s a measurement. Rounds are interleaved, ratios "
-        "taken round by round. Compilation, evaluation and the order of batches are not in them.",
+        f"Rates: {interval_description(options.rounds)}, {options.seconds:g} s a measurement. Rounds are interleaved, "
+        "ratios taken round by round. Compilation, evaluation and the order of batches are not in them.",
         "Training step: gather the batch, forward, backward, update. Forward pass: in training mode, up to the loss.",
         "; ".join(modes[mode] for mode in options.modes) + ".",
     ]
-    reasons = (f"{what} is left out: {why}" for panel in panels for what, why in panel.left_out.items())
+    reasons = (f"{what} is left out: {why}" for benchmark in benchmarks for what, why in benchmark.left_out.items())
     return lines + [f"{reason}." for reason in dict.fromkeys(reasons)]
 
 
-def markdown(panels: list[Panel], rows: dict[str, list[Row]], facts: dict[str, Any], options: Options) -> str:
+def markdown(benchmarks: list[Benchmark], rows: Rows, facts: dict[str, Any], options: BenchOptions) -> str:
+    """Return bench.md."""
     lines = [f"# {TITLE}", "", "![rates of every norm and mode](bench.svg)", ""]
-    for panel in panels:
-        lines += [f"## {title_of(panel, rows[panel.title])}", ""]
+    for benchmark in benchmarks:
+        lines += [f"## {title_of(benchmark, rows[benchmark.title])}", ""]
         for quantity in QUANTITIES:
-            cells = [header(quantity), *table(panel, rows[panel.title], quantity)]
-            written = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in cells]
-            lines += [f"{quantity.title.capitalize()}:", "", written[0], "|---|---:|---:|", *written[1:], ""]
-    notes = [f"- {line}" for line in footnotes(panels, options)]
+            cells = table(benchmark, rows[benchmark.title], quantity)
+            lines += [f"{quantity.title.capitalize()}:", "", *markdown_table(header(quantity), cells), ""]
+    notes = [f"- {line}" for line in footnotes(benchmarks, options)]
     return "\n".join([*lines, *notes, "", f"`{options.command}`", "", provenance(facts), ""])
 
 
-def gather_facts(rows: list[Row], options: Options) -> dict[str, Any]:
+def gather_facts(rows: list[Row], options: BenchOptions) -> dict[str, Any]:
+    """Return with which versions and settings, on which machine and when this was measured."""
     device = pick_device(rows[0].config["device"])
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -113,15 +118,16 @@ def gather_facts(rows: list[Row], options: Options) -> dict[str, Any]:
 
 
 def compiler() -> str | None:
-    """The C++ compiler's name and version, as it says them."""
+    """Return the C++ compiler's name and version in its own words; None where there is no compiler."""
     if not has_compiler():
         return None
     command = [*shlex.split(compiler_command()), "--version"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
-    return next(iter(done.stdout.splitlines()), None)
+    answer = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False).stdout
+    return next(iter(answer.splitlines()), None)
 
 
 def provenance(facts: dict[str, Any]) -> str:
+    """Return these facts in a line."""
     commit = str(facts["code"]["commit"])[:10] + (" with changes" if facts["code"]["dirty"] else "")
     threads = " or ".join(map(str, facts["threads"]))
     return (
@@ -132,50 +138,54 @@ def provenance(facts: dict[str, Any]) -> str:
     )
 
 
-def figure_groups(panel: Panel, rows: list[Row], quantity: Quantity) -> list[BarGroup]:
-    """A group a mode, in the order of the table."""
+def figure_groups(benchmark: Benchmark, rows: list[Row], quantity: Quantity) -> list[BarGroup]:
+    """Return the figure's bars: one group for each mode, in the order of the table."""
     groups = []
-    for mode in panel.modes:
+    for mode in benchmark.modes:
         bars = []
         for row in (row for row in rows if row.mode == mode):
             rate, ratio = quantity.rate(row), quantity.ratio(row)
-            note = f"{rate.median:,.0f}" + (f"   {ratio.words(2)} of {CONTROL}" if ratio else "")
+            note = f"{rate.median:,.0f}" + (f"   {ratio.text(2)} of {CONTROL}" if ratio else "")
             bars.append(Bar(row.norm, rate.median, rate.low, rate.high, note))
         members = next(row.members for row in rows if row.mode == mode)
         groups.append(BarGroup(mode if members == 1 else f"{mode}, {members} runs as one", bars))
-    return groups + [BarGroup(f"{mode}: {DASH}", []) for mode in MODES if mode in panel.left_out]
+    return groups + [BarGroup(f"{mode}: {DASH}", []) for mode in MODES if mode in benchmark.left_out]
 
 
-def write(panels: list[Panel], rows: dict[str, list[Row]], options: Options) -> None:
-    """bench.json, bench.md, bench.svg and bench.png."""
-    every = [row for found in rows.values() for row in found]
-    facts, out = gather_facts(every, options), options.out
+def write(benchmarks: list[Benchmark], rows: Rows, options: BenchOptions) -> None:
+    """Write bench.json, bench.md, bench.svg and bench.png."""
+    all_rows = [row for group in rows.values() for row in group]
+    facts, out = gather_facts(all_rows, options), options.out
     out.mkdir(parents=True, exist_ok=True)
     record = facts | {
         "rounds": options.rounds,
         "seconds": options.seconds,
-        "interval": interval_words(options.rounds),
-        "left_out": [{"panel": p.title, "what": what, "why": why} for p in panels for what, why in p.left_out.items()],
-        "rows": [asdict(row) for row in every],
+        "interval": interval_description(options.rounds),
+        "left_out": [
+            {"panel": p.title, "what": what, "why": why} for p in benchmarks for what, why in p.left_out.items()
+        ],
+        "rows": [asdict(row) for row in all_rows],
     }
     write_whole(out / "bench.json", to_json(record))
-    write_whole(out / "bench.md", markdown(panels, rows, facts, options))
+    write_whole(out / "bench.md", markdown(benchmarks, rows, facts, options))
     drawn = {
-        title_of(panel, rows[panel.title]): {
-            quantity.unit: figure_groups(panel, rows[panel.title], quantity) for quantity in QUANTITIES
+        title_of(benchmark, rows[benchmark.title]): {
+            quantity.unit: figure_groups(benchmark, rows[benchmark.title], quantity) for quantity in QUANTITIES
         }
-        for panel in panels
+        for benchmark in benchmarks
     }
     made_on = f"{facts['machine']}, {facts['cores']} cores, device {facts['device']}, torch {version('torch')}"
-    caption = f"{interval_words(options.rounds)}\n{made_on}, {facts['created'][:10]}"
+    caption = f"{interval_description(options.rounds)}\n{made_on}, {facts['created'][:10]}"
     rate_figure(TITLE, caption, drawn, [out / "bench.png", out / "bench.svg"])
 
 
-def show(panels: list[Panel], rows: dict[str, list[Row]], options: Options) -> None:
-    for panel, quantity in product(panels, QUANTITIES):
-        found = rows[panel.title]
-        show_table(f"{title_of(panel, found)}: {quantity.title}", header(quantity), table(panel, found, quantity))
-    for line in footnotes(panels, options):
+def show(benchmarks: list[Benchmark], rows: Rows, options: BenchOptions) -> None:
+    """Print the tables, the footnotes, and where the files are."""
+    for benchmark, quantity in product(benchmarks, QUANTITIES):
+        own_rows = rows[benchmark.title]
+        title = f"{title_of(benchmark, own_rows)}: {quantity.title}"
+        show_table(title, header(quantity), table(benchmark, own_rows, quantity))
+    for line in footnotes(benchmarks, options):
         say(line)
     out = options.out
     say(f"figure: {out / 'bench.png'} (and .svg); table: {out / 'bench.md'}, {out / 'bench.json'}")

@@ -1,5 +1,6 @@
-"""Run directories → what is compared: arms, paired differences, time to accuracy, curves. Arrays in, numbers out of
-`stats`; how they are shown is report.py's.
+"""Run directories → what is compared: the runs of each arm, and their statistics, times and curves.
+
+The numbers themselves are computed by `stats`, which takes plain arrays; report.py shows them.
 """
 
 from collections.abc import Iterable
@@ -16,46 +17,31 @@ from bnexp.runs import RunRecord, fits
 from bnexp.stats import (
     Estimate,
     Pairing,
-    Survival,
-    TimeTo,
+    TimeResult,
+    compare_arm,
+    compare_times,
+    curve_band,
+    first_crossing,
     holm,
-    interquartile_mean,
-    kaplan_meier,
     mean_interval,
-    pairing,
-    restricted_times,
-    sign_flip_p,
-    time_to,
 )
 
 TARGETS = (0.90, 0.95)  # validation accuracies whose times are compared
-NOT_ARMS = {"seed", "dataset.root", "checkpoint.every_seconds"}
-Settings = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class TimeResult:
-    """Steps or seconds of training to a validation accuracy. `times`: of all runs, each watched until its own end, so
-    that steps and seconds count the same runs; `restricted`: mean of min(time, horizon); `difference`: of those, this
-    arm minus the control, seed by seed. `horizon`: of the panel, None where none of its runs finished; of an arm
-    without runs `restricted` and `survival` are None.
-    """
-
-    target: float
-    unit: str
-    horizon: float | None
-    times: TimeTo
-    restricted: Estimate | None
-    difference: Estimate | None
-    p: float | None
-    survival: Survival | None
+UNITS = ("steps", "seconds")
+NOT_ARMS = {"seed", "dataset.root", "checkpoint.every_seconds"}  # keys that do not tell arms apart
+Settings = dict[str, Any]  # dotted key → value
+Arms = dict[str, list[RunRecord]]  # arm → its runs, the control first
+Panels = dict[str, Arms]  # what the arms of a panel share besides, as "act=relu" → its arms
 
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One row of the table. Accuracies are fractions; `difference` is this arm minus the control, seed by seed;
-    `p_holm`: p after Holm's correction over all arms of the report. `n` of `planned` runs finished, and what is
-    estimated is None where none did; `planned_pairs`: seeds that this arm and the control were planned with.
+    """One row of the table: an arm of a panel.
+
+    Accuracies are fractions; `difference` is this arm minus the control, seed by seed; `p_holm` is p after Holm's
+    correction over all arms of the report. `n` of `planned` runs finished, and estimates are None where none did;
+    `planned_pairs` is the number of seeds that both this arm and the control were planned with. `recalibrated` is the
+    test accuracy with batch statistics of a whole epoch in place of running averages.
     """
 
     panel: str
@@ -75,32 +61,50 @@ class ArmResult:
     steps_per_second: float | None
     speed_ratio: float | None
     notes: list[str]
-    recalibrated: Estimate | None  # test accuracy with statistics of a whole epoch
+    recalibrated: Estimate | None
 
     def time(self, target: float, unit: str) -> TimeResult:
-        return next(found for found in self.times if (found.target, found.unit) == (target, unit))
+        """Return the time to one of TARGETS in one of UNITS."""
+        return next(time for time in self.times if (time.target, time.unit) == (target, unit))
 
 
 # ---- which runs make an arm
 
 
 def settings(config: dict[str, Any]) -> Settings:
-    """What a run can be told apart by, as it may be shown: what a file says can hold anything."""
+    """Return what a run's configuration says that may tell arms apart, with printable keys and values."""
     flat = {key: value for key, value in flatten(config).items() if key not in NOT_ARMS}
     return {printable(key): printable(value) if isinstance(value, str) else value for key, value in flat.items()}
 
 
+def settings_of(runs: list[RunRecord]) -> list[Settings]:
+    """Return the settings of each run, without init_from where every seed starts from a run of its own."""
+    configs = [settings(run.config) for run in runs]
+    if goes_with_seed(runs, "init_from"):
+        return [{key: value for key, value in config.items() if key != "init_from"} for config in configs]
+    return configs
+
+
+def goes_with_seed(runs: list[RunRecord], key: str) -> bool:
+    """Return whether each seed has one value of `key`, and each value one seed."""
+    pairs = {(run.seed, str(run.config.get(key))) for run in runs}
+    seeds, values = zip(*pairs, strict=True)
+    return len(pairs) == len(set(seeds)) == len(set(values))
+
+
 def swept_keys(configs: list[Settings]) -> list[str]:
-    """Keys whose values differ, without those that come with a choice, as norm.eps comes with norm=batch."""
+    """Return the keys whose values differ, without those that come with a choice, as norm.eps with norm=batch."""
     differing = [key for key in dict.fromkeys(k for c in configs for k in c) if len(distinct(configs, key)) > 1]
     return [key for key in differing if not follows_choice(key, differing, configs)]
 
 
 def distinct(configs: Iterable[Settings], key: str) -> list[str]:
+    """Return the values of a key, each once, as text in the order in which they come."""
     return list(dict.fromkeys(str(config.get(key)) for config in configs))
 
 
 def follows_choice(key: str, differing: list[str], configs: list[Settings]) -> bool:
+    """Return whether a key of a group has one value for each choice of that group."""
     group = key.split(".", maxsplit=1)[0]
     if "." not in key or group not in differing:
         return False
@@ -109,11 +113,12 @@ def follows_choice(key: str, differing: list[str], configs: list[Settings]) -> b
 
 
 def check_by(by: str | None, configs: list[dict[str, Any]]) -> None:
-    """Raises ConfigError where `by` isn't one of the keys that differ."""
+    """Raise ConfigError where `by` is not one of the keys that differ between the configurations."""
     pick_by(by, swept_keys([settings(config) for config in configs]))
 
 
 def pick_by(by: str | None, swept: list[str]) -> str | None:
+    """Return the key that makes the arms: `by`, else norm, else the first that differs. Raises ConfigError."""
     if by is None:
         return "norm" if "norm" in swept else swept[0] if swept else None
     if by not in swept:
@@ -122,12 +127,8 @@ def pick_by(by: str | None, swept: list[str]) -> str | None:
     return by
 
 
-Arms = dict[str, list[RunRecord]]  # arm → runs, the control first
-Panels = dict[str, Arms]
-
-
 def arrange(runs: list[RunRecord], by: str | None) -> Panels:
-    """Panels of arms, in the order of the sweep."""
+    """Sort runs into panels of arms, in the order of the sweep; the values of `by` make the arms."""
     configs = settings_of(runs)
     swept = swept_keys(configs)
     by = pick_by(by, swept)
@@ -139,23 +140,8 @@ def arrange(runs: list[RunRecord], by: str | None) -> Panels:
     return panels
 
 
-def settings_of(runs: list[RunRecord]) -> list[Settings]:
-    """Of each run, what may tell its arm from others."""
-    configs = [settings(run.config) for run in runs]
-    if goes_with_seed(runs, "init_from"):
-        return [{key: value for key, value in config.items() if key != "init_from"} for config in configs]
-    return configs
-
-
-def goes_with_seed(runs: list[RunRecord], key: str) -> bool:
-    """Whether each seed has a value of its own, as where every run starts from another one of its seed."""
-    found = {(run.seed, str(run.config.get(key))) for run in runs}
-    seeds = {seed for seed, _ in found}
-    return len(found) == len(seeds) == len({value for _, value in found})
-
-
 def only(panels: Panels, kept: list[RunRecord]) -> Panels:
-    """The same panels and arms, with some of their runs."""
+    """Return the same panels and arms with those of their runs that are in `kept`."""
     digests = {run.digest for run in kept}
     return {
         panel: {arm: [run for run in runs if run.digest in digests] for arm, runs in arms.items()}
@@ -166,82 +152,93 @@ def only(panels: Panels, kept: list[RunRecord]) -> Panels:
 # ---- numbers
 
 
-def compare_panels(planned: Panels, finished: list[RunRecord], control: str) -> list[ArmResult]:
-    """A result of every arm that was planned, by those of its runs that finished. `control`: the arm that the others
-    are compared with; a panel in which none of its runs finished compares nothing.
+def compare_panels(planned: Panels, finished: Panels, control: str) -> list[ArmResult]:
+    """Return a result of every arm that was planned, computed from those of its runs that finished.
+
+    `control` names the arm that the others are compared with, within each panel.
     """
-    found = only(planned, finished)
-    results = [result for panel in planned for result in compare_panel(panel, planned[panel], found[panel], control)]
-    tested = [result for result in results if result.p is not None]
-    adjusted = holm([result.p for result in tested if result.p is not None])
-    corrected = {id(result): p for result, p in zip(tested, adjusted, strict=True)}
-    return [replace(result, p_holm=corrected.get(id(result))) for result in results]
+    results = [
+        compare_runs((panel, arm), planned[panel], arms, control) for panel, arms in finished.items() for arm in arms
+    ]
+    corrected = holm({(result.panel, result.arm): result.p for result in results})
+    return [replace(result, p_holm=corrected.get((result.panel, result.arm))) for result in results]
 
 
-def compare_panel(panel: str, planned: Arms, arms: Arms, control_arm: str) -> list[ArmResult]:
-    """`planned` and `arms`: the same arms, with all their runs and with those that finished."""
-    control = arms.get(control_arm, [])
-    everything = [run for runs in arms.values() for run in runs]
-    results = []
-    for name, runs in arms.items():
-        random = np.random.default_rng(0)
-        own, base = ({run.seed: accuracy(run) for run in group} for group in (runs, control))
-        is_control = name == control_arm
-        differences = [] if is_control else paired(own, base)
-        speed, base_speed = median_speed(runs), median_speed(control)
-        results.append(
-            ArmResult(
-                panel=panel,
-                arm=name,
-                control=is_control,
-                n=len(runs),
-                planned=len(planned[name]),
-                planned_pairs=0 if is_control else pairs(planned[name], planned.get(control_arm, [])),
-                diverged=sum(run.summary["status"] == "diverged" for run in runs),
-                test_accuracy=estimate(list(own.values()), random),
-                interquartile_mean=interquartile_mean(list(own.values())) if own else None,
-                difference=estimate(differences, random),
-                pairing=pairing(*matched(own, base)) if differences else None,
-                p=sign_flip_p(differences, random) if differences else None,
-                p_holm=None,
-                times=[
-                    compare_times(runs, control, everything, target, unit, random)
-                    for target in TARGETS
-                    for unit in ("steps", "seconds")
-                ],
-                steps_per_second=speed,
-                speed_ratio=speed / base_speed if speed is not None and base_speed is not None else None,
-                notes=[*map(printable, map(str, runs[0].record["notes"])), *of_other_data(everything)] if runs else [],
-                recalibrated=estimate(recalibrated_accuracies(runs), random),
-            )
-        )
-    return results
+def compare_runs(place: tuple[str, str], planned: Arms, arms: Arms, control_arm: str) -> ArmResult:
+    """Compare one arm, given by its panel's name and its own, with the control.
+
+    `planned` and `arms` are the arms of its panel, with all of their runs and with those that finished.
+    """
+    panel, arm = place
+    is_control, random = arm == control_arm, np.random.default_rng(0)
+    runs, control = arms[arm], arms.get(control_arm, [])
+    finished = [run for arm_runs in arms.values() for run in arm_runs]
+    numbers = compare_arm(accuracies(runs), {} if is_control else accuracies(control), random)
+    times = [compare_run_times(runs, control, finished, target, unit, random) for target in TARGETS for unit in UNITS]
+    speed, control_speed = median_speed(runs), median_speed(control)
+    recalibrated = recalibrated_accuracies(runs)
+    return ArmResult(
+        panel=panel,
+        arm=arm,
+        control=is_control,
+        n=len(runs),
+        planned=len(planned[arm]),
+        planned_pairs=0 if is_control else len(seeds_of(planned[arm]) & seeds_of(planned.get(control_arm, []))),
+        diverged=sum(run.summary["status"] == "diverged" for run in runs),
+        test_accuracy=numbers.mean,
+        interquartile_mean=numbers.interquartile_mean,
+        difference=numbers.difference,
+        pairing=numbers.pairing,
+        p=numbers.p,
+        p_holm=None,  # known once all arms are
+        times=times,
+        steps_per_second=speed,
+        speed_ratio=speed / control_speed if speed is not None and control_speed is not None else None,
+        notes=[*map(printable, map(str, runs[0].record["notes"])), *data_notes(finished)] if runs else [],
+        recalibrated=mean_interval(recalibrated, random) if recalibrated else None,
+    )
 
 
-def of_other_data(runs: list[RunRecord]) -> list[str]:
-    """What has to be told of runs that saw different images, as where a folder changed between two sweeps."""
+def data_notes(runs: list[RunRecord]) -> list[str]:
+    """Return a note where runs saw different images, as where a folder changed between two sweeps."""
     checksums = {run.record["dataset"]["sha256"] for run in runs if fits(run.record, {"dataset": {"sha256": str}})}
     return [f"compared with runs of other data ({len(checksums)} checksums)"] if len(checksums) > 1 else []
 
 
-def estimate(values: list[float], random: np.random.Generator) -> Estimate | None:
-    """None of no values."""
-    return mean_interval(values, random) if values else None
+def seeds_of(runs: list[RunRecord]) -> set[int]:
+    """Return the seeds of runs."""
+    return {run.seed for run in runs}
 
 
-def pairs(runs: list[RunRecord], control: list[RunRecord]) -> int:
-    """How many seeds both have."""
-    return len({run.seed for run in runs} & {run.seed for run in control})
+def accuracy(run: RunRecord) -> float:
+    """Return a run's test accuracy, from 0 to 1."""
+    return float(run.summary["test"]["accuracy"])
+
+
+def accuracies(runs: list[RunRecord]) -> dict[int, float]:
+    """Return the test accuracies of an arm's runs by their seeds."""
+    return {run.seed: accuracy(run) for run in runs}
 
 
 def recalibrated_accuracies(runs: list[RunRecord]) -> list[float]:
-    """Where the test was made once more with `eval.recalibrate`; a run that diverged has the one it has."""
+    """Return the test accuracies that `eval.recalibrate` measured; of a run that diverged, the plain one.
+
+    Empty where no run has one.
+    """
     if not any("test_recalibrated" in run.summary for run in runs):
         return []
     return [run.summary.get("test_recalibrated", run.summary["test"])["accuracy"] for run in runs]
 
 
-def compare_times(
+def median_speed(runs: list[RunRecord]) -> float | None:
+    """Return the median of the runs' training steps a second; None without runs."""
+    return float(np.median([run.summary["steps_per_second"] for run in runs])) if runs else None
+
+
+# ---- times and curves
+
+
+def compare_run_times(
     runs: list[RunRecord],
     control: list[RunRecord],
     panel: list[RunRecord],
@@ -249,92 +246,50 @@ def compare_times(
     unit: str,
     random: np.random.Generator,
 ) -> TimeResult:
-    """`panel`: the finished runs that share a horizon, these among them."""
-    times = [crossing(run, target, unit) for run in runs]
-    until = horizon(panel, unit) if panel else None
-    own, base = (
-        {} if until is None else {run.seed: restricted_time(run, target, unit, until) for run in group}
-        for group in (runs, control)
-    )
-    differences = [] if runs is control else paired(own, base)
-    return TimeResult(
-        target=target,
-        unit=unit,
-        horizon=until,
-        times=time_to(times),
-        restricted=estimate(list(own.values()), random),
-        difference=estimate(differences, random),
-        p=sign_flip_p(differences, random) if differences else None,
-        survival=kaplan_meier(times, watched_until(runs, panel, unit)) if runs else None,
-    )
+    """Compare how soon an arm's runs reach an accuracy with the control's runs.
 
-
-def restricted_time(run: RunRecord, target: float, unit: str, until: float) -> float:
-    return restricted_times([crossing(run, target, unit)], until)[0]
-
-
-def matched(own: dict[int, float], base: dict[int, float]) -> tuple[list[float], list[float]]:
-    """Values of the seeds that both arms have."""
-    seeds = [seed for seed in own if seed in base]
-    return [own[seed] for seed in seeds], [base[seed] for seed in seeds]
-
-
-def paired(own: dict[int, float], base: dict[int, float]) -> list[float]:
-    """Own minus base, seed by seed."""
-    ours, control = matched(own, base)
-    return list(np.subtract(ours, control))
-
-
-def accuracy(run: RunRecord) -> float:
-    return float(run.summary["test"]["accuracy"])
+    `panel` holds all finished runs that share the horizon, `runs` and `control` among them.
+    """
+    times, others = ({run.seed: crossing(run, target, unit) for run in group} for group in (runs, control))
+    ends = {run.seed: watched_until(run, panel, unit) for run in runs}
+    end = horizon(panel, unit) if panel else None
+    return compare_times((target, unit), times, ends, {} if runs is control else others, end, random)
 
 
 def crossing(run: RunRecord, target: float, unit: str = "steps") -> float | None:
-    """Steps (or seconds of training) to the first evaluation with at least this validation accuracy; None: never."""
-    step = next((step for step, row in run.validation.items() if row["accuracy"] >= target), None)
-    return None if step is None else run.seconds[step] if unit == "seconds" else float(step)
+    """Return the steps (or seconds of training) to the first evaluation with at least this validation accuracy.
+
+    None where it is never reached.
+    """
+    step = first_crossing({step: row["accuracy"] for step, row in run.validation.items()}, target)
+    return None if step is None else run.seconds[int(step)] if unit == "seconds" else float(step)
 
 
 def horizon(runs: list[RunRecord], unit: str) -> float:
-    """Up to where every run that finished was watched; one that diverged never gets there."""
+    """Return the time up to which every run that finished was watched; one that diverged counts only if all did."""
     return min(end_of(run, unit) for run in [run for run in runs if run.summary["status"] == "finished"] or runs)
 
 
-def watched_until(runs: list[RunRecord], panel: list[RunRecord], unit: str) -> list[float]:
-    """Each run's own end. One that diverged never gets there, however long the others of the panel are watched."""
-    longest = max((end_of(run, unit) for run in panel), default=0.0)
-    return [longest if run.summary["status"] == "diverged" else end_of(run, unit) for run in runs]
+def watched_until(run: RunRecord, panel: list[RunRecord], unit: str) -> float:
+    """Return a run's own end; of one that diverged, which will never get there, the longest end of its panel."""
+    return max(end_of(other, unit) for other in (panel if run.summary["status"] == "diverged" else [run]))
 
 
 def end_of(run: RunRecord, unit: str) -> float:
+    """Return when a run's training ended, in steps or seconds."""
     return float(max(run.seconds.values()) if unit == "seconds" else run.config["steps"])
 
 
-def median_speed(runs: list[RunRecord]) -> float | None:
-    return float(np.median([run.summary["steps_per_second"] for run in runs])) if runs else None
-
-
 def make_curve(name: str, runs: list[RunRecord]) -> Curve:
-    """Over the evaluations that any seed has; a run that diverged keeps its last accuracy from there on, and has no
-    part in the clock. Without runs it has no points.
+    """Return an arm's validation accuracy over all steps at which any of its runs was evaluated.
+
+    A run that diverged keeps its last accuracy from there on, and has no part in the mean of the seconds from there on.
+    An arm without runs has a curve without points.
     """
     if not runs:
         none = np.array([])
-        return Curve(name, none, none, none, none, none, 0)
-    steps = sorted({step for run in runs for step in run.validation})
-    rows, seconds = [], []
-    for run in runs:
-        known = sorted(run.validation)
-        place = np.searchsorted(known, steps, side="right") - 1
-        rows.append([run.validation[known[i]]["accuracy"] for i in place])
-        seconds.append(np.interp(steps, list(run.seconds), list(run.seconds.values()), right=np.nan))
-    values = np.array(rows)
-    return Curve(
-        name,
-        np.array(steps, dtype=np.float64),
-        np.nanmean(seconds, axis=0),
-        values.mean(0),
-        values.min(0),
-        values.max(0),
-        len(runs),
-    )
+        return Curve(name, none, none, none, none, none)
+    curves = ({step: row["accuracy"] for step, row in run.validation.items()} for run in runs)
+    steps, mean, low, high = curve_band(dict(enumerate(curves)))
+    seconds = [np.interp(steps, list(run.seconds), list(run.seconds.values()), right=np.nan) for run in runs]
+    return Curve(name, steps, mean, low, high, np.nanmean(seconds, axis=0))

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -117,11 +118,37 @@ def duration_range(seconds: float) -> str:
 
 
 def show_table(title: str, header: list[str], rows: list[list[str]], numbers: bool = True) -> None:
-    """Print a table; where `numbers`, all columns but the first hold numbers."""
-    table = Table(title=literal(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
-    for number, name in enumerate(header):
-        table.add_column(literal(name), justify="right" if numbers and number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(literal, row))
-    wide = console if console.is_terminal else Console(highlight=False, emoji=False, width=PLAIN_WIDTH)
-    wide.print(table)
+    """Print a table whose first column is text and whose others are numbers, or text where `numbers` is false.
+
+    Neither a number nor a word is ever broken: a terminal that is too narrow shows fewer columns, and a line names the
+    others. Only text behind the first column wraps, between words.
+    """
+    columns = [list(map(printable, column)) for column in zip(header, *rows, strict=True)]
+    wraps = [not numbers and place > 0 for place in range(len(columns))]
+    widths = [narrowest(column, wrap) for column, wrap in zip(columns, wraps, strict=True)]
+    width = console.width if console.is_terminal else max(PLAIN_WIDTH, table_width(widths))
+    shown = max(
+        (n for n in range(2, len(columns) + 1) if table_width(widths[:n]) <= width), default=min(2, len(columns))
+    )
+    table = Table(header_style="bold", box=SIMPLE_HEAD)
+    for place, (name, *_) in enumerate(columns[:shown]):
+        side: JustifyMethod = "right" if numbers and place else "left"
+        table.add_column(escape(name), justify=side, no_wrap=not wraps[place], min_width=widths[place])
+    for cells in zip(*(column[1:] for column in columns[:shown]), strict=True):
+        table.add_row(*map(escape, cells))
+    wide = max(width, table_width(widths[:shown]))
+    page = Console(highlight=False, emoji=False, width=wide, force_terminal=console.is_terminal)
+    page.print(literal(title), style="italic", soft_wrap=True)
+    page.print(table)
+    if shown < len(columns):
+        say(f"a wider terminal also shows: {', '.join(header[shown:])}")
+
+
+def narrowest(column: list[str], wrap: bool) -> int:
+    """Return how many characters wide a column is at least: its longest cell, or its longest word where it wraps."""
+    return max(cell_len(part) for cell in column for part in (cell.split() if wrap else [cell]))
+
+
+def table_width(widths: list[int]) -> int:
+    """Return how wide a table of such columns is: each has a space at both sides and between it and the next."""
+    return sum(width + 3 for width in widths) + 1

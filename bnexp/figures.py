@@ -1,7 +1,7 @@
-"""matplotlib figures: arrays in, files out."""
+"""Figures with matplotlib: arrays in, files out."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from textwrap import wrap
@@ -20,7 +20,7 @@ matplotlib.use("Agg")
 matplotlib.rcParams.update({"svg.hashsalt": "bnexp", "svg.fonttype": "none", "font.size": 10, "axes.grid": True})
 matplotlib.rcParams.update({"grid.alpha": 0.25, "axes.spines.top": False, "axes.spines.right": False})
 
-# Told apart by people with every kind of colour vision, and in grey: the lightness falls in steps, the dashes differ.
+# Distinct for people with every kind of colour vision, and in grey: the lightness falls in steps, the dashes differ.
 COLOURS = ("#d55e00", "#0b3c5d", "#56b4e9", "#7b2d66", "#9c7a00", "#4f9d69", "#000000")
 DASHES = ("-", "-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (2, 2)))
 
@@ -28,25 +28,35 @@ WARNING = "#b3001b"
 FEW = 12  # points that each get a tick of their own
 CHARACTERS = 10  # of a title, an inch
 
-
-@dataclass(frozen=True)
-class Curve:
-    """An arm's validation accuracy over its seeds at each evaluation: all arrays (evaluations,)."""
-
-    name: str
-    steps: NDArray[np.float64]
-    seconds: NDArray[np.float64]  # mean over seeds
-    mean: NDArray[np.float64]
-    low: NDArray[np.float64]  # lowest and highest seed
-    high: NDArray[np.float64]
-    n: int
-
-
 Plot = Callable[[Axes], None]  # draws one axis
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line with a band: the mean over seeds, and the lowest and highest seed; all arrays are (points,)."""
+
+    name: str
+    x: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve(Line):
+    """An arm's validation accuracy at each evaluation: x in steps; seconds of training until then, mean over seeds."""
+
+    seconds: NDArray[np.float64]
+
+
+# ---- plots of one axis
+
+
 def plot_figure(title: str, rows: dict[str, list[Plot]], files: list[Path], warning: str = "") -> None:
-    """A row a panel, named at its left. `warning`: what nobody may overlook."""
+    """Draw a figure with one row of plots for each panel, and save it to every file.
+
+    `rows`: panel → its plots. A `warning` is added to the title, which is red then.
+    """
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(5.5 * columns, 0.9 + 3.6 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
@@ -61,7 +71,7 @@ def plot_figure(title: str, rows: dict[str, list[Plot]], files: list[Path], warn
 
 
 def plot_svg(plot: Plot) -> str:
-    """One axis as an <svg> element, of a size that a phone can show."""
+    """Return a plot as an <svg> element, small enough for a phone's screen."""
     figure, buffer = Figure(figsize=(5.2, 3.5)), StringIO()
     plot(figure.subplots(gridspec_kw={"left": 0.13, "right": 0.96, "bottom": 0.14, "top": 0.97}))
     figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -70,10 +80,13 @@ def plot_svg(plot: Plot) -> str:
 
 
 def accuracy_plot(curves: list[Curve], against: str) -> Plot:
-    """Validation accuracy against `steps` or `seconds`: a line an arm with the range of its seeds."""
+    """Return the plot of validation accuracy against "steps" or "seconds": one line with its band for each arm."""
 
     def plot(axis: Axes) -> None:
-        draw(axis, curves, against)
+        draw_lines(axis, [replace(curve, x=curve.seconds) if against == "seconds" else curve for curve in curves])
+        axis.axhline(0.9, color="0.5", linewidth=0.8, linestyle=":")
+        axis.set_ylim(0, 1)
+        axis.set_xlim(left=0)
         axis.set_ylabel("validation accuracy")
         axis.set_xlabel("iteration (updates)" if against == "steps" else "seconds of training")
         axis.legend(loc="center right", frameon=False, fontsize=9)
@@ -81,27 +94,22 @@ def accuracy_plot(curves: list[Curve], against: str) -> Plot:
     return plot
 
 
-@dataclass(frozen=True)
-class Arrivals:
-    """Kaplan-Meier: the share of an arm's runs that are there by each time; both (points,), from time 0 on, none for
-    an arm without runs.
+StepFunction = tuple[list[float], list[float]]  # times and values, both (points,)
+
+
+def arrivals_plot(arms: dict[str, StepFunction], label: str, end: float) -> Plot:
+    """Return the plot of the share of each arm's runs that have reached a target by each step.
+
+    `end` is the end of the longest run. A curve ends with its arm's last run, or goes on to `end` where all are there.
     """
 
-    name: str
-    times: list[float]
-    shares: list[float]
-
-
-def arrivals_plot(arms: list[Arrivals], label: str, until: float) -> Plot:
-    """`until`: the end of the longest run. A curve ends with its arm's last run, or goes on where all are there."""
-
     def plot(axis: Axes) -> None:
-        for number, arm in enumerate(arms):
-            on = arm.shares[-1:] == [1.0]
-            times, shares = arm.times + [until] * on, arm.shares + [1.0] * on
-            axis.step(times, shares, where="post", label=plain(arm.name), **style_of(number))
+        for number, (name, (times, shares)) in enumerate(arms.items()):
+            rest = shares[-1:] == [1.0]
+            x, y = times + [end] * rest, shares + [1.0] * rest
+            axis.step(x, y, where="post", label=plain(name), **style_of(number))
         axis.set_ylim(-0.03, 1.03)
-        axis.set_xlim(0, until or None)
+        axis.set_xlim(0, end or None)
         axis.set_xlabel("iteration (updates)")
         axis.set_ylabel(label)
         axis.legend(loc="best", frameon=False, fontsize=9)
@@ -110,7 +118,10 @@ def arrivals_plot(arms: list[Arrivals], label: str, until: float) -> Plot:
 
 
 def speed_plot(speeds: dict[str, list[float]]) -> Plot:
-    """Median of an arm's runs, and from the slowest to the fastest of them; without runs its name alone."""
+    """Return the plot of each arm's median speed and its range over the runs, arm → updates a second of each run.
+
+    An arm without runs has its name alone.
+    """
 
     def plot(axis: Axes) -> None:
         for number, (name, values) in enumerate(speeds.items()):
@@ -130,6 +141,7 @@ def speed_plot(speeds: dict[str, list[float]]) -> Plot:
 
 
 def style_of(number: int) -> dict[str, Any]:
+    """Return colour, dashes and width of the line with this number; no two numbers have the same style."""
     return {
         "color": COLOURS[number % len(COLOURS)],
         "linestyle": DASHES[(number + 2 * (number // len(COLOURS))) % len(DASHES)],
@@ -138,34 +150,24 @@ def style_of(number: int) -> dict[str, Any]:
 
 
 def plain(text: str) -> str:
-    """Without matplotlib's mathematics: a dollar is a dollar."""
+    """Return text in which matplotlib sees no formula: a dollar stays a dollar."""
     return text.replace("$", r"\$")
 
 
-def draw(axis: Axes, curves: list[Curve], against: str) -> None:
-    for number, curve in enumerate(curves):
-        x, style = getattr(curve, against), style_of(number)
-        axis.plot(x, curve.mean, label=plain(curve.name), **style)
-        axis.fill_between(x, curve.low, curve.high, color=style["color"], alpha=0.18, linewidth=0)
-    axis.axhline(0.9, color="0.5", linewidth=0.8, linestyle=":")
-    axis.set_ylim(0, 1)
-    axis.set_xlim(left=0)
+def draw_lines(axis: Axes, lines: Sequence[Line]) -> None:
+    """Draw lines with their bands."""
+    for number, line in enumerate(lines):
+        style = style_of(number)
+        axis.plot(line.x, line.mean, label=plain(line.name), **style)
+        axis.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.18, linewidth=0)
 
 
-@dataclass(frozen=True)
-class Line:
-    """Mean over seeds with the lowest and the highest of them: all arrays (points,)."""
-
-    name: str
-    x: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+# ---- lines on scales
 
 
 @dataclass(frozen=True)
 class Scales:
-    """Labels of the axes, and which of them are logarithmic: "", "x", "y" or "xy"; `share`: y is from 0 to 1."""
+    """Labels of the axes, which of them are logarithmic ("", "x", "y" or "xy"), and whether y is a share, 0 to 1."""
 
     x: str
     y: str
@@ -174,15 +176,17 @@ class Scales:
 
 
 def line_figure(title: str, panels: dict[str, list[Line]], scales: Scales, files: list[Path]) -> None:
-    """Small multiples, two to a row; a legend where the lines aren't those of the panel before."""
+    """Draw panels of lines, two to a row, and save the figure to every file.
+
+    `panels`: title → lines. A panel has a legend where its lines' names are not those of the panel before.
+    """
     columns = min(len(panels), 2)
+    rows, width = -(-len(panels) // columns), 11 if columns == 2 else 7
     explained: list[str] = []
-    rows = -(-len(panels) // columns)
-    width = 11 if columns == 2 else 7
     figure = Figure(figsize=(width, 0.9 + 3.4 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     for axis, (name, lines) in zip(axes, panels.items(), strict=False):
-        draw_lines(axis, lines, scales)
+        draw_scaled(axis, lines, scales)
         axis.set_title(plain(name), loc="left", fontsize=10)
         axis.set_xlabel(scales.x)
         if explained != (names := [line.name for line in lines]):
@@ -198,8 +202,10 @@ def line_figure(title: str, panels: dict[str, list[Line]], scales: Scales, files
 
 
 def lines_plot(lines: list[Line], scales: Scales) -> Plot:
+    """Return the plot of lines with their bands, axes and legend."""
+
     def plot(axis: Axes) -> None:
-        draw_lines(axis, lines, scales)
+        draw_scaled(axis, lines, scales)
         axis.set_xlabel(scales.x)
         axis.set_ylabel(scales.y)
         axis.legend(loc="best", frameon=False, fontsize=9)
@@ -207,11 +213,9 @@ def lines_plot(lines: list[Line], scales: Scales) -> Plot:
     return plot
 
 
-def draw_lines(axis: Axes, lines: list[Line], scales: Scales) -> None:
-    for number, line in enumerate(lines):
-        style = style_of(number)
-        axis.plot(line.x, line.mean, label=plain(line.name), **style)
-        axis.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.18, linewidth=0)
+def draw_scaled(axis: Axes, lines: list[Line], scales: Scales) -> None:
+    """Draw lines with their bands, and set the scales; few different x have a tick each."""
+    draw_lines(axis, lines)
     if "x" in scales.log:
         axis.set_xscale("log")
     values = sorted({float(x) for line in lines for x in line.x})
@@ -224,9 +228,12 @@ def draw_lines(axis: Axes, lines: list[Line], scales: Scales) -> None:
         axis.set_ylim(0, 1)
 
 
+# ---- bars
+
+
 @dataclass(frozen=True)
 class Bar:
-    """A value with its interval; `note` is written beside it."""
+    """A value with its interval; the note is written next to it."""
 
     name: str
     value: float
@@ -237,15 +244,20 @@ class Bar:
 
 @dataclass(frozen=True)
 class BarGroup:
+    """Bars below one title; a group without bars is a title that says why there are none."""
+
     title: str
-    bars: list[Bar]  # none: the title alone says why
+    bars: list[Bar]
 
 
 BAR, TITLE, FRAME = 0.26, 0.34, 0.8  # inches: height of a bar's lane and of a group's title; what surrounds an axis
 
 
 def rate_figure(title: str, caption: str, panels: dict[str, dict[str, list[BarGroup]]], files: list[Path]) -> None:
-    """A row a panel, a column a quantity: horizontal bars in groups, each with its interval and its note."""
+    """Draw groups of horizontal bars, and save the figure to every file.
+
+    `panels`: title of a row → quantity, which is a column → its groups.
+    """
     heights = [max(map(height_of, columns.values())) for columns in panels.values()]
     figure = Figure(figsize=(12, 0.85 + sum(heights) + FRAME * len(panels)), layout="constrained")
     rows = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=[height + FRAME for height in heights])
@@ -261,12 +273,12 @@ def rate_figure(title: str, caption: str, panels: dict[str, dict[str, list[BarGr
 
 
 def height_of(groups: list[BarGroup]) -> float:
-    """Inches."""
+    """Return the height of groups of bars in inches."""
     return sum(TITLE + BAR * len(group.bars) for group in groups)
 
 
 def draw_bars(axis: Axes, groups: list[BarGroup], height: float) -> None:
-    """From the top down, y in inches; the longest bar leaves room for its note."""
+    """Draw groups of bars from the top down, y in inches; to the right of the longest bar is room for its note."""
     bars = [bar for group in groups for bar in group.bars]
     y, places = 0.0, []
     for group in groups:
@@ -287,6 +299,7 @@ def draw_bars(axis: Axes, groups: list[BarGroup], height: float) -> None:
 
 
 def draw_bar(axis: Axes, bar: Bar, y: float, colour: str) -> None:
+    """Draw a bar, its interval and its note at height y."""
     axis.barh(y, bar.value, 0.76 * BAR, color=colour)
     for line, width in (("white", 3.2), ("black", 1.6)):  # seen on every colour
         axis.plot([bar.low, bar.high], [y, y], color=line, linewidth=width)
@@ -294,13 +307,14 @@ def draw_bar(axis: Axes, bar: Bar, y: float, colour: str) -> None:
 
 
 def label(axis: Axes, text: str, x: float, y: float, **style: Any) -> None:
-    """A little to the right of a point."""
+    """Write text a little to the right of a point."""
     axis.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", **style)
 
 
 def save(figure: Figure, files: list[Path]) -> None:
+    """Write a figure to files, whose endings say in which formats."""
     for file in files:
         metadata = {"Date": None} if file.suffix == ".svg" else None
-        with replaced(file) as beside:
-            figure.savefig(beside, format=file.suffix[1:], dpi=150, metadata=metadata)
+        with replaced(file) as temporary:
+            figure.savefig(temporary, format=file.suffix[1:], dpi=150, metadata=metadata)
         figure.set_layout_engine("none")  # laid out once for all files, which takes as long as drawing

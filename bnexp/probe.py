@@ -1,4 +1,4 @@
-"""The loss around a run's checkpoints, and how far a layer's gradient moves with the layers before it.
+"""The loss around a run's checkpoints, and how far a layer's gradient moves with the steps of the layers before it.
 
 Santurkar et al. 2018, "How does batch normalization help optimization?": §3.1 and figure 4 (loss range, gradient
 distance, effective smoothness along the gradient), definition 2.1 (internal covariate shift).
@@ -24,12 +24,15 @@ FACTORS = tuple(np.linspace(0.5, 4.0, 8).tolist())  # of the learning rate: how 
 
 @dataclass(frozen=True)
 class Probe:
-    """At θ after `step` updates, on the batch that comes next, with g = ∇L(θ) and θ_t = θ - t · lr · g, t from ½ to 4;
-    lr: that of the next update, or the first one's where a schedule has come down to 0.
+    """The loss along the gradient, from the parameters θ after `step` updates, on the batch that comes next.
 
-    loss: L(θ); losses: L(θ_t); distances: ‖∇L(θ_t) - g‖; smoothness: the largest of ‖∇L(θ_t) - g‖ / ‖θ_t - θ‖;
-    shift: layer → ‖G - G'‖, G the gradient of its weights, G' the same after the layers before it took their step;
-    cosine: layer → cos(G, G').
+    With g = ∇L(θ) and θ_t = θ - t · lr · g for t from ½ to 4, where lr is the rate of the next update, or of the first
+    one where a schedule has come down to 0:
+
+    - loss: L(θ); losses: L(θ_t); distances: ‖∇L(θ_t) - g‖;
+    - smoothness: the largest ‖∇L(θ_t) - g‖ / ‖θ_t - θ‖;
+    - shift: layer → ‖G - G'‖, G the gradient of its weights, G' the same after the layers before it took their step;
+    - cosine: layer → cos(G, G').
     """
 
     step: int
@@ -42,8 +45,9 @@ class Probe:
 
 
 def probe_run(run: RunRecord) -> list[Probe]:
-    """At each checkpoint that the run kept (`eval.keep=true`), or at its last. Raises ConfigError where there is none,
-    or a damaged one.
+    """Return a probe at each checkpoint that the run kept (`eval.keep=true`), or at its last one.
+
+    Raises ConfigError where a checkpoint is missing or damaged.
     """
     config = run.located()
     device, data = pick_device(config.device), load_data(config.dataset, run.directory)
@@ -61,6 +65,7 @@ class Landscape:
         self.order = Order(self.config.seed, len(stack.data.train), self.config.batch_size)
 
     def probe(self, path: Path) -> Probe:
+        """Return the probe at a checkpoint. Raises ConfigError."""
         step = self.restore(path)
         self.stack.set_rates(step)
         self.stack.set_noise(step)
@@ -77,7 +82,7 @@ class Landscape:
         return Probe(step, loss, [loss for loss, _ in along], distances, max(ratios), shift, cosine)
 
     def restore(self, path: Path) -> int:
-        """Put a checkpoint's values into the network; the updates it had made."""
+        """Put a checkpoint's values into the network, and return how many updates it had made. Raises ConfigError."""
         try:
             tensors = load_checkpoint(path)
         except (OSError, DamagedFileError) as error:
@@ -86,17 +91,17 @@ class Landscape:
         return int(tensors["record.step"])
 
     def gradient(self, theta: Tensors) -> tuple[float, Tensors]:
-        """Loss and gradient in training mode; running averages stay as they are."""
+        """Return loss and gradient at `theta` in training mode; the running averages stay as they are."""
         leaves = {name: part.detach().requires_grad_() for name, part in theta.items()}
         buffers = {name: tensor.clone() for name, tensor in self.stack.members[0].buffers.items()}
         loss, _ = self.loss_of(leaves, buffers, self.batch)
-        found = torch.autograd.grad(loss, list(leaves.values()))
-        return float(loss.detach()), dict(zip(leaves, found, strict=True))
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        return float(loss.detach()), dict(zip(leaves, gradients, strict=True))
 
     def covariate_shift(
         self, theta: Tensors, gradient: Tensors, rate: float
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Of every layer's weights, the layers before it having taken a step of gradient descent."""
+        """Return every layer's shift and cosine, after the layers before it took a step of gradient descent."""
         stepped, names = moved(theta, gradient, rate), in_order(list(theta))
         layers = [n for n, module in self.stack.model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         shift, cosine = dict[str, float](), dict[str, float]()
@@ -112,22 +117,25 @@ class Landscape:
 
 
 def in_order(names: list[str]) -> list[str]:
-    """Parameters as the network comes to them: a residual branch's factor, a block's first one, stands behind the rest
-    of its block.
+    """Return the parameters' names in the order in which the network applies them.
+
+    That is their own order, but for the factor of a residual branch: it is a block's first parameter and comes last.
     """
 
     def place(name: str) -> tuple[int, bool]:
-        block, found, _ = name.rpartition("factor")
-        inside = [number for number, other in enumerate(names) if other == name or (found and other.startswith(block))]
-        return inside[-1], bool(found)
+        block, factor, _ = name.rpartition("factor")
+        inside = [number for number, other in enumerate(names) if other == name or (factor and other.startswith(block))]
+        return inside[-1], bool(factor)
 
     return sorted(names, key=place)
 
 
 def moved(theta: Tensors, gradient: Tensors, length: float) -> Tensors:
+    """Return theta - length · gradient."""
     return {name: part.detach() - length * gradient[name] for name, part in theta.items()}
 
 
 def distance(one: Tensors, two: Tensors) -> float:
+    """Return the Euclidean distance of all parameters together."""
     parts: list[Tensor] = [(one[name] - two[name]).square().sum() for name in one]
     return float(torch.stack(parts).sum().sqrt())

@@ -34,6 +34,8 @@ th { font-weight: 600; }
 
 @dataclass(frozen=True)
 class Section:
+    """A panel: its name, its tables and its plots."""
+
     name: str
     tables: list[Table]
     plots: list[Plot]
@@ -41,7 +43,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Notice:
-    """That runs are missing, which ones, and the commands that finish them."""
+    """What a report says where runs are missing: how many, which ones, and the commands that finish them."""
 
     heading: str
     lines: list[str]
@@ -49,26 +51,34 @@ class Notice:
 
 
 def page(title: str, sections: list[Section], notes: list[str], made: str, notice: Notice | None = None) -> str:
+    """Return the page. `notes`: its footnotes; `made`: with which versions and where its runs were made."""
     body = "".join(section_html(section, number) for number, section in enumerate(sections))
-    listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
     above = notice_html(notice) if notice else ""
+    below = list_html(notes, ' class="notes"')
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
-        f'{above}{body}<ul class="notes">{listed}</ul>\n<footer>{escape(made)}</footer>\n</body>\n</html>\n'
+        f"{above}{body}{below}\n<footer>{escape(made)}</footer>\n</body>\n</html>\n"
     )
 
 
+def list_html(lines: list[str], attributes: str = "") -> str:
+    """Return a list of lines."""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<ul{attributes}>{items}</ul>"
+
+
 def notice_html(notice: Notice) -> str:
-    lines = "".join(f"<li>{escape(line)}</li>" for line in notice.lines)
+    """Return the box that says which runs are missing."""
     commands = "".join(f"<pre>{escape(command)}</pre>" for command in notice.commands)
     way = f"<p>To go on:</p>{commands}" if commands else ""
     heading = f"<p><strong>{escape(notice.heading)}</strong></p>"
-    return f'<div class="missing" role="note">{heading}<ul>{lines}</ul>{way}</div>\n'
+    return f'<div class="missing" role="note">{heading}{list_html(notice.lines)}{way}</div>\n'
 
 
 def section_html(section: Section, number: int) -> str:
+    """Return a panel's heading, first table, figures and other tables; `number` is its place on the page."""
     heading = f"<h2>{escape(section.name)}</h2>\n" if section.name else ""
     figures = "".join(own_names(plot_svg(plot), f"p{number}-{place}-") for place, plot in enumerate(section.plots))
     tables = [table_html(*table) for table in section.tables]
@@ -76,13 +86,14 @@ def section_html(section: Section, number: int) -> str:
 
 
 def own_names(svg: str, prefix: str) -> str:
-    """Ids of an inline <svg> are the page's: a prefix keeps those of one figure from another's."""
+    """Return an <svg> whose ids have a prefix, since all inline figures share the page's ids."""
     for reference in ('id="', 'href="#', "url(#"):
         svg = svg.replace(reference, f"{reference}{prefix}")
     return svg
 
 
 def table_html(header: list[str], rows: list[list[str]]) -> str:
+    """Return a table."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>\n'

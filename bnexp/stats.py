@@ -1,24 +1,33 @@
-"""Arrays in, numbers out: intervals, paired differences, time to accuracy.
+"""Statistics over seeds: arrays in, numbers out.
 
-Every function that draws takes its generator, so equal input gives equal output.
+`compare_values` and `compare_curves` compare arms that are given as plain dictionaries; what they are made of follows.
+Every function that draws random numbers takes its generator, so equal inputs give equal outputs.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
 ROUNDING = 1e-12  # accuracies that differ by less are equal
-FEWEST_PAIRS = 6  # the smallest two-sided sign-flip p at n pairs is 2 / 2ⁿ: 0.0625 at 5
+FEWEST_PAIRS = 6  # the smallest two-sided sign-flip p-value of n pairs is 2 / 2ⁿ: 0.0625 of 5
+
+Key = TypeVar("Key", bound=Hashable)
+BySeed = Mapping[int, float]  # seed → value
+Times = Mapping[int, float | None]  # seed → time to a target, None where it was never reached
+AccuracyByStep = Mapping[int, float] | Mapping[float, float]  # step (or second) → accuracy, in increasing order
+CurveBySeed = Mapping[int, AccuracyByStep]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95% interval; without one (None) where a single value was seen."""
+    """A mean over n values with its 95% interval, which is None for a single value."""
 
     mean: float
     low: float | None
@@ -26,12 +35,16 @@ class Estimate:
     n: int
 
 
-def mean_interval(values: ArrayLike, random: np.random.Generator) -> Estimate:
-    """Mean over seeds with its BCa bootstrap interval (Efron 1987), its level expanded for small samples (Hesterberg
-    2015, §3.3): at 10 values the plain one covers the mean of a normal distribution in 91% of cases, this one in 95%.
-    Below 6 values Student's t: means of resampled values cannot leave the range of these, which covers too seldom.
+# ---- means and shares
 
-    One value has no interval; equal values have one of width 0, where the bootstrap's correction is 0 / 0.
+
+def mean_interval(values: ArrayLike, random: np.random.Generator) -> Estimate:
+    """Return the mean of `values` (n,) with its 95% interval.
+
+    From 6 values on, the BCa bootstrap (Efron 1987), its level expanded for small samples (Hesterberg 2015, §3.3): of
+    10 normal values the plain one covers the mean in 91% of cases, this one in 95%. Below 6 values, Student's t: means
+    of resampled values never leave the range of the values, which is too narrow. Equal values have an interval of
+    width 0, where the bootstrap's correction would be 0 / 0.
     """
     sample = np.asarray(values, dtype=np.float64)
     mean, n = float(sample.mean()), len(sample)
@@ -40,18 +53,24 @@ def mean_interval(values: ArrayLike, random: np.random.Generator) -> Estimate:
     if np.allclose(sample, mean, rtol=0, atol=ROUNDING):
         return Estimate(mean, mean, mean, n)
     if n < FEWEST_PAIRS:
-        half = float(stats.t.isf((1 - CONFIDENCE) / 2, n - 1) * sample.std(ddof=1) / math.sqrt(n))
+        half = float(t_quantile(n) * sample.std(ddof=1) / math.sqrt(n))
         return Estimate(mean, mean - half, mean + half, n)
-    tail = stats.norm.sf(math.sqrt(n / (n - 1)) * stats.t.isf((1 - CONFIDENCE) / 2, n - 1))
-    found = stats.bootstrap(
+    tail = stats.norm.sf(math.sqrt(n / (n - 1)) * t_quantile(n))
+    interval = stats.bootstrap(
         (sample,), np.mean, n_resamples=RESAMPLES, confidence_level=1 - 2 * tail, method="BCa", rng=random
-    )
-    return Estimate(mean, float(found.confidence_interval.low), float(found.confidence_interval.high), n)
+    ).confidence_interval
+    return Estimate(mean, float(interval.low), float(interval.high), n)
+
+
+def t_quantile(n: int) -> float:
+    """Return the 97.5% quantile of Student's t distribution with n - 1 degrees of freedom."""
+    return float(stats.t.isf((1 - CONFIDENCE) / 2, n - 1))
 
 
 def interquartile_mean(values: ArrayLike) -> float:
-    """IQM: mean of the middle half, a quarter of the values left out at each end, fractions of a value by weight
-    (Agarwal et al. 2021, §4.3). A collapsed seed doesn't move it.
+    """Return the mean of the middle half of `values`; a value on the edge of a quarter counts in part.
+
+    A single collapsed seed does not move it. Source: Agarwal et al. 2021, §4.3.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     edges = np.arange(len(ordered) + 1) / len(ordered)
@@ -59,35 +78,68 @@ def interquartile_mean(values: ArrayLike) -> float:
     return float(weights @ ordered / weights.sum())
 
 
-def sign_flip_p(differences: ArrayLike, random: np.random.Generator) -> float | None:
-    """Two-sided p of paired differences under random signs: exact up to 2¹³ flips, else from 9,999 draws.
+def prediction_interval(values: ArrayLike) -> Estimate:
+    """Return the mean of `values`, and the interval in which one more value falls in 95% of cases.
 
-    None with fewer than two pairs, where nothing can be flipped.
+    mean ± t · s · √(1 + 1/n), which assumes normal values; no interval of a single value.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    mean, n = float(sample.mean()), len(sample)
+    if n < 2:
+        return Estimate(mean, None, None, n)
+    half = float(t_quantile(n) * sample.std(ddof=1) * math.sqrt(1 + 1 / n))
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def wilson_interval(successes: int, n: int) -> Estimate:
+    """Return the share successes / n with its 95% interval (Wilson 1927).
+
+    The interval stays within [0, 1], and has a width also for 0 and n successes.
+    """
+    interval = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(successes / n, float(interval.low), float(interval.high), n)
+
+
+# ---- paired differences
+
+
+def sign_flip_p(differences: ArrayLike, random: np.random.Generator) -> float | None:
+    """Return the two-sided p-value of paired differences under random signs; None for fewer than two pairs.
+
+    Exact for up to 13 pairs, from 9,999 random draws for more.
     """
     sample = np.asarray(differences, dtype=np.float64)
     if len(sample) < 2:
         return None
-    found = stats.permutation_test(
+    test = stats.permutation_test(
         (sample,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=random, vectorized=True
     )
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """p adjusted for as many tests as there are values (Holm 1979), in their order: below 0.05 for some of them, the
-    chance of a false one among those is below 5%.
+def smallest_p(pairs: int) -> float:
+    """Return the smallest p-value that `sign_flip_p` can give for n pairs: 2 / 2ⁿ."""
+    return float(2 / 2**pairs)
+
+
+def holm(p_values: Mapping[Key, float | None]) -> dict[Key, float]:
+    """Return the p-values adjusted for as many tests as there are (Holm 1979); None is no test and takes no part.
+
+    Where those below 0.05 are called significant, the chance that any of these is a false positive is below 5%.
     """
-    adjusted, running = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = running
+    tested = {key: p for key, p in p_values.items() if p is not None}
+    adjusted, running = dict(tested), 0.0
+    for rank, (key, p) in enumerate(sorted(tested.items(), key=lambda item: item[1])):
+        running = max(running, min(1.0, (len(tested) - rank) * p))
+        adjusted[key] = running
     return adjusted
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """What pairing gained: the correlation of the pairs, and the variance of the mean difference as a multiple of
-    what as many unpaired runs would give. None where an arm doesn't vary.
+    """What pairing gained: the correlation of the pairs, and the ratio of the difference's variance to unpaired runs'.
+
+    Both are None where an arm does not vary.
     """
 
     correlation: float | None
@@ -95,6 +147,7 @@ class Pairing:
 
 
 def pairing(ours: ArrayLike, control: ArrayLike) -> Pairing:
+    """Return what pairing gained for two arms' values, both (n,) in the order of the seeds."""
     a, b = np.asarray(ours, dtype=np.float64), np.asarray(control, dtype=np.float64)
     if len(a) < 3 or min(a.std(), b.std()) < ROUNDING:
         return Pairing(None, None)
@@ -102,102 +155,186 @@ def pairing(ours: ArrayLike, control: ArrayLike) -> Pairing:
     return Pairing(float(np.corrcoef(a, b)[0, 1]), float((a - b).var(ddof=1) / unpaired))
 
 
-def prediction_interval(values: ArrayLike) -> Estimate:
-    """Mean, and where one more run falls in 95% of cases: mean ± t · s · √(1 + 1/n), for normal values; without
-    bounds below two values.
+def matched(ours: BySeed, control: BySeed) -> tuple[list[float], list[float]]:
+    """Return the values of both arms at the seeds that both have."""
+    seeds = [seed for seed in ours if seed in control]
+    return [ours[seed] for seed in seeds], [control[seed] for seed in seeds]
+
+
+@dataclass(frozen=True)
+class ArmStatistics:
+    """What an arm's values say, alone and paired with the control.
+
+    All is None of an arm without values; the paired parts also of the control itself, and without a common seed.
     """
-    sample = np.asarray(values, dtype=np.float64)
-    mean, n = float(sample.mean()), len(sample)
-    if n < 2:
-        return Estimate(mean, None, None, n)
-    half = float(stats.t.isf((1 - CONFIDENCE) / 2, n - 1) * sample.std(ddof=1) * math.sqrt(1 + 1 / n))
-    return Estimate(mean, mean - half, mean + half, n)
+
+    mean: Estimate | None
+    interquartile_mean: float | None
+    difference: Estimate | None  # this arm minus the control, over the common seeds
+    pairing: Pairing | None
+    p: float | None
+    p_holm: float | None = None  # p after Holm's correction over all arms that are compared
 
 
-def wilson_interval(successes: int, n: int) -> Estimate:
-    """A share with its 95% interval (Wilson 1927), which stays within [0, 1] and has a width at 0 and n too."""
-    found = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
-    return Estimate(successes / n, float(found.low), float(found.high), n)
+def compare_values(arms: Mapping[str, BySeed], control: str) -> dict[str, ArmStatistics]:
+    """Compare arms, given as {arm: {seed: value}}, with the arm `control`. Raises KeyError where that is no arm."""
+    results = {
+        name: compare_arm(values, {} if name == control else arms[control], np.random.default_rng(0))
+        for name, values in arms.items()
+    }
+    adjusted = holm({name: result.p for name, result in results.items()})
+    return {name: replace(result, p_holm=adjusted.get(name)) for name, result in results.items()}
+
+
+def compare_arm(values: BySeed, control: BySeed, random: np.random.Generator) -> ArmStatistics:
+    """Compare one arm's values with the control's, seed by seed; `control` is empty for the control itself."""
+    numbers, pairs = list(values.values()), matched(values, control)
+    mean = mean_interval(numbers, random) if numbers else None
+    difference, p = paired_difference(*pairs, random)
+    middle = interquartile_mean(numbers) if numbers else None
+    return ArmStatistics(mean, middle, difference, pairing(*pairs) if pairs[0] else None, p)
+
+
+def paired_difference(
+    ours: list[float], control: list[float], random: np.random.Generator
+) -> tuple[Estimate | None, float | None]:
+    """Return the mean of `ours` minus `control`, both (n,), and its sign-flip p-value; None of no pairs."""
+    differences = np.subtract(ours, control)
+    return (mean_interval(differences, random), sign_flip_p(differences, random)) if ours else (None, None)
+
+
+# ---- time to an accuracy, which runs may never reach
+
+
+def first_crossing(curve: AccuracyByStep, target: float) -> float | None:
+    """Return the first step (or second) at which a curve, {step: accuracy}, is at `target` or above; None for never."""
+    return next((step for step, accuracy in curve.items() if accuracy >= target), None)
 
 
 @dataclass(frozen=True)
 class Survival:
-    """Kaplan-Meier curve: the share that has not got there after `times`, from (0, 1) on, a step function."""
+    """A Kaplan-Meier curve: the share of runs that have not reached the target after each of `times`.
+
+    A step function from (0, 1) on.
+    """
 
     times: list[float]
     shares: list[float]
 
 
 def kaplan_meier(times: list[float | None], ends: list[float]) -> Survival:
-    """Kaplan & Meier 1958. `ends`: until when each run was watched; one whose time is None is censored there."""
+    """Return the Kaplan-Meier curve of `times` (Kaplan & Meier 1958).
+
+    `ends` says until when each run was watched: one whose time is None is censored there.
+    """
     reached = [time for time in times if time is not None]
     censored = [end for time, end in zip(times, ends, strict=True) if time is None]
     curve = stats.ecdf(stats.CensoredData(uncensored=reached, right=censored)).sf
     return Survival([0.0, *map(float, curve.quantiles)], [1.0, *map(float, curve.probabilities)])
 
 
-def restricted_times(times: list[float | None], horizon: float) -> list[float]:
-    """min(time, horizon) of each run, none of which may be censored before the horizon: so their mean is the area under
-    the Kaplan-Meier curve up to it, the restricted mean time (Royston & Parmar 2013).
+def restricted_times(times: Times, horizon: float) -> dict[int, float]:
+    """Return min(time, horizon) of each run, which is the horizon for a run that never reaches the target.
+
+    Where no run is censored before the horizon, their mean is the area under the Kaplan-Meier curve up to it: the
+    restricted mean time (Royston & Parmar 2013).
     """
-    return [horizon if time is None else min(time, horizon) for time in times]
+    return {seed: horizon if time is None else min(time, horizon) for seed, time in times.items()}
 
 
 @dataclass(frozen=True)
 class TimeTo:
-    """Steps or seconds to a target: the median over all seeds, where those that never got there count as never (None:
-    the median is one of them), and how many got there.
-    """
+    """The median time to a target over n runs, and how many reached it; the median is None where it is never."""
 
     median: float | None
     reached: int
     n: int
 
 
-def time_to(found: list[float | None]) -> TimeTo:
-    """Median of right-censored times: half of the runs got there before; None where half of them or more never did."""
-    if not found:
+def time_to(times: list[float | None]) -> TimeTo:
+    """Return the median of `times`, in which a run that never reached the target counts as infinite."""
+    if not times:
         return TimeTo(None, 0, 0)
-    times = np.array([np.inf if time is None else time for time in found])
-    ordered = np.sort(times)
+    ordered = np.sort([np.inf if time is None else time for time in times])
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
     median = None if np.isinf(high) else float((low + high) / 2)
-    return TimeTo(median, int(np.isfinite(times).sum()), len(times))
+    return TimeTo(median, int(np.isfinite(ordered).sum()), len(ordered))
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A value a round, their median, and its interval: `interval_words` says which."""
+class TimeResult:
+    """The time that an arm takes to an accuracy, in `unit`: "steps" or "seconds" of training.
 
-    median: float
-    low: float
-    high: float
-    rounds: list[float]
-
-    def words(self, digits: int) -> str:
-        return f"{self.median:,.{digits}f} [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
-
-
-def spread(values: list[float]) -> Spread:
-    ordered, rank = sorted(values), interval_rank(len(values))
-    return Spread(float(np.median(ordered)), ordered[rank], ordered[-1 - rank], values)
-
-
-def interval_rank(n: int) -> int:
-    """How many of n values to leave out at each end, so that the interval covers the median in at least 95% of cases.
-    0 also below 6 values, where all of them together cover it less often.
+    `restricted` is the mean of min(time, horizon); `difference` is that of this arm minus the control, seed by seed.
+    The horizon is None where no run finished; `restricted` and `survival` are None of an arm without runs.
     """
-    return max((rank for rank in range(n // 2) if coverage(n, rank) >= CONFIDENCE), default=0)
+
+    target: float
+    unit: str
+    horizon: float | None
+    times: TimeTo
+    restricted: Estimate | None
+    difference: Estimate | None
+    p: float | None
+    survival: Survival | None
 
 
-def coverage(n: int, rank: int) -> float:
-    """Probability that n independent values, `rank` left out at each end, cover the median of their distribution."""
-    return 1 - 2 * sum(math.comb(n, k) for k in range(rank + 1)) * 0.5**n
+def compare_curves(
+    arms: Mapping[str, CurveBySeed], control: str, target: float, unit: str = "steps"
+) -> dict[str, TimeResult]:
+    """Compare how soon arms, given as {arm: {seed: {step: accuracy}}}, reach an accuracy, with the arm `control`.
+
+    Every run is watched until its curve ends; the horizon is the earliest of these ends.
+    """
+    ends = {arm: {seed: max(curve) for seed, curve in curves.items()} for arm, curves in arms.items()}
+    times: dict[str, Times] = {
+        arm: {seed: first_crossing(curve, target) for seed, curve in curves.items()} for arm, curves in arms.items()
+    }
+    horizon = min((end for arm in ends.values() for end in arm.values()), default=None)
+    return {
+        arm: compare_times(
+            (target, unit),
+            times[arm],
+            ends[arm],
+            {} if arm == control else times[control],
+            horizon,
+            np.random.default_rng(0),
+        )
+        for arm in arms
+    }
 
 
-def interval_words(n: int) -> str:
-    rank = interval_rank(n)
-    if coverage(n, rank) < CONFIDENCE:
-        return f"median of {n} rounds [lowest, highest]; an interval of 95% takes 6 rounds"
-    values = "lowest and highest" if not rank else f"values {rank + 1} and {n - rank} in order"
-    return f"median of {n} rounds [its {coverage(n, rank):.1%} interval by order statistics: {values}]"
+def compare_times(
+    goal: tuple[float, str],
+    times: Times,
+    ends: BySeed,
+    control: Times,
+    horizon: float | None,
+    random: np.random.Generator,
+) -> TimeResult:
+    """Compare an arm's times with the control's, seed by seed; `control` is empty for the control itself.
+
+    `goal` is the target accuracy and the unit of the times; `ends` says until when each run was watched.
+    """
+    ours, others = ({} if horizon is None else restricted_times(group, horizon) for group in (times, control))
+    restricted = mean_interval(list(ours.values()), random) if ours else None
+    difference, p = paired_difference(*matched(ours, others), random)
+    reached = list(times.values())
+    survival = kaplan_meier(reached, list(ends.values())) if reached else None
+    return TimeResult(*goal, horizon, time_to(reached), restricted, difference, p, survival)
+
+
+Array = NDArray[np.float64]
+
+
+def curve_band(curves: CurveBySeed) -> tuple[Array, Array, Array, Array]:
+    """Return an arm's steps, and the mean, lowest and highest of its curves at each of them, all of shape (steps,).
+
+    The steps are those of all its curves. One that ends early, as of a run that diverged, keeps its last value.
+    """
+    steps = sorted({step for curve in curves.values() for step in curve})
+    values = np.empty((len(curves), len(steps)))
+    for row, curve in zip(values, curves.values(), strict=True):
+        known = sorted(curve)
+        row[:] = [curve[known[place]] for place in np.searchsorted(known, steps, side="right") - 1]
+    return np.array(steps, dtype=np.float64), values.mean(0), values.min(0), values.max(0)

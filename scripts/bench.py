@@ -26,12 +26,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bnexp.bench import ratio_of
+from bnexp.bench import Spread, interval_description, ratio_of, spread
 from bnexp.config import RunConfig
 from bnexp.data import load_data
 from bnexp.engine import decide_compilation
 from bnexp.runs import git_state, machine
-from bnexp.stats import Spread, interval_words, spread
 from bnexp.sweeps.job import ExecutorConfig, Job
 from bnexp.sweeps.stacks import plan_sweep
 
@@ -186,7 +185,7 @@ def gather_facts(rounds: int, seconds: float, found: dict[str, Contender], cores
         "versions": {"torch": version("torch")} | dict(zip(("keras", "tensorflow-cpu", "jax"), versions, strict=True)),
         "rounds": rounds,
         "seconds": seconds,
-        "spread": interval_words(rounds),
+        "spread": interval_description(rounds),
         "unit": "updates of a model a second; sgemm: GFLOP/s",
     }
 
@@ -195,12 +194,12 @@ def show(found: dict[str, Contender], ratios: Ratios) -> None:
     print("| updates/s, median [lowest, highest] | none | batch | test accuracy after 3,000 updates |")
     print("|---|---:|---:|---:|")
     for contender in found.values():
-        cells = [spread(contender.rates[task]).words(0) for task in TASKS]
+        cells = [spread(contender.rates[task]).text(0) for task in TASKS]
         accuracy = ", ".join(f"{value:.1%}" for value in contender.accuracy.values())
         print(f"| {contender.name} | {' | '.join(cells)} | {accuracy} |")
     print("\n| ratio, median [lowest, highest] | none | batch |\n|---|---:|---:|")
     for name, values in ratios.items():
-        print(f"| {name} | {' | '.join(values[task].words(2) if task in values else '' for task in TASKS)} |")
+        print(f"| {name} | {' | '.join(values[task].text(2) if task in values else '' for task in TASKS)} |")
 
 
 def numbers(value: Spread) -> dict[str, float]:

@@ -24,7 +24,7 @@ from torch import nn
 
 from bnexp.archs.registry import make_model
 from bnexp.batches import Batches
-from bnexp.bench import ratio_of
+from bnexp.bench import Spread, ratio_of, spread
 from bnexp.cli.compose import configurations
 from bnexp.config import RunConfig
 from bnexp.data import Data
@@ -32,7 +32,6 @@ from bnexp.datasets.images import Images
 from bnexp.engine import Stack
 from bnexp.norms import BatchNorm
 from bnexp.runs import git_state, machine
-from bnexp.stats import Spread, spread
 
 WORDS = {
     "convnet": ["arch=convnet"],
@@ -134,7 +133,7 @@ def main() -> None:
     for (name, words), norm, precision in product(WORDS.items(), ("none", "batch"), ("fp32", "bf16")):
         result = Result(name, norm, precision, *compare(words, norm, precision, options.rounds, options.seconds))
         results.append(result)
-        cells = (result.bnexp.words(0), result.plain.words(0), result.ratio.words(2))
+        cells = (result.bnexp.text(0), result.plain.text(0), result.ratio.text(2))
         print(f"| {name}, {norm}, {precision} | {' | '.join(cells)} |", flush=True)
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

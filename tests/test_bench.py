@@ -15,7 +15,8 @@ from torch import Tensor
 
 import bnexp.engine
 from bnexp.batches import Batch, Batches
-from bnexp.bench import CONTROL, make_forward, take_options, with_norms
+from bnexp.bench import interval_description, interval_rank, make_forward, spread
+from bnexp.bench_plan import CONTROL, take_options, with_norms
 from bnexp.cli.main import run
 from bnexp.compiler import NO_COMPILER, has_compiler
 from bnexp.config import ActConfig, ArchConfig, DatasetConfig, NormConfig, RunConfig
@@ -23,7 +24,6 @@ from bnexp.data import load_data
 from bnexp.engine import Stack
 from bnexp.norms import IMAGES_ONLY, NORMS
 from bnexp.runs import PACKAGES
-from bnexp.stats import interval_rank, interval_words, spread
 
 SMALL = ("dataset=digits", "arch.hidden=[8]", "batch_size=20", "seconds=0.001")
 EAGER = (*SMALL, "modes=eager", "rounds=6")
@@ -229,11 +229,14 @@ def test_interval_by_order_statistics(n: int, rank: int) -> None:
 
 
 def test_interval_is_named() -> None:
-    assert interval_words(5) == "median of 5 rounds [lowest, highest]; an interval of 95% takes 6 rounds"
-    assert interval_words(9) == "median of 9 rounds [its 96.1% interval by order statistics: values 2 and 8 in order]"
+    assert interval_description(5) == "median of 5 rounds [lowest, highest]; an interval of 95% takes 6 rounds"
+    assert (
+        interval_description(9)
+        == "median of 9 rounds [its 96.1% interval by order statistics: values 2 and 8 in order]"
+    )
 
 
-# ---- words
+# ---- arguments
 
 
 def test_norms_are_added_to_each_job_and_the_control_comes_first() -> None:
@@ -245,7 +248,7 @@ def test_norms_are_added_to_each_job_and_the_control_comes_first() -> None:
     ]
     assert with_norms([["norm=layer"], ["norm=none"]]) == [["norm=none"], ["norm=layer"]]
     assert with_norms([[]])[0] == ["norm=none"]
-    assert {word for [word] in with_norms([[]])} == {f"norm={norm}" for norm in NORMS}
+    assert {override for [override] in with_norms([[]])} == {f"norm={norm}" for norm in NORMS}
 
 
 def test_defaults() -> None:
@@ -275,7 +278,7 @@ def test_defaults() -> None:
         ("arch=convnet arch.channels=[4] modes=stacked", "modes=stacked is not allowed: arch=convnet doesn't stack"),
     ],
 )
-def test_words_that_are_off(bnexp: Bnexp, words: str, line: str) -> None:
+def test_invalid_arguments(bnexp: Bnexp, words: str, line: str) -> None:
     outcome = bnexp("bench", "dataset=digits", *words.split())
     assert outcome.status == 2
     assert outcome.err.startswith(f"bnexp: {line}")

@@ -1,37 +1,119 @@
-"""What claims read off checkpoints, against the same by hand."""
+"""What claims read off checkpoints and initial states, against the same computed in another way, on the digits."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F
 from conftest import Bnexp
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from bnexp.archs.registry import make_model
+from bnexp.batches import Order
 from bnexp.checkpoint import load_checkpoint
 from bnexp.claims import probes
-from bnexp.claims.probes import accuracy_on_mixture, over_probes
+from bnexp.claims.probes import (
+    accuracy_on_mixture,
+    distinct_answers,
+    gradient_growth,
+    gradient_norms,
+    over_probes,
+    right_one_by_one,
+    train_test_gap,
+)
+from bnexp.cli.main import run
 from bnexp.config import recorded
 from bnexp.data import load_data
+from bnexp.init import initialize
 from bnexp.probe import probe_run
 from bnexp.runs import RunRecord, find_runs
 
-WORDS = ("dataset=digits", "arch.hidden=[12,10]", "optim.lr=0.2", "steps=60", "eval.first_every=30")
+OVERRIDES = ("dataset=digits", "arch.hidden=[12,10]", "optim.lr=0.2", "steps=60", "eval.first_every=30")
 STYLES = ("plain", "edges")
 
+
+# ---- networks without and with batch normalization
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunRecord]:
+    folder = tmp_path_factory.mktemp("probes") / "sweep"
+    overrides = ["dataset=digits", "steps=60", "optim.lr=0.1", "init=kaiming", "arch.depth=4", "norm=none,batch"]
+    assert run(["train", "-m", *overrides, f"hydra.sweep.dir={folder}"]) == 0
+    return {found.config["norm"]["name"]: found for found in find_runs([folder])}
+
+
+def by_hand(found: RunRecord) -> nn.Module:
+    """The trained network, its weights read with safetensors alone."""
+    config = found.located()
+    data = load_data(config.dataset)
+    model = make_model(config, data.shape, data.classes, device="cpu")
+    tensors = load_file(Path(found.directory, "checkpoint.safetensors"))
+    state = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.split(".")[0] in ("parameters", "buffers")}
+    model.load_state_dict(state)
+    return model
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_gap_between_training_and_test_accuracy(runs: dict[str, RunRecord], norm: str) -> None:
+    model, data = by_hand(runs[norm]).eval(), load_data(runs[norm].located().dataset)
+    train, test = (
+        float((model(data.scaled(images.pixels)).argmax(1) == images.labels).double().mean())
+        for images in (data.train, data.test)
+    )
+    assert train_test_gap(runs[norm]) == pytest.approx(train - test, abs=1e-6)
+    assert train > 0.3
+
+
+def test_single_images_in_training_mode_all_get_one_answer(runs: dict[str, RunRecord]) -> None:
+    """Each unit is its own mean: what is left is β, the same for every image. Without the norm they differ."""
+    assert distinct_answers(runs["batch"]) == 1
+    assert distinct_answers(runs["none"]) > 1
+    data = load_data(runs["batch"].located().dataset)
+    shares = torch.bincount(data.test.labels[:200], minlength=10) / 200
+    assert min(abs(float(share) - right_one_by_one(True)(runs["batch"])) for share in shares) < 1e-6
+    assert right_one_by_one(False)(runs["batch"]) > 0.5
+
+
+def test_gradient_norms_of_a_plain_network_by_hand(runs: dict[str, RunRecord]) -> None:
+    """Backpropagation written out: δ of a layer is (δ of the next, through its weights), where ReLU let it pass."""
+    config = runs["none"].located()
+    data = load_data(config.dataset)
+    model = make_model(config, data.shape, data.classes, device="cpu")
+    initialize(model, config.init, config.seed)
+    weights = [p.detach().double() for name, p in model.named_parameters() if name.endswith("weight")]
+    batch = data.train[Order(config.seed, len(data.train), config.batch_size).batch(0)]
+    activation, outputs = data.scaled(batch.pixels).double().flatten(1), []
+    for weight in weights[:-1]:
+        outputs.append(activation @ weight.T)
+        activation = outputs[-1].clamp_min(0)
+    delta = torch.softmax(activation @ weights[-1].T, 1) - nn.functional.one_hot(batch.labels, data.classes)
+    delta, expected = delta / len(batch), []
+    for weight, output in zip(reversed(weights[1:]), reversed(outputs), strict=True):
+        delta = (delta @ weight) * (output > 0)
+        expected.append(float(delta.square().sum()))
+    norms = gradient_norms(runs["none"])
+    assert norms == pytest.approx(expected[::-1], rel=1e-9)
+    slope = np.polyfit(range(4), np.log(norms), 1)[0]
+    assert gradient_growth(runs["none"]) == pytest.approx(np.exp(-slope))
+
+
+# ---- conditional networks, and probes of checkpoints
 
 MADE: dict[tuple[str, ...], RunRecord] = {}
 
 
-def trained(bnexp: Bnexp, *words: str) -> RunRecord:
-    if words not in MADE:
-        assert bnexp("train", *WORDS, *words, "hydra.run.dir=mine").status == 0
-        [MADE[words]] = find_runs([Path("mine").resolve()])
-    return MADE[words]
+def trained(bnexp: Bnexp, *overrides: str) -> RunRecord:
+    if overrides not in MADE:
+        assert bnexp("train", *OVERRIDES, *overrides, "hydra.run.dir=mine").status == 0
+        [MADE[overrides]] = find_runs([Path("mine").resolve()])
+    return MADE[overrides]
 
 
 def answers(tensors: dict[str, Tensor], x: Tensor, share: float) -> Tensor:
-    """Of the network with its two γ and β mixed, layer by layer."""
+    """Return the answers of the network with its two γ and β mixed, layer by layer."""
     x = x.flatten(1)
     for number in range(2):
         layer, norm = f"parameters.hidden.{number}.layer", f"hidden.{number}.norm"

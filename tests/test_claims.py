@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bnexp.claims.claim import Claim, NoVerdictError, Rule, Runs, Verdict
+from bnexp.claims.readme import markdown
 from bnexp.claims.registry import CLAIMS, family, pick
 from bnexp.claims.rules import Directional, Equivalent, Exact, Numeric, Share, Sooner, TimeToAccuracy
 from bnexp.claims.udacity import CELLS
@@ -27,11 +28,11 @@ from bnexp.claims.values import (
     still_to_gain,
     where,
 )
-from bnexp.cli.compose import compose_jobs, configurations, parse_overrides
+from bnexp.cli.compose import configurations, parse_overrides
 from bnexp.cli.plan import split_jobs
 from bnexp.comparison import accuracy, make_curve, recalibrated_accuracies
 from bnexp.config import ConfigError, NormConfig, OptimConfig, RunConfig
-from bnexp.reproduce import adjust, seen, sweeps_of, words_of
+from bnexp.reproduce import adjust, read_records, seen, sweeps_of, words_of
 from bnexp.runs import RunRecord
 from bnexp.sweeps.stacks import stack_key
 
@@ -73,7 +74,7 @@ def verdict(rule: Rule, runs: Runs, correct: float = 1.0) -> Verdict:
     p = None if evidence.p is None else min(1.0, correct * evidence.p)
     found, why = rule.judge(evidence, p)
     assert bool(why) == (found is Verdict.INCONCLUSIVE)
-    assert rule.words
+    assert rule.description
     return found
 
 
@@ -402,8 +403,22 @@ def test_claims_say_what_they_need() -> None:
         assert claim.source, claim.id
         assert claim.statement.endswith("."), claim.id
         assert claim.published, claim.id
-        assert claim.rule.words, claim.id
+        assert claim.rule.description, claim.id
         assert bool(claim.sweeps) != isinstance(claim.rule, Exact), claim.id
+
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def test_readme_of_the_results_is_current() -> None:
+    """It is written from claims.json, which has the claims' own statements and notes; no line of a table is long."""
+    records = read_records(RESULTS)
+    text = (RESULTS / "README.md").read_text()
+    assert text == markdown(records, RESULTS)
+    assert max(len(line) for line in text.splitlines() if line.startswith("|")) <= 120
+    assert [(entry["id"], entry["statement"], entry["note"]) for entry in records] == [
+        (claim.id, claim.statement, claim.note) for claim in CLAIMS
+    ]
 
 
 @pytest.mark.parametrize("claim", [claim for claim in CLAIMS if isinstance(claim.rule, Exact)], ids=lambda c: c.id)
@@ -425,12 +440,12 @@ def test_every_published_cell_has_a_claim() -> None:
 
 def test_sweeps_compose_and_stack() -> None:
     """Runs of every claim, the grid's first and last, are valid configurations; seeds of an arm share a stack."""
-    with configurations():
+    with configurations() as composer:
         for sweep in sweeps_of(CLAIMS):
             if re.fullmatch(r"wu_he_.*_(4|8|16)", sweep.name):
                 continue  # made as those of 2 and 32 are
-            jobs = split_jobs(parse_overrides(words_of(sweep, 2)))
-            runs, _ = compose_jobs("config", jobs[:2] + jobs[-2:], [])
+            jobs = split_jobs(parse_overrides(words_of(sweep, 2)), composer.folder)
+            runs = [composer.compose_job(job)[0] for job in jobs[:2] + jobs[-2:]]
             assert {run.seed for run in runs} == {0, 1}
             assert len({stack_key(run, False) for run in runs}) <= len(runs) / 2
 

@@ -20,9 +20,9 @@ TRAINING = {f"bnexp.{name}" for name in ("train", "engine", "logs", "checkpoint"
 LAYERS = (  # from the command line down; a module imports from its own layer or a lower one
     ("cli",),
     ("reproduce",),
-    ("report", "report_page", "probe_report", "bench_report", "claims", "sweeps"),
+    ("report", "report_page", "report_tables", "probe_report", "bench_report", "claims", "sweeps"),
     ("planned",),
-    ("comparison", "bench", "probe", "sweep_record"),
+    ("comparison", "bench", "bench_plan", "probe", "sweep_record"),
     ("train",),
     ("logs", "checkpoint", "recalibrate"),
     ("engine",),

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Bnexp
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from bnexp import console
 from bnexp.cli.main import run
 from bnexp.comparison import check_by, settings, swept_keys
 from bnexp.config import ArchConfig, ConfigError, NormConfig, OptimConfig, RunConfig
@@ -414,3 +416,43 @@ def test_check_by_names_the_choice() -> None:
 
 def test_medians_are_finite(original: Path) -> None:
     assert all(math.isfinite(arm["steps_per_second"]) and arm["speed_ratio"] > 0 for arm in arms(original))
+
+
+# ---- tables on a terminal
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
+def test_tables_fit_a_terminal_and_break_nothing(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A narrow terminal has fewer columns, and the others are named."""
+    monkeypatch.setattr(console, "console", Console(width=width, force_terminal=True))
+    header = ["arm", "n", "test accuracy", "− control, paired", "steps/s"]
+    row = ["norm=batch_scratch", "10", "70.46 [63.61, 75.32]", "+54.50 [+40.90, +68.10]", "705"]
+    console.show_table("digits, mlp", header, [row])
+    printed = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    table = [line for line in printed.splitlines() if not line.startswith(("digits", "a wider"))]
+    assert max(map(len, table)) <= width
+    shown = [name for name in header if any(name in line for line in table)]
+    assert all(any(cell in line for line in table) for cell in row[: len(shown)])
+    assert shown == header[: len(shown)]
+    assert len(shown) == {40: 2, 60: 3, 80: 4, 100: 5, 160: 5}[width]
+    rest = ", ".join(header[len(shown) :])
+    assert (f"a wider terminal also shows: {rest}" in printed) == bool(rest)
+
+
+def test_tables_of_text_wrap_between_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(console, "console", Console(width=70, force_terminal=True))
+    names = ["udacity.sigmoid_0.01_0.05.batch.validation", "Accuracy on validation images is 97%.", "a_long_sweep"]
+    console.show_table("claims", ["claim", "statement", "sweep"], [names], numbers=False)
+    printed = capsys.readouterr().out
+    assert {names[0], "Accuracy", "validation", "images"} <= set(printed.split())
+    assert printed.endswith("a wider terminal also shows: sweep\n")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_too_few_pairs_for_a_test_are_explained(bnexp: Bnexp, sweep: Path) -> None:
+    assert bnexp("report", str(sweep)).status == 0
+    text = (sweep / "compare.md").read_text()
+    assert "With 2 pairs the smallest p-value that a two-sided sign-flip test can give is 2/2^2 = 0.5" in text
+    assert "the interval of the difference is what can be read" in text

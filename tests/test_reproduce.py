@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Bnexp
 
-from bnexp.claims.claim import Claim, Sweep
+from bnexp.claims.claim import Claim, ClaimSweep
 from bnexp.claims.drawings import curves
 from bnexp.claims.identities import one_group_is_layer
 from bnexp.claims.registry import CLAIMS
@@ -19,8 +19,8 @@ from bnexp.runs import find_runs
 
 SHORT = "dataset=digits steps=40 optim.lr=0.1 eval.first_every=20"
 ARMS = {"without": where("norm=none"), "with": where("norm=batch")}
-SWEEP = Sweep("digits", f"{SHORT} norm=none,batch")
-FEW = Sweep("few", f"{SHORT} norm=batch", most_seeds=1)
+SWEEP = ClaimSweep("digits", f"{SHORT} norm=none,batch")
+FEW = ClaimSweep("few", f"{SHORT} norm=batch", most_seeds=1)
 SMALL = [
     Claim(
         id="digits.better",
@@ -91,8 +91,11 @@ def test_all_of_it(bnexp: Bnexp) -> None:
     assert "<svg" in Path("out/figures/digits.svg").read_text()
     text = Path("out/README.md").read_text()
     assert "3 claims: 2 reproduced, 0 contradicted, 1 inconclusive." in text
-    assert "| digits.better | It is better \\| with &lt;norms&gt;. | better | +" in text
-    assert "**digits.rate** inconclusive: too few seeds" in text
+    assert "| reproduced | It is better \\| with &lt;norms&gt;. | +" in text
+    assert "**digits.rate** inconclusive (published: trains): too few seeds" in text
+    assert text.index("![digits](figures/digits.svg)") < text.index("digits.better |"), (
+        "a figure stands above its claims"
+    )
     assert "3 claims: 2 reproduced" in outcome.out
 
 
@@ -137,7 +140,7 @@ def test_a_damaged_run_is_named_and_left_out(bnexp: Bnexp) -> None:
 
 
 def test_a_list_names_what_cannot_run_here(bnexp: Bnexp) -> None:
-    CLAIMS[1] = replace(SMALL[1], sweeps=[Sweep("photographs", "dataset=image_folder dataset.path=nowhere")])
+    CLAIMS[1] = replace(SMALL[1], sweeps=[ClaimSweep("photographs", "dataset=image_folder dataset.path=nowhere")])
     outcome = bnexp("reproduce", "--list")
     assert (outcome.status, outcome.err) == (0, "")
     assert "photographs (cannot run here)" in " ".join(outcome.out.split())
@@ -155,7 +158,7 @@ def test_more_seeds_add_runs(bnexp: Bnexp) -> None:
 def test_a_run_of_another_configuration_gives_way(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a change of a sweep's overrides that its directories' names don't tell."""
     assert bnexp("reproduce", "digits.better", "--seeds", "2").status == 0
-    longer = Sweep("digits", SWEEP.overrides.replace("steps=40", "steps=60"))
+    longer = ClaimSweep("digits", SWEEP.overrides.replace("steps=40", "steps=60"))
     CLAIMS[0] = replace(SMALL[0], sweeps=[longer])
     outcome = bnexp("reproduce", "digits.better", "--seeds", "1")
     assert (outcome.status, outcome.err) == (0, "")
@@ -164,7 +167,7 @@ def test_a_run_of_another_configuration_gives_way(bnexp: Bnexp, monkeypatch: pyt
 
 
 def test_runs_of_an_older_grid_are_not_judged(bnexp: Bnexp) -> None:
-    wide = Sweep("digits", f"{SHORT} norm=none,batch,layer")
+    wide = ClaimSweep("digits", f"{SHORT} norm=none,batch,layer")
     CLAIMS[0] = replace(SMALL[0], sweeps=[wide], rule=Share(on_test(where("act=relu")), 0.0, most=True))
     assert bnexp("reproduce", "digits.better", "--seeds", "1").status == 0
     assert records()["digits.better"]["measured"]["detail"] == "1 of 1 seeds"
@@ -233,8 +236,8 @@ def test_list_runs_nothing(bnexp: Bnexp) -> None:
     assert not RUNS.exists()
 
 
-FIRST = Sweep("first", f"{SHORT} norm=conditional_batch dataset.conditions=[plain,inverted]")
-NEXT = Sweep(
+FIRST = ClaimSweep("first", f"{SHORT} norm=conditional_batch dataset.conditions=[plain,inverted]")
+NEXT = ClaimSweep(
     "next",
     f"{SHORT} norm=conditional_batch dataset.conditions=[edges] trainable=norms "
     "init_from='results/sweeps/claims/first/seed=${seed}'",
@@ -255,7 +258,7 @@ def test_a_sweep_that_starts_from_another_ones_runs(bnexp: Bnexp) -> None:
 def test_claims_whose_data_is_missing_are_left_as_they_were(bnexp: Bnexp) -> None:
     assert bnexp("reproduce", "digits", "--seeds", "1").status == 0
     known = records()["digits.rate"]
-    CLAIMS[1] = replace(SMALL[1], sweeps=[Sweep("photographs", "dataset=image_folder dataset.path=nowhere")])
+    CLAIMS[1] = replace(SMALL[1], sweeps=[ClaimSweep("photographs", "dataset=image_folder dataset.path=nowhere")])
     outcome = bnexp("reproduce", "--seeds", "1")
     assert outcome.status == 1
     assert "photographs cannot run: dataset.path=nowhere" in outcome.err

@@ -1,14 +1,23 @@
-"""Intervals, paired permutation tests, time to accuracy."""
+"""Intervals, paired permutation tests, time to accuracy; arms as plain arrays, against scipy and run directories."""
 
+import json
+from dataclasses import asdict
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Bnexp
+from scipy import stats
 
+from bnexp.runs import find_runs
 from bnexp.stats import (
     Estimate,
     Pairing,
     TimeTo,
+    compare_curves,
+    compare_values,
+    curve_band,
     holm,
     interquartile_mean,
     kaplan_meier,
@@ -178,7 +187,8 @@ def test_time_to(steps: list[float | None], median: float | None, reached: int) 
     ],
 )
 def test_holm(p_values: list[float], adjusted: list[float]) -> None:
-    assert holm(p_values) == pytest.approx(adjusted)
+    assert list(holm(dict(enumerate(p_values))).values()) == pytest.approx(adjusted)
+    assert holm({"untested": None}) == {}
 
 
 @pytest.mark.parametrize(
@@ -293,4 +303,88 @@ def test_restricted_mean_is_the_area_under_the_curve() -> None:
     for _ in range(300):
         times, ends = draw_times(draw)
         horizon = min(ends)
-        assert np.mean(restricted_times(times, horizon)) == pytest.approx(area(times, ends, horizon))
+        restricted = restricted_times(dict(enumerate(times)), horizon)
+        assert np.mean(list(restricted.values())) == pytest.approx(area(times, ends, horizon))
+
+
+# ---- arms as plain arrays
+
+
+ARMS = {
+    "none": {seed: 0.90 + 0.01 * value for seed, value in enumerate((0.3, 0.1, 0.9, 0.4, 0.2, 0.6, 0.5))},
+    "batch": {seed: 0.95 + 0.01 * value for seed, value in enumerate((0.2, 0.7, 0.1, 0.8, 0.3, 0.5))},
+    "layer": {9: 0.93},
+}
+
+
+def test_plain_values_against_scipy() -> None:
+    found = compare_values(ARMS, control="none")
+    none, batch = list(ARMS["none"].values())[:6], list(ARMS["batch"].values())
+    test = stats.permutation_test(
+        (np.subtract(batch, none),), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True
+    )
+    assert found["batch"].p == pytest.approx(test.pvalue) == 2 / 2**6
+    assert found["batch"].difference is not None
+    assert found["batch"].difference.mean == pytest.approx(np.mean(batch) - np.mean(none))
+    assert found["batch"].difference.n == 6
+    assert found["batch"].pairing is not None
+    assert found["batch"].pairing.correlation == pytest.approx(stats.pearsonr(batch, none).statistic)
+    assert found["batch"].interquartile_mean == pytest.approx(interquartile_mean(batch))
+    assert found["none"].mean == mean_interval(list(ARMS["none"].values()), random())
+
+
+def test_what_cannot_be_paired_has_no_difference() -> None:
+    """The control itself, and an arm that shares no seed with it; neither counts for Holm's correction."""
+    found = compare_values(ARMS, control="none")
+    for arm in ("none", "layer"):
+        assert (found[arm].difference, found[arm].pairing, found[arm].p, found[arm].p_holm) == (None,) * 4
+    assert found["batch"].p_holm == found["batch"].p
+    three = compare_values({**ARMS, "again": ARMS["batch"]}, control="none")
+    assert three["batch"].p_holm == pytest.approx(2 * 2 / 2**6)
+
+
+def test_plain_curves_by_hand() -> None:
+    """The control reaches 90% at 30 and never, of 40 steps; the other at 10 and 20."""
+    arms = {
+        "none": {0: {0: 0.1, 30: 0.9, 40: 0.95}, 1: {0: 0.1, 40: 0.5}},
+        "batch": {0: {0: 0.1, 10: 0.92, 60: 0.93}, 1: {0: 0.2, 20: 0.9, 50: 0.8}},
+    }
+    found = compare_curves(arms, control="none", target=0.9)
+    assert found["none"].times == TimeTo(None, 1, 2)
+    assert found["batch"].times == TimeTo(15, 2, 2)
+    assert {result.horizon for result in found.values()} == {40}
+    assert found["none"].restricted is not None
+    assert found["none"].restricted.mean == 35
+    assert found["batch"].difference is not None
+    assert found["batch"].difference.mean == pytest.approx((10 - 30 + 20 - 40) / 2)
+    assert (found["none"].difference, found["batch"].p) == (None, 0.5)
+
+
+def test_band_of_curves_keeps_the_last_value_of_one_that_ends_early() -> None:
+    steps, mean, low, high = curve_band({0: {0: 0.1, 10: 0.5, 20: 0.9}, 1: {0: 0.3, 10: 0.1}})
+    assert steps.tolist() == [0, 10, 20]
+    assert mean == pytest.approx([0.2, 0.3, 0.5])
+    assert (low.tolist(), high.tolist()) == ([0.1, 0.1, 0.1], [0.3, 0.5, 0.9])
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_plain_arrays_give_what_run_directories_give(bnexp: Bnexp) -> None:
+    words = ("dataset=digits", "steps=60", "optim.lr=0.1", "eval.first_every=20", "compile=false")
+    assert bnexp("compare", *words, "norm=none,batch", "seed=range(6)", "hydra.sweep.dir=mine").status == 0
+    runs: dict[str, dict[int, dict[int, float]]] = {"norm=none": {}, "norm=batch": {}}
+    values: dict[str, dict[int, float]] = {"norm=none": {}, "norm=batch": {}}
+    for run in find_runs([Path("mine")]):
+        arm = f"norm={run.config['norm']['name']}"
+        values[arm][run.seed] = run.summary["test"]["accuracy"]
+        runs[arm][run.seed] = {step: row["accuracy"] for step, row in run.validation.items()}
+    numbers, times = compare_values(values, "norm=none"), compare_curves(runs, "norm=none", 0.9)
+    for arm in json.loads(Path("mine/compare.json").read_text())["arms"]:
+        plain = asdict(numbers[arm["arm"]])
+        plain["test_accuracy"] = plain.pop("mean")
+        assert {key: arm[key] for key in plain} == plain
+        reported = next(time for time in arm["times"] if (time["target"], time["unit"]) == (0.9, "steps"))
+        assert {key: reported[key] for key in ("horizon", "times", "p", "survival")} == {
+            key: value
+            for key, value in asdict(times[arm["arm"]]).items()
+            if key in ("horizon", "times", "p", "survival")
+        }

@@ -1,4 +1,4 @@
-"""What a claim is."""
+"""What a claim is: a published statement, the sweeps that test it, and the rule that decides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,45 +15,58 @@ Runs = list[RunRecord]
 
 
 class Figure(Protocol):
-    """What draws a claim's runs, into results/figures/NAME."""
+    """What draws a claim's runs, into results/figures/NAME.svg."""
 
     @property
-    def name(self) -> str: ...
-    def draw(self, runs: Runs, files: list[Path]) -> None: ...
+    def name(self) -> str:
+        """The file's name without its ending."""
+        ...
+
+    def draw(self, runs: Runs, files: list[Path]) -> None:
+        """Draw these runs into every file."""
+        ...
 
 
 class Verdict(StrEnum):
+    """What a rule decides of a claim."""
+
     REPRODUCED = "reproduced"
     CONTRADICTED = "contradicted"
     INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """Runs that claims share: the folder's name, and the overrides as one types them, without the seeds; `most_seeds`:
-    where more would take too long; `after`: the sweep whose runs they start from.
+class ClaimSweep:
+    """A sweep whose runs test claims, which may share it.
+
+    `name` is its folder's name; `overrides` are those of the command line, without the seeds. `most_seeds` bounds the
+    seeds where more would take too long; `after` is the sweep whose runs these runs start from.
     """
 
     name: str
     overrides: str
     most_seeds: int | None = None
-    after: "Sweep | None" = None
+    after: "ClaimSweep | None" = None
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a rule measured. `scale` and `unit` are for the reader: 0.98 with (100, "%") is 98%; `difference`: it
-    is one between two arms, and has a sign.
+    """What a rule measured.
+
+    `scale` and `unit` show it to a reader: 0.98 with (100, "%") is 98%. `p` is that of a test, before Holm's
+    correction. `difference`: it is one between two arms, and shown with its sign. `shift` is the published number that
+    was subtracted, and is added again for the reader. `detail` says what the numbers leave out, `problem` why no
+    verdict can be given.
     """
 
     measured: Estimate
     scale: float = 1.0
     unit: str = ""
-    p: float | None = None  # of a test, before Holm's correction
+    p: float | None = None
     difference: bool = False
-    shift: float = 0.0  # the published number that was subtracted, for the reader to see what was measured
-    detail: str = ""  # in words, what the figures leave out
-    problem: str | None = None  # why no verdict can be given
+    shift: float = 0.0
+    detail: str = ""
+    problem: str | None = None
 
 
 class NoVerdictError(ValueError):
@@ -61,27 +74,35 @@ class NoVerdictError(ValueError):
 
 
 class Rule(Protocol):
-    """Fixed before the runs: how they are measured, and what makes a verdict of it."""
+    """How a claim is decided, fixed before its runs: what is measured, and which verdict follows from it."""
 
     @property
-    def words(self) -> str: ...
-    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence: ...
+    def description(self) -> str:
+        """The rule in a sentence, for the record."""
+        ...
+
+    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
+        """Return what the runs show. Raises NoVerdictError where they cannot decide the claim."""
+        ...
+
     def judge(self, evidence: Evidence, p: float | None) -> tuple[Verdict, str]:
-        """`p` after Holm's correction over the source's claims. Returns the verdict, and why it is inconclusive."""
+        """Return the verdict, and why it is inconclusive; `p` is corrected over the claims of the source."""
         ...
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A published statement. `published`: its figure, as printed; `note`: what a reader should know besides, for one
-    that comes out differently what explains it; claims may share a figure.
+    """A published statement with the sweeps that test it and the rule that decides.
+
+    `published` is its figure as printed. `note` says what a reader should know besides: of a claim that comes out
+    differently, what explains it. Claims may share a figure.
     """
 
     id: str
     source: str
     statement: str
     rule: Rule
-    sweeps: Sequence[Sweep] = ()
+    sweeps: Sequence[ClaimSweep] = ()
     published: str = ""
     note: str = ""
     figure: Figure | None = None

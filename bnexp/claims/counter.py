@@ -1,6 +1,6 @@
 """Counter-claims: where batch normalization is published, or known, not to help."""
 
-from bnexp.claims.claim import Claim, Sweep
+from bnexp.claims.claim import Claim, ClaimSweep
 from bnexp.claims.drawings import against, by_layer
 from bnexp.claims.probes import gradient_growth, gradient_norms
 from bnexp.claims.rules import Equivalent, Numeric, Share
@@ -9,15 +9,15 @@ from bnexp.figures import Scales
 
 YANG = "Yang et al. 2019"
 LAYERS = 50
-DEEP = Sweep(
+DEEP = ClaimSweep(
     "yang",
     f"norm=none,batch init=kaiming arch.depth={LAYERS} optim.lr=0.01,0.1 steps=2000 compile=true eval.first_every=500",
 )
-TUNED = Sweep("tuned", "norm=none,batch optim.lr=0.03,0.1,0.3,1 steps=10000 eval.first_every=2500 eval.every=2500")
+TUNED = ClaimSweep("tuned", "norm=none,batch optim.lr=0.03,0.1,0.3,1 steps=10000 eval.first_every=2500 eval.every=2500")
 NONE, BATCH = where("norm=none"), where("norm=batch")
 MARGIN = 0.002  # a fifth of a point of test accuracy
 ARMS = {"without": NONE, "with batch normalization": BATCH}
-STARTS = {label: where(f"{arm.words} optim.lr=0.01") for label, arm in ARMS.items()}
+STARTS = {label: where(f"{arm.label} optim.lr=0.01") for label, arm in ARMS.items()}
 GRADIENTS = by_layer(
     "yang",
     f"Yang et al. 2019: {LAYERS} layers of 100 ReLU units at the start",
@@ -30,17 +30,17 @@ CLAIMS = [
     Claim(
         id="counter.yang.gradient",
         source=f"{YANG}, §3.4",
-        statement="Under batch normalization a ReLU network's squared gradient norm grows by π/(π-1) = 1.467 a layer.",
+        statement="BN: squared gradient grows 1.467-fold a layer.",
         published="1.467",
         rule=Numeric(each("growth a layer", gradient_growth, STARTS["with batch normalization"]), 1.467, 0.1),
         sweeps=[DEEP],
-        note="The paper's figure is that of infinite width and batch; here 100 units and 60 examples.",
+        note="It is π/(π-1), at infinite width and batch; here 100 units and 60 examples.",
         figure=GRADIENTS,
     ),
     Claim(
         id="counter.yang.untrainable",
         source=f"{YANG}, §1, §4",
-        statement=f"A plain ReLU network of {LAYERS} layers does not train with batch normalization, and without does.",
+        statement=f"{LAYERS} layers train without BN, not with it.",
         published="does not train",
         rule=Share(
             on_validation(best(BATCH, "optim.lr")),
@@ -57,7 +57,7 @@ CLAIMS = [
     Claim(
         id="counter.tuned_relu",
         source="Counter-claim",
-        statement="With both rates tuned, a plain ReLU network on MNIST isn't worse at the end.",
+        statement="Tuned, a network without BN isn't worse.",
         published="not worse",
         rule=Equivalent(on_test(best(NONE, "optim.lr")), on_test(best(BATCH, "optim.lr")), MARGIN, one_sided=True),
         sweeps=[TUNED],

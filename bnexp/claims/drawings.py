@@ -1,4 +1,4 @@
-"""Figures of claims: which runs make a line of which panel, and what is drawn of them."""
+"""Figures of claims: which runs make which line of which panel, and what is drawn of them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,89 +12,90 @@ from bnexp.comparison import make_curve
 from bnexp.figures import Line, Scales, line_figure
 from bnexp.runs import RunRecord
 
-Panels = dict[str, dict[str, Arm]]  # panel → label of the line → its runs
+Layout = dict[str, dict[str, Arm]]  # title of a panel → label of a line → its runs
 MetricAt = Callable[[RunRecord, float], float]  # something of a run at a given x
 BAND = "line: mean over seeds, band: lowest to highest"
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of results/figures. `lines`: label and runs of an arm → what is drawn of it."""
+    """A figure in results/figures; `lines` makes the lines of an arm, from its label and its runs."""
 
     name: str
     title: str
-    panels: Panels
+    panels: Layout
     scales: Scales
     lines: Callable[[str, Runs], list[Line]]
 
     def draw(self, runs: Runs, files: list[Path]) -> None:
-        """Panels and lines whose runs are among these; nothing where none are."""
+        """Draw the panels and lines whose runs are among these; nothing where none are."""
         picked = {panel: {label: arm.pick(runs) for label, arm in arms.items()} for panel, arms in self.panels.items()}
-        if not any(own for arms in picked.values() for own in arms.values()):
+        if not any(arm_runs for arms in picked.values() for arm_runs in arms.values()):
             return
-        sizes = [len({run.seed for run in own}) for arms in picked.values() for own in arms.values() if own]
+        sizes = [
+            len({run.seed for run in arm_runs}) for arms in picked.values() for arm_runs in arms.values() if arm_runs
+        ]
         seeds = f"{min(sizes)}" if len(set(sizes)) == 1 else f"{min(sizes)} to {max(sizes)}"
-        found = {
-            panel: [line for label, own in arms.items() if own for line in self.lines(label, own)]
+        lines = {
+            panel: [line for label, arm_runs in arms.items() if arm_runs for line in self.lines(label, arm_runs)]
             for panel, arms in picked.items()
             if any(arms.values())
         }
-        line_figure(f"{self.title}\n{seeds} seeds an arm; {BAND}", found, self.scales, files)
+        line_figure(f"{self.title}\n{seeds} seeds an arm; {BAND}", lines, self.scales, files)
 
 
-def curves(name: str, title: str, panels: Panels) -> Drawing:
-    """Validation accuracy against iteration."""
+def curves(name: str, title: str, panels: Layout) -> Drawing:
+    """Return the figure of validation accuracy against iteration."""
 
     def lines(label: str, runs: Runs) -> list[Line]:
-        curve = make_curve(label, runs)
-        return [Line(label, curve.steps, curve.mean, curve.low, curve.high)]
+        return [make_curve(label, runs)]
 
     return Drawing(name, title, panels, Scales("iteration (updates)", "validation accuracy", share=True), lines)
 
 
-def against(name: str, title: str, panels: Panels, key: str, metric: Metric, scales: Scales) -> Drawing:
-    """A metric against a number of the configuration."""
+def against(name: str, title: str, panels: Layout, key: str, metric: Metric, scales: Scales) -> Drawing:
+    """Return the figure of a metric against a number of the configuration."""
 
     def lines(label: str, runs: Runs) -> list[Line]:
         groups = by_value(runs, key)
-        return [band(label, list(groups), [[metric(run) for run in own] for own in groups.values()])]
+        return [band_line(label, list(groups), [[metric(run) for run in arm_runs] for arm_runs in groups.values()])]
 
     return Drawing(name, title, panels, scales, lines)
 
 
 def at_each(name: str, title: str, arm: Arm, reads: dict[str, MetricAt], x: Sequence[float], scales: Scales) -> Drawing:
-    """Of one arm several things (label → what is read), each at every x."""
+    """Return the figure of several metrics of one arm, each a function of x; `reads`: label → metric."""
 
     def lines(label: str, runs: Runs) -> list[Line]:
-        return [band(label, x, [[reads[label](run, at) for run in runs] for at in x])]
+        return [band_line(label, x, [[reads[label](run, at) for run in runs] for at in x])]
 
     return Drawing(name, title, {"": dict.fromkeys(reads, arm)}, scales, lines)
 
 
-def percentiles(name: str, title: str, panels: Panels, layer: str) -> Drawing:
-    """The 15th, 50th and 85th percentile of a layer's recorded input, over training."""
+def percentiles(name: str, title: str, panels: Layout, layer: str) -> Drawing:
+    """Return the figure of the 15th, 50th and 85th percentile of a layer's recorded input over training."""
 
     def lines(label: str, runs: Runs) -> list[Line]:
         steps = sorted(set.intersection(*(set(run.validation) for run in runs)))
         return [
-            band(f"{p}th", steps, [[run.validation[step][f"{layer}/p{p}"] for run in runs] for step in steps])
+            band_line(f"{p}th", steps, [[run.validation[step][f"{layer}/p{p}"] for run in runs] for step in steps])
             for p in (85, 50, 15)
         ]
 
     return Drawing(name, title, panels, Scales("iteration (updates)", "input to the sigmoid"), lines)
 
 
-def by_layer(name: str, title: str, panels: Panels, read: Callable[[RunRecord], list[float]], words: str) -> Drawing:
-    """A value of each layer, on a logarithmic scale."""
+def by_layer(name: str, title: str, panels: Layout, read: Callable[[RunRecord], list[float]], y: str) -> Drawing:
+    """Return the figure of a value of each layer, on a logarithmic scale; `read` gives those of a run."""
 
     def lines(label: str, runs: Runs) -> list[Line]:
         values = np.array([read(run) for run in runs]).T
-        return [band(label, range(1, len(values) + 1), values.tolist())]
+        return [band_line(label, range(1, len(values) + 1), values.tolist())]
 
-    return Drawing(name, title, panels, Scales("hidden layer", words, log="y"), lines)
+    return Drawing(name, title, panels, Scales("hidden layer", y, log="y"), lines)
 
 
-def band(label: str, x: Iterable[float], values: list[list[float]]) -> Line:
-    """`values`: the seeds' at each x."""
-    low, mean, high = (np.array([of(own) for own in values]) for of in (min, np.mean, max))
+def band_line(label: str, x: Iterable[float], values: list[list[float]]) -> Line:
+    """Return a line with its band from the seeds' values at each x."""
+    low, mean, high = (np.array([take(seeds) for seeds in values]) for take in (min, np.mean, max))
     return Line(label, np.array(list(x), dtype=np.float64), mean, low, high)

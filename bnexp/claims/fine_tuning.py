@@ -4,7 +4,7 @@ transfer learning), on halves of CIFAR-10's photographs: five classes first, the
 Every batch size sees as many examples, its rate scaled with the batch. Running averages keep 0.99, as in Keras.
 """
 
-from bnexp.claims.claim import Claim, Rule, Sweep
+from bnexp.claims.claim import Claim, ClaimSweep, Rule
 from bnexp.claims.drawings import against
 from bnexp.claims.rules import Directional
 from bnexp.claims.santurkar import PHOTOGRAPHS
@@ -18,7 +18,7 @@ BATCH_SIZES = (2, 4, 32)
 EXAMPLES, RATE = 4000, 0.05  # rate at 64 examples a batch
 LIMIT = 2000  # images to fine-tune with
 
-START = Sweep(
+START = ClaimSweep(
     "fine_tuning_start",
     f"{PHOTOGRAPHS} dataset.classes=[0,1,2,3,4] {NETWORK} norm=batch norm.momentum=0.01 batch_size=64 optim.lr={RATE} "
     "steps=1000 eval.first_every=500",
@@ -26,10 +26,11 @@ START = Sweep(
 START_RUN = "results/sweeps/claims/fine_tuning_start/seed=${seed}"
 
 
-def sweep(norm: str, size: int) -> Sweep:
+def sweep(norm: str, size: int) -> ClaimSweep:
+    """Return the sweep of fine-tuning with a norm at a batch size."""
     steps = EXAMPLES // size
     words = "norm=batch norm.momentum=0.01" if norm == "batch" else f"norm={norm}"
-    return Sweep(
+    return ClaimSweep(
         f"fine_tuning_{norm}_{size}",
         f"{PHOTOGRAPHS} dataset.classes=[5,6,7,8,9] dataset.limit={LIMIT} {NETWORK} {words} init_from='{START_RUN}' "
         f"batch_size={size} optim.lr={RATE * size / 64:g} steps={steps} eval.first_every={steps} eval.every={steps}",
@@ -49,15 +50,17 @@ FIGURE = against(
 
 
 def on_test_at(norm: str, size: int) -> Values:
+    """Return the test accuracy with a norm at a batch size."""
     return on_test(where(f"norm={norm} batch_size={size}"))
 
 
 def gained(size: int) -> Values:
-    """By freezing."""
+    """Return the test accuracy that freezing gains at a batch size."""
     return difference(on_test_at("frozen_batch", size), on_test_at("batch", size))
 
 
 def claim(name: str, statement: str, rule: Rule) -> Claim:
+    """Return a claim about fine-tuning."""
     return Claim(
         id=f"fine_tuning.{name}",
         source=SOURCE,
@@ -73,14 +76,14 @@ CLAIMS = [
     *(
         claim(
             f"frozen_{size}",
-            f"At {size} examples a batch, frozen statistics and affine are better than those that move on.",
+            f"Batches of {size}: frozen BN is better.",
             Directional(on_test_at("frozen_batch", size), on_test_at("batch", size)),
         )
         for size in BATCH_SIZES[:2]
     ),
     claim(
         "small_batches",
-        "It is small batches that freezing helps: it gains more at 2 examples than at 32.",
+        "Freezing gains more at 2 than at 32.",
         Directional(gained(2), gained(32)),
     ),
 ]

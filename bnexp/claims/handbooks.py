@@ -1,6 +1,6 @@
 """What handbooks say of batch normalization: Chollet's "Deep Learning with Python" and others."""
 
-from bnexp.claims.claim import Claim, Sweep
+from bnexp.claims.claim import Claim, ClaimSweep
 from bnexp.claims.drawings import against, curves
 from bnexp.claims.identities import bias_before
 from bnexp.claims.probes import train_test_gap
@@ -13,18 +13,18 @@ CHOLLET = "Chollet, Deep Learning with Python, ch. 9"
 HANDBOOKS = "Handbooks"
 MARGIN = 0.005  # half a point of test accuracy
 
-ORDER = Sweep(
+ORDER = ClaimSweep(
     "order", "norm=batch act=relu,sigmoid arch.norm_position=before,after optim.lr=0.1 steps=5000 eval.first_every=200"
 )
-SCALE = Sweep(
+SCALE = ClaimSweep(
     "init_scale",
     "norm=none,batch optim.lr=0.1 init.std=0.001,0.003,0.01,0.03,0.1,0.3,1,3,10 steps=2000 compile=true "
     "eval.first_every=500",
 )
-OVERFIT = Sweep("overfit", "norm=none,batch dataset.limit=5000 optim.lr=0.1 steps=10000 eval.first_every=500")
+OVERFIT = ClaimSweep("overfit", "norm=none,batch dataset.limit=5000 optim.lr=0.1 steps=10000 eval.first_every=500")
 INITS = {"sigmoid": "xavier", "tanh": "xavier", "relu": "kaiming"}  # each activation's own, so that none is handicapped
 DEEP = {
-    act: Sweep(
+    act: ClaimSweep(
         f"depth_{act}",
         f"arch.depth=30,20,10 norm=batch,none act={act} init={init} optim.lr=0.1 steps=1000 compile=true "
         "eval.first_every=1000 executor.max_stack=10",  # each graph compiled once, which is most of it
@@ -53,11 +53,12 @@ AFTER_SIGMOID = (
 
 
 def order(act: str) -> Claim:
+    """Return the claim that the place of the norm does not matter with an activation."""
     before, after = (where(f"act={act} arch.norm_position={place}") for place in ("before", "after"))
     return Claim(
         id=f"chollet.order.{act}",
         source=CHOLLET,
-        statement=f"Normalizing before or after the activation, neither is clearly worse ({act}).",
+        statement="BN before or after the activation: alike.",
         published="alike",
         note=f"Taken as: within {100 * MARGIN:g} points of test accuracy.{AFTER_SIGMOID if act == 'sigmoid' else ''}",
         rule=Equivalent(on_test(after), on_test(before), MARGIN),
@@ -77,11 +78,12 @@ def order(act: str) -> Claim:
 
 
 def depth(act: str, layers: int) -> Claim:
+    """Return the claim that batch normalization helps a network of so many layers."""
     ours, control = (where(f"norm={norm} act={act} arch.depth={layers}") for norm in ("batch", "none"))
     return Claim(
         id=f"handbooks.depth.{act}.{layers}",
         source=HANDBOOKS,
-        statement=f"Batch normalization helps gradients through {layers} layers: accuracy is higher ({act}).",
+        statement=f"BN is better: {layers} layers, {act}.",
         published="higher",
         rule=Directional(on_test(ours), on_test(control)),
         sweeps=[DEEP[act]],
@@ -96,14 +98,14 @@ CLAIMS = [
     Claim(
         id="chollet.bias",
         source=CHOLLET,
-        statement="A layer that batch normalization follows needs no bias: output and gradients are those without it.",
+        statement="A layer that BN follows needs no bias: same output and gradients.",
         published="equal",
         rule=Exact(bias_before),
     ),
     Claim(
         id="handbooks.init_scale",
         source=HANDBOOKS,
-        statement="Batch normalization makes training less sensitive to initial scale: more of nine scales train.",
+        statement="With BN more of nine initial scales train.",
         published="more",
         rule=Directional(how_many_train(BATCH, "init.std"), how_many_train(NONE, "init.std")),
         sweeps=[SCALE],
@@ -121,7 +123,7 @@ CLAIMS = [
     Claim(
         id="handbooks.regularises",
         source=f"{HANDBOOKS}; Ioffe & Szegedy 2015, §3.4",
-        statement="Batch normalization regularises: the gap between training and test accuracy is smaller.",
+        statement="BN narrows the training to test gap.",
         published="smaller",
         rule=Directional(
             each("training minus test accuracy", train_test_gap, BATCH, 100, "%"),

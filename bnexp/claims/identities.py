@@ -12,19 +12,23 @@ EPS = 1e-14  # in place of 0: the identities of a scaled input hold where ε van
 
 
 def draw(*shape: int) -> Tensor:
+    """Return normal random numbers of a shape, float64; equal shapes have equal numbers."""
     random = generator(0, "identity", *shape)
     return torch.randn(*shape, generator=random, dtype=torch.float64)
 
 
 def largest_error(ours: Tensor, theirs: Tensor) -> float:
+    """Return the largest absolute difference of two tensors of one shape."""
     return float((ours - theirs).detach().abs().max())
 
 
 def batch_norm(features: int) -> nn.Module:
+    """Return bnexp's batch normalization of (N, C) in training mode, without γ and β, in float64."""
     return BatchNorm(NormConfig(eps=EPS, affine=False), features).double()
 
 
 def group_norm(features: int, groups: int) -> nn.Module:
+    """Return bnexp's group normalization without γ and β, in float64."""
     return GroupNorm(NormConfig(groups=groups, affine=False), features).double()
 
 
@@ -32,19 +36,22 @@ def group_norm(features: int, groups: int) -> nn.Module:
 
 
 def normalized(u: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """BN(W u + b) of a batch u."""
+    """Return BN(W u + b) of a batch u, (N, inputs); W is (outputs, inputs)."""
     y: Tensor = batch_norm(len(weight))(F.linear(u, weight, bias))
     return y
 
 
 def scaled_weights() -> float:
-    """BN((aW) u) = BN(W u)."""
+    """Return the largest error of BN((aW) u) = BN(W u)."""
     u, weight = draw(60, 100), draw(50, 100)
     return max(largest_error(normalized(u, a * weight), normalized(u, weight)) for a in (0.01, 3.0, 100.0))
 
 
 def scaled_gradient() -> float:
-    """∂BN((aW) u) / ∂(aW) = (1 / a) ∂BN(W u) / ∂W, here of a random linear function of the output, relative to it."""
+    """Return the largest error of ∂BN((aW) u) / ∂(aW) = (1 / a) ∂BN(W u) / ∂W, relative to the largest gradient.
+
+    The gradient is that of a random linear function of the output.
+    """
     u, weight, direction = draw(60, 100), draw(50, 100), draw(60, 50)
 
     def gradient(a: float) -> Tensor:
@@ -56,7 +63,7 @@ def scaled_gradient() -> float:
 
 
 def bias_before() -> float:
-    """BN(W u + b) = BN(W u), and the gradient of b is 0."""
+    """Return the largest error of BN(W u + b) = BN(W u), and of the gradient of b being 0."""
     u, weight, direction = draw(60, 100), draw(50, 100), draw(60, 50)
     bias = draw(50).requires_grad_()
     y = normalized(u, weight, bias)
@@ -68,19 +75,19 @@ def bias_before() -> float:
 
 
 def one_group_is_layer() -> float:
-    """One group: layer normalization over all channels and positions, of images and of vectors."""
+    """Return the largest error of one group being layer normalization over all channels and positions."""
     inputs = (draw(8, 12, 7, 5), draw(8, 12))
     return max(largest_error(group_norm(12, 1)(x), F.layer_norm(x, x.shape[1:], eps=1e-5)) for x in inputs)
 
 
 def groups_of_one_are_instance() -> float:
-    """As many groups as channels: instance normalization."""
+    """Return the largest error of as many groups as channels being instance normalization."""
     x = draw(8, 12, 7, 5)
     return largest_error(group_norm(12, 12)(x), F.instance_norm(x, eps=1e-5))
 
 
 def batch_of_one_is_instance() -> float:
-    """Batch normalization in training mode of a single image: instance normalization."""
+    """Return the largest error of batch normalization of one image, in training mode, being instance normalization."""
     x = draw(1, 12, 7, 5)
     norm = BatchNorm(NormConfig(affine=False), 12).double().train()
     return largest_error(norm(x), F.instance_norm(x, eps=1e-5))

@@ -5,7 +5,7 @@ Its learning rate isn't published: the plain network gets the best of a grid, ch
 batch normalization the same one.
 """
 
-from bnexp.claims.claim import Claim, Sweep
+from bnexp.claims.claim import Claim, ClaimSweep
 from bnexp.claims.drawings import against, curves, percentiles
 from bnexp.claims.identities import bias_before, scaled_gradient, scaled_weights
 from bnexp.claims.rules import Directional, Exact, Share, Sooner
@@ -27,10 +27,10 @@ from bnexp.figures import Scales
 SOURCE = "Ioffe & Szegedy 2015"
 BINARY = "dataset.binarize=true act=sigmoid"
 FIG1 = [
-    Sweep("ioffe_szegedy_none", f"{BINARY} norm=none optim.lr=1,3 eval.first_every=100"),
-    Sweep("ioffe_szegedy_batch", f"{BINARY} norm=batch optim.lr=1 eval.first_every=100"),
+    ClaimSweep("ioffe_szegedy_none", f"{BINARY} norm=none optim.lr=1,3 eval.first_every=100"),
+    ClaimSweep("ioffe_szegedy_batch", f"{BINARY} norm=batch optim.lr=1 eval.first_every=100"),
 ]
-RATES = Sweep(
+RATES = ClaimSweep(
     "ioffe_szegedy_rates", f"{BINARY} norm=none,batch optim.lr=0.3,1,3,5,15,30,90 steps=5000 eval.first_every=500"
 )
 
@@ -71,6 +71,7 @@ INCEPTION = "The paper's networks are Inception's on ImageNet; here its own MNIS
 
 
 def multiple(norm: str, times: int, most: bool, statement: str, note: str = INCEPTION) -> Claim:
+    """Return the claim that a network trains, or does not, at a multiple of the plain network's best rate."""
     runs = at_best_of(where(f"norm={norm}"), NONE, "optim.lr", times)
     return Claim(
         id=f"ioffe_szegedy.rate_x{times}.{norm}",
@@ -88,7 +89,7 @@ CLAIMS = [
     Claim(
         id="ioffe_szegedy.fig1a.accuracy",
         source=f"{SOURCE}, §4.1, figure 1a",
-        statement="The batch-normalized network has the higher test accuracy.",
+        statement="BN has the higher test accuracy.",
         published="higher",
         rule=Directional(on_test(SAME_RATE), on_test(PLAIN)),
         sweeps=FIG1,
@@ -98,7 +99,7 @@ CLAIMS = [
     Claim(
         id="ioffe_szegedy.fig1a.faster",
         source=f"{SOURCE}, §4.1, figure 1a",
-        statement="Batch normalization helps the network train faster: 95% of validation accuracy in fewer steps.",
+        statement="BN reaches 95% in fewer steps.",
         published="faster",
         rule=Sooner(0.95, SAME_RATE, PLAIN, steps=True),
         sweeps=FIG1,
@@ -108,7 +109,7 @@ CLAIMS = [
     Claim(
         id="ioffe_szegedy.fig1b.median",
         source=f"{SOURCE}, §4.1, figure 1b, c",
-        statement="The median input of the last hidden sigmoid moves less over training with batch normalization.",
+        statement="The last sigmoid's median moves less.",
         published="more stable",
         rule=Directional(
             each("range of the median", drift(f"{LAST}/p50", SETTLED), SAME_RATE),
@@ -122,7 +123,7 @@ CLAIMS = [
     Claim(
         id="ioffe_szegedy.fig1b.spread",
         source=f"{SOURCE}, §4.1, figure 1b, c",
-        statement="So does its spread, the 85th minus the 15th percentile.",
+        statement="Nor does its spread move as much.",
         published="more stable",
         rule=Directional(
             each("range of the spread", drift_of_spread(LAST, SETTLED), SAME_RATE),
@@ -136,20 +137,20 @@ CLAIMS = [
     Claim(
         id="ioffe_szegedy.rates",
         source=f"{SOURCE}, §3.3",
-        statement="Batch normalization enables higher learning rates: the largest one that trains is larger.",
+        statement="BN trains at higher learning rates.",
         published="larger",
         rule=Directional(largest_that_trains(BATCH, "optim.lr"), largest_that_trains(NONE, "optim.lr")),
         sweeps=[RATES],
         note="Trains: validation accuracy of at least 90% after 5,000 steps.",
         figure=FIGURE_RATES,
     ),
-    multiple("none", 5, False, "At 5 times its best rate the network without batch normalization does not train."),
-    multiple("batch", 5, True, "At 5 times that rate the network with batch normalization trains."),
+    multiple("none", 5, False, "Without BN, 5 times the best rate fails."),
+    multiple("batch", 5, True, "With BN, 5 times that rate trains."),
     multiple(
         "batch",
         30,
         True,
-        "At 30 times that rate the network with batch normalization trains.",
+        "With BN, 30 times that rate trains.",
         note=f"{INCEPTION} The paper multiplies Inception's customary rate; here it is the best of a grid, which "
         "leaves less room: the largest rate that trains with batch normalization is 10 times as high.",
     ),
@@ -170,7 +171,7 @@ CLAIMS = [
     Claim(
         id="ioffe_szegedy.bias",
         source=f"{SOURCE}, §3.2",
-        statement="A bias before batch normalization is without effect: BN(Wu + b) = BN(Wu).",
+        statement="A bias before BN has no effect: BN(Wu + b) = BN(Wu).",
         published="equal",
         rule=Exact(bias_before),
     ),

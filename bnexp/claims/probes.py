@@ -1,4 +1,4 @@
-"""What isn't recorded while a run trains, read off its checkpoint or its start."""
+"""Metrics that are not recorded while a run trains: read off its checkpoint, or off its initial state."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +14,9 @@ from bnexp.batches import Order
 from bnexp.bench import Contender
 from bnexp.checkpoint import load_checkpoint
 from bnexp.claims.claim import NoVerdictError, Runs
-from bnexp.claims.values import Arm, Metric, PerSeed, Values
+from bnexp.claims.values import NO_RUNS, Arm, Metric, PerSeed, Values
 from bnexp.comparison import accuracy
 from bnexp.compiler import compiler_problem
-from bnexp.config import RunConfig
 from bnexp.data import Data, load_data
 from bnexp.datasets.images import Images
 from bnexp.engine import Evaluator, Tensors, make_answer, pick_device, prepare_torch, start_member
@@ -28,13 +27,9 @@ from bnexp.runs import CHECKPOINT, RunRecord
 SINGLE_IMAGES = 200  # of the lesson's inference cell
 
 
-def config_of(run: RunRecord) -> RunConfig:
-    return run.located()
-
-
 def trained(run: RunRecord) -> tuple[nn.Module, Tensors, Tensors, Data]:
-    """Network on the meta device, its final parameters and buffers, its data."""
-    config = config_of(run)
+    """Return a run's network on the meta device, its final parameters and buffers, and its data."""
+    config = run.located()
     prepare_torch(config, torch.device("cpu"))
     data, tensors = load_data(config.dataset, run.directory), load_checkpoint(run.directory / CHECKPOINT)
     parameters, buffers = (
@@ -45,7 +40,7 @@ def trained(run: RunRecord) -> tuple[nn.Module, Tensors, Tensors, Data]:
 
 
 def train_test_gap(run: RunRecord) -> float:
-    """Accuracy on the images it was trained on minus that on the test images, both in evaluation mode."""
+    """Return accuracy on the training images minus that on the test images, both in evaluation mode."""
     model, parameters, buffers, data = trained(run)
     return Evaluator(model, data).evaluate(parameters, buffers, data.train).accuracy - accuracy(run)
 
@@ -55,7 +50,7 @@ def train_test_gap(run: RunRecord) -> float:
 
 @torch.no_grad()
 def answers_one_by_one(run: RunRecord, training: bool) -> tuple[Tensor, Tensor]:
-    """Answers to the first 200 test images, given one at a time, and the labels."""
+    """Return the answers to the first 200 test images, given one at a time, and the labels; both (200,)."""
     model, parameters, buffers, data = trained(run)
     model.train(training)
     images = data.test[:SINGLE_IMAGES]
@@ -67,10 +62,13 @@ def answers_one_by_one(run: RunRecord, training: bool) -> tuple[Tensor, Tensor]:
 
 
 def distinct_answers(run: RunRecord) -> float:
+    """Return how many different answers single images get in training mode."""
     return float(len(set(answers_one_by_one(run, training=True)[0].tolist())))
 
 
 def right_one_by_one(training: bool) -> Metric:
+    """Return the metric of how many single images are answered rightly, as a share."""
+
     def read(run: RunRecord) -> float:
         answers, labels = answers_one_by_one(run, training)
         return float((answers == labels).double().mean())
@@ -82,15 +80,17 @@ def right_one_by_one(training: bool) -> Metric:
 
 
 def accuracy_on_mixture(run: RunRecord, styles: tuple[str, str], images: float, norms: float) -> float:
-    """Test accuracy of a conditional network with its γ and β mixed linearly, a share `norms` of the second style's,
-    on images that are mixed pixel by pixel, a share `images` of the second style.
+    """Return the test accuracy of a conditional network between two styles.
+
+    Its γ and β are mixed linearly, with a share `norms` of the second style's; the images pixel by pixel, with a share
+    `images` of the second style.
     """
     model, parameters, buffers, data = trained(run)
-    first, second = (config_of(run).dataset.conditions.index(style) for style in styles)
+    first, second = (run.located().dataset.conditions.index(style) for style in styles)
     for name, module in model.named_modules():
         if isinstance(module, ConditionalNorm):
-            for own in (f"{name}.weight", f"{name}.bias"):
-                parameters[own] = torch.lerp(parameters[own][first], parameters[own][second], norms)[None]
+            for key in (f"{name}.weight", f"{name}.bias"):
+                parameters[key] = torch.lerp(parameters[key][first], parameters[key][second], norms)[None]
     assert data.test.condition is not None
     one, two = (data.test[torch.eq(data.test.condition, number)] for number in (first, second))
     mixed = torch.lerp(one.pixels.float(), two.pixels.float(), images)
@@ -105,7 +105,7 @@ _probed: dict[Path, list[Probe]] = {}
 
 
 def over_probes(measure: Callable[[Probe], float]) -> Metric:
-    """Mean over a run's checkpoints."""
+    """Return the metric of a measure's mean over a run's checkpoints."""
 
     def read(run: RunRecord) -> float:
         return float(np.mean([measure(probe) for probe in probes_of(run)]))
@@ -114,7 +114,7 @@ def over_probes(measure: Callable[[Probe], float]) -> Metric:
 
 
 def probes_of(run: RunRecord) -> list[Probe]:
-    """At each checkpoint; done once for all claims."""
+    """Return the probe at each checkpoint; a run is probed once for all claims."""
     if run.directory not in _probed:
         _probed[run.directory] = probe_run(run)
     return _probed[run.directory]
@@ -124,16 +124,17 @@ def probes_of(run: RunRecord) -> list[Probe]:
 
 
 def gradient_growth(run: RunRecord) -> float:
-    """Factor by which the squared norm of the gradient grows from a layer to the one before it, at the start: least
-    squares on its logarithm, over the outputs of the hidden linear layers, on the run's first batch.
+    """Return the factor by which the squared gradient norm grows from a layer to the one before it, at the start.
+
+    Least squares on its logarithm over the hidden linear layers' outputs, on the run's first batch.
     """
     norms = gradient_norms(run)
     return float(np.exp(-np.polyfit(np.arange(len(norms)), np.log(norms), 1)[0]))
 
 
 def gradient_norms(run: RunRecord) -> list[float]:
-    """Squared norm of the loss's gradient by the output of each hidden layer's linear map, in float64."""
-    config = config_of(run)
+    """Return the squared norm of the loss's gradient by each hidden linear layer's output, (layers,), in float64."""
+    config = run.located()
     prepare_torch(config, torch.device("cpu"))
     data = load_data(config.dataset, run.directory)
     state = start_member(config, data).map(to_double)
@@ -148,6 +149,7 @@ def gradient_norms(run: RunRecord) -> list[float]:
 
 
 def to_double(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, but for integers."""
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
@@ -158,10 +160,13 @@ _measured: dict[tuple[str, str], dict[str, list[float]]] = {}
 
 
 def batches_per_second(runs: Runs, mode: str) -> dict[str, list[float]]:
-    """norm → updates a second of the network of these runs, a value a round; the norms take turns within a round."""
-    configs = {run.config["norm"]["name"]: config_of(run) for run in runs}
+    """Return norm → updates a second of the network of these runs, one value a round, in interleaved rounds.
+
+    Raises NoVerdictError where a norm's runs are missing or the mode needs a compiler.
+    """
+    configs = {run.config["norm"]["name"]: run.located() for run in runs}
     if {"none", "batch"} - configs.keys():
-        raise NoVerdictError("an arm has no complete runs")
+        raise NoVerdictError(NO_RUNS)
     key = (mode, repr(configs))
     if key not in _measured:
         first = configs["none"]
@@ -170,7 +175,7 @@ def batches_per_second(runs: Runs, mode: str) -> dict[str, list[float]]:
         if problem:
             raise NoVerdictError(problem)
         prepare_torch(first, device)
-        data = load_data(config_of(runs[0]).dataset, runs[0].directory)
+        data = load_data(runs[0].located().dataset, runs[0].directory)
         contenders = {norm: Contender(config, mode, 1, data) for norm, config in configs.items()}
         for _ in range(ROUNDS):
             for contender in contenders.values():
@@ -180,7 +185,10 @@ def batches_per_second(runs: Runs, mode: str) -> dict[str, list[float]]:
 
 
 def rates(arm: Arm, mode: str, norm: str) -> Values:
-    """`arm`: runs that differ in their norm alone. A round stands for a seed."""
+    """Return the batches a second with a norm, measured in rounds that take the place of seeds.
+
+    The runs of `arm` differ in their norm alone.
+    """
 
     def of(runs: Runs) -> PerSeed:
         return dict(enumerate(batches_per_second(arm.pick(runs), mode)[norm]))
@@ -189,8 +197,10 @@ def rates(arm: Arm, mode: str, norm: str) -> Values:
 
 
 def rate_ratio(arm: Arm, mode: str) -> Values:
+    """Return the batches a second with batch normalization over those without, round by round."""
+
     def of(runs: Runs) -> PerSeed:
-        found = batches_per_second(arm.pick(runs), mode)
-        return {number: b / n for number, (b, n) in enumerate(zip(found["batch"], found["none"], strict=True))}
+        speeds = batches_per_second(arm.pick(runs), mode)
+        return {number: b / n for number, (b, n) in enumerate(zip(speeds["batch"], speeds["none"], strict=True))}
 
     return Values(f"batches a second with norm=batch over those without ({mode}, {ROUNDS} interleaved rounds)", of)

@@ -32,12 +32,12 @@ CLAIMS: list[Claim] = [
 
 
 def family(claim: Claim) -> str:
-    """The first word of its id: the claims that Holm's correction runs over."""
+    """Return the first part of a claim's id; Holm's correction runs over the claims that share it."""
     return claim.id.split(".", maxsplit=1)[0]
 
 
 def pick(names: list[str]) -> list[Claim]:
-    """Claims by what their ids begin with, all of them without a name. Raises ConfigError."""
+    """Return the claims whose ids begin with one of `names`, all claims without a name. Raises ConfigError."""
     for name in names:
         if not any(claim.id.startswith(name) for claim in CLAIMS):
             starts = sorted({".".join(c.id.split(".")[:n]) for c in CLAIMS for n in range(1, 5)})

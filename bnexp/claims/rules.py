@@ -1,19 +1,19 @@
-"""How a claim is judged. Each rule says in words what it does, measures, and gives the verdict."""
+"""How a claim is judged: each rule describes itself, measures runs, and gives the verdict."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 
 from bnexp.claims.claim import Evidence, NoVerdictError, Runs, Verdict
-from bnexp.claims.values import Arm, Values
-from bnexp.comparison import compare_times, crossing, horizon, matched
+from bnexp.claims.values import NO_RUNS, Arm, Values, choices, mean_text, named
+from bnexp.comparison import compare_run_times, crossing, horizon
 from bnexp.runs import RunRecord
 from bnexp.stats import (
     FEWEST_PAIRS,
     Estimate,
+    matched,
     mean_interval,
     pairing,
     prediction_interval,
@@ -24,7 +24,7 @@ from bnexp.stats import (
 )
 
 SIGNIFICANT = 0.05
-FEWEST = 3  # values of an interval or a range
+FEWEST = 3  # values that an interval or a range takes
 WIDEST = 0.5  # of a prediction interval of accuracies: beyond it, it holds both a trained network's and chance
 TEST = (
     "sign-flip permutation of the differences, seed by seed, Holm over the claims of the source, p < 0.05, and the 95% "
@@ -33,27 +33,25 @@ TEST = (
 Judgement = tuple[Verdict, str]
 
 
-class Against(TypedDict, total=False):
-    difference: bool
-    shift: float
-
-
 def both(runs: Runs, ours: Values, control: Values | float) -> tuple[list[float], list[float]]:
-    own = ours.of(runs)
-    found = matched(own, control.of(runs) if isinstance(control, Values) else dict.fromkeys(own, control))
-    if not found[0]:
-        raise NoVerdictError("an arm has no complete runs")
-    return found
+    """Return the values of both sides at their common seeds; a number is the same for all. Raises NoVerdictError."""
+    values = ours.of(runs)
+    pairs = matched(values, control.of(runs) if isinstance(control, Values) else dict.fromkeys(values, control))
+    if not pairs[0]:
+        raise NoVerdictError(NO_RUNS)
+    return pairs
 
 
-def against(control: Values | float) -> Against:
-    """How the reader is to see a difference: from another arm as such, from a number as what was measured."""
-    return {"difference": True} if isinstance(control, Values) else {"shift": control}
+def number_of(control: Values | float) -> float:
+    """Return the published number that is subtracted; 0 where the control is an arm, and the difference is shown."""
+    return 0.0 if isinstance(control, Values) else control
 
 
-def named(control: Values | float, beside: Values) -> str:
-    """A number as the reader sees the values beside it."""
-    return control.words if isinstance(control, Values) else f"{beside.scale * control:,.6g}{beside.unit}"
+def of_difference(
+    difference: Estimate, ours: Values, control: Values | float, detail: str, p: float | None = None
+) -> Evidence:
+    """Return the evidence of a mean paired difference from the control."""
+    return Evidence(difference, ours.scale, ours.unit, p, isinstance(control, Values), number_of(control), detail)
 
 
 @dataclass(frozen=True)
@@ -65,91 +63,82 @@ class Directional:
     lower: bool = False
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
+        """The rule in a sentence, for the record."""
         return (
-            f"directional: {self.ours.words} is {'lower' if self.lower else 'higher'} than "
+            f"directional: {self.ours.label} is {'lower' if self.lower else 'higher'} than "
             f"{named(self.control, self.ours)}; {TEST}"
         )
 
     @property
     def zero(self) -> float:
-        """What the reader sees where there is no difference."""
-        return 0.0 if isinstance(self.control, Values) else self.ours.scale * self.control
+        """What the reader sees where there is no difference: 0, or the published number."""
+        return self.ours.scale * number_of(self.control)
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
+        """Return the mean paired difference and its p-value. Raises NoVerdictError."""
         ours, control = both(runs, self.ours, self.control)
         differences = np.subtract(ours, control)
-        detail = f"{shown(ours, self.ours)} against {shown(control, self.ours)}"
+        detail = f"{mean_text(ours, self.ours)} against {mean_text(control, self.ours)}"
         gained = pairing(ours, control)
         if gained.correlation is not None:
             detail += f"; correlation of the pairs {gained.correlation:.2f}"
-        detail += told(runs, self.ours, self.control)
-        return Evidence(
-            mean_interval(differences, random),
-            self.ours.scale,
-            self.ours.unit,
-            sign_flip_p(differences, random),
-            detail=detail,
-            **against(self.control),
-        )
+        detail += choices(runs, self.ours, self.control)
+        difference, p = mean_interval(differences, random), sign_flip_p(differences, random)
+        return of_difference(difference, self.ours, self.control, detail, p)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
+        """Return the verdict of `directional`."""
         return directional(evidence.measured, p, self.lower)
 
 
-def directional(found: Estimate, p: float | None, lower: bool) -> Judgement:
-    if found.n < FEWEST_PAIRS or p is None or found.low is None or found.high is None:
-        return Verdict.INCONCLUSIVE, f"too few seeds: {found.n} pairs, significance takes {FEWEST_PAIRS}"
-    if found.low <= 0 <= found.high:
+def directional(difference: Estimate, p: float | None, lower: bool) -> Judgement:
+    """Judge a mean paired difference that should be above 0, or below where `lower`; `p` is corrected."""
+    if difference.n < FEWEST_PAIRS or p is None or difference.low is None or difference.high is None:
+        return Verdict.INCONCLUSIVE, f"too few seeds: {difference.n} pairs, significance takes {FEWEST_PAIRS}"
+    if difference.low <= 0 <= difference.high:
         return Verdict.INCONCLUSIVE, "the difference may be either way"
     if p >= SIGNIFICANT:
         return Verdict.INCONCLUSIVE, f"too few seeds for as many claims: p = {p:.2g} after Holm's correction"
-    return (Verdict.REPRODUCED if (found.mean < 0) == lower else Verdict.CONTRADICTED), ""
-
-
-def told(runs: Runs, *sides: Values | Arm | float) -> str:
-    """What was chosen on the way, once."""
-    found = dict.fromkeys(side.tell(runs) for side in sides if not isinstance(side, float | int))
-    return "".join(f"; {words}" for words in found if words)
-
-
-def shown(values: list[float], of: Values) -> str:
-    return f"{of.scale * float(np.mean(values)):.4g}{of.unit and ' ' * (of.unit != '%')}{of.unit}"
+    return (Verdict.REPRODUCED if (difference.mean < 0) == lower else Verdict.CONTRADICTED), ""
 
 
 @dataclass(frozen=True)
 class Numeric:
-    """A single published run."""
+    """A single published run has this value."""
 
     ours: Values
     published: float
     tolerance: float
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
+        """The rule in a sentence, for the record."""
         return (
-            f"numeric: the published figure lies in the 95% prediction interval of one run of ours ({self.ours.words}),"
+            f"numeric: the published figure lies in the 95% prediction interval of one run of ours ({self.ours.label}),"
             f" or within {self.ours.scale * self.tolerance:g}{self.ours.unit} of our mean; inconclusive where the "
             f"interval is wider than {self.ours.scale * WIDEST:g}{self.ours.unit}"
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
+        """Return the mean with its prediction interval."""
         return Evidence(prediction_interval(list(self.ours.of(runs).values())), self.ours.scale, self.ours.unit)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        found = evidence.measured
-        if found.n < FEWEST or found.low is None or found.high is None:
-            return Verdict.INCONCLUSIVE, f"too few seeds: {found.n}, an interval takes {FEWEST}"
-        if abs(found.mean - self.published) <= self.tolerance:
+        """Reproduced within the tolerance of the mean, or inside the prediction interval."""
+        interval = evidence.measured
+        if interval.n < FEWEST or interval.low is None or interval.high is None:
+            return Verdict.INCONCLUSIVE, f"too few seeds: {interval.n}, an interval takes {FEWEST}"
+        if abs(interval.mean - self.published) <= self.tolerance:
             return Verdict.REPRODUCED, ""
-        if found.high - found.low > WIDEST:
+        if interval.high - interval.low > WIDEST:
             return Verdict.INCONCLUSIVE, "some seeds train and some do not: the interval holds everything"
-        return (Verdict.REPRODUCED if found.low <= self.published <= found.high else Verdict.CONTRADICTED), ""
+        return (Verdict.REPRODUCED if interval.low <= self.published <= interval.high else Verdict.CONTRADICTED), ""
 
 
 @dataclass(frozen=True)
 class TimeToAccuracy:
-    """A published crossing, between steps `low` and `high`."""
+    """An arm's validation accuracy passes `target` between the published steps `low` and `high`."""
 
     target: float
     arm: Arm
@@ -157,48 +146,51 @@ class TimeToAccuracy:
     high: float
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
+        """The rule in a sentence, for the record."""
         return (
             f"time to accuracy: {self.target:.0%} of validation accuracy is passed between the published steps "
-            f"{self.low:,g} and {self.high:,g}, and this overlaps the range of our runs ({self.arm.words}; evaluations "
+            f"{self.low:,g} and {self.high:,g}, and this overlaps the range of our runs ({self.arm.label}; evaluations "
             "included on both sides, a run that never gets there counts as never)"
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        own = self.arm.pick(runs)
-        if not own:
-            raise NoVerdictError("an arm has no complete runs")
-        times = {run.seed: crossing(run, self.target) for run in own}
-        until, never = horizon(own, "steps"), list(times.values()).count(None)
-        between = [(before(run, time), time) for run in own if (time := times[run.seed]) is not None]
+        """Return the mean step of the crossing and its range over the runs. Raises NoVerdictError."""
+        arm_runs = self.arm.pick(runs)
+        if not arm_runs:
+            raise NoVerdictError(NO_RUNS)
+        times = {run.seed: crossing(run, self.target) for run in arm_runs}
+        until, never = horizon(arm_runs, "steps"), list(times.values()).count(None)
+        between = [(before(run, time), time) for run in arm_runs if (time := times[run.seed]) is not None]
         earliest = min((first for first, _ in between), default=until)
         latest = math.inf if never else max(time for _, time in between)
         median = time_to(list(times.values())).median
         detail = (
-            f"{len(own) - never} of {len(own)} get there, median step {f'{median:,.0f}' if median else 'never'}; "
-            f"restricted mean of {until:,.0f} steps"
+            f"{len(arm_runs) - never} of {len(arm_runs)} get there, median step "
+            f"{f'{median:,.0f}' if median else 'never'}; restricted mean of {until:,.0f} steps"
         )
-        mean = float(np.mean(restricted_times(list(times.values()), until)))
-        return Evidence(Estimate(mean, earliest, latest, len(own)), unit="steps", detail=detail)
+        mean = float(np.mean(list(restricted_times(times, until).values())))
+        return Evidence(Estimate(mean, earliest, latest, len(arm_runs)), unit="steps", detail=detail)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        found = evidence.measured
-        assert found.low is not None
-        assert found.high is not None
-        if found.n < FEWEST:
-            return Verdict.INCONCLUSIVE, f"too few seeds: {found.n}, a range takes {FEWEST}"
-        overlap = found.low < self.high and self.low <= found.high  # it comes after the evaluation before
+        """Reproduced where the range of the runs overlaps the published one."""
+        interval = evidence.measured
+        assert interval.low is not None
+        assert interval.high is not None
+        if interval.n < FEWEST:
+            return Verdict.INCONCLUSIVE, f"too few seeds: {interval.n}, a range takes {FEWEST}"
+        overlap = interval.low < self.high and self.low <= interval.high  # it comes after the evaluation before
         return (Verdict.REPRODUCED if overlap else Verdict.CONTRADICTED), ""
 
 
 def before(run: RunRecord, step: float) -> float:
-    """The evaluation before: the crossing lies between."""
+    """Return the step of the evaluation before `step`: the crossing lies between."""
     return float(max((known for known in run.validation if known < step), default=0))
 
 
 @dataclass(frozen=True)
 class Sooner:
-    """An arm reaches an accuracy in fewer seconds of training (or in fewer `steps`)."""
+    """An arm reaches a validation accuracy in fewer seconds of training, or in fewer `steps`."""
 
     target: float
     ours: Arm
@@ -207,36 +199,40 @@ class Sooner:
     zero = 0.0
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
+        """The rule in a sentence, for the record."""
         return (
             f"directional: restricted mean of the {'steps' if self.steps else 'seconds of training'} to "
-            f"{self.target:.0%} of validation accuracy is lower for {self.ours.words} than for {self.control.words}, a "
+            f"{self.target:.0%} of validation accuracy is lower for {self.ours.label} than for {self.control.label}, a "
             f"run that never gets there counting the horizon; {TEST}"
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
+        """Return the mean paired difference of the restricted times and its p-value. Raises NoVerdictError."""
         ours, control, unit = self.ours.pick(runs), self.control.pick(runs), "steps" if self.steps else "seconds"
         if not (ours and control):
-            raise NoVerdictError("an arm has no complete runs")
+            raise NoVerdictError(NO_RUNS)
         panel = [*ours, *control]
-        own, base = (compare_times(arm, control, panel, self.target, unit, random) for arm in (ours, control))
+        times = [compare_run_times(arm, control, panel, self.target, unit, random) for arm in (ours, control)]
         reached = " against ".join(
-            f"{found.restricted.mean:,.4g} {unit} ({found.times.reached} of {found.times.n} there)"
-            for found in (own, base)
-            if found.restricted
+            f"{time.restricted.mean:,.4g} {unit} ({time.times.reached} of {time.times.n} there)"
+            for time in times
+            if time.restricted
         )
-        difference = own.difference or Estimate(math.nan, None, None, 0)
-        detail = f"{reached}; horizon {horizon(panel, unit):,.4g} {unit}{told(runs, self.ours, self.control)}"
-        return Evidence(difference, unit=unit, p=own.p, difference=True, detail=detail)
+        difference = times[0].difference or Estimate(math.nan, None, None, 0)
+        detail = f"{reached}; horizon {horizon(panel, unit):,.4g} {unit}{choices(runs, self.ours, self.control)}"
+        return Evidence(difference, unit=unit, p=times[0].p, difference=True, detail=detail)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
+        """Return the verdict of `directional`: lower is sooner."""
         return directional(evidence.measured, p, lower=True)
 
 
 @dataclass(frozen=True)
 class Share:
-    """The share of seeds whose value reaches a threshold: `most` of them, few, or (None) some and not others. Few says
-    something only where most of a `control`'s do reach it.
+    """The share of seeds whose value reaches a threshold: `most` of them, few, or (None) some and not others.
+
+    Few of them say something only where most of a `control`'s do reach it.
     """
 
     values: Values
@@ -245,8 +241,9 @@ class Share:
     control: Values | None = None
 
     @property
-    def words(self) -> str:
-        event = f"{self.values.words} reaches {self.values.scale * self.threshold:g}{self.values.unit}"
+    def description(self) -> str:
+        """The rule in a sentence, for the record."""
+        event = f"{self.values.label} reaches {self.values.scale * self.threshold:g}{self.values.unit}"
         if self.most is None:
             return (
                 f"rate: the share of seeds for which {event}, with its Wilson interval; reproduced where both outcomes "
@@ -254,29 +251,32 @@ class Share:
                 "out one half"
             )
         side = "above" if self.most else "below"
-        given = f", where most of {self.control.words} does" if self.control else ""
+        given = f", where most of {self.control.label} does" if self.control else ""
         return (
             f"rate: the share of seeds for which {event} has its Wilson interval {side} one half{given}, in "
             f"{FEWEST_PAIRS} seeds or more"
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
+        """Return the share of seeds with its Wilson interval. Raises NoVerdictError."""
         values = self.values.of(runs).values()
         reached = sum(value >= self.threshold for value in values)
         if not values:
-            raise NoVerdictError("an arm has no complete runs")
-        detail = f"{reached} of {len(values)} seeds{told(runs, self.values)}"
+            raise NoVerdictError(NO_RUNS)
+        detail = f"{reached} of {len(values)} seeds{choices(runs, self.values)}"
         return Evidence(wilson_interval(reached, len(values)), 100, "%", detail=detail, problem=self.problem(runs))
 
     def problem(self, runs: Runs) -> str | None:
+        """Return why no verdict can be given: most of the control's seeds do not reach the threshold either."""
         if self.control is None:
             return None
         reached = [value >= self.threshold for value in self.control.of(runs).values()]
         if sum(reached) > len(reached) / 2:
             return None
-        return f"the control doesn't get there either: {sum(reached)} of {len(reached)} seeds of {self.control.words}"
+        return f"the control doesn't get there either: {sum(reached)} of {len(reached)} seeds of {self.control.label}"
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
+        """Compare the interval with one half, or look for both outcomes."""
         share = evidence.measured
         assert share.low is not None
         assert share.high is not None
@@ -291,7 +291,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Equivalent:
-    """As the other arm, or as a published number, within a margin; `one_sided`: not worse by more than that."""
+    """As good as the other arm, or as a published number, within a margin; `one_sided`: not lower by more than that."""
 
     ours: Values
     control: Values | float
@@ -299,27 +299,30 @@ class Equivalent:
     one_sided: bool = False
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
+        """The rule in a sentence, for the record."""
         bound = f"{self.ours.scale * self.margin:g}{self.ours.unit}"
         limits = f"above -{bound}" if self.one_sided else f"inside ±{bound}"
         return (
-            f"equivalence: the 95% interval of the mean difference, {self.ours.words} minus "
+            f"equivalence: the 95% interval of the mean difference, {self.ours.label} minus "
             f"{named(self.control, self.ours)}, lies {limits}; contradicted where it lies wholly outside"
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
+        """Return the mean paired difference with its interval. Raises NoVerdictError."""
         ours, control = both(runs, self.ours, self.control)
-        detail = f"{shown(ours, self.ours)} against {shown(control, self.ours)}{told(runs, self.ours, self.control)}"
-        found = mean_interval(np.subtract(ours, control), random)
-        return Evidence(found, self.ours.scale, self.ours.unit, detail=detail, **against(self.control))
+        detail = f"{mean_text(ours, self.ours)} against {mean_text(control, self.ours)}"
+        detail += choices(runs, self.ours, self.control)
+        return of_difference(mean_interval(np.subtract(ours, control), random), self.ours, self.control, detail)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        found = evidence.measured
-        if found.n < FEWEST_PAIRS or found.low is None or found.high is None:
-            return Verdict.INCONCLUSIVE, f"too few seeds: {found.n}, an equivalence takes {FEWEST_PAIRS}"
-        if found.low > -self.margin and (self.one_sided or found.high < self.margin):
+        """Reproduced where the interval lies inside the margin, contradicted where it lies wholly outside."""
+        interval = evidence.measured
+        if interval.n < FEWEST_PAIRS or interval.low is None or interval.high is None:
+            return Verdict.INCONCLUSIVE, f"too few seeds: {interval.n}, an equivalence takes {FEWEST_PAIRS}"
+        if interval.low > -self.margin and (self.one_sided or interval.high < self.margin):
             return Verdict.REPRODUCED, ""
-        outside = found.high < -self.margin or (found.low > self.margin and not self.one_sided)
+        outside = interval.high < -self.margin or (interval.low > self.margin and not self.one_sided)
         return (Verdict.CONTRADICTED, "") if outside else (Verdict.INCONCLUSIVE, "the interval spans the margin")
 
 
@@ -331,11 +334,14 @@ class Exact:
     tolerance: float = 1e-10
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
+        """The rule in a sentence, for the record."""
         return f"exact: both sides computed in float64 differ by at most {self.tolerance:g}"
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
+        """Return the largest error."""
         return Evidence(Estimate(self.error(), None, None, 1), detail="largest difference of any element")
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
+        """Reproduced where the error is at most the tolerance."""
         return (Verdict.REPRODUCED if evidence.measured.mean <= self.tolerance else Verdict.CONTRADICTED), ""

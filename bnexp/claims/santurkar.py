@@ -5,8 +5,8 @@ Its widths are a quarter of the paper's, so that ten seeds fit into minutes on 2
 
 import numpy as np
 
-from bnexp.claims.claim import Claim, Rule, Runs, Sweep
-from bnexp.claims.drawings import Drawing, band
+from bnexp.claims.claim import Claim, ClaimSweep, Rule, Runs
+from bnexp.claims.drawings import Drawing, band_line
 from bnexp.claims.probes import over_probes, probes_of
 from bnexp.claims.rules import Directional, Equivalent
 from bnexp.claims.values import Arm, Values, each, recalibrated_accuracy, where
@@ -17,7 +17,7 @@ from bnexp.probe_report import loss_range
 SOURCE = "Santurkar et al. 2018"
 PHOTOGRAPHS = "dataset=image_folder dataset.path=data/cifar10-jpeg dataset.standardize=true dataset.validation=1000"
 NETWORK = "arch=vgg arch.channels=[16,32,64,64,128,128,128,128] arch.dense=128"
-VGG = Sweep(
+VGG = ClaimSweep(
     "santurkar",
     f"{PHOTOGRAPHS} dataset.limit=10000 norm=none,batch,noisy_batch {NETWORK} init=kaiming batch_size=64 optim.lr=0.05 "
     "steps=500 threads=1 eval.first_every=100 eval.keep=true eval.recalibrate=true",
@@ -26,9 +26,10 @@ NONE, BATCH, NOISY = (where(f"norm={norm}") for norm in ("none", "batch", "noisy
 
 
 def smoothness_lines(label: str, runs: Runs) -> list[Line]:
+    """Return the line of effective smoothness over the checkpoints of an arm's runs."""
     probes = [probes_of(run) for run in runs]
-    found = list(zip(*probes, strict=False))  # up to where the first of them diverged
-    return [band(label, [float(at[0].step) for at in found], [[probe.smoothness for probe in at] for at in found])]
+    steps = list(zip(*probes, strict=False))  # up to where the first run diverged
+    return [band_line(label, [float(at[0].step) for at in steps], [[probe.smoothness for probe in at] for at in steps])]
 
 
 FIGURE = Drawing(
@@ -44,11 +45,12 @@ DECADES = 0.1  # a quarter
 
 
 def shift(probe: Probe) -> float:
-    """log10 of the internal covariate shift, its mean over layers."""
+    """Return log10 of the internal covariate shift, its mean over layers."""
     return float(np.log10(np.mean(list(probe.shift.values()))))
 
 
 def cosine(probe: Probe) -> float:
+    """Return the cosine of a layer's gradients, its mean over layers."""
     return float(np.mean(list(probe.cosine.values())))
 
 
@@ -66,15 +68,18 @@ MEASURES = {
 
 
 def values(measure: str, arm: Arm) -> Values:
-    words, read = MEASURES[measure]
-    return each(words, over_probes(read), arm)
+    """Return one of MEASURES of an arm's runs, its mean over checkpoints."""
+    name, read = MEASURES[measure]
+    return each(name, over_probes(read), arm)
 
 
 def recalibrated(arm: Arm) -> Values:
+    """Return the test accuracy of an arm's runs by statistics of the whole training set."""
     return each("test accuracy by population statistics", recalibrated_accuracy, arm, 100, "%")
 
 
 def claim(name: str, section: str, statement: str, published: str, rule: Rule, note: str = "") -> Claim:
+    """Return a claim about the sweep of VGG networks."""
     return Claim(
         id=f"santurkar.{name}",
         source=f"{SOURCE}, {section}",
@@ -88,18 +93,19 @@ def claim(name: str, section: str, statement: str, published: str, rule: Rule, n
 
 
 def smoother(measure: str, statement: str) -> Claim:
+    """Return the claim that a measure along the gradient is lower with batch normalization."""
     rule = Directional(values(measure, BATCH), values(measure, NONE), lower=True)
     return claim(measure, "§3.1, figure 4", statement, "lower", rule, "Means over the checkpoints of a run.")
 
 
 CLAIMS = [
-    smoother("loss_range", "Along the gradient, ½ to 4 steps far, the loss varies less with batch normalization."),
-    smoother("gradient_distance", "Along it the gradient itself changes less."),
-    smoother("smoothness", "Its largest change over the distance, the effective smoothness, is lower."),
+    smoother("loss_range", "BN: the loss varies less along the gradient."),
+    smoother("gradient_distance", "BN: the gradient changes less along it."),
+    smoother("smoothness", "BN: the effective smoothness is lower."),
     claim(
         "noise.better",
         "§2.1, figure 2",
-        "With random shifts and scales after batch normalization the network is still better than without both.",
+        "BN with noise still beats no BN.",
         "better",
         Directional(recalibrated(NOISY), recalibrated(NONE)),
         LOOKED,
@@ -107,7 +113,7 @@ CLAIMS = [
     claim(
         "noise.as_good",
         "§2.1, figure 2",
-        "It is as good as with batch normalization alone.",
+        "BN with noise is as good as without.",
         "almost no difference",
         Equivalent(recalibrated(NOISY), recalibrated(BATCH), MARGIN, one_sided=True),
         f"Taken as: worse by no more than {100 * MARGIN:g} points. {LOOKED} Noise is drawn for a channel "
@@ -116,7 +122,7 @@ CLAIMS = [
     claim(
         "shift",
         "§2.2, figure 3",
-        "Batch normalization does not make the internal covariate shift smaller: as a distance.",
+        "BN makes the covariate shift no smaller.",
         "similar or larger",
         Equivalent(values("shift", BATCH), values("shift", NONE), DECADES, one_sided=True),
         f"Definition 2.1: how far a layer's gradient moves when the layers before it take their step. Taken as: not "
@@ -125,7 +131,7 @@ CLAIMS = [
     claim(
         "cosine",
         "§2.2, figure 3",
-        "Nor as an angle: a layer's gradient keeps its direction no better.",
+        "BN keeps the gradients' direction no better.",
         "similar or worse",
         Equivalent(values("cosine", NONE), values("cosine", BATCH), ALIKE, one_sided=True),
         f"Taken as: the cosine is not larger by more than {ALIKE:g}. Here, in the first 500 steps of a narrow network, "

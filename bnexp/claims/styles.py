@@ -5,7 +5,7 @@ Dumoulin et al. 2017, "A Learned Representation for Artistic Style", paint with 
 
 import numpy as np
 
-from bnexp.claims.claim import Claim, Runs, Sweep
+from bnexp.claims.claim import Claim, ClaimSweep, Runs
 from bnexp.claims.drawings import at_each, curves
 from bnexp.claims.probes import accuracy_on_mixture
 from bnexp.claims.rules import Directional, Equivalent
@@ -31,18 +31,18 @@ FEWER = 0.5  # of its steps
 
 
 def each_alone(styles: tuple[str, ...]) -> str:
-    """A network for each."""
+    """Return the overrides of a network for each style."""
     return f"dataset.conditions={','.join(f'[{style}]' for style in styles)} optim.lr=0.1 steps={STEPS}"
 
 
-SHARED = Sweep(
+SHARED = ClaimSweep(
     "styles_shared",
     f"norm=batch,conditional_batch dataset.conditions=[{','.join(STYLES)}] optim.lr=0.1 steps={len(STYLES) * STEPS} "
     f"eval.first_every={STEPS} eval.every={STEPS}",
 )
-SEPARATE = Sweep("styles_separate", f"norm=batch {each_alone(STYLES)} eval.first_every=1000")
-SCRATCH = Sweep("styles_scratch", f"norm=conditional_batch {each_alone(NEW)}")
-TUNED = Sweep(
+SEPARATE = ClaimSweep("styles_separate", f"norm=batch {each_alone(STYLES)} eval.first_every=1000")
+SCRATCH = ClaimSweep("styles_scratch", f"norm=conditional_batch {each_alone(NEW)}")
+TUNED = ClaimSweep(
     "styles_tuned",
     f"norm=conditional_batch {each_alone(NEW)} trainable=norms "
     "init_from='results/sweeps/claims/styles_shared/norm=conditional_batch,seed=${seed}'",
@@ -54,10 +54,12 @@ OWN_NETWORKS = where(f"norm=batch steps={STEPS}")
 
 
 def parameters(run: RunRecord) -> float:
+    """Return how many parameters a run's network has."""
     return float(run.record["parameters"])
 
 
 def fraction_of_parameters() -> Values:
+    """Return the shared network's parameters over those of all separate networks."""
     ours = each("parameters", parameters, CONDITIONAL)
     theirs = over_runs("parameters", parameters, OWN_NETWORKS, sum)
 
@@ -69,7 +71,7 @@ def fraction_of_parameters() -> Values:
 
 
 def mixed(words: str, *norms: float) -> Values:
-    """The best of several shares of the second style's γ and β, on images that are half of each style."""
+    """Return the best test accuracy of several shares of the second style's γ and β, on images half of each style."""
 
     def read(run: RunRecord) -> float:
         return max(accuracy_on_mixture(run, MIXED, 0.5, share) for share in norms)
@@ -78,12 +80,13 @@ def mixed(words: str, *norms: float) -> Values:
 
 
 def learned_by_norms(style: str) -> Claim:
+    """Return the claim that γ and β alone learn a style."""
     tuned, scratch = (where(f"dataset.conditions=['{style}'] trainable={what}") for what in ("norms", "all"))
     half = steps_to_share(SHARE, scratch, scratch, FEWER)
     return Claim(
         id=f"styles.new.{style}",
         source=f"{SOURCE}, §3",
-        statement=f"γ and β alone learn a new style in far fewer steps than a network does from scratch ({style}).",
+        statement="γ and β alone learn a style far sooner.",
         published="5,000 steps against 40,000",
         rule=Directional(steps_to_share(SHARE, scratch, tuned), half, lower=True),
         sweeps=[TUNED, SCRATCH],
@@ -101,7 +104,7 @@ CLAIMS = [
     Claim(
         id="styles.accuracy",
         source=f"{SOURCE}, §3",
-        statement="One network with a γ and β a style is as good as a network for each.",
+        statement="One network is as good as one per style.",
         published="comparable",
         rule=Equivalent(
             on_test(CONDITIONAL),
@@ -116,7 +119,7 @@ CLAIMS = [
     Claim(
         id="styles.parameters",
         source=f"{SOURCE}, §2.2",
-        statement="It has a fraction of their parameters.",
+        statement="One network has a fraction of their parameters.",
         published="a fraction",
         rule=Directional(fraction_of_parameters(), FRACTION, lower=True),
         sweeps=[SHARED, SEPARATE],
@@ -125,7 +128,7 @@ CLAIMS = [
     Claim(
         id="styles.own_scale",
         source=f"{SOURCE}, §2.2",
-        statement="A γ and β for each style are better than one for all.",
+        statement="γ and β for each style beat one for all.",
         published="better",
         rule=Directional(on_test(CONDITIONAL), on_test(ONE_FOR_ALL)),
         sweeps=[SHARED],
@@ -135,7 +138,7 @@ CLAIMS = [
     Claim(
         id="styles.mixture",
         source=f"{SOURCE}, §3",
-        statement="A convex mixture of two styles' γ and β serves images mixed likewise better than either does.",
+        statement="Mixed γ and β serve mixed images best.",
         published="better",
         rule=Directional(mixed("γ, β half of each", 0.5), mixed("the better of both styles' γ, β", 0.0, 1.0)),
         sweeps=[SHARED],

@@ -4,7 +4,7 @@ published cell, the crossing times of its figures, the inference cell and the th
 Its figures are single unseeded runs. Where its text reads them loosely, the figures are what is judged.
 """
 
-from bnexp.claims.claim import Claim, Sweep
+from bnexp.claims.claim import Claim, ClaimSweep
 from bnexp.claims.drawings import Drawing, curves
 from bnexp.claims.probes import distinct_answers, rate_ratio, right_one_by_one
 from bnexp.claims.rules import Equivalent, Numeric, Share, TimeToAccuracy
@@ -12,11 +12,13 @@ from bnexp.claims.values import Arm, each, on_test, on_validation, where
 
 SOURCE = "Udacity lesson"
 GRID = "experiment=udacity norm=none,batch act=relu,sigmoid"
-TABLE = Sweep("udacity", f"{GRID} init.std=0.05 optim.lr=0.01")
+TABLE = ClaimSweep("udacity", f"{GRID} init.std=0.05 optim.lr=0.01")
 # of these the end alone is judged, and what happens in the first 2,000 steps
-RATES = Sweep("udacity_rates", f"{GRID} init.std=0.05 optim.lr=1,2 eval.every=2500", most_seeds=5)
-WIDE = Sweep("udacity_wide", f"{GRID} init.std=5 optim.lr=0.01,1,2 eval.first_every=2500 eval.every=2500", most_seeds=5)
-START = Sweep("udacity_start", "experiment=udacity norm=none,batch act=relu optim.lr=0.01 steps=2000 compile=true")
+RATES = ClaimSweep("udacity_rates", f"{GRID} init.std=0.05 optim.lr=1,2 eval.every=2500", most_seeds=5)
+WIDE = ClaimSweep(
+    "udacity_wide", f"{GRID} init.std=5 optim.lr=0.01,1,2 eval.first_every=2500 eval.every=2500", most_seeds=5
+)
+START = ClaimSweep("udacity_start", "experiment=udacity norm=none,batch act=relu optim.lr=0.01 steps=2000 compile=true")
 
 TOLERANCE = 0.005  # of an accuracy: 50 of the 10,000 test images, 25 of the 5,000 for validation
 CHANCE = 0.15  # a constant answer is right for 8.9% to 11.5% of the images, depending on the class
@@ -54,15 +56,18 @@ LOOKED = (
 
 
 def arm(norm: str, std: float = 0.05, rate: float = 0.01, act: str = "relu") -> Arm:
+    """Return the runs of a cell of the lesson's table."""
     return where(f"norm={norm} act={act} optim.lr={rate:g} init.std={std:g}")
 
 
-def sweep_of(runs: Arm) -> Sweep:
-    return WIDE if "init.std=5" in runs.words else TABLE if "optim.lr=0.01" in runs.words else RATES
+def sweep_of(runs: Arm) -> ClaimSweep:
+    """Return the sweep that has these runs."""
+    return WIDE if "init.std=5" in runs.label else TABLE if "optim.lr=0.01" in runs.label else RATES
 
 
 def note_of(runs: Arm) -> str:
-    if runs.words == arm("none", act="sigmoid").words:
+    """Return the note of a claim about these runs."""
+    if runs.label == arm("none", act="sigmoid").label:
         return (
             "The network rests at chance for 20,000 steps and more, and what it has reached at 50,000 depends on when "
             "it leaves: the lesson's one run did so some 3,000 steps before ours. With normalization the cell agrees."
@@ -71,10 +76,12 @@ def note_of(runs: Arm) -> str:
 
 
 def pair(std: float, rate: float, act: str) -> dict[str, Arm]:
+    """Return the runs of a cell without and with batch normalization, labelled for a figure."""
     return {"without": arm("none", std, rate, act), "with batch normalization": arm("batch", std, rate, act)}
 
 
 def table_figure(std: float) -> Drawing:
+    """Return the figure of all cells with one scale of the initial weights."""
     panels = {f"{act}, rate {rate:g}": pair(std, rate, act) for rate in (0.01, 1, 2) for act in ("relu", "sigmoid")}
     return curves(f"udacity_{std:g}", f"The lesson's table: MNIST, weights N(0, {std:g}²)", panels)
 
@@ -92,25 +99,26 @@ TABLES = {std: table_figure(std) for std in (0.05, 5)}
 
 
 def cells() -> list[Claim]:
-    """A claim for each published accuracy, but where the outcome was published both ways."""
-    found: dict[str, Claim] = {}
+    """Return a claim for each published accuracy, but for cells whose outcome was published both ways."""
+    claims: dict[str, Claim] = {}
     for (std, rate, act, steps), accuracies in CELLS:
         for (norm, split), published in zip(COLUMNS, accuracies, strict=True):
             if norm == "batch" and (std, rate, act) in SEED_DEPENDENT:
                 continue
             name = f"{'start.' if steps == 2_000 else ''}{act}_{rate:g}_{std:g}.{norm}.{split}"
-            name = name if name not in found else f"{name}.again"
-            found[name] = cell(name, std, arm(norm, std, rate, act), split, published)
-    return list(found.values())
+            name = name if name not in claims else f"{name}.again"
+            claims[name] = cell(name, std, arm(norm, std, rate, act), split, published)
+    return list(claims.values())
 
 
 def cell(name: str, std: float, runs: Arm, split: str, published: float) -> Claim:
+    """Return the claim about one published accuracy."""
     start = name.startswith("start.")
     values = on_test(runs) if split == "test" else on_validation(runs)
     return Claim(
         id=f"udacity.{name}",
-        source=f"{SOURCE}, {runs.words}",
-        statement=f"The {values.words} is {published:.2%} after {2_000 if start else 50_000:,} steps.",
+        source=f"{SOURCE}, {runs.label}",
+        statement=f"{split.capitalize()}: {published:.2%} right.",
         published=f"{published:.2%}",
         rule=Numeric(values, published, CHANCE_TOLERANCE if published < CHANCE else TOLERANCE),
         sweeps=[START if start else sweep_of(runs)],
@@ -120,11 +128,12 @@ def cell(name: str, std: float, runs: Arm, split: str, published: float) -> Clai
 
 
 def seed_dependent(std: float, rate: float, act: str) -> Claim:
+    """Return the claim about a cell that was published with both outcomes."""
     values = on_test(arm("batch", std, rate, act))
     return Claim(
         id=f"udacity.{act}_{rate:g}_{std:g}.batch.rate",
-        source=f"{SOURCE}, {values.words.removeprefix('test accuracy of ')}",
-        statement="Whether the network trains with batch normalization depends on the seed: published once each way.",
+        source=f"{SOURCE}, {values.label.removeprefix('test accuracy of ')}",
+        statement="Whether it trains depends on the seed.",
         published="1 of 2 runs trains",
         rule=Share(values, TRAINS, most=None),
         sweeps=[sweep_of(arm("batch", std, rate, act))],
@@ -137,16 +146,19 @@ def seed_dependent(std: float, rate: float, act: str) -> Claim:
 
 
 def crossing(name: str, target: float, runs: Arm, published: str, low: float, high: float, note: str = "") -> Claim:
-    """`published`: as the lesson's figure or text has it; `low` and `high`: what that is taken as."""
+    """Return the claim about the step at which validation accuracy passes `target`.
+
+    `published` is as the lesson's figure or text has it, and taken as a step from `low` to `high`.
+    """
     return Claim(
         id=f"udacity.crossing.{name}",
-        source=f"{SOURCE}, figure of {runs.words}",
-        statement=f"Validation accuracy passes {target:.0%} at step {published}.",
+        source=f"{SOURCE}, figure of {runs.label}",
+        statement=f"{target:.0%} at step {published}.",
         published=f"step {published}",
         rule=TimeToAccuracy(target, runs, low, high),
         sweeps=[sweep_of(runs)],
         note=note or note_of(runs),
-        figure=LESSON if "optim.lr=0.01" in runs.words else TABLES[0.05],
+        figure=LESSON if "optim.lr=0.01" in runs.label else TABLES[0.05],
     )
 
 
@@ -176,7 +188,7 @@ CLAIMS = [
     Claim(
         id="udacity.inference.identical",
         source=f"{SOURCE}, inference cell",
-        statement="200 single test images in training mode get one identical answer.",
+        statement="In training mode, single images all get one answer.",
         published="1 answer",
         rule=Numeric(each("number of different answers", distinct_answers, arm("batch")), 1, 0),
         sweeps=[START],
@@ -184,7 +196,7 @@ CLAIMS = [
     Claim(
         id="udacity.inference.training_mode",
         source=f"{SOURCE}, inference cell",
-        statement="That answer is right for 5% of the images.",
+        statement="That answer is right for 5% of them.",
         published="5%",
         rule=Numeric(each("share of right answers", right_one_by_one(True), arm("batch"), 100, "%"), 0.05, TOLERANCE),
         sweeps=[START],
@@ -193,7 +205,7 @@ CLAIMS = [
     Claim(
         id="udacity.inference.population",
         source=f"{SOURCE}, inference cell",
-        statement="With population statistics 97% of them are right.",
+        statement="Population statistics: 97% are right.",
         published="97%",
         rule=Numeric(each("share of right answers", right_one_by_one(False), arm("batch"), 100, "%"), 0.97, 0.02),
         sweeps=[START],
@@ -201,10 +213,11 @@ CLAIMS = [
     Claim(
         id="udacity.throughput",
         source=f"{SOURCE}, progress bars of all cells",
-        statement="1,069 to 1,412 batches a second without and 488 to 537 with batch normalization: 0.35 to 0.50.",
+        statement="With BN 0.35 to 0.50 times the batches a second.",
         published="0.35 to 0.50",
         rule=Equivalent(rate_ratio(where("act=relu optim.lr=0.01 seed=0"), "eager"), 0.425, 0.075),
         sweeps=[START],
-        note=f"A ratio of this machine and this code, one thread, step by step as the lesson ran. {LOOKED}",
+        note="Published: 1,069 to 1,412 batches a second without, 488 to 537 with batch normalization. A ratio of this "
+        f"machine and this code, one thread, step by step as the lesson ran. {LOOKED}",
     ),
 ]

@@ -13,14 +13,15 @@ NEAR = 0.01  # of the maximum: a point of accuracy
 
 
 def sooner(act: str, target: int) -> Claim:
+    """Return the claim that an accuracy in percent is reached sooner in seconds."""
     return Claim(
         id=f"wiki.sooner_in_seconds.{act}.{target}",
         source=SOURCE,
-        statement=f"Each batch is slower with batch normalization, yet {target}% is reached sooner in seconds ({act}).",
+        statement=f"BN: {target}% sooner in seconds.",
         published="sooner",
         rule=Sooner(target / 100, arm("batch", act=act), arm("none", act=act)),
         sweeps=[TABLE],
-        note="Seconds are a run's share of its stack's: the seeds of a stack share a clock.",
+        note="Each batch is slower. Seconds are a run's share of its stack's: the seeds of a stack share a clock.",
         figure=LESSON,
     )
 
@@ -29,7 +30,7 @@ CLAIMS = [
     Claim(
         id="wiki.both_get_there",
         source=SOURCE,
-        statement="Without batch normalization the ReLU network reaches over 90% in the end, too.",
+        statement="Without BN, ReLU gets over 90% in the end, too.",
         rule=Share(on_test(arm("none")), 0.90, most=True),
         sweeps=[TABLE],
         published="over 90%",
@@ -38,7 +39,7 @@ CLAIMS = [
     Claim(
         id="wiki.at_once",
         source=SOURCE,
-        statement="With batch normalization accuracy passes 90% almost at once.",
+        statement="With BN, accuracy passes 90% almost at once.",
         published="almost at once",
         note="Taken as: within 1,000 of 50,000 iterations.",
         rule=Directional(steps_within(0.90, arm("batch")), 1_000, lower=True),
@@ -48,7 +49,7 @@ CLAIMS = [
     Claim(
         id="wiki.maximum",
         source=SOURCE,
-        statement="With batch normalization accuracy has its maximum by about 10,000 iterations.",
+        statement="With BN, the maximum comes by about 10,000 steps.",
         published="by about 10,000",
         note="Taken as: less than 1 point of validation accuracy is gained after.",
         rule=Directional(
@@ -60,7 +61,7 @@ CLAIMS = [
     Claim(
         id="wiki.batches_per_second",
         source=SOURCE,
-        statement="510 batches a second without and 270 with batch normalization: 0.53.",
+        statement="510 batches/s without BN, 270 with: 0.53.",
         published="0.53",
         rule=Equivalent(rate_ratio(SOLO, "eager"), 270 / 510, 0.05),
         sweeps=[START],
@@ -69,7 +70,7 @@ CLAIMS = [
     Claim(
         id="wiki.slower_a_batch",
         source=SOURCE,
-        statement="A batch takes longer with batch normalization.",
+        statement="A batch takes longer with BN.",
         published="slower",
         rule=Directional(rates(SOLO, "compiled", "batch"), rates(SOLO, "compiled", "none"), lower=True),
         sweeps=[START],
@@ -79,7 +80,7 @@ CLAIMS = [
     Claim(
         id="wiki.sigmoid_45000",
         source=SOURCE,
-        statement="With sigmoid the network without batch normalization needs over 45,000 iterations for 80%.",
+        statement="Sigmoid without BN: 80% after 45,000 steps.",
         published="over 45,000",
         rule=Directional(steps_within(0.80, arm("none", act="sigmoid")), 45_000),
         sweeps=[TABLE],

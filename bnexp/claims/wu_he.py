@@ -3,7 +3,7 @@
 Every batch size sees as many examples, its rate scaled with the batch, as in §4.1 of the paper.
 """
 
-from bnexp.claims.claim import Claim, Rule, Sweep
+from bnexp.claims.claim import Claim, ClaimSweep, Rule
 from bnexp.claims.drawings import against
 from bnexp.claims.identities import batch_of_one_is_instance, groups_of_one_are_instance, one_group_is_layer
 from bnexp.claims.rules import Directional, Equivalent, Exact
@@ -19,11 +19,12 @@ RATE = 0.1  # at 64 examples a batch
 MARGIN = 0.005  # half a point of test error
 
 
-def sweep(arch: str, size: int) -> Sweep:
+def sweep(arch: str, size: int) -> ClaimSweep:
+    """Return the sweep of batch and group normalization at one batch size."""
     steps = EXAMPLES[arch] // size
     words = f"{NETWORKS[arch]} norm=batch,group batch_size={size} optim.lr={RATE * size / 64:g} steps={steps}"
     compiled = "compile=true" if arch == "mlp" else ""
-    return Sweep(f"wu_he_{arch}_{size}", f"{words} eval.first_every={steps} eval.every={steps} {compiled}".strip())
+    return ClaimSweep(f"wu_he_{arch}_{size}", f"{words} eval.first_every={steps} eval.every={steps} {compiled}".strip())
 
 
 SWEEPS = {arch: [sweep(arch, size) for size in BATCH_SIZES] for arch in NETWORKS}
@@ -41,6 +42,7 @@ FIGURES = {
 
 
 def error(norm: str, size: int) -> Values:
+    """Return the test error with a norm at a batch size."""
     return error_on_test(where(f"norm={norm} batch_size={size}"))
 
 
@@ -51,19 +53,20 @@ AT_LEAST_AS_GOOD = (
 
 
 def claims(arch: str) -> list[Claim]:
-    found: dict[str, tuple[str, str, Rule]] = {
+    """Return the claims about small batches with one network."""
+    rules: dict[str, tuple[str, str, Rule]] = {
         "batch_rises": (
-            "Batch normalization's error is higher at 2 examples a batch than at 32.",
+            "BN: more error at batch 2 than 32.",
             "34.7% against 23.6% (ResNet-50, ImageNet)",
             Directional(error("batch", 2), error("batch", 32)),
         ),
         "group_stays": (
-            "Group normalization's error is the same at 2 examples a batch as at 32.",
+            "GN: same error at batch 2 as at 32.",
             "24.1% against 24.1% (ResNet-50, ImageNet)",
             Equivalent(error("group", 2), error("group", 32), MARGIN),
         ),
         "group_better": (
-            "At 2 examples a batch group normalization has the lower error.",
+            "GN: less error than BN at batch 2.",
             "24.1% against 34.7% (ResNet-50, ImageNet)",
             Directional(error("group", 2), error("batch", 2), lower=True),
         ),
@@ -72,14 +75,14 @@ def claims(arch: str) -> list[Claim]:
         Claim(
             id=f"wu_he.{arch}.{name}",
             source=f"{SOURCE}, §4.1, table 2",
-            statement=f"{statement[:-1]} ({arch}, MNIST).",
+            statement=statement,
             published=published,
             rule=rule,
             sweeps=SWEEPS[arch],
             note=AT_LEAST_AS_GOOD if name == "group_stays" else "",
             figure=FIGURES[arch],
         )
-        for name, (statement, published, rule) in found.items()
+        for name, (statement, published, rule) in rules.items()
     ]
 
 
@@ -101,7 +104,7 @@ CLAIMS = [
     Claim(
         id="wu_he.batch_of_one",
         source=f"{SOURCE}, §2",
-        statement="Batch normalization in training mode of one image is instance normalization.",
+        statement="BN of one image, in training mode, is instance normalization.",
         published="equal",
         rule=Exact(batch_of_one_is_instance),
     ),

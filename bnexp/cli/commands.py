@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bnexp.claims.claim import Claim, Sweep
+    from bnexp.claims.claim import Claim, ClaimSweep
     from bnexp.cli.arguments import Arguments
     from bnexp.cli.compose import Composer
     from bnexp.cli.plan import Plan
@@ -280,7 +280,7 @@ def reproduce(arguments: list[str]) -> int:
     return 1 if failed or impossible else 0
 
 
-def list_claims(claims: list[Claim], sweeps: list[Sweep], seeds: int) -> None:
+def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> None:
     """What their sweeps still need; one that starts from runs which aren't there yet cannot be planned."""
     from bnexp.config import ConfigError
     from bnexp.console import console, count, duration
@@ -304,7 +304,7 @@ def list_claims(claims: list[Claim], sweeps: list[Sweep], seeds: int) -> None:
     say(f"all that is left: about {duration(sum(plan.seconds for plan in plans.values()))}{besides}")
 
 
-def plan_claim(sweep: Sweep, seeds: int) -> Plan:
+def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
     """What is left of a claim's sweep."""
     from bnexp.cli.arguments import read_arguments
     from bnexp.cli.plan import plan
@@ -314,7 +314,7 @@ def plan_claim(sweep: Sweep, seeds: int) -> Plan:
     return plan(read_arguments(words), resume=True)
 
 
-def run_claim(sweep: Sweep, seeds: int) -> list[RunConfig]:
+def run_claim(sweep: ClaimSweep, seeds: int) -> list[RunConfig]:
     """Train what is left of a claim's sweep; the runs that make it up."""
     from bnexp.lock import Lock
     from bnexp.sweeps.resume import remove_superseded_runs
@@ -396,7 +396,8 @@ def with_each(composer: Composer, names: list[str], overrides: list[str]) -> lis
 
 
 def bench(arguments: list[str]) -> int:
-    from bnexp.bench import make_panels, measure_panels, take_options, with_norms
+    from bnexp.bench import measure_benchmarks
+    from bnexp.bench_plan import make_benchmarks, take_options, with_norms
     from bnexp.bench_report import show, write
     from bnexp.cli.arguments import with_quoted_path
     from bnexp.cli.compose import configurations, parse_overrides
@@ -408,8 +409,8 @@ def bench(arguments: list[str]) -> int:
         settings = split_jobs(parse_overrides(list(map(with_quoted_path, overrides))), None)
         jobs = with_norms([[setting.text for setting in row] for row in settings])
         runs = [composer.compose_run(job) for job in jobs]
-    panels = make_panels(jobs, runs, options)
-    rows = measure_panels(panels, options)
+    panels = make_benchmarks(jobs, runs, options)
+    rows = measure_benchmarks(panels, options)
     write(panels, rows, options)
     show(panels, rows, options)
     return 0
