@@ -22,7 +22,7 @@ from bnexp.batches import Batch, Batches
 from bnexp.bench_plan import CONTROL, Benchmark, BenchOptions
 from bnexp.compiled import Compiled
 from bnexp.config import RunConfig
-from bnexp.console import console, count, duration, say
+from bnexp.console import console, count, duration, print_line
 from bnexp.data import Data, load_data
 from bnexp.engine import (
     Examples,
@@ -242,7 +242,7 @@ def measure_benchmarks(benchmarks: list[Benchmark], options: BenchOptions) -> di
         for benchmark in benchmarks:
             number = contenders[benchmark.title]
             measuring = duration(2 * number * options.rounds * options.seconds)
-            say(f"{benchmark.title}: {count(number, 'contender')}, {measuring} of measuring besides compiling")
+            print_line(f"{benchmark.title}: {count(number, 'contender')}, {measuring} of measuring besides compiling")
             rows[benchmark.title] = measure_benchmark(benchmark, options, partial(advance, bar, task))
     return rows
 

@@ -16,8 +16,7 @@ import torch
 from bnexp.bench import Row, Spread, interval_description
 from bnexp.bench_plan import CONTROL, MODES, Benchmark, BenchOptions
 from bnexp.compiler import compiler_command, has_compiler
-from bnexp.console import count, show_table
-from bnexp.console import print_line as say
+from bnexp.console import count, print_line, show_table
 from bnexp.engine import pick_device
 from bnexp.figures import Bar, BarGroup, rate_figure
 from bnexp.files import write_whole
@@ -186,6 +185,6 @@ def show(benchmarks: list[Benchmark], rows: Rows, options: BenchOptions) -> None
         title = f"{title_of(benchmark, own_rows)}: {quantity.title}"
         show_table(title, header(quantity), table(benchmark, own_rows, quantity))
     for line in footnotes(benchmarks, options):
-        say(line)
+        print_line(line)
     out = options.out
-    say(f"figure: {out / 'bench.png'} (and .svg); table: {out / 'bench.md'}, {out / 'bench.json'}")
+    print_line(f"figure: {out / 'bench.png'} (and .svg); table: {out / 'bench.md'}, {out / 'bench.json'}")

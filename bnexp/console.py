@@ -141,7 +141,7 @@ def show_table(title: str, header: list[str], rows: list[list[str]], numbers: bo
     page.print(literal(title), style="italic", soft_wrap=True)
     page.print(table)
     if shown < len(columns):
-        say(f"a wider terminal also shows: {', '.join(header[shown:])}")
+        print_line(f"a wider terminal also shows: {', '.join(header[shown:])}")
 
 
 def narrowest(column: list[str], wrap: bool) -> int:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from bnexp.config import ConfigError, DatasetConfig, require, require_choice
-from bnexp.console import command, count, printable, show_table
-from bnexp.console import print_error as complain
+from bnexp.console import command, count, print_error, printable, show_table
 from bnexp.datasets.conditions import CONDITIONS, in_conditions
 from bnexp.datasets.images import Contents, Images, Source
 from bnexp.seeds import generator
@@ -191,7 +190,7 @@ def show_contents(contents: Contents) -> None:
         rows.append([f"left out: {count(beside, 'file')} beside train/ and test/", "", "", ""])
     show_table(f"images of {contents.path}", ["class", *SPLITS], rows)
     if contents.notice:
-        complain(contents.notice)
+        print_error(contents.notice)
 
 
 def check_conditions(names: list[str], images: Images) -> None:

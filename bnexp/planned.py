@@ -12,8 +12,7 @@ from pathlib import Path
 
 from bnexp.comparison import Panels
 from bnexp.config import ConfigError
-from bnexp.console import command, count, printable
-from bnexp.console import print_error as complain
+from bnexp.console import command, count, print_error, printable
 from bnexp.runs import SWEEP, RunRecord, find_runs, order_of_sweep, run_places
 from bnexp.sweep_record import SweepRecord, read_sweep, run_name, sweep_files
 
@@ -162,7 +161,7 @@ def without_flaws(runs: list[RunRecord]) -> list[RunRecord]:
     flaws = [run.flaw() for run in runs]
     for run, flaw in zip(runs, flaws, strict=True):
         if flaw is not None:
-            complain(f"{run.directory} is left out: {flaw}")
+            print_error(f"{run.directory} is left out: {flaw}")
     return [run for run, flaw in zip(runs, flaws, strict=True) if flaw is None]
 
 
@@ -172,7 +171,7 @@ def once(runs: list[RunRecord]) -> list[RunRecord]:
     for run in runs:
         earlier = found.setdefault(run.digest, run)
         if earlier is not run:
-            complain(f"{run.directory} is left out: the same run as {earlier.directory}")
+            print_error(f"{run.directory} is left out: the same run as {earlier.directory}")
     return list(found.values())
 
 

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from bnexp.comparison import Arms, arrange, only
 from bnexp.config import ConfigError
-from bnexp.console import console, count, show_table
-from bnexp.console import print_error as complain
-from bnexp.console import print_line as say
+from bnexp.console import console, count, print_error, print_line, show_table
 from bnexp.figures import Line, Plot, Scales, lines_plot, plot_figure
 from bnexp.files import replaced
 from bnexp.planned import describe_missing, read_planned
@@ -64,11 +62,11 @@ def report_probes(directories: list[Path], by: str | None, out: Path | None) -> 
     for panel, arms in probed.items():
         show_table(f"{title}{f', {panel}' if panel else ''}", HEADER, rows(arms, sizes[panel], probes))
     if all(len(run_probes) == 1 for run_probes in probes.values()):
-        say("one checkpoint a run: train with eval.keep=true for one at every evaluation")
-    say(", ".join(map(str, files)))
+        print_line("one checkpoint a run: train with eval.keep=true for one at every evaluation")
+    print_line(", ".join(map(str, files)))
     commands = (f"resume it by: {command}" for command in planned.commands())
     for line in filter(None, (warning, *describe_missing(planned.lacking(panels)), *commands)):
-        say(line)
+        print_line(line)
 
 
 def probe_runs(runs: list[RunRecord]) -> ProbesByRun:
@@ -87,7 +85,7 @@ def probe_runs(runs: list[RunRecord]) -> ProbesByRun:
     if not probes:
         raise ConfigError("; ".join(damaged))
     for problem in damaged:
-        complain(f"left out: {problem}")
+        print_error(f"left out: {problem}")
     return probes
 
 

@@ -28,7 +28,7 @@ from bnexp.comparison import (
     swept_keys,
 )
 from bnexp.config import ConfigError, require, require_path
-from bnexp.console import count, printable, say, show_table
+from bnexp.console import count, print_line, printable, show_table
 from bnexp.figures import Curve, Plot, accuracy_plot, arrivals_plot, plot_figure, speed_plot
 from bnexp.files import LONGEST_NAME, is_utf8, write_whole
 from bnexp.logs import write_bands
@@ -317,23 +317,23 @@ def show(title: str, panels: list[PanelReport], notice: Notice | None, output: O
     for panel in panels:
         show_table(f"{title}{f', {panel.name}' if panel.name else ''}", HEADER, panel.rows)
     for line in footnotes(all_results(panels))[1:]:
-        say(line)
+        print_line(line)
     if all(result.planned == 1 for result in all_results(panels)):
-        say("one seed an arm has no interval: add 'seed=range(10)'")
+        print_line("one seed an arm has no interval: add 'seed=range(10)'")
     page_file, figure, table = (output.path(name) for name in ("report.html", "compare.png", "compare.md"))
-    say(f"page: {page_file}; figures: {figure} (and .svg), {output.path('times.svg')}")
+    print_line(f"page: {page_file}; figures: {figure} (and .svg), {output.path('times.svg')}")
     board = shlex.join(["tensorboard", "--logdir", str(output.folder)])
-    say(f"tables: {table}, {output.path('compare.json')}; curves: {board}")
+    print_line(f"tables: {table}, {output.path('compare.json')}; curves: {board}")
     if notice is not None:
         show_notice(notice, str(table))
 
 
 def show_notice(notice: Notice, file: str) -> None:
     """Print which runs are missing; `file` lists them all where they are too many for the console."""
-    say(notice.heading)
+    print_line(notice.heading)
     for line in notice.lines[:MOST_LINES]:
-        say(f"  {line}")
+        print_line(f"  {line}")
     if len(notice.lines) > MOST_LINES:
-        say(f"  and more: {file}")
+        print_line(f"  and more: {file}")
     for command in notice.commands:
-        say(f"resume it by: {command}")
+        print_line(f"resume it by: {command}")

@@ -16,7 +16,7 @@ from bnexp.claims.readme import HEADING, Record, markdown, measured_text, n_text
 from bnexp.claims.registry import CLAIMS, family, pick
 from bnexp.claims.rules import Directional, Sooner
 from bnexp.config import ConfigError, RunConfig, require
-from bnexp.console import say, show_table
+from bnexp.console import print_line, show_table
 from bnexp.files import read_json, write_whole
 from bnexp.planned import without_flaws
 from bnexp.report import provenance
@@ -272,8 +272,8 @@ def show(records: list[Record], options: Options) -> None:
     """Print a line for each claim, and where the files are."""
     for entry in records:
         measured = f"measured {measured_text(entry)}, n = {n_text(entry)}" if entry["n"] else entry["why"]
-        say(f"{entry['verdict']:<12}  {entry['id']}: published {entry['published']}, {measured}")
-    say(f"{tally(records)}; {options.out / RECORD}, {options.out / 'README.md'}, {options.out / 'figures'}")
+        print_line(f"{entry['verdict']:<12}  {entry['id']}: published {entry['published']}, {measured}")
+    print_line(f"{tally(records)}; {options.out / RECORD}, {options.out / 'README.md'}, {options.out / 'figures'}")
 
 
 def show_list(claims: list[Claim], needed: dict[str, str]) -> None:

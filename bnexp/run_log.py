@@ -7,8 +7,7 @@ from pathlib import Path
 
 from rich.logging import RichHandler
 
-from bnexp.console import errors
-from bnexp.console import print_error as complain
+from bnexp.console import errors, print_error
 
 LOG = "bnexp.log"
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -48,7 +47,7 @@ def complain_once(text: str) -> None:
     """One line on standard error, the first time that this process has it to say."""
     if text not in _complained:
         _complained.add(text)
-        complain(text)
+        print_error(text)
 
 
 @contextmanager

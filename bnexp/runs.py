@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.config import RunConfig, located, paths_of, recorded
-from bnexp.console import print_error as complain
+from bnexp.console import print_error
 from bnexp.files import clear_parts, read_json, remove, write_whole
 
 SCHEMA = 2  # of run.json; of 1 `config_sha256` is of the whole configuration, defaults included
@@ -387,7 +387,7 @@ def find_runs(roots: list[Path]) -> list[RunRecord]:
             try:
                 found.append(read_run(place))
             except (ValueError, OSError):
-                complain(f"{place / RUN} cannot be read: left out")
+                print_error(f"{place / RUN} cannot be read: left out")
         orders = {folder: order_of_sweep(folder) for folder in {run.directory.parent for run in found}}
         found.sort(key=lambda run: (orders[run.directory.parent].get(run.digest, run.job), run.record["created"]))
         runs.update((run.directory.resolve(), run) for run in found if run.directory.resolve() not in runs)

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnexp.console import command
-from bnexp.console import print_error as complain
+from bnexp.console import command, print_error
 from bnexp.files import is_name, read_json
 from bnexp.runs import RECORD, SWEEP, digest_of, fits
 
@@ -39,7 +38,7 @@ def read_sweep(path: Path) -> SweepRecord | None:
             raise ValueError("a job has no configuration")
         return SweepRecord(path.parent, {digest_of(entry["config"]): entry for entry in jobs})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        complain(f"{path} cannot be read: what was planned there is not known")
+        print_error(f"{path} cannot be read: what was planned there is not known")
         return None
 
 

@@ -44,8 +44,7 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
     """Take the directory, and run there what was planned and isn't finished. `compare`: how it is then compared."""
     from bnexp import parallel
     from bnexp.cli.plan import check_output, place_key
-    from bnexp.console import command
-    from bnexp.console import print_line as say
+    from bnexp.console import command, print_line
     from bnexp.data import show_contents
     from bnexp.lock import Lock
     from bnexp.sweeps.resume import clear_leftovers, runs_of, write_jobs
@@ -63,14 +62,14 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
         if multirun and (checked.sweep.stacks or compare is not None):
             write_jobs(directory, checked.jobs, checked.executor, compare)
         if not checked.sweep.stacks:
-            say(f"{directory} is finished: nothing is left to do")
+            print_line(f"{directory} is finished: nothing is left to do")
             return 0
         try:
             run_sweep(one_by_one(checked))
             return 0
         except KeyboardInterrupt:
             if parallel.processes() == 1:  # torchrun's cannot be resumed
-                say(f"resume it by: {command('resume', directory)}")
+                print_line(f"resume it by: {command('resume', directory)}")
             raise
 
 
@@ -134,12 +133,12 @@ def train_and_compare(train: Callable[[], object], directory: Path, by: str | No
 
 def announce(checked: Plan) -> int:
     """Say how what is planned would be done, and about how long it takes."""
-    from bnexp.console import print_line as say
+    from bnexp.console import print_line
     from bnexp.data import show_contents
 
     for contents in checked.contents:
         show_contents(contents)
-    say(str(one_by_one(checked)))
+    print_line(str(one_by_one(checked)))
     return 0
 
 
@@ -217,14 +216,14 @@ def resume(arguments: list[str]) -> int:
     moves = [word for word in arguments if word.startswith(keys) and not Path(word).is_dir()]
     moved = {key: os.path.abspath(os.path.expanduser(path)) for key, _, path in (word.partition("=") for word in moves)}
     directories, _ = take_directories("resume", [word for word in arguments if word not in moves])
-    from bnexp.console import print_line as say
+    from bnexp.console import print_line
     from bnexp.lock import Lock
     from bnexp.sweep_record import comparison_of
     from bnexp.sweeps.resume import resume as finish
 
     def train(directory: Path) -> None:
         with Lock(directory):
-            say(finish(directory, moved))
+            print_line(finish(directory, moved))
 
     for directory in directories:
         compare = comparison_of(directory)
@@ -249,8 +248,7 @@ def reproduce(arguments: list[str]) -> int:
     """
     from bnexp.cli.plan import check_place
     from bnexp.config import ConfigError
-    from bnexp.console import print_error as complain
-    from bnexp.console import print_line as say
+    from bnexp.console import print_error, print_line
     from bnexp.reproduce import check_readme, judge, load_runs, show, sweeps_of, take_options, without, write
     from bnexp.sweeps.run import SweepError
 
@@ -264,14 +262,14 @@ def reproduce(arguments: list[str]) -> int:
     planned: dict[str, list[RunConfig]] = {}
     failed, impossible = dict[str, str](), dict[str, str]()
     for number, sweep in enumerate(sweeps, 1):
-        say(f"sweep {number} of {len(sweeps)}: {sweep.name}")
+        print_line(f"sweep {number} of {len(sweeps)}: {sweep.name}")
         try:
             planned[sweep.name] = run_claim(sweep, options.seeds)
         except SweepError as error:
-            complain(str(error))
+            print_error(str(error))
             failed[sweep.name] = str(error)
         except ConfigError as error:
-            complain(f"{sweep.name} cannot run: {error}")
+            print_error(f"{sweep.name} cannot run: {error}")
             impossible[sweep.name] = str(error)
     options = without(options, impossible)
     runs = load_runs(options.claims, planned)
@@ -283,8 +281,7 @@ def reproduce(arguments: list[str]) -> int:
 def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> None:
     """What their sweeps still need; one that starts from runs which aren't there yet cannot be planned."""
     from bnexp.config import ConfigError
-    from bnexp.console import console, count, duration
-    from bnexp.console import print_line as say
+    from bnexp.console import console, count, duration, print_line
     from bnexp.reproduce import show_list
 
     plans: dict[str, SweepPlan] = {}
@@ -301,7 +298,7 @@ def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> No
     show_list(claims, times)
     later = len(sweeps) - len(plans)
     besides = f", besides {count(later, 'sweep')} that cannot be planned yet" if later else ""
-    say(f"all that is left: about {duration(sum(plan.seconds for plan in plans.values()))}{besides}")
+    print_line(f"all that is left: about {duration(sum(plan.seconds for plan in plans.values()))}{besides}")
 
 
 def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
@@ -346,7 +343,7 @@ def data(arguments: list[str]) -> int:
 def data_fetch(overrides: list[str]) -> int:
     """Download, check and decode a data set, whatever of it is needed."""
     from bnexp.cli.compose import configurations
-    from bnexp.console import print_line as say
+    from bnexp.console import print_line
     from bnexp.data import load_data, show_contents
 
     with configurations() as composer:
@@ -355,7 +352,7 @@ def data_fetch(overrides: list[str]) -> int:
     if data.contents:
         show_contents(data.contents)
     sizes = (f"{len(part):,} {name}" for name, part in vars(data).items() if name in ("train", "validation", "test"))
-    say(f"{config.name}: ready, {', '.join(sizes)} images")
+    print_line(f"{config.name}: ready, {', '.join(sizes)} images")
     return 0
 
 

@@ -68,7 +68,7 @@ PAGES = {
         "Resume an interrupted run or sweep; the result is bit-identical.",
         {
             "DIR": "the directory of a run or a sweep",
-            "dataset.root=DIR": "where the data set is by now, if it was moved (default: where it was); so for the others",
+            "dataset.root=DIR": "where the data set is by now (default: where it was); likewise the others",
         },
         "bnexp resume results/sweeps/mine",
     ),
@@ -97,7 +97,7 @@ PAGES = {
     ),
     "bench": Page(
         "bnexp bench [OVERRIDE …] [modes=LIST] [rounds=N] [seconds=N] [stack=N] [out=DIR]",
-        "Measure the steps a second of every norm against none: uncompiled, compiled and stacked, in interleaved rounds.",
+        "Measure the steps a second of every norm against none, uncompiled, compiled and stacked, in interleaved rounds.",
         {
             "OVERRIDE": "what is measured, as in bnexp train; of lists all combinations",
             "modes=LIST": "of eager, compiled and stacked (default: all)",
@@ -149,12 +149,12 @@ def width() -> int:
 def columns(rows: dict[str, str]) -> list[str]:
     """Names and their explanations, side by side; a long name stands in a line of its own."""
     left = min(max(map(len, rows), default=0), 28)
-    lines = []
+    indent, lines = " " * (left + 4), []
     for name, text in rows.items():
-        wrapped = textwrap.wrap(text, max(width() - left - 4, 20), break_long_words=False, break_on_hyphens=False) or [""]
-        first = [f"  {name:<{left}}  {wrapped[0]}"] if len(name) <= left else [f"  {name}", f"{'':{left + 4}}{wrapped[0]}"]
-        lines += [*first, *(f"{'':{left + 4}}{line}" for line in wrapped[1:])]
-    return [line.rstrip() for line in lines]
+        wrapped = textwrap.wrap(text, max(width() - left - 4, 20), break_long_words=False, break_on_hyphens=False)
+        head = [f"  {name:<{left}}  {wrapped[0]}"] if len(name) <= left else [f"  {name}", indent + wrapped[0]]
+        lines += [*head, *(indent + line for line in wrapped[1:])]
+    return lines
 
 
 def first_composition(read: Arguments) -> Composition:

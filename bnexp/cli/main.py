@@ -46,10 +46,10 @@ def run(arguments: list[str]) -> int:
         return 128 + getattr(error, "signum", 2)
     except Exception as error:
         from bnexp.cli.errors import explain
-        from bnexp.console import print_error as complain
+        from bnexp.console import print_error
 
         status, line = explain(error)
-        complain(line)
+        print_error(line)
         return status
 
 

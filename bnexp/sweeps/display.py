@@ -13,8 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.live import Live
 from rich.table import Table
 
-from bnexp.console import console, describe, duration, harmless, literal
-from bnexp.console import print_line as say
+from bnexp.console import console, describe, duration, harmless, literal, print_line
 from bnexp.runs import close_interrupted, last_evaluation, opened_at, read_summary
 from bnexp.sweeps.job import Job, StackOfJobs
 
@@ -81,11 +80,11 @@ class Display:
         with self.lock:
             lines = [run.look() for run in self.runs.values()]
         for line in filter(None, lines):
-            say(line)
+            print_line(line)
         if console.is_terminal:
             self.live.update(self.table(), refresh=True)
         elif time.monotonic() > self.line_at:
-            say(self.line())
+            print_line(self.line())
             self.line_at = time.monotonic() + LINES_EVERY
 
     def restart(self, stack: StackOfJobs) -> None:

@@ -11,9 +11,7 @@ from typing import Any
 
 from bnexp.cache import open_cache
 from bnexp.config import ConfigError, RunConfig, paths_in, paths_of, recorded, require
-from bnexp.console import command
-from bnexp.console import print_line as say
-from bnexp.console import print_once as say_once
+from bnexp.console import command, print_line, print_once
 from bnexp.data import load_data, show_contents
 from bnexp.datasets.images import Contents
 from bnexp.engine import decide_compilation
@@ -84,9 +82,9 @@ def with_compilation(jobs: list[Job], runs: Runs) -> list[Job]:
     decided = [replace(job, compilation=compilation_of(job, runs.get(job.digest))) for job in jobs]
     for problem in dict.fromkeys(job.compilation.problem for job in decided):
         if problem:
-            say_once(f"{problem}: steps run uncompiled, at about half the speed")
+            print_once(f"{problem}: steps run uncompiled, at about half the speed")
     if any(job.compilation.compiled for job in decided) and (amiss := open_cache().problem):
-        say_once(f"{amiss}: compiled code is not kept there")
+        print_once(f"{amiss}: compiled code is not kept there")
     return decided
 
 
@@ -147,7 +145,7 @@ def check_runs(configs: list[RunConfig]) -> list[Contents]:
         lines |= dict.fromkeys(check(config))
         contents[str(config.dataset)] = load_data(config.dataset).contents
     for line in lines:
-        say(line)
+        print_line(line)
     return [found for found in contents.values() if found]
 
 

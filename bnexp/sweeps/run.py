@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-from bnexp.console import count, harmless
-from bnexp.console import print_line as say
+from bnexp.console import count, harmless, print_line
 from bnexp.runs import complete_run, write_failure
 from bnexp.sweeps.display import Display, displayed
 from bnexp.sweeps.executor import Executor, InlineExecutor
@@ -39,7 +38,7 @@ def run_sweep(plan: SweepPlan, executor: Executor | None = None) -> None:
     executor = executor or EXECUTORS[plan.executor](plan)
     jobs = [job for stack in plan.stacks for job in stack]
     if len(jobs) > 1:
-        say(str(plan))
+        print_line(str(plan))
     with displayed(Display(jobs)) as display:
         sweep = Sweep(executor, display)
         try:
@@ -48,7 +47,7 @@ def run_sweep(plan: SweepPlan, executor: Executor | None = None) -> None:
             display.close_interrupted()
             if len(jobs) > 1:
                 with harmless():
-                    say(f"interrupted: {display.tally()}")
+                    print_line(f"interrupted: {display.tally()}")
             raise
     raise_failures(sweep.failures, plan)
 
@@ -88,7 +87,7 @@ class Sweep:
             self.display.restart(stack)
             half = -(-len(stack) // 2)
             parts = [part for part in (stack[:half], stack[half:]) if part]
-            say(f"{lost}: starting {count(len(stack), 'run')} again as {count(len(parts), 'stack')}")
+            print_line(f"{lost}: starting {count(len(stack), 'run')} again as {count(len(parts), 'stack')}")
             return parts
         for job in stack:
             if complete_run(job.directory) is None:
