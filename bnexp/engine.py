@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ Examples = tuple[Tensor, Tensor, Tensor | None]  # pixels, labels, conditions
 
 COMPILE_FROM = 5_000  # steps; compiling costs 1 to 10 s, a step then takes half the time
 EVALUATION_BATCH = 500
+WARM_UP = {"cuda": 3}  # steps before the first: compile, record a CUDA graph, replay it; elsewhere 1
 PERCENTILES = (15, 50, 85)  # of Ioffe & Szegedy 2015, figure 1b, c
 
 
@@ -242,10 +244,12 @@ def dimensions(config: RunConfig) -> tuple[int | None, ...]:
 
 
 def stay(tensors: Any) -> None:
-    """Promise that these keep their place in memory: a CUDA graph changes them there, and copies any other input."""
+    """Promise that these keep their place in memory: a CUDA graph changes them there, and copies any other input. A
+    member at another place has a graph recorded, and nothing compiled anew: no guard.
+    """
     import torch._dynamo  # noqa: PLC0415 - a second to import, and only some runs compile
 
-    tree_map_only(Tensor, torch._dynamo.mark_static_address, tensors)
+    tree_map_only(Tensor, partial(torch._dynamo.mark_static_address, guard=False), tensors)
 
 
 # Keys that a member's step does not depend on: its start, its batches, and what surrounds the step.
@@ -318,7 +322,7 @@ class Stack:
         self.train: Examples = (self.data.train.pixels, self.data.train.labels, self.data.train.condition)
         self.compiled = decide_compilation(self.config).compiled if compiled is None else compiled
         self.mapped = self.compiled and stacks(self.config)
-        self.hold([start_member(config, data).map(self.place) for config in configs])
+        self.hold([self.placed(start_member(config, data)) for config in configs])
         self.evaluator = Evaluator(copy.deepcopy(self.model), self.data)
 
     def hold(self, members: list[MemberState]) -> None:
@@ -344,6 +348,15 @@ class Stack:
         self.configs = [self.configs[row] for row in rows]
         self.hold([self.members[row] for row in rows])
 
+    def placed(self, member: MemberState) -> MemberState:
+        """On the device. An uncompiled step reads numbers as Python's: those stay on the CPU, since to read them
+        elsewhere is to wait for all that was launched there.
+        """
+        found = member.map(self.place)
+        if self.compiled:
+            return found
+        return found._replace(record=found.record | {"step": member.record["step"]}, numbers=member.numbers)
+
     def place(self, tensor: Tensor) -> Tensor:
         fits = tensor.dim() == 4
         return tensor.to(self.data.scale.device, memory_format=self.memory_format if fits else torch.preserve_format)
@@ -359,9 +372,10 @@ class Stack:
             self.run(member, batch.index[row], crop, train)
 
     def warm_up(self, batch: Batch) -> None:
-        """A first step, which compiles and loads what it needs, and is taken back: no member moves."""
+        """First steps, which compile and load what they need, and are taken back: no member moves."""
         kept = [member.map(torch.clone) for member in self.members]
-        self.step(batch)
+        for _ in range(WARM_UP.get(self.data.scale.device.type, 1)):
+            self.step(batch)
         for member, before in zip(self.members, kept, strict=True):
             tree_map(lambda now, then: now.copy_(then), tuple(member), tuple(before))
 
