@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -48,7 +49,7 @@ class Compiled:
         """With what was kept, or compiled. What is damaged among the files shows here at the latest: then they are made
         anew. A call that breaks off may have changed its arguments; Stack.warm_up puts them back.
         """
-        found = set_up_torch()
+        found = set_up_torch(self.device)
         path = place_of(self.key, found) if self.key and self.device.type == "cpu" else None
         kept = load(path, self.captured) if path else None
         if kept is not None:
@@ -97,7 +98,7 @@ class Compiled:
         return found
 
 
-def set_up_torch() -> Cache:
+def set_up_torch(device: torch.device) -> Cache:
     """Its compiler's settings and directories. Raises CompileError where there is none that is safe to use."""
     found = open_cache()
     if found.scratch is None:
@@ -117,8 +118,10 @@ def set_up_torch() -> Cache:
     dynamo.recompile_limit = dynamo.accumulated_recompile_limit = 1024
     dynamo.automatic_dynamic_remote_pgo = False
     inductor.fx_graph_remote_cache = inductor.autotune_remote_cache = inductor.bundled_autotune_remote_cache = False
-    inductor.compile_threads = 1  # one kernel: a pool of compilers would only cost memory
+    if device.type == "cpu":
+        inductor.compile_threads = 1  # one kernel: a pool of compilers would only cost memory
     inductor.cpp.cxx = (None, compiler_command())
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # off on purpose: fp32 is meant
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA here is no news
     return found
 
