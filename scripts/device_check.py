@@ -41,11 +41,11 @@ from bnexp.runs import git_state, machine
 ROOT = Path(__file__).resolve().parent.parent
 PACKED = ("MNIST/raw", "cifar10-jpeg")  # folders of data/
 NORMS, ACTS = ("none", "batch"), ("relu", "sigmoid")
-SIZES = (("1", "8"), ("64", "512"))  # of stacks; the sizes of a group are compiled by one process
+SIZES = (("1",), ("8",), ("64",), ("512",))  # of stacks; each group is compiled by a process
 JAX_SIZES = (1, 64, 512)
-ROUNDS, TIMED = 5, 0.5  # seconds of a measurement
+ROUNDS, TIMED = 5, 0.7  # seconds of a measurement
 PARTS = ("tests", "agreement", "table", "mlp", "images", "photographs")
-UNTIMED_SHARE = 0.55  # of the seconds: for tests, agreement, table
+UNTIMED_SHARE = 0.5  # of the seconds: for tests, agreement, table; meanwhile what is timed is prepared
 TRAINING = 60.0  # seconds at most on the photographs, of a precision
 MFLOP = 26.424  # of an update: see scripts/bench.py
 MEGABYTES = 0.85  # of an update, at least: 99,710 parameters read and written, 60 images read
@@ -113,8 +113,12 @@ class Child:
         time.sleep(0.05)  # for its last lines
         if status == 0:
             return None
-        said = self.log.read_text(errors="replace").strip().splitlines()[-5:]
-        return f"{'unfinished' if status is None else f'exit status {status}'}: {' / '.join(said)}"[:1000]
+        return f"{'unfinished' if status is None else f'exit status {status}'}: {said(self.log)}"
+
+
+def said(log: Path) -> str:
+    """The end of what a process complained of, or where it was."""
+    return "\n".join(log.read_text(errors="replace").strip().splitlines()[-50:])[-4000:]
 
 
 def environment() -> dict[str, str]:
@@ -193,15 +197,18 @@ class Server(Child):
     tasks: dict[str, str] = field(default_factory=dict)
     ready: bool = False
 
-    def await_ready(self, until: float, failed: Record) -> None:
+    def await_ready(self, until: float, record: Record) -> None:
+        """Until then; what it has prepared is noted."""
         while (line := self.line(until)) is not None:
             if line == "ready":
                 self.ready = True
                 return
-            if line.startswith('{"tasks"'):
-                offered = json.loads(line)
-                self.tasks = {f"{self.name}: {task}": task for task in offered["tasks"]}
-                failed |= {f"{self.name}: {task}": why for task, why in offered["failed"].items()}
+            if line.startswith('{"task"'):
+                found = json.loads(line)
+                label = f"{self.name}: {found['task']}"
+                self.tasks |= {} if found["problem"] else {label: found["task"]}
+                record["problems"] |= {label: found["problem"]} if found["problem"] else {}
+                record["prepared"][label] = found["seconds"]
 
     def ask(self, until: float, **request: str | float) -> float | None:
         """None: it gave no answer, and is asked no more."""
@@ -262,22 +269,19 @@ def train_photographs(servers: list[Server], until: float) -> list[Record]:
 
 @dataclass(frozen=True)
 class Check:
-    """device: cpu or cuda; folder: of logs and of data that was unpacked."""
+    """device: cpu or cuda; folder: of logs and of data that was unpacked; seconds: for all that is prepared."""
 
     device: str
     data: Path
     folder: Path
     small: bool
+    seconds: float
     parts: tuple[str, ...] = PARTS
 
     def part(self, *words: str) -> list[str]:
         script = str(Path(__file__).with_name("device_parts.py"))
         small = ["--small"] if self.small else []
-        return [sys.executable, script, *words, self.device, str(self.data), *small]
-
-    def served(self, *words: str) -> list[str]:
-        """What compiles while the rest is at work gives way to it."""
-        return ["nice", "-n", "5", *self.part(*words)]
+        return [sys.executable, script, *words, self.device, str(self.data), str(self.seconds), *small]
 
     def log(self, name: str) -> Path:
         return self.folder / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}.log"
@@ -292,12 +296,12 @@ class Check:
 
     def timed(self) -> list[Server]:
         sizes = (("1", "2"),) if self.small else SIZES
-        found = [Server("limits", self.served("limits"), self.log("limits"), section="limits")]
-        for norm, group in product(NORMS, sizes):
-            name = f"{norm} {'+'.join(group)}"
-            found.append(Server(norm, self.served("mlp", norm, *group), self.log(name), section="mlp"))
+        found = [Server("limits", self.part("limits"), self.log("limits"), section="limits")]
+        for part, norm, group in product(("mlp", "graphs") if self.device == "cuda" else ("mlp",), NORMS, sizes):
+            name = f"{part} {norm} {'+'.join(group)}"
+            found.append(Server(norm, self.part(part, norm, *group), self.log(name), section="mlp"))
         for precision in ("fp32", "bf16"):
-            found.append(Server(precision, self.served("images", precision), self.log(precision), section="images"))
+            found.append(Server(precision, self.part("images", precision), self.log(precision), section="images"))
         found += self.jax() if find_spec("jax") and not self.small else []
         return [server for server in found if server.section in (*self.parts, "limits")]
 
@@ -310,7 +314,7 @@ class Check:
         for size in JAX_SIZES:
             name = f"JAX, vmap(scan) of {size}"
             tasks = {f"{norm}: {name}": norm for norm in NORMS}
-            command = ["nice", "-n", "5", sys.executable, script, str(images), str(size), "0"]
+            command = [sys.executable, script, str(images), str(size), "0"]
             found.append(Server(name, command, self.log(name), section="mlp", tasks=tasks))
         return found
 
@@ -318,7 +322,7 @@ class Check:
         if self.small or "photographs" not in self.parts or not (self.data / PACKED[1]).is_dir():
             return []
         names = {f"ResNet-20 {precision}": precision for precision in ("bf16", "fp32")}
-        return [Server(name, self.served("photographs", p), self.log(name)) for name, p in names.items()]
+        return [Server(name, self.part("photographs", p), self.log(name)) for name, p in names.items()]
 
 
 def run_check(check: Check, seconds: float, out: Path, archive: Path | None) -> Record:
@@ -333,14 +337,14 @@ def run_check(check: Check, seconds: float, out: Path, archive: Path | None) -> 
     problems = record["problems"]
     try:
         for child in untimed:
-            problem = child.stop(began + UNTIMED_SHARE * seconds)
+            problem = child.stop(began + check.seconds)
             problems |= {child.name: problem} if problem else {}
             keep(record, child)
             write(record, out)
         until = time.monotonic() + (end - time.monotonic()) / 2
         for server in [*servers, *photographs]:
-            server.await_ready(until, problems)
-            problems |= {} if server.ready else {f"{server.name}, {server.log.stem}": "not ready in time"}
+            server.await_ready(until, record)
+            problems |= {} if server.ready else {f"{server.name}, {server.log.stem}": f"not ready: {said(server.log)}"}
         record["prepared_after_seconds"] = round(time.monotonic() - began, 1)
         reserved = min(2 * TRAINING, (end - time.monotonic()) / 3) if photographs else 0
         take_rounds(servers, end - reserved, 0.01 if check.small else TIMED, record["rates"])
@@ -378,6 +382,7 @@ def facts(check: Check, seconds: float) -> Record:
         "seconds": seconds,
         "unit": "rates: updates of a model (limits: as named; images: images) a second, one value a round",
         "problems": {},
+        "prepared": {},
         "agreement": [],
         "runs": [],
         "rates": {},
@@ -429,7 +434,14 @@ def main() -> None:
     out = options.out or Path("results/device", f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json")
     with TemporaryDirectory() as folder:
         data = Path(folder, "data") if archive else options.data.resolve()
-        check = Check(options.device, data, Path(folder), options.small, tuple(options.parts.split(",")))
+        check = Check(
+            options.device,
+            data,
+            Path(folder),
+            options.small,
+            UNTIMED_SHARE * options.seconds,
+            tuple(options.parts.split(",")),
+        )
         show(run_check(check, options.seconds, out, archive))
 
 

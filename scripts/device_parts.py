@@ -1,12 +1,15 @@
-"""The parts of device_check.py, each of which is a process: device_parts.py PART [WORD …] DEVICE DATA [--small].
+"""The parts of device_check.py, each a process: device_parts.py PART [WORD …] DEVICE DATA SECONDS [--small].
 
-agreement and table print a JSON object a line as results come; the others are served: they print what they offer,
-and then answer requests for rates (peers/serve.py). `--small` is for a test on the CPU: embedded digits, few
-steps, nothing compiled.
+agreement and table print a JSON object a line as results come; the others are served: they print what is prepared, as
+long as there are seconds, and then answer requests for rates (peers/serve.py). `--small` is for a test on the CPU:
+embedded digits, few steps, nothing compiled.
 """
 
+import faulthandler
 import json
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -51,11 +54,12 @@ Make = Callable[[], tuple[Answer, Callable[[], float], float]]  # step, accuracy
 
 @dataclass(frozen=True)
 class Setup:
-    """device: cpu or cuda; data: the folder of the data sets."""
+    """device: cpu or cuda; data: the folder of the data sets; seconds: after which nothing more is prepared."""
 
     device: str
     data: str
     small: bool
+    seconds: float = math.inf
 
     def run(self, norm: str, **changes: Any) -> RunConfig:
         """A run of the lesson."""
@@ -170,21 +174,26 @@ def table(setup: Setup, norm: str, act: str) -> None:
 
 
 def mlp(setup: Setup, norm: str, *sizes: str) -> Iterator[tuple[str, Make]]:
-    """The lesson's network in stacks of these sizes; with the first size the loops that are no stack."""
-    run = setup.run(norm)
-    data, cuda = load_data(run.dataset), setup.device == "cuda"
+    """The lesson's network in stacks of these sizes; with the first size what is no stack."""
+    run, data = setup.run(norm), load_data(setup.dataset())
     if "1" in sizes:
         yield "plain loop, eager", lambda: (Loop(run, data).make_step(), no_accuracy, 1)
         yield "bnexp, one run, uncompiled", lambda: one_stack([replace(run, compile=False)], data)
-    if "1" in sizes and cuda:
+    for size in map(int, sizes):
+        stacked = cache(partial(one_stack, [replace(run, seed=seed) for seed in range(size)], data))
+        yield f"bnexp, stack of {size}", stacked
+        if setup.device == "cuda":
+            yield f"bnexp, stack of {size}, guards skipped", lambda stacked=stacked: unguarded(*stacked())
+
+
+def graphs(setup: Setup, norm: str, *sizes: str) -> Iterator[tuple[str, Make]]:
+    """What CUDA graphs make of the same: of a plain loop, and of bnexp's step without torch.compile's checks."""
+    run, data = setup.run(norm), load_data(setup.dataset())
+    if "1" in sizes:
         yield "plain loop, CUDA graph", lambda: (Loop(run, data, graph=True).make_step(), no_accuracy, 1)
     for size in map(int, sizes):
         runs = [replace(run, seed=seed) for seed in range(size)]
-        stacked = cache(partial(one_stack, runs, data))
-        yield f"bnexp, stack of {size}", stacked
-        if cuda:
-            yield f"bnexp, stack of {size}, guards skipped", lambda stacked=stacked: unguarded(*stacked())
-            yield f"bnexp, stack of {size}, graph by hand", lambda runs=runs: by_hand(runs, data)
+        yield f"bnexp, stack of {size}, graph by hand", lambda runs=runs: by_hand(runs, data)
 
 
 def one_stack(runs: list[RunConfig], data: Data) -> tuple[Answer, Callable[[], float], float]:
@@ -209,6 +218,7 @@ def unguarded(step: Answer, accuracy: Callable[[], float], members: float) -> tu
 def by_hand(runs: list[RunConfig], data: Data) -> tuple[Answer, Callable[[], float], float]:
     """The same kernels in a CUDA graph that nobody checks: what there is to win."""
     device = torch.device(runs[0].device)
+    prepare_torch(runs[0], device)
     stack = Stack(runs, data, device)
     batches = Batches([run.seed for run in runs], len(data.train), runs[0].batch_size, False, device)
     member = vmap(make_step(stack.model, stack.config, stack.data, traced=True), in_dims=dimensions(stack.config))
@@ -263,19 +273,21 @@ def limits(setup: Setup) -> Iterator[tuple[str, Make]]:
     yield "first layer of 512 members, TFLOP/s", of(lambda: torch.bmm(x, weights), members * 2 * 60 * 784 * 100 / 1e12)
 
 
-SERVED = {"mlp": mlp, "images": images, "photographs": photographs, "limits": limits}
-CHUNK = {"mlp": 100, "images": 20, "photographs": 20, "limits": 5}  # steps between looks at the clock
+SERVED = {"mlp": mlp, "graphs": graphs, "images": images, "photographs": photographs, "limits": limits}
+CHUNK = {"mlp": 100, "graphs": 100, "images": 20, "photographs": 20, "limits": 5}  # steps between looks at the clock
 
 
 def make_tasks(setup: Setup, part: str, arguments: list[str]) -> dict[str, Task]:
-    """What of a part can be prepared; the rest is told, and left out."""
-    tasks, failed, watch = dict[str, Task](), dict[str, str](), Stopwatch(torch.device(setup.device))
+    """What of a part can be prepared in time; a line each, also for the rest, which is left out."""
+    tasks, watch, began = dict[str, Task](), Stopwatch(torch.device(setup.device)), time.monotonic()
     for name, make in SERVED[part](setup, *arguments):
+        problem = None if time.monotonic() - began < setup.seconds else "no time was left to prepare it"
         try:
-            tasks[name] = make_task(*make(), watch, 2 if setup.small else CHUNK[part])
+            if problem is None:
+                tasks[name] = make_task(*make(), watch, 2 if setup.small else CHUNK[part])
         except Exception as error:
-            failed[name] = f"{type(error).__name__}: {error}"[:500]
-    emit(tasks=list(tasks), failed=failed)
+            problem = f"{type(error).__name__}: {error}"[:1000]
+        emit(task=name, problem=problem, seconds=round(time.monotonic() - began, 1))
     return tasks
 
 
@@ -294,7 +306,8 @@ def make_task(step: Answer, accuracy: Callable[[], float], worth: float, watch: 
 
 if __name__ == "__main__":
     words = [word for word in sys.argv[1:] if word != "--small"]
-    part, arguments, setup = words[0], words[1:-2], Setup(*words[-2:], small="--small" in sys.argv)
+    part, arguments, setup = words[0], words[1:-3], Setup(*words[-3:-1], "--small" in sys.argv, float(words[-1]))
+    faulthandler.dump_traceback_later(setup.seconds + 20, repeat=True)  # to tell what takes so long
     if part in SERVED:
         serve(make_tasks(setup, part, arguments))
     else:

@@ -59,7 +59,7 @@ def test_rates_are_taken(
     parts: ModuleType, capsys: pytest.CaptureFixture[str], part: str, words: list[str], count: int
 ) -> None:
     tasks = parts.make_tasks(parts.Setup("cpu", "data", small=True), part, words)
-    assert printed(capsys) == [{"tasks": list(tasks), "failed": {}}]
+    assert [(row["task"], row["problem"]) for row in printed(capsys)] == [(name, None) for name in tasks]
     assert len(tasks) == count
     assert all(task.rate(0.001) > 0 for task in tasks.values())
 
@@ -72,7 +72,8 @@ def test_a_contender_that_cannot_be_prepared_is_left_out(
 
     monkeypatch.setitem(parts.SERVED, "limits", lambda setup: iter([("nothing", fail)]))
     assert parts.make_tasks(parts.Setup("cpu", "data", small=True), "limits", []) == {}
-    assert printed(capsys)[0]["failed"] == {"nothing": "RuntimeError: no such kernel"}
+    assert parts.make_tasks(parts.Setup("cpu", "data", True, seconds=0), "mlp", ["none"]) == {}
+    assert [row["problem"] for row in printed(capsys)] == ["RuntimeError: no such kernel"]
 
 
 def test_a_part_that_hangs_keeps_its_lines(check: ModuleType, tmp_path: Path) -> None:
@@ -89,14 +90,17 @@ def test_a_part_that_hangs_keeps_its_lines(check: ModuleType, tmp_path: Path) ->
 def test_a_contender_that_gives_no_answer_is_asked_no_more(check: ModuleType, tmp_path: Path) -> None:
     script = """
 import json, sys, time
-print(json.dumps({"tasks": ["one", "two"], "failed": {"three": "why"}}), "ready", sep=chr(10), flush=True)
+for task in ("one", "two", "three"):
+    print(json.dumps({"task": task, "problem": "why" if task == "three" else None, "seconds": 1.5}))
+print("ready", flush=True)
 for line in sys.stdin:
     print(2.5, flush=True) if json.loads(line)["task"] == "one" else time.sleep(60)
 """
     server = check.Server("none", [sys.executable, "-c", script], tmp_path / "log", section="mlp").start()
-    failed: dict[str, Any] = {}
-    server.await_ready(time.monotonic() + 10, failed)
-    assert (server.ready, failed) == (True, {"none: three": "why"})
+    record: dict[str, Any] = {"problems": {}, "prepared": {}}
+    server.await_ready(time.monotonic() + 10, record)
+    assert (server.ready, record["problems"]) == (True, {"none: three": "why"})
+    assert set(server.tasks) == {"none: one", "none: two"}
     assert server.ask(time.monotonic() + 10, task="one", seconds=1) == 2.5
     assert server.ask(time.monotonic(), task="two", seconds=1) is None
     assert server.ask(time.monotonic() + 10, task="one", seconds=1) is None
