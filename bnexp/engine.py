@@ -221,7 +221,8 @@ def keep_record(record: Tensors, losses: Tensor) -> None:
     record["step"].add_(1)
     record["losses"].add_(losses)
     diverges = (record["diverged_at"] < 0) & ~torch.isfinite(losses).all()
-    record["diverged_at"].copy_(torch.where(diverges, record["step"], record["diverged_at"]))
+    # no torch.where: of a step that lies on the CPU it would make a copy on the device, and wait for it
+    record["diverged_at"].add_(diverges * (record["step"] - record["diverged_at"]))
 
 
 _compiled: dict[str, Compiled] = {}
@@ -318,7 +319,7 @@ class Stack:
         self.noisy = {name: norm for name, norm in self.model.named_modules() if isinstance(norm, NoisyBatchNorm)}
         convolutional = any(isinstance(module, nn.Conv2d) for module in self.model.modules())
         self.memory_format = torch.channels_last if convolutional else torch.contiguous_format
-        self.data = data.to(device, self.memory_format)
+        self.data = data_on(device, data, self.memory_format)
         self.train: Examples = (self.data.train.pixels, self.data.train.labels, self.data.train.condition)
         self.compiled = decide_compilation(self.config).compiled if compiled is None else compiled
         self.mapped = self.compiled and stacks(self.config)
@@ -349,11 +350,11 @@ class Stack:
         self.hold([self.members[row] for row in rows])
 
     def placed(self, member: MemberState) -> MemberState:
-        """On the device. An uncompiled step reads numbers as Python's: those stay on the CPU, since to read them
-        elsewhere is to wait for all that was launched there.
+        """On the device. An uncompiled step reads numbers as Python's: those stay on the CPU, since to read them from
+        CUDA is to wait for all that was launched there.
         """
         found = member.map(self.place)
-        if self.compiled:
+        if self.compiled or self.data.scale.device.type != "cuda":
             return found
         return found._replace(record=found.record | {"step": member.record["step"]}, numbers=member.numbers)
 
@@ -413,6 +414,19 @@ class Stack:
         """Raises Stopped."""
         member = self.members[row]
         return self.evaluator.evaluate(member.parameters, member.buffers, images, stopping)
+
+
+_placed: dict[tuple[torch.device, torch.memory_format], tuple[Data, Data]] = {}
+
+
+def data_on(device: torch.device, data: Data, memory_format: torch.memory_format) -> Data:
+    """The data set on the device: once for all stacks, since a compiled step keeps it; on a CPU it is there already."""
+    if device.type == "cpu":
+        return data.to(device, memory_format)
+    key = device, memory_format
+    if key not in _placed or _placed[key][0] is not data:
+        _placed[key] = data, data.to(device, memory_format)
+    return _placed[key][1]
 
 
 def activation_columns(model: nn.Module) -> list[str]:

@@ -41,6 +41,13 @@ def test_curves_of_the_cpu(norm: str, arch: str, tmp_path: Path) -> None:
     assert curve([config], tmp_path / "cuda") == pytest.approx(expected, abs=TOLERANCE)
 
 
+def test_an_uncompiled_curve(tmp_path: Path) -> None:
+    """Its numbers stay on the CPU; Adam reads all of them, and the step."""
+    config = replace(CONFIG, compile=False, optim=OptimConfig("adam", lr=0.001))
+    expected = curve([replace(config, device="cpu", threads=1)], tmp_path / "cpu")
+    assert curve([config], tmp_path / "cuda") == pytest.approx(expected, abs=TOLERANCE)
+
+
 @pytest.mark.parametrize("size", [2, 17])
 def test_company_changes_no_curve(size: int, tmp_path: Path) -> None:
     configs = [replace(CONFIG, norm=NormConfig("batch"), seed=seed) for seed in range(size)]
