@@ -124,3 +124,14 @@ def test_shares_of_the_device(check: ModuleType) -> None:
     rates = {"limits": {"limits: copy, GB/s": [4000], "limits: sgemm, TFLOP/s": [50]}, "mlp": {"none: x": [1e6]}}
     assert check.shares_of_limits(rates) == {"none: x": {"of_sgemm": 0.5285, "of_memory": 0.2125}}
     assert check.shares_of_limits({}) == {}
+
+
+def test_data_sets_travel_as_one_file(check: ModuleType, tmp_path: Path) -> None:
+    for name in ("MNIST/raw/images", "cifar10-jpeg/train/cat/1.jpg"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True)
+        path.write_text(name)
+    check.pack(tmp_path / "data", tmp_path / "data.tar.gz")
+    check.unpack(tmp_path / "data.tar.gz", tmp_path / "there", check.PACKED[0])
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["MNIST"]
+    assert (tmp_path / "there" / "MNIST" / "raw" / "images").read_text() == "MNIST/raw/images"
