@@ -6,7 +6,7 @@ BENCH_SETUP := .venv-bench/.complete
 RESULTS ?= results
 MLPS := udacity wiki ioffe_szegedy wu_he chollet handbooks counter
 
-.PHONY: help setup demo test test-slow test-faults lint types lock bench reproduce reproduce-images tensorboard report clean
+.PHONY: help setup demo test test-slow test-faults lint types lock bench device-check reproduce reproduce-images tensorboard report clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ lock: $(SETUP) ## requirements.lock from pyproject.toml, the newest versions
 
 bench: $(SETUP) $(BENCH_SETUP) ## bnexp beside PyTorch, Keras and JAX loops, in interleaved rounds (10 minutes)
 	$(BIN)/python scripts/bench.py
+
+device-check: $(SETUP) ## a CUDA device: tests, agreement, rates beside their peers, the published table: results/device/ (9 minutes)
+	$(BIN)/python scripts/device_check.py
 
 $(BENCH_SETUP): requirements-bench.lock $(SETUP)
 	$(PYTHON) -m venv .venv-bench

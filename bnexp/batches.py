@@ -9,6 +9,8 @@ from torch import Tensor
 from bnexp.parallel import shard
 from bnexp.seeds import generator
 
+AHEAD = 64  # steps at most whose batches are drawn and moved to the device at once, where each move has its cost
+INDICES = 2**21  # about so many at once: 16 MiB
 PADDING = 4  # pixels around an image that a crop may reach into (He et al. 2016, §4.2)
 
 
@@ -28,11 +30,16 @@ class Order:
         self.epoch, self.shuffle = -1, torch.empty(0, dtype=torch.int64)  # the last epoch asked for, and its order
 
     def batch(self, step: int) -> Tensor:
-        """Indices of the batch that follows `step` updates, int64 (B,)."""
-        epoch, offset = divmod(step * self.batch_size, self.examples)
-        index = self.shuffle_of(epoch)[offset : offset + self.batch_size]
-        missing = self.batch_size - len(index)
-        return torch.cat([index, self.shuffle_of(epoch + 1)[:missing]]) if missing else index
+        """Indices (B,) of the batch that follows `step` updates."""
+        return self.batches(step, 1)[0]
+
+    def batches(self, step: int, count: int) -> Tensor:
+        """Indices (count, B) of the batches that follow `step`, `step` + 1, … updates."""
+        first, end = step * self.batch_size, (step + count) * self.batch_size
+        epochs = range(first // self.examples, (end - 1) // self.examples + 1)
+        starts = {epoch: epoch * self.examples for epoch in epochs}
+        parts = [self.shuffle_of(epoch)[max(first - start, 0) : end - start] for epoch, start in starts.items()]
+        return torch.cat(parts).view(count, self.batch_size)
 
     def shuffle_of(self, epoch: int) -> Tensor:
         """The order of all examples in an epoch, int64 (N,)."""
@@ -48,17 +55,34 @@ class Batches:
     def __init__(self, seeds: list[int], examples: int, batch_size: int, augment: bool, device: torch.device) -> None:
         self.orders = [Order(seed, examples, batch_size) for seed in seeds]
         self.augment, self.device = augment, device
+        self.ahead = max(1, min(AHEAD, INDICES // (len(seeds) * batch_size)))  # steps
+        self.drawn: list[Batch] = []  # the batches of so many steps, from `first` on
+        self.first = 0
 
     def keep(self, rows: list[int]) -> None:
         """Continue with these members alone."""
-        self.orders = [self.orders[row] for row in rows]
+        self.orders, self.drawn = [self.orders[row] for row in rows], []
 
     def batch(self, step: int) -> Batch:
-        """The batch that follows `step` updates."""
-        index = shard(torch.stack([order.batch(step) for order in self.orders])).to(self.device)
+        """The batch that follows `step` updates, on the device."""
+        if not 0 <= step - self.first < len(self.drawn):
+            self.first, self.drawn = step, self.draw(step)
+        return self.drawn[step - self.first]
+
+    def draw(self, first: int) -> list[Batch]:
+        """The batches of the next steps."""
+        index = self.moved(torch.stack([order.batches(first, self.ahead) for order in self.orders], 1))
         if not self.augment:
-            return Batch(index, None)
-        return Batch(index, shard(torch.stack([draw_crop(order, step) for order in self.orders])).to(self.device))
+            return [Batch(shard(rows), None) for rows in index]
+        steps = range(first, first + self.ahead)
+        crop = self.moved(torch.stack([torch.stack([draw_crop(order, s) for order in self.orders]) for s in steps]))
+        return [Batch(shard(rows), shard(crops)) for rows, crops in zip(index, crop, strict=True)]
+
+    def moved(self, tensor: Tensor) -> Tensor:
+        """On the device. CUDA copies from pinned memory while it computes: the loop doesn't wait for it."""
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
 
 def draw_crop(order: Order, step: int) -> Tensor:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,7 @@ class Compiled:
         """Call what was kept on disk, or else compile. A damaged file shows here at the latest, and is replaced. A call
         that fails halfway may have changed its arguments; `Stack.warm_up` restores them.
         """
-        cache = set_up_torch()
+        cache = set_up_torch(self.device)
         path = path_of(self.key, cache) if self.key and self.device.type == "cpu" else None
         loaded = load(path, self.captured) if path else None
         if loaded is not None:
@@ -103,12 +104,14 @@ class Compiled:
             return compiled
 
 
-def set_up_torch() -> Cache:
+def set_up_torch(device: torch.device) -> Cache:
     """Set up torch's compiler and its directory. Raises CompileError where no directory is safe to use."""
     cache = open_cache()
     if cache.scratch is None:
         raise CompileError(f"there is no directory for compiled code ({cache.problem})")
-    set_up_compiler(cache.scratch, VARIABLE, compiler_command())
+    processes = 1 if device.type == "cpu" else None  # on a CPU there is one kernel, on CUDA there are many
+    set_up_compiler(cache.scratch, VARIABLE, compiler_command(), processes)
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # off on purpose: fp32 is meant
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no CUDA
     return cache
 

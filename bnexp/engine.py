@@ -41,6 +41,7 @@ Examples = tuple[Tensor, Tensor, Tensor | None]  # pixels, labels, conditions
 
 COMPILE_FROM = 5_000  # steps; compiling costs 1 to 10 s, a step then takes half the time
 EVALUATION_BATCH = 500
+WARM_UP = {"cuda": 3}  # steps before the first: compile, record a CUDA graph, replay it; elsewhere 1
 PERCENTILES = (15, 50, 85)  # of Ioffe & Szegedy 2015, figure 1b, c
 
 
@@ -228,7 +229,8 @@ def keep_record(record: Tensors, losses: Tensor) -> None:
     record["step"].add_(1)
     record["losses"].add_(losses)
     diverges = (record["diverged_at"] < 0) & ~torch.isfinite(losses).all()
-    record["diverged_at"].copy_(torch.where(diverges, record["step"], record["diverged_at"]))
+    # no torch.where: of a step that lies on the CPU it would make a copy on the device, and wait for it
+    record["diverged_at"].add_(diverges * (record["step"] - record["diverged_at"]))
 
 
 _compiled: dict[str, Compiled] = {}
@@ -318,11 +320,11 @@ class Stack:
         self.noisy = {name: norm for name, norm in self.model.named_modules() if isinstance(norm, NoisyBatchNorm)}
         convolutional = any(isinstance(module, nn.Conv2d) for module in self.model.modules())
         self.memory_format = torch.channels_last if convolutional else torch.contiguous_format
-        self.data = data.to(device, self.memory_format)
+        self.data = data_on(device, data, self.memory_format)
         self.train: Examples = (self.data.train.pixels, self.data.train.labels, self.data.train.condition)
         self.compiled = decide_compilation(self.config).compiled if compiled is None else compiled
         self.mapped = self.compiled and stacks(self.config)
-        self.hold([start_member(config, data).map(self.place) for config in configs])
+        self.hold([self.placed(start_member(config, data)) for config in configs])
         self.evaluator = Evaluator(copy.deepcopy(self.model), self.data)
 
     def hold(self, members: list[MemberState]) -> None:
@@ -348,6 +350,15 @@ class Stack:
         self.configs = [self.configs[row] for row in rows]
         self.hold([self.members[row] for row in rows])
 
+    def placed(self, member: MemberState) -> MemberState:
+        """On the device. An uncompiled step reads numbers as Python's: those stay on the CPU, since to read them from
+        CUDA is to wait for all that was launched there.
+        """
+        found = member.map(self.place)
+        if self.compiled or self.data.scale.device.type != "cuda":
+            return found
+        return found._replace(record=found.record | {"step": member.record["step"]}, numbers=member.numbers)
+
     def place(self, tensor: Tensor) -> Tensor:
         """A copy on the stack's device; images and kernels (4 dimensions) in its memory format."""
         memory_format = self.memory_format if tensor.dim() == 4 else torch.preserve_format
@@ -362,9 +373,10 @@ class Stack:
             self.run(member, batch.index[row], None if batch.crop is None else batch.crop[row], self.train)
 
     def warm_up(self, batch: Batch) -> None:
-        """Compile and load what a step needs by taking one and undoing it. Raises CompileError."""
+        """Compile and load what a step needs by taking steps and undoing them. Raises CompileError."""
         kept = [member.map(torch.clone) for member in self.members]
-        self.step(batch)
+        for _ in range(WARM_UP.get(self.data.scale.device.type, 1)):
+            self.step(batch)
         for member, before in zip(self.members, kept, strict=True):
             map_tensors(Tensor.copy_, member, before)
 
@@ -403,6 +415,19 @@ class Stack:
         """Evaluate a member. Raises Stopped."""
         member = self.members[row]
         return self.evaluator.evaluate(member.parameters, member.buffers, images, stopping)
+
+
+_placed: dict[tuple[torch.device, torch.memory_format], tuple[Data, Data]] = {}
+
+
+def data_on(device: torch.device, data: Data, memory_format: torch.memory_format) -> Data:
+    """The data set on the device: once for all stacks, since a compiled step keeps it; on a CPU it is there already."""
+    if device.type == "cpu":
+        return data.to(device, memory_format)
+    key = device, memory_format
+    if key not in _placed or _placed[key][0] is not data:
+        _placed[key] = data, data.to(device, memory_format)
+    return _placed[key][1]
 
 
 def activation_columns(model: nn.Module) -> list[str]:

@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,16 +26,17 @@ def map_tensors(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree
 
 def keep_in_place(tree: Any) -> None:
     """Promise the compiler that these tensors keep their place in memory. A CUDA graph then changes them there; it
-    copies any other input.
+    copies any other input. For tensors at another place a graph is recorded, and nothing compiled anew: no guard.
     """
     import torch._dynamo
 
-    tree_map_only(Tensor, torch._dynamo.mark_static_address, tree)
+    tree_map_only(Tensor, partial(torch._dynamo.mark_static_address, guard=False), tree)
 
 
-def set_up_compiler(directory: Path, variable: str, command: str) -> None:
+def set_up_compiler(directory: Path, variable: str, command: str, processes: int | None) -> None:
     """Make torch's compiler call a C++ compiler by this command, keep its files in a directory, which the environment
-    variable names too, and share nothing with other machines.
+    variable names too, and share nothing with other machines. `processes`: how many compile at once, None for torch's
+    choice.
     """
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
@@ -49,7 +51,8 @@ def set_up_compiler(directory: Path, variable: str, command: str) -> None:
     dynamo.recompile_limit = dynamo.accumulated_recompile_limit = 1024
     dynamo.automatic_dynamic_remote_pgo = False
     inductor.fx_graph_remote_cache = inductor.autotune_remote_cache = inductor.bundled_autotune_remote_cache = False
-    inductor.compile_threads = 1  # one kernel: a pool of compilers would only cost memory
+    if processes is not None:
+        inductor.compile_threads = processes
     inductor.cpp.cxx = (None, command)
 
 

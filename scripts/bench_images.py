@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from plain import with_torchs_norms
 
 from bnexp.archs.registry import make_model
 from bnexp.batches import Batches
@@ -30,7 +30,6 @@ from bnexp.config import RunConfig
 from bnexp.data import Data
 from bnexp.datasets.images import Images
 from bnexp.engine import Stack
-from bnexp.norms import BatchNorm
 from bnexp.runs import git_state, machine
 
 WORDS = {
@@ -83,17 +82,6 @@ def plain_step(config: RunConfig, data: Data) -> Callable[[int], object]:
         optimizer.step()
 
     return step
-
-
-def with_torchs_norms(model: nn.Module) -> nn.Module:
-    """In place: dense layers have their norm over vectors, which know no positions."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, BatchNorm):
-                vectors = isinstance(getattr(parent, "layer", None), nn.Linear)
-                features = len(child.running_mean)
-                setattr(parent, name, nn.BatchNorm1d(features) if vectors else nn.BatchNorm2d(features))
-    return model
 
 
 def images_per_second(step: Callable[[int], object], seconds: float) -> float:

@@ -124,3 +124,14 @@ def test_the_middle_crop_is_the_image_itself() -> None:
     result = flip_crop(images, crop)
     assert torch.equal(result[0], images[0])
     assert torch.equal(result[1], images[1].flip(-1))
+
+
+def test_what_is_drawn_ahead_is_what_each_step_draws() -> None:
+    """Of any step, also after members have left."""
+    batches = Batches([3, 4, 5], 23, 6, True, CPU)
+    one, last = Order(3, 23, 6), Order(5, 23, 6)
+    for step in (0, 1, 70, 3, 64, 200):
+        assert torch.equal(batches.batch(step).index[0], one.batch(step))
+    batches.keep([2])
+    assert torch.equal(batches.batch(200).index, last.batch(200)[None])
+    assert torch.equal(last.batches(2, 9), torch.stack(walk(5, 23, 6, 11)[2:]))

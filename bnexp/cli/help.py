@@ -97,7 +97,7 @@ PAGES = {
     ),
     "bench": Page(
         "bnexp bench [OVERRIDE …] [modes=LIST] [rounds=N] [seconds=N] [stack=N] [out=DIR]",
-        "Measure the steps a second of every norm against none, uncompiled, compiled and stacked, in interleaved rounds.",
+        "Measure steps a second of every norm against none, uncompiled, compiled and stacked, in interleaved rounds.",
         {
             "OVERRIDE": "what is measured, as in bnexp train; of lists all combinations",
             "modes=LIST": "of eager, compiled and stacked (default: all)",
