@@ -162,7 +162,7 @@ class DatasetConfig:
     )
     binarize: bool = setting(False, "round every pixel to 0 or 1")
     limit: int | None = setting(None, "train on only this many images", f"null or {COUNT}")
-    augment: str = setting("none", "random flips and crops of the training images", one_of(AUGMENTS))
+    augment: str = setting("none", "random flips and crops of the training images (colour images)", one_of(AUGMENTS))
     conditions: list[str] = field(
         default_factory=list,
         metadata=about(
@@ -536,7 +536,7 @@ def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:
 
 @dataclass(frozen=True)
 class Key:
-    """A key of the configuration, as help and the reference show it. `default` is written as in YAML."""
+    """A key of the configuration, as help and the reference show it. `default` is written as one types it."""
 
     name: str
     allowed: str
@@ -558,7 +558,8 @@ def explain_key(name: str, entry: "Field[Any]") -> Key:
     """What the schema says of one field."""
     default = entry.default if entry.default_factory is MISSING else entry.default_factory()
     allowed = entry.metadata["allowed"] or "true or false"
-    return Key(name, allowed, json.dumps(default), entry.metadata["help"])
+    written = default if isinstance(default, str) else json.dumps(default, separators=(",", ":"))
+    return Key(name, allowed, written, entry.metadata["help"])
 
 
 @cache
