@@ -6,7 +6,7 @@ BENCH_SETUP := .venv-bench/.complete
 RESULTS ?= results
 MLPS := udacity wiki ioffe_szegedy wu_he chollet handbooks counter
 
-.PHONY: help setup demo test test-slow test-faults lint types lock bench reproduce reproduce-images tensorboard report clean
+.PHONY: help setup demo test test-extra test-slow test-faults lint types docs lock bench reproduce reproduce-images tensorboard report clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,11 +21,14 @@ $(SETUP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --reinstall-package bnexp --editable .
 	touch $@
 
-demo: $(SETUP) ## none against batch normalization on the embedded digits, 5 seeds an arm: table and figure
-	$(BIN)/bnexp compare experiment=demo norm=none,batch act=relu,sigmoid 'seed=range(5)'
+demo: $(SETUP) ## none against batch normalization on the embedded digits, 6 seeds an arm: table and figure
+	$(BIN)/bnexp compare experiment=demo norm=none,batch act=relu,sigmoid 'seed=range(6)'
 
 test: $(SETUP) lint types ## lint, types and tests, offline
 	$(BIN)/pytest
+
+test-extra: $(SETUP) ## the wide tests: every command of the documentation, the built pages
+	$(BIN)/pytest -m extra
 
 test-slow: $(SETUP) ## the long ones: every graph in a stack against alone, byte for byte (long)
 	$(BIN)/pytest -m slow
@@ -40,8 +43,13 @@ lint: $(SETUP) ## ruff
 types: $(SETUP) ## mypy --strict
 	$(BIN)/mypy
 
+docs: $(SETUP) ## the documentation as pages in site/, without a network; links are checked
+	$(BIN)/python scripts/write_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lock: $(SETUP) ## requirements.lock from pyproject.toml, the newest versions
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra slurm --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra docs --extra slurm --universal --python-version 3.11 \
+		--generate-hashes \
 		--no-header --upgrade --quiet --output-file requirements.lock
 	$(BIN)/uv pip compile --group bench --universal --python-version 3.11 --generate-hashes \
 		--no-header --upgrade --quiet --output-file requirements-bench.lock
@@ -67,5 +75,5 @@ report: $(SETUP) ## table and figure of runs that are there: make report RESULTS
 	$(BIN)/bnexp report $(RESULTS)
 
 clean: ## delete .venv and caches; keeps data/ and results/
-	rm -rf .venv .venv-bench dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench dist site .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
