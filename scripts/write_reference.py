@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
 from bnexp.config import Key, explain_keys
 
@@ -57,9 +57,15 @@ def render() -> str:
 
 def default_choices() -> dict[str, str]:
     """The choices of conf/config.yaml by their groups."""
-    entries = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
+    entries = read(CONF / "config.yaml")["defaults"]
     pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
     return {group: choice for group, choice in pairs if group in TITLES and choice}
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A YAML file as it is written, without interpolation."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(file))
+    return content
 
 
 def section(group: str, default: str | None, keys: list[Key]) -> str:
@@ -67,7 +73,7 @@ def section(group: str, default: str | None, keys: list[Key]) -> str:
     files = sorted((CONF / group).glob("*.yaml"), key=lambda file: (file.stem != default, file.stem))
     rows = [[f"`{group}={file.stem}`", description(file)] for file in files]
     text = f"## {TITLES[group]}\n\n" + table(["choice", "what it is"], rows)
-    contents = {file.stem: yaml.safe_load(file.read_text()) or {} for file in files}
+    contents = {file.stem: read(file) for file in files}
     own = [key_row(key, contents) for key in keys if key.name.startswith(f"{group}.")]
     if own:
         return text + "\n" + table(HEADER, own)

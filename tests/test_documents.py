@@ -23,6 +23,7 @@ ELSEWHERE = {  # the first word of what isn't run here → why
     "make": "test_make_target",
     "tensorboard": "serves until it is stopped",
     "torchrun": "starts processes: tests/test_parallel.py",
+    "eval": "installs completion: tests/test_cli.py",
     ".": "activates the environment",
 }
 FOLDERS = {  # data set → the place in data/ that holds it
@@ -31,7 +32,7 @@ FOLDERS = {  # data set → the place in data/ that holds it
     "cifar10": "cifar-10-batches-py",
     "image_folder": "cifar10-jpeg",
 }
-SHORTER = {"train": ["steps=4"], "compare": ["steps=4"], "bench": ["rounds=1", "seconds=0.05"]}
+SHORTER = {"train": ["steps=4"], "compare": ["steps=4"], "bench": ["rounds=1", "seconds=0.05", "modes=eager"]}
 
 
 def blocks(page: Path, language: str) -> list[str]:
