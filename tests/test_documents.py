@@ -14,6 +14,7 @@ import pytest
 from conftest import Bnexp
 
 from bnexp.claims.registry import pick
+from bnexp.config import explain_keys
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data"
@@ -136,6 +137,13 @@ def test_reference_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
     import write_reference  # noqa: PLC0415
 
     assert write_reference.PAGE.read_text() == write_reference.render()
+
+
+def test_every_key_is_explained_in_half_a_line() -> None:
+    for key in explain_keys():
+        assert key.help, key.name
+        assert key.allowed, key.name
+        assert len(key.help) <= 100, key.name
 
 
 def test_links_of_the_readme_lead_to_files() -> None:
