@@ -77,8 +77,9 @@ def section(group: str, default: str | None, keys: list[Key]) -> str:
     own = [key_row(key, contents) for key in keys if key.name.startswith(f"{group}.")]
     if own:
         return text + "\n" + table(HEADER, own)
-    commented = [row for file in files for row in commented_keys(group, file)] if group == "executor" else []
-    return text + ("\n" + table(["key", "default", "meaning", "choice that has it"], commented) if commented else "")
+    commented = commented_keys(group, files) if group == "executor" else []
+    header = ["key", "default", "meaning", "choices that have it"]
+    return text + ("\n" + table(header, commented) if commented else "")
 
 
 def description(file: Path) -> str:
@@ -93,10 +94,16 @@ def description(file: Path) -> str:
     return " ".join(lines)
 
 
-def commented_keys(group: str, file: Path) -> list[list[str]]:
-    """The keys of a choice that no run's schema has: each is explained by the comment on its line."""
-    lines = re.findall(r"^(\w+): (.*?) # (.*)$", file.read_text(), flags=re.MULTILINE)
-    return [[f"`{group}.{name}`", f"`{value}`", meaning, file.stem] for name, value, meaning in lines]
+def commented_keys(group: str, files: list[Path]) -> list[list[str]]:
+    """The keys of choices that no run's schema has: each is explained by the comment on its line."""
+    choices: dict[tuple[str, str, str], list[str]] = {}
+    for file in files:
+        for row in re.findall(r"^(\w+): (.*?) # (.*)$", file.read_text(), flags=re.MULTILINE):
+            choices.setdefault(row, []).append(file.stem)
+    return [
+        [f"`{group}.{name}`", f"`{value}`", meaning, ", ".join(having)]
+        for (name, value, meaning), having in choices.items()
+    ]
 
 
 def key_row(key: Key, contents: dict[str, dict[str, Any]]) -> list[str]:
