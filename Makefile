@@ -6,7 +6,7 @@ BENCH_SETUP := .venv-bench/.complete
 RESULTS ?= results
 MLPS := udacity wiki ioffe_szegedy wu_he chollet handbooks counter
 
-.PHONY: help setup demo test test-slow test-faults lint types lock bench device-check reproduce reproduce-images tensorboard report clean
+.PHONY: help setup demo test test-extra test-slow test-faults lint types docs lock bench device-check reproduce reproduce-images tensorboard report clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ demo: $(SETUP) ## none against batch normalization on the embedded digits, 6 see
 test: $(SETUP) lint types ## lint, types and tests, offline
 	$(BIN)/pytest
 
+test-extra: $(SETUP) ## the wide tests: every command of the documentation, the built pages
+	$(BIN)/pytest -m extra
+
 test-slow: $(SETUP) ## the long ones: every graph in a stack against alone, byte for byte (long)
 	$(BIN)/pytest -m slow
 
@@ -40,8 +43,13 @@ lint: $(SETUP) ## ruff
 types: $(SETUP) ## mypy --strict
 	$(BIN)/mypy
 
+docs: $(SETUP) ## the documentation as pages in site/, without a network; links are checked
+	$(BIN)/python scripts/write_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lock: $(SETUP) ## requirements.lock from pyproject.toml, the newest versions
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra slurm --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra docs --extra slurm --universal --python-version 3.11 \
+		--generate-hashes \
 		--no-header --upgrade --quiet --output-file requirements.lock
 	$(BIN)/uv pip compile --group bench --universal --python-version 3.11 --generate-hashes \
 		--no-header --upgrade --quiet --output-file requirements-bench.lock
@@ -70,5 +78,5 @@ report: $(SETUP) ## table and figure of runs that are there: make report RESULTS
 	$(BIN)/bnexp report $(RESULTS)
 
 clean: ## delete .venv and caches; keeps data/ and results/
-	rm -rf .venv .venv-bench dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench dist site .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -4,19 +4,20 @@ The dataclasses hold every key of every choice; a YAML file of conf/ lists the k
 """
 
 import copy
+import json
 import math
 import os
 import pickle
 import re
 import struct
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from bnexp.files import LARGEST
 
@@ -26,14 +27,11 @@ TRAINABLE = ("all", "norms")
 SCHEDULES = ("constant", "cosine", "step")
 AUGMENTS = ("none", "flip_crop")
 BACKGROUNDS = ("white", "black", "grey")
-UNIONS = {
-    "arch.bias": "auto, true or false",
-    "compile": "auto, true or false",
-    "threads": "auto or a whole number from 1 to 1024",
-}
+NORM_POSITIONS = ("before", "after")
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 LONGEST_VALUE = 200  # characters of a value in a message
 PATHS = ("dataset.root", "dataset.path", "init_from")  # keys whose values are paths
+DERIVED = ("norm.conditions",)  # set by bnexp, not by the user
 GROUPS = ("dataset", "arch", "act", "norm", "init", "optim", "experiment")
 
 
@@ -41,9 +39,10 @@ class ConfigError(ValueError):
     """A value the user gave that can't be used. Its text is one line: the key, the value, what is allowed."""
 
 
-def require(ok: bool, key: str, value: object, allowed: str) -> None:
+def require(ok: bool, key: str, value: object, allowed: str | None = None) -> None:
+    """Raise ConfigError unless `ok`. Its message says what is allowed: by default what the schema says of the key."""
     if not ok:
-        raise ConfigError(f"{key}={shown(value)} is not allowed: {allowed}")
+        raise ConfigError(f"{key}={shown(value)} is not allowed: {allowed or explained()[key].allowed}")
 
 
 def shown(value: object) -> str:
@@ -56,12 +55,9 @@ def shown(value: object) -> str:
 
 
 def require_choice(key: str, value: str, choices: Collection[str]) -> None:
+    """Raise ConfigError, with the list of choices, unless the value is one of them."""
     if value not in choices:
         raise ConfigError(f"{key}={shown(value)} is unknown: choose from {', '.join(choices)}")
-
-
-def require_positive(key: str, value: float) -> None:
-    require(math.isfinite(value) and value > 0, key, value, "a finite number above 0")
 
 
 SMALLEST = 2.0**-126  # of single precision; what is closer to 0 is computed as 0
@@ -76,15 +72,17 @@ def single(value: float) -> float:
     return number if abs(number) >= SMALLEST or math.isnan(number) else 0.0
 
 
-def require_single(key: str, value: float, fits: Callable[[float], bool], allowed: str) -> None:
-    """A range holds in single precision, where 0 stands for 0 alone."""
+def require_single(key: str, value: float, fits: Callable[[float], bool]) -> None:
+    """Raise ConfigError unless the value fits in single precision, where nothing but 0 may be rounded to 0."""
     number = single(value)
     held = math.isfinite(number) and (number != 0 or value == 0)
     reach = "" if held else ", which goes from 1.2e-38 to 3.4e+38"
-    require(held and fits(number), key, value, f"{allowed} in single precision{reach}")
+    if not (held and fits(number)):
+        require(False, key, value, f"{explained()[key].allowed} in single precision{reach}")
 
 
 def require_whole(key: str, value: int, least: int) -> None:
+    """Raise ConfigError unless least ≤ value ≤ 2⁶³ - 1."""
     require(least <= value <= LARGEST, key, value, f"a whole number of at least {least}, up to 2^63 - 1")
 
 
@@ -106,138 +104,211 @@ def require_flat(key: str, values: list[Any]) -> None:
 
 
 def above_0(number: float) -> bool:
+    """Whether number > 0."""
     return number > 0
 
 
 def at_least_0(number: float) -> bool:
+    """Whether number ≥ 0."""
     return number >= 0
+
+
+def setting(default: Any, explanation: str, allowed: str = "") -> Any:
+    """A field of the schema with its default; the rest as in `about`."""
+    return field(default=default, metadata=about(explanation, allowed))
+
+
+def about(explanation: str, allowed: str = "") -> dict[str, str]:
+    """A field's metadata: what it is for in half a line, and the allowed values where its type leaves them open.
+
+    Both feed `bnexp train --help` and docs/configuration.md, the allowed values the error messages too.
+    """
+    return {"help": explanation, "allowed": allowed}
+
+
+def one_of(choices: Collection[str]) -> str:
+    """The allowed values of a key with choices, as in: white, black or grey."""
+    *others, last = choices
+    return f"{', '.join(others)} or {last}"
+
+
+POSITIVE = "a finite number above 0"
+NOT_NEGATIVE = "a finite number of at least 0"
+DECAY_RATE = "a number from 0 up to but not including 1"
+SWITCH = "auto, true or false"
+COUNT = "a whole number of at least 1, up to 2^63 - 1"
+WIDTHS = "1 to 1000 widths from 1 to 65536"
+WIDTH = "a whole number from 1 to 65536"
+NAME = "the choice of the group"
 
 
 @dataclass
 class DatasetConfig:
-    name: str = "mnist"
-    root: str = "data"
-    path: str | None = None
-    size: int = 32
-    background: str = "white"
-    validation: int = 5000
-    standardize: bool = False
-    binarize: bool = False
-    limit: int | None = None
-    augment: str = "none"
-    conditions: list[str] = field(default_factory=list)
-    classes: list[int] | None = None
+    """The images: where they are, how they are split and changed before training."""
+
+    name: str = setting("mnist", NAME)
+    root: str = setting("data", "folder of downloaded data sets and caches; $BNEXP_DATA is its default", "a path")
+    path: str | None = setting(
+        None, "image_folder: the folder that holds train/CLASS/ and test/CLASS/", "a path or null"
+    )
+    size: int = setting(
+        32, "image_folder: every image is resized to size × size pixels", "a whole number from 1 to 4096"
+    )
+    background: str = setting("white", "image_folder: colour behind transparent pixels", one_of(BACKGROUNDS))
+    validation: int = setting(5000, "number of training images set aside for validation", COUNT)
+    standardize: bool = setting(
+        False, "subtract the training set's mean and divide by its standard deviation, per channel"
+    )
+    binarize: bool = setting(False, "round every pixel to 0 or 1")
+    limit: int | None = setting(None, "train on only this many images", f"null or {COUNT}")
+    augment: str = setting("none", "random flips and crops of the training images (colour images)", one_of(AUGMENTS))
+    conditions: list[str] = field(
+        default_factory=list,
+        metadata=about(
+            "styles that every image appears in: plain, inverted, rotated90, flipped, edges, noise, blurred",
+            "each style once",
+        ),
+    )
+    classes: list[int] | None = field(
+        default=None,
+        metadata=about("use these classes alone, as in [0,1,2]", "null or two or more numbers of classes, each once"),
+    )
 
     def __post_init__(self) -> None:
-        require(1 <= self.size <= 4096, "dataset.size", self.size, "a whole number from 1 to 4096")
+        require(1 <= self.size <= 4096, "dataset.size", self.size)
         require_whole("dataset.validation", self.validation, 1)
-        in_range = self.limit is None or 1 <= self.limit <= LARGEST
-        require(in_range, "dataset.limit", self.limit, "null or a whole number of at least 1, up to 2^63 - 1")
+        require(self.limit is None or 1 <= self.limit <= LARGEST, "dataset.limit", self.limit)
         require_choice("dataset.background", self.background, BACKGROUNDS)
         require_choice("dataset.augment", self.augment, AUGMENTS)
         require_flat("dataset.classes", self.classes or [])
         require_flat("dataset.conditions", self.conditions)
         chosen = self.classes
         fits = chosen is None or len({number for number in chosen if abs(number) <= LARGEST}) == len(chosen) >= 2
-        require(fits, "dataset.classes", chosen, "null or two or more numbers of classes, each once")
-        twice = len(set(self.conditions)) < len(self.conditions)
-        require(not twice, "dataset.conditions", self.conditions, "each style once")
+        require(fits, "dataset.classes", chosen)
+        require(len(set(self.conditions)) == len(self.conditions), "dataset.conditions", self.conditions)
 
 
 @dataclass
 class ArchConfig:
-    name: str = "mlp"
-    hidden: list[int] = field(default_factory=lambda: [100, 100, 100])
-    depth: int | None = None
-    channels: list[int] = field(default_factory=lambda: [64, 128])
-    dense: int = 256
-    growth: int = 12
-    norm_position: str = "before"
-    bias: bool | str = "auto"
-    pre_activation: bool = False
-    residual_init_zero: bool = False
-    skip_init: bool = False
+    """The network: its widths and depth, and where its norms and biases are."""
+
+    name: str = setting("mlp", NAME)
+    hidden: list[int] = field(
+        default_factory=lambda: [100, 100, 100], metadata=about("widths of the hidden (dense) layers", WIDTHS)
+    )
+    depth: int | None = setting(
+        None,
+        "number of layers; mlp: hidden layers, repeating the widths; resnet: 6n + 2; densenet: 3n + 4",
+        "null or a number from 1 to 1000",
+    )
+    channels: list[int] = field(
+        default_factory=lambda: [64, 128],
+        metadata=about("channels of the convolutions, or of the stages of a resnet", WIDTHS),
+    )
+    dense: int = setting(256, "width of the dense layer before the classifier", WIDTH)
+    growth: int = setting(12, "densenet: channels that each layer adds", WIDTH)
+    norm_position: str = setting("before", "place of the norm relative to the activation", one_of(NORM_POSITIONS))
+    bias: bool | str = setting(
+        "auto", "biases of the layers that a norm follows; auto: none, since β takes their place", SWITCH
+    )
+    pre_activation: bool = setting(False, "resnet: norm and activation before each convolution")
+    residual_init_zero: bool = setting(False, "resnet: γ of the last norm of each block starts at 0")
+    skip_init: bool = setting(False, "resnet: each branch has a learned factor that starts at 0 (SkipInit)")
 
     def __post_init__(self) -> None:
-        for key, widths in (
-            ("hidden", self.hidden),
-            ("channels", self.channels),
-            ("dense", [self.dense]),
-            ("growth", [self.growth]),
-        ):
-            require_flat(f"arch.{key}", widths)
+        for name, widths in (("hidden", self.hidden), ("channels", self.channels)):
+            require_flat(f"arch.{name}", widths)
             fits = 1 <= len(widths) <= 1000 and all(1 <= width <= 65_536 for width in widths)
-            require(fits, f"arch.{key}", widths, "1 to 1000 widths from 1 to 65536")
-        require(
-            self.depth is None or 1 <= self.depth <= 1000, "arch.depth", self.depth, "null or a number from 1 to 1000"
-        )
-        require_choice("arch.norm_position", self.norm_position, ("before", "after"))
-        require(self.bias in ("auto", True, False), "arch.bias", self.bias, UNIONS["arch.bias"])
+            require(fits, f"arch.{name}", widths)
+        require(1 <= self.dense <= 65_536, "arch.dense", self.dense)
+        require(1 <= self.growth <= 65_536, "arch.growth", self.growth)
+        require(self.depth is None or 1 <= self.depth <= 1000, "arch.depth", self.depth)
+        require_choice("arch.norm_position", self.norm_position, NORM_POSITIONS)
+        require(self.bias in ("auto", True, False), "arch.bias", self.bias)
 
 
 @dataclass
 class ActConfig:
-    name: str = "relu"
+    """The activation function."""
+
+    name: str = setting("relu", NAME)
 
 
 @dataclass
 class NormConfig:
-    name: str = "batch"
-    eps: float = 1e-5
-    momentum: float = 0.1
-    unbiased: bool = True
-    affine: bool = True
-    groups: int = 4
-    noise_shift: float = 0.5
-    noise_scale: float = 1.25
-    conditions: int = 1
+    """The normalization layer."""
+
+    name: str = setting("batch", NAME)
+    eps: float = setting(1e-5, "ε, added to the variance before the square root", POSITIVE)
+    momentum: float = setting(
+        0.1, "weight of the newest batch in the running mean and variance", "a number above 0 and up to 1"
+    )
+    unbiased: bool = setting(True, "running variance divides by n - 1 (true) or by n (false)")
+    affine: bool = setting(True, "learn a scale γ and a shift β")
+    groups: int = setting(4, "group: number of groups; must divide the channels of every layer", COUNT)
+    noise_shift: float = setting(0.5, "noisy_batch: each channel's shift is drawn from ± this", NOT_NEGATIVE)
+    noise_scale: float = setting(
+        1.25, "noisy_batch: each channel's scale is drawn from 1 to this", "a finite number of at least 1"
+    )
+    conditions: int = setting(1, "number of pairs of γ and β: one for each style of dataset.conditions", COUNT)
 
     def __post_init__(self) -> None:
-        require_single("norm.eps", self.eps, above_0, "a finite number above 0")
-        require_single("norm.momentum", self.momentum, lambda m: 0 < m <= 1, "a number above 0 and up to 1")
-        require_single("norm.noise_shift", self.noise_shift, at_least_0, "a finite number of at least 0")
-        require_single("norm.noise_scale", self.noise_scale, lambda s: s >= 1, "a finite number of at least 1")
+        require_single("norm.eps", self.eps, above_0)
+        require_single("norm.momentum", self.momentum, lambda m: 0 < m <= 1)
+        require_single("norm.noise_shift", self.noise_shift, at_least_0)
+        require_single("norm.noise_scale", self.noise_scale, lambda s: s >= 1)
         require_whole("norm.groups", self.groups, 1)
         require_whole("norm.conditions", self.conditions, 1)
 
 
 @dataclass
 class InitConfig:
-    name: str = "normal"
-    std: float = 0.05
+    """The initialization of the weights."""
+
+    name: str = setting("normal", NAME)
+    std: float = setting(0.05, "normal: standard deviation of the initial weights", NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
-        require_single("init.std", self.std, at_least_0, "a finite number of at least 0")
+        require_single("init.std", self.std, at_least_0)
 
 
 @dataclass
 class OptimConfig:
-    name: str = "sgd"
-    lr: float = 0.01
-    momentum: float = 0.9
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    schedule: str = "constant"
+    """The optimizer and its learning rate over time."""
+
+    name: str = setting("sgd", NAME)
+    lr: float = setting(0.01, "learning rate", POSITIVE)
+    momentum: float = setting(0.9, "momentum: weight of the previous update", DECAY_RATE)
+    beta1: float = setting(0.9, "adam, adamw: decay rate of the mean of gradients", DECAY_RATE)
+    beta2: float = setting(0.999, "adam, adamw: decay rate of the mean of squared gradients", DECAY_RATE)
+    eps: float = setting(1e-8, "adam, adamw: ε, added to the square root in the denominator", POSITIVE)
+    weight_decay: float = setting(0.0, "weight decay; adamw: decoupled from the gradient", NOT_NEGATIVE)
+    schedule: str = setting(
+        "constant",
+        "learning rate over time; cosine: falls to 0; step: divided by 10 at 1/2 and 3/4 of the steps",
+        one_of(SCHEDULES),
+    )
 
     def __post_init__(self) -> None:
-        require_single("optim.lr", self.lr, above_0, "a finite number above 0")
-        require_single("optim.eps", self.eps, above_0, "a finite number above 0")
-        for key in ("momentum", "beta1", "beta2"):
-            value = getattr(self, key)
-            require_single(f"optim.{key}", value, lambda v: 0 <= v < 1, "a number from 0 up to but not including 1")
-        require_single("optim.weight_decay", self.weight_decay, at_least_0, "a finite number of at least 0")
+        require_single("optim.lr", self.lr, above_0)
+        require_single("optim.eps", self.eps, above_0)
+        for name in ("momentum", "beta1", "beta2"):
+            require_single(f"optim.{name}", getattr(self, name), lambda v: 0 <= v < 1)
+        require_single("optim.weight_decay", self.weight_decay, at_least_0)
         require_choice("optim.schedule", self.schedule, SCHEDULES)
 
 
 @dataclass
 class EvalConfig:
-    first_every: int = 50
-    first_until: int = 2000
-    every: int = 500
-    recalibrate: bool = False
-    keep: bool = False
+    """When the network is evaluated, and what is kept of it."""
+
+    first_every: int = setting(50, "steps between evaluations up to step eval.first_until", COUNT)
+    first_until: int = setting(
+        2000, "last step of the frequent evaluations", "a whole number of at least 0, up to 2^63 - 1"
+    )
+    every: int = setting(500, "steps between evaluations after step eval.first_until", COUNT)
+    recalibrate: bool = setting(False, "at the end, test once more with batch statistics of a whole epoch")
+    keep: bool = setting(False, "keep a checkpoint of every evaluation, for bnexp probe")
 
     def __post_init__(self) -> None:
         require_whole("eval.first_every", self.first_every, 1)
@@ -257,10 +328,14 @@ class EvalConfig:
 
 @dataclass
 class CheckpointConfig:
-    every_seconds: float = 60.0
+    """How often the state is saved that an interrupted run is resumed from."""
+
+    every_seconds: float = setting(60.0, "seconds of training between saved states, which resume starts from", POSITIVE)
 
     def __post_init__(self) -> None:
-        require_positive("checkpoint.every_seconds", self.every_seconds)
+        require(
+            math.isfinite(self.every_seconds) and self.every_seconds > 0, "checkpoint.every_seconds", self.every_seconds
+        )
 
 
 @dataclass
@@ -275,24 +350,34 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    seed: int = 0
-    steps: int = 50_000
-    batch_size: int = 60
-    device: str = "auto"
-    threads: int | str = "auto"
-    compile: bool | str = "auto"
-    precision: str = "fp32"
-    init_from: str | None = None
-    trainable: str = "all"
+    seed: int = setting(
+        0, "fixes the initial weights, the order of batches and the augmentation", "a whole number from 0 to 2^63 - 1"
+    )
+    steps: int = setting(50_000, "number of updates of the weights", "a whole number from 1 to 1000000000")
+    batch_size: int = setting(60, "number of images in a batch", COUNT)
+    device: str = setting("auto", "where to train; auto: CUDA where there is one, else the CPU", one_of(DEVICES))
+    threads: int | str = setting(
+        "auto", "CPU threads of a run; auto: 1 for an MLP, else every core", "auto or a whole number from 1 to 1024"
+    )
+    compile: bool | str = setting(
+        "auto",
+        "compile the step; auto: an MLP from 5,000 steps on where a C++ compiler works, any network on CUDA",
+        SWITCH,
+    )
+    precision: str = setting("fp32", "number format of the step; bf16: mixed precision", one_of(PRECISIONS))
+    init_from: str | None = setting(
+        None, "directory of a finished run whose weights are the initial ones, by name and shape", "a path or null"
+    )
+    trainable: str = setting("all", "which parameters are trained; norms: γ and β alone", one_of(TRAINABLE))
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed <= LARGEST, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
-        require(1 <= self.steps <= 10**9, "steps", self.steps, "a whole number from 1 to 1000000000")
+        require(0 <= self.seed <= LARGEST, "seed", self.seed)
+        require(1 <= self.steps <= 10**9, "steps", self.steps)
         require_whole("batch_size", self.batch_size, 1)
         require_choice("device", self.device, DEVICES)
         count = isinstance(self.threads, int) and not isinstance(self.threads, bool) and 1 <= self.threads <= 1024
-        require(self.threads == "auto" or count, "threads", self.threads, UNIONS["threads"])
-        require(self.compile in ("auto", True, False), "compile", self.compile, UNIONS["compile"])
+        require(self.threads == "auto" or count, "threads", self.threads)
+        require(self.compile in ("auto", True, False), "compile", self.compile)
         require_choice("precision", self.precision, PRECISIONS)
         require_choice("trainable", self.trainable, TRAINABLE)
 
@@ -438,23 +523,54 @@ def paths_of(config: RunConfig, directory: Path) -> dict[str, str]:
 def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:
     """OmegaConf's complaint as a line of ours."""
     first = str(error).splitlines()[0]
-    if key in UNIONS:
-        return f"{key}={shown(value)} is not allowed: {UNIONS[key]}"
     kind = re.search(r"could not be converted to (\w+)", first)
-    if kind and kind[1] in KINDS:
-        return f"{key}={shown(value)} is not allowed: {KINDS[kind[1]]}"
     if "is not a ListConfig" in first:
         return f"{key}={shown(value)} is not allowed: a list, as in [100,100]"
+    if key in explained() and isinstance(error, ValidationError):
+        return f"{key}={shown(value)} is not allowed: {explained()[key].allowed}"
+    if kind and kind[1] in KINDS:
+        return f"{key}={shown(value)} is not allowed: {KINDS[kind[1]]}"
     return f"{key}={shown(value)}: {first}"
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the configuration, as help and the reference show it. `default` is written as one types it."""
+
+    name: str
+    allowed: str
+    default: str
+    help: str
+
+
+def explain_keys() -> list[Key]:
+    """Every key that a user can set, in the order of the schema: name, allowed values, default and explanation."""
+    keys = []
+    for entry in fields(RunConfig):
+        parts = fields(entry.type) if is_dataclass(entry.type) else ()
+        keys += [explain_key(f"{entry.name}.{part.name}", part) for part in parts if part.name != "name"]
+        keys += [] if parts else [explain_key(entry.name, entry)]
+    return [each for each in keys if each.name not in DERIVED]
+
+
+def explain_key(name: str, entry: "Field[Any]") -> Key:
+    """What the schema says of one field."""
+    default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+    allowed = entry.metadata["allowed"] or "true or false"
+    written = default if isinstance(default, str) else json.dumps(default, separators=(",", ":"))
+    return Key(name, allowed, written, entry.metadata["help"])
+
+
+@cache
+def explained() -> dict[str, Key]:
+    """The keys of `explain_keys` by their names."""
+    return {each.name: each for each in explain_keys()}
 
 
 @cache
 def known_keys() -> tuple[str, ...]:
-    """Groups and keys: norm, norm.eps, seed, …"""
-    keys = list(GROUPS)
-    for key, value in RunConfig().as_dict().items():
-        keys += [f"{key}.{part}" for part in value if part != "name"] if isinstance(value, dict) else [key]
-    return tuple(keys)
+    """The groups and the keys: norm, norm.eps, seed, …"""
+    return (*GROUPS, *explained(), *DERIVED)
 
 
 @cache
