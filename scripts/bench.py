@@ -26,13 +26,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bnexp.bench import Spread, interval_description, ratio_of, spread
-from bnexp.config import RunConfig
-from bnexp.data import load_data
-from bnexp.engine import decide_compilation
-from bnexp.runs import git_state, machine
+from bnexp.compare.throughput import Spread, interval_description, ratio_of, spread
+from bnexp.data.load import load_data
+from bnexp.runs.config import RunConfig
+from bnexp.runs.directory import git_state, machine
 from bnexp.sweeps.job import ExecutorConfig, Job
 from bnexp.sweeps.stacks import plan_sweep
+from bnexp.training.engine import decide_compilation
 
 PEERS = Path(__file__).parent / "peers"
 PEERS_PYTHON = Path(".venv-bench/bin/python")  # Keras and JAX

@@ -22,15 +22,15 @@ import torch
 import torch.nn.functional as F
 from plain import with_torchs_norms
 
-from bnexp.archs.registry import make_model
-from bnexp.batches import Batches
-from bnexp.bench import Spread, ratio_of, spread
 from bnexp.cli.compose import configurations
-from bnexp.config import RunConfig
-from bnexp.data import Data
-from bnexp.datasets.images import Images
-from bnexp.engine import Stack
-from bnexp.runs import git_state, machine
+from bnexp.compare.throughput import Spread, ratio_of, spread
+from bnexp.data.batches import Batches
+from bnexp.data.images import Images
+from bnexp.data.load import Data
+from bnexp.models.registry import make_model
+from bnexp.runs.config import RunConfig
+from bnexp.runs.directory import git_state, machine
+from bnexp.training.engine import Stack
 
 WORDS = {
     "convnet": ["arch=convnet"],

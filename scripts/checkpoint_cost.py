@@ -12,10 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bnexp import train
 from bnexp.cli.compose import configurations
-from bnexp.config import CheckpointConfig
-from bnexp.runs import Launch
+from bnexp.runs.config import CheckpointConfig
+from bnexp.runs.directory import Launch
+from bnexp.training import loop as train
 
 SIZE, STEPS = 5, 10_000
 

@@ -33,10 +33,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bnexp.claims.udacity import CELLS, COLUMNS
-from bnexp.config import DatasetConfig
-from bnexp.data import load_data
-from bnexp.runs import git_state, machine
+from bnexp.claims.sources.udacity import CELLS, COLUMNS
+from bnexp.data.load import load_data
+from bnexp.runs.config import DatasetConfig
+from bnexp.runs.directory import git_state, machine
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKED = ("MNIST/raw", "cifar10-jpeg")  # folders of data/

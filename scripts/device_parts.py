@@ -24,8 +24,10 @@ from serve import Task, serve
 from torch import Tensor
 from torch.func import vmap
 
-from bnexp.batches import Batches
-from bnexp.config import (
+from bnexp.data.batches import Batches
+from bnexp.data.images import Images
+from bnexp.data.load import Data, load_data
+from bnexp.runs.config import (
     ActConfig,
     ArchConfig,
     DatasetConfig,
@@ -35,11 +37,9 @@ from bnexp.config import (
     OptimConfig,
     RunConfig,
 )
-from bnexp.data import Data, load_data
-from bnexp.datasets.images import Images
-from bnexp.engine import Stack, decide_compilation, dimensions, make_step, prepare_torch
-from bnexp.runs import Launch
-from bnexp.train import Member, Stopwatch, open_member, train_together
+from bnexp.runs.directory import Launch
+from bnexp.training.engine import Stack, decide_compilation, dimensions, make_step, prepare_torch
+from bnexp.training.loop import Member, Stopwatch, open_member, train_together
 
 NORMS = ("none", "batch")
 COMPANY = (2, 8, 64)  # members of the stacks that a run alone is compared with

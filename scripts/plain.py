@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnexp.archs.registry import make_model
-from bnexp.config import RunConfig
-from bnexp.data import Data
-from bnexp.norms import BatchNorm
+from bnexp.data.load import Data
+from bnexp.models.norms import BatchNorm
+from bnexp.models.registry import make_model
+from bnexp.runs.config import RunConfig
 
 
 def with_torchs_norms(model: nn.Module) -> nn.Module:

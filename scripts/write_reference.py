@@ -1,4 +1,4 @@
-"""Write docs/configuration.md: every group, choice and key, from conf/ and the schema of bnexp.config.
+"""Write docs/configuration.md: every group, choice and key, from conf/ and the schema of bnexp.runs.config.
 
     python scripts/write_reference.py
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bnexp.config import Key, explain_keys
+from bnexp.runs.config import Key, explain_keys
 
 ROOT = Path(__file__).parent.parent
 CONF, PAGE = ROOT / "conf", ROOT / "docs" / "configuration.md"

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from bnexp.cli.main import run
-from bnexp.config import DatasetConfig
-from bnexp.runs import machine
+from bnexp.runs.config import DatasetConfig
+from bnexp.runs.directory import machine
 
 BEGAN = time.monotonic()
 
@@ -116,7 +116,7 @@ def warm_scratch(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Torch's own files stay those of all tests, as if the user had chosen their directory, wherever steps are kept.
     What takes long to compile is its headers.
     """
-    from bnexp import cache  # noqa: PLC0415
+    from bnexp.runs.directory import cache  # noqa: PLC0415
 
     scratch = cache.open_cache().scratch
     assert scratch is not None
@@ -130,7 +130,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what is in the tables: a figure takes 0.3 s."""
     for name in ("report.plot_figure", "probe_report.plot_figure", "bench_report.rate_figure"):
         monkeypatch.setattr(f"bnexp.{name}", lambda *_: None)
-    monkeypatch.setattr("bnexp.report_page.plot_svg", lambda _: "<svg></svg>")
+    monkeypatch.setattr("bnexp.compare.page.plot_svg", lambda _: "<svg></svg>")
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def idx_bytes(name: str) -> bytes:
 
 @pytest.fixture(scope="session")
 def sets() -> ModuleType:
-    return pytest.importorskip("bnexp.datasets.torchvision_sets")
+    return pytest.importorskip("bnexp.data.torchvision_sets")
 
 
 @pytest.fixture(scope="session")

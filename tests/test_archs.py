@@ -10,13 +10,13 @@ import torch
 from conftest import Bnexp
 from torch import Tensor, nn
 
-from bnexp.activations import ACTIVATIONS, make_activation
-from bnexp.archs.block import Block, Builder
-from bnexp.archs.registry import ARCHS, make_model, notes, stacks
 from bnexp.cli.compose import configurations
-from bnexp.config import ActConfig, ArchConfig, ConfigError, NormConfig, RunConfig
-from bnexp.init import initialize
-from bnexp.norms import IMAGES_ONLY, NORMS, make_norm
+from bnexp.models.activations import ACTIVATIONS, make_activation
+from bnexp.models.block import Block, Builder
+from bnexp.models.init import initialize
+from bnexp.models.norms import IMAGES_ONLY, NORMS, make_norm
+from bnexp.models.registry import ARCHS, make_model, notes, stacks
+from bnexp.runs.config import ActConfig, ArchConfig, ConfigError, NormConfig, RunConfig
 
 CLASSES = 7
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 20, 24)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bnexp.batches import PADDING, Batches, Order, flip_crop
+from bnexp.data.batches import PADDING, Batches, Order, flip_crop
 
 CPU = torch.device("cpu")
 

@@ -13,17 +13,17 @@ import torch
 from conftest import Bnexp
 from torch import Tensor
 
-import bnexp.engine
-from bnexp.batches import Batch, Batches
-from bnexp.bench import interval_description, interval_rank, make_forward, spread
-from bnexp.bench_plan import CONTROL, take_options, with_norms
+import bnexp.training.engine
 from bnexp.cli.main import run
-from bnexp.compiler import NO_COMPILER, has_compiler
-from bnexp.config import ActConfig, ArchConfig, DatasetConfig, NormConfig, RunConfig
-from bnexp.data import load_data
-from bnexp.engine import Stack
-from bnexp.norms import IMAGES_ONLY, NORMS
-from bnexp.runs import PACKAGES
+from bnexp.compare.throughput import interval_description, interval_rank, make_forward, spread
+from bnexp.compare.throughput_plan import CONTROL, take_options, with_norms
+from bnexp.data.batches import Batch, Batches
+from bnexp.data.load import load_data
+from bnexp.models.norms import IMAGES_ONLY, NORMS
+from bnexp.runs.config import ActConfig, ArchConfig, DatasetConfig, NormConfig, RunConfig
+from bnexp.runs.directory import PACKAGES
+from bnexp.training.compiler import NO_COMPILER, has_compiler
+from bnexp.training.engine import Stack
 
 SMALL = ("dataset=digits", "arch.hidden=[8]", "batch_size=20", "seconds=0.001")
 EAGER = (*SMALL, "modes=eager", "rounds=6")
@@ -122,17 +122,17 @@ def test_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile without the C++ part of it, which takes seconds a graph."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    monkeypatch.setattr(bnexp.engine, "_compiled", {})
+    monkeypatch.setattr(bnexp.training.engine, "_compiled", {})
 
 
 @needs_compiler
 def test_every_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record of it: test_stacking.py has the steps compiled, and one below the forward pass."""
-    monkeypatch.setattr("bnexp.compiled.Compiled.compile", lambda compiled, _: compiled.function)
-    monkeypatch.setattr("bnexp.engine.keep_in_place", lambda _: None)
-    monkeypatch.setattr(bnexp.engine, "_compiled", {})
+    monkeypatch.setattr("bnexp.training.compiled.Compiled.compile", lambda compiled, _: compiled.function)
+    monkeypatch.setattr("bnexp.training.engine.keep_in_place", lambda _: None)
+    monkeypatch.setattr(bnexp.training.engine, "_compiled", {})
     drawn: list[Any] = []
-    monkeypatch.setattr("bnexp.bench_report.rate_figure", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr("bnexp.compare.throughput_report.rate_figure", lambda *arguments: drawn.append(arguments))
     bench(*SMALL, "norm=batch", "rounds=2", "stack=3", f"out={tmp_path}")
     record = record_of(tmp_path)
     modes = [("eager", 1), ("compiled", 1), ("stacked", 3)]

@@ -18,12 +18,12 @@ import pytest
 from children import end_of, import_everything, start
 from conftest import Bnexp, Outcome, Tell, Times
 
-from bnexp import engine
-from bnexp.cache import DIGEST, VARIABLE, cache_directory, open_cache
-from bnexp.compiled import Compiled
-from bnexp.compiler import has_compiler
-from bnexp.engine import Stack
-from bnexp.runs import CHECKPOINT, METRICS
+from bnexp.runs.cache import DIGEST, VARIABLE, cache_directory, open_cache
+from bnexp.runs.directory import CHECKPOINT, METRICS
+from bnexp.training import engine
+from bnexp.training.compiled import Compiled
+from bnexp.training.compiler import has_compiler
+from bnexp.training.engine import Stack
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for another user")
@@ -37,15 +37,15 @@ def fresh(monkeypatch: pytest.MonkeyPatch, warm_scratch: Path, tmp_path: Path) -
     """As a process that has compiled nothing yet, and in which even short runs are worth it."""
     import_everything()  # by a run, which is not to be compiled
     monkeypatch.setattr(engine, "_compiled", {})
-    monkeypatch.setattr("bnexp.engine.COMPILE_FROM", 1)
-    monkeypatch.setattr("bnexp.console._printed", set())
+    monkeypatch.setattr("bnexp.training.engine.COMPILE_FROM", 1)
+    monkeypatch.setattr("bnexp.runs.console._printed", set())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is compiled, everything else is as if it were: a tenth of a second in place of seconds."""
-    monkeypatch.setattr("bnexp.compiler.run_small_function", lambda *_: None)
+    monkeypatch.setattr("bnexp.training.compiler.run_small_function", lambda *_: None)
     monkeypatch.setattr(Compiled, "compile", lambda compiled, _: compiled.function)
     monkeypatch.setattr("torch.compiler.load_compiled_function", lambda file, external_data: pickle.load(file))
 
@@ -76,7 +76,7 @@ def names_kept(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that the run would read."""
     looked_for: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr("bnexp.compiled.load", lambda path, captured: looked_for.append(path.name))
+        patch.setattr("bnexp.training.compiled.load", lambda path, captured: looked_for.append(path.name))
         assert bnexp(*TRAIN, "compile=true", "hydra.run.dir=look").status == 0
     forget_compiled(monkeypatch)
     assert looked_for
@@ -263,7 +263,7 @@ def test_nothing_is_taken_from_the_temporary_directory(
         give_away(folder)
         folder.chmod(0o1777)
     os.chown(shared, 0, 0)
-    monkeypatch.setattr("bnexp.compiler.run_small_function", lambda *_: None)
+    monkeypatch.setattr("bnexp.training.compiler.run_small_function", lambda *_: None)
     assert end_of(start(lambda: bnexp(*TRAIN, "compile=true", *RUN).status)) == 0
     assert record()["compiled"] is True
     assert [list(path.iterdir()) for path in shared.iterdir()] == [[]]
@@ -311,7 +311,7 @@ def test_a_compiler_that_is_not_there(
 def test_a_compiler_that_is_not_there_does_not_matter_where_nothing_is_compiled(
     bnexp: Bnexp, uncompiled: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bnexp.engine.COMPILE_FROM", 5000)
+    monkeypatch.setattr("bnexp.training.engine.COMPILE_FROM", 5000)
     monkeypatch.setenv("CXX", "nobody++")
     outcome = bnexp(*TRAIN, *RUN)
     assert outcome.status == 0
@@ -323,7 +323,7 @@ def test_a_compiler_that_does_not_work(
     bnexp: Bnexp, uncompiled: list[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """It crashes. Here the small function is not compiled in two places: one is enough to see it."""
-    monkeypatch.setattr("bnexp.compiler.without_scratch", lambda problem: open_cache())
+    monkeypatch.setattr("bnexp.training.compiler.without_scratch", lambda problem: open_cache())
     monkeypatch.setenv("CXX", script(tmp_path / "compiler", "kill -SEGV $$"))
     outcome = bnexp(*TRAIN, *RUN)
     assert outcome.status == 0, outcome
@@ -338,7 +338,7 @@ def test_a_compiler_that_does_not_work(
 
 
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnexp.engine.compiler_problem", lambda *_: "no compiler today")
+    monkeypatch.setattr("bnexp.training.engine.compiler_problem", lambda *_: "no compiler today")
 
 
 def interrupt(bnexp: Bnexp, patch: pytest.MonkeyPatch, *words: str) -> None:
@@ -404,7 +404,7 @@ def test_compiling_that_fails_in_the_run_stays_resumable(
     bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch, many: bool
 ) -> None:
     """The disk is full by then, or a worker's machine is not like the one that planned it."""
-    monkeypatch.setattr("bnexp.compiler.run_small_function", lambda *_: None)
+    monkeypatch.setattr("bnexp.training.compiler.run_small_function", lambda *_: None)
 
     def fails(compiled: Compiled, arguments: object) -> None:
         raise OSError(28, "No space left on device")
@@ -509,7 +509,7 @@ def test_broken_caches_and_compilers(
     with monkeypatch.context() as patch:
         for compiled in (True, False):
             forget_compiled(patch)
-            patch.setattr("bnexp.engine.COMPILE_FROM", 1 if compiled else 5000)
+            patch.setattr("bnexp.training.engine.COMPILE_FROM", 1 if compiled else 5000)
             assert bnexp(*words, *RUN).status == 0
             assert record()["compiled"] is compiled
             expected[compiled] = bytes_of()
@@ -522,7 +522,7 @@ def test_broken_caches_and_compilers(
         kept, own = (broken_place(chance.choice(kinds), folder / name, small_disk) for name in made(folder))
         monkeypatch.setenv("XDG_CACHE_HOME", str(kept))
         monkeypatch.setenv(VARIABLE, str(chance.choice([own, warm_scratch, warm_scratch]) if whole else warm_scratch))
-        monkeypatch.setattr("bnexp.cache._ours", ("", ""))
+        monkeypatch.setattr("bnexp.runs.cache._ours", ("", ""))
         compiler, damage = chance.choice(COMPILERS_DRAWN[: None if whole else -1]), chance.choice(DAMAGE_DRAWN)
         for turn in (0, 1):
             forget_compiled(monkeypatch)

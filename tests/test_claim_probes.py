@@ -10,9 +10,6 @@ from conftest import Bnexp
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bnexp.archs.registry import make_model
-from bnexp.batches import Order
-from bnexp.checkpoint import load_checkpoint
 from bnexp.claims import probes
 from bnexp.claims.probes import (
     accuracy_on_mixture,
@@ -24,11 +21,14 @@ from bnexp.claims.probes import (
     train_test_gap,
 )
 from bnexp.cli.main import run
-from bnexp.config import recorded
-from bnexp.data import load_data
-from bnexp.init import initialize
-from bnexp.probe import probe_run
-from bnexp.runs import RunRecord, find_runs
+from bnexp.compare.landscape import probe_run
+from bnexp.data.batches import Order
+from bnexp.data.load import load_data
+from bnexp.models.init import initialize
+from bnexp.models.registry import make_model
+from bnexp.runs.config import recorded
+from bnexp.runs.directory import RunRecord, find_runs
+from bnexp.training.checkpoint import load_checkpoint
 
 OVERRIDES = ("dataset=digits", "arch.hidden=[12,10]", "optim.lr=0.2", "steps=60", "eval.first_every=30")
 STYLES = ("plain", "edges")

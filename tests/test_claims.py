@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from bnexp.claims.claim import Claim, NoVerdictError, Rule, Runs, Verdict
+from bnexp.claims.judge import adjust, read_records, seen, sweeps_of, words_of
 from bnexp.claims.readme import markdown
 from bnexp.claims.registry import CLAIMS, family, pick
 from bnexp.claims.rules import Directional, Equivalent, Exact, Numeric, Share, Sooner, TimeToAccuracy
-from bnexp.claims.udacity import CELLS
+from bnexp.claims.sources.udacity import CELLS
 from bnexp.claims.values import (
     at_best_of,
     best,
@@ -30,10 +31,9 @@ from bnexp.claims.values import (
 )
 from bnexp.cli.compose import configurations, parse_overrides
 from bnexp.cli.plan import split_jobs
-from bnexp.comparison import accuracy, make_curve, recalibrated_accuracies
-from bnexp.config import ConfigError, NormConfig, OptimConfig, RunConfig
-from bnexp.reproduce import adjust, read_records, seen, sweeps_of, words_of
-from bnexp.runs import RunRecord
+from bnexp.compare.arms import accuracy, make_curve, recalibrated_accuracies
+from bnexp.runs.config import ConfigError, NormConfig, OptimConfig, RunConfig
+from bnexp.runs.directory import RunRecord
 from bnexp.sweeps.stacks import stack_key
 
 STEPS = 100

@@ -11,14 +11,14 @@ import pytest
 from conftest import Bnexp
 from PIL import Image
 
-from bnexp.activations import ACTIVATIONS
 from bnexp.cli.compose import conf_dir
-from bnexp.config import DatasetConfig
-from bnexp.data import DATASETS
-from bnexp.init import INITS
-from bnexp.norms import CONDITIONAL, IMAGES_ONLY, NORMS
-from bnexp.optim import OPTIMIZERS
-from bnexp.runs import find_runs
+from bnexp.data.load import DATASETS
+from bnexp.models.activations import ACTIVATIONS
+from bnexp.models.init import INITS
+from bnexp.models.norms import CONDITIONAL, IMAGES_ONLY, NORMS
+from bnexp.runs.config import DatasetConfig
+from bnexp.runs.directory import find_runs
+from bnexp.training.optim import OPTIMIZERS
 
 BIN = Path(sys.executable).parent
 CHOICES = sorted((path.parent.name, path.stem) for path in conf_dir().glob("[!h]*/*.yaml"))

@@ -10,8 +10,8 @@ from conftest import Bnexp
 from PIL import Image
 from torchvision import datasets
 
-from bnexp.data import _loaded
-from bnexp.datasets.torchvision_sets import MNIST_MD5, idx_header
+from bnexp.data.load import _loaded
+from bnexp.data.torchvision_sets import MNIST_MD5, idx_header
 
 TRAIN = ("train", "dataset=digits", "steps=2")
 

@@ -12,10 +12,10 @@ import torch
 from children import end_of, start
 from torch import Tensor, nn
 
-from bnexp import compiled
-from bnexp.cache import DIGEST, VARIABLE, open_cache
-from bnexp.compiled import Compiled, CompileError, path_of
-from bnexp.compiler import has_compiler
+from bnexp.runs.cache import DIGEST, VARIABLE, open_cache
+from bnexp.training import compiled
+from bnexp.training.compiled import Compiled, CompileError, path_of
+from bnexp.training.compiler import has_compiler
 
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from conftest import Bnexp
 
-from bnexp.batches import Batches
-from bnexp.config import ConfigError, DatasetConfig, NormConfig, OptimConfig, RunConfig
-from bnexp.data import load_data, split
-from bnexp.datasets.conditions import CONDITIONS, in_conditions
-from bnexp.datasets.images import Images, Source
-from bnexp.engine import Stack
+from bnexp.data.batches import Batches
+from bnexp.data.conditions import CONDITIONS, in_conditions
+from bnexp.data.images import Images, Source
+from bnexp.data.load import load_data, split
+from bnexp.runs.config import ConfigError, DatasetConfig, NormConfig, OptimConfig, RunConfig
+from bnexp.training.engine import Stack
 
 CPU = torch.device("cpu")
 STYLES = ["plain", "inverted", "rotated90"]

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnexp.config import ArchConfig, DatasetConfig, NormConfig, OptimConfig, RunConfig
-from bnexp.engine import decide_compilation
-from bnexp.runs import Launch
-from bnexp.train import open_member, train_together
+from bnexp.runs.config import ArchConfig, DatasetConfig, NormConfig, OptimConfig, RunConfig
+from bnexp.runs.directory import Launch
+from bnexp.training.engine import decide_compilation
+from bnexp.training.loop import open_member, train_together
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

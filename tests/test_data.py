@@ -12,11 +12,11 @@ import pytest
 import torch
 from conftest import Bnexp, closed_port
 
-from bnexp import data
-from bnexp.config import ConfigError, DatasetConfig
-from bnexp.data import Data, find_loader, load_data, split
-from bnexp.datasets.images import Images, Source
-from bnexp.runs import find_runs
+from bnexp.data.images import Images, Source
+from bnexp.data.load import Data, find_loader, load_data, split
+from bnexp.data.load import load as data
+from bnexp.runs.config import ConfigError, DatasetConfig
+from bnexp.runs.directory import find_runs
 
 DATA = Path(os.environ.get("BNEXP_DATA", Path(__file__).parents[1] / "data"))
 DIGITS = DatasetConfig("digits", validation=200)

@@ -20,9 +20,8 @@ import pytest
 from children import Prepare, end_of, import_everything, in_child, lead_forks, start
 from conftest import Bnexp, Tell, Times
 
-from bnexp import console
 from bnexp.cli.main import main
-from bnexp.runs import find_runs
+from bnexp.runs.directory import console, find_runs
 from bnexp.sweeps import display
 
 ALONE = ("train", "dataset=digits", "steps=60", "eval.first_every=10", "threads=1", "arch.hidden=[8]", "compile=false")

@@ -14,7 +14,7 @@ import pytest
 from conftest import Bnexp
 
 from bnexp.claims.registry import pick
-from bnexp.config import explain_keys
+from bnexp.runs.config import explain_keys
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data"

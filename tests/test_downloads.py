@@ -23,9 +23,9 @@ import pytest
 from children import await_that, end_of, kill, start
 from conftest import Tell, Times, closed_port
 
-from bnexp import data
-from bnexp.config import ConfigError, DatasetConfig
-from bnexp.data import load_data
+from bnexp.data.load import load as data
+from bnexp.data.load import load_data
+from bnexp.runs.config import ConfigError, DatasetConfig
 
 pytestmark = pytest.mark.faults
 

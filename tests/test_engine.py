@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bnexp.archs.registry import make_model
-from bnexp.batches import Batches
-from bnexp.compiler import has_compiler
-from bnexp.config import ActConfig, ArchConfig, ConfigError, DatasetConfig, NormConfig, OptimConfig, RunConfig
-from bnexp.data import Data, load_data
-from bnexp.datasets.images import Images
-from bnexp.engine import (
+from bnexp.data.batches import Batches
+from bnexp.data.images import Images
+from bnexp.data.load import Data, load_data
+from bnexp.models.registry import make_model
+from bnexp.runs.config import ActConfig, ArchConfig, ConfigError, DatasetConfig, NormConfig, OptimConfig, RunConfig
+from bnexp.runs.directory import Compilation
+from bnexp.training.compiler import has_compiler
+from bnexp.training.engine import (
     Evaluation,
     Stack,
     activation_columns,
@@ -26,7 +27,6 @@ from bnexp.engine import (
     start_member,
     thread_count,
 )
-from bnexp.runs import Compilation
 
 CPU = torch.device("cpu")
 GRAPHS = [("none", "sgd", "relu"), ("batch", "sgd", "sigmoid"), ("layer", "adam", "tanh"), ("group", "adam", "sigmoid")]
@@ -390,9 +390,9 @@ def test_what_is_compiled(
     compiled: bool | str, steps: int, arch: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = RunConfig(arch=ArchConfig(arch), steps=steps, compile=compiled, device="cpu")
-    monkeypatch.setattr("bnexp.engine.compiler_problem", lambda *_: None)
+    monkeypatch.setattr("bnexp.training.engine.compiler_problem", lambda *_: None)
     assert decide_compilation(config) == Compilation(expected)
-    monkeypatch.setattr("bnexp.engine.compiler_problem", lambda *_: "none is there")
+    monkeypatch.setattr("bnexp.training.engine.compiler_problem", lambda *_: "none is there")
     if compiled is True:
         with pytest.raises(ConfigError, match="compile=true is not allowed: none is there"):
             decide_compilation(config)

@@ -22,8 +22,8 @@ from conftest import Bnexp
 from rich.console import Console
 from stand_ins import fake_train
 
-from bnexp.config import DatasetConfig, RunConfig
-from bnexp.runs import Launch, create_run, find_runs, write_summary
+from bnexp.runs.config import DatasetConfig, RunConfig
+from bnexp.runs.directory import Launch, create_run, find_runs, write_summary
 from bnexp.sweeps.display import Display, RunState, cells
 from bnexp.sweeps.executor import Ended, Executor, InlineExecutor
 from bnexp.sweeps.job import ExecutorConfig, Job, StackOfJobs
@@ -31,7 +31,7 @@ from bnexp.sweeps.processes import ProcessExecutor, serve
 from bnexp.sweeps.run import Sweep, SweepError, run_sweep
 from bnexp.sweeps.stacks import SweepPlan
 from bnexp.sweeps.train import Failures, train_stack
-from bnexp.train import Interrupted
+from bnexp.training.loop import Interrupted
 
 CONFIG = RunConfig(dataset=DatasetConfig("digits", validation=200), steps=1000, device="cpu")
 QUICK = replace(CONFIG, steps=20, compile=False, eval=replace(CONFIG.eval, first_every=10))
@@ -416,7 +416,7 @@ def test_a_killed_worker_is_replaced_and_an_interrupted_sweep_closes_its_runs(tm
 
 
 def test_a_sweep_in_this_process_is_interrupted_as_one_run_is(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnexp import train  # noqa: PLC0415
+    from bnexp.training import loop as train  # noqa: PLC0415
 
     evaluate = train.evaluate
 

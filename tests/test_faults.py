@@ -35,13 +35,12 @@ from children import (
 )
 from conftest import Tell, Times, scalars
 
-from bnexp import files
-from bnexp.checkpoint import newest_checkpoint
-from bnexp.config import recorded
-from bnexp.engine import Stack
-from bnexp.runs import find_runs
-from bnexp.storage import load_tensors
+from bnexp.runs.config import recorded
+from bnexp.runs.directory import files, find_runs
+from bnexp.runs.tensors import load_tensors
 from bnexp.sweeps import train as stacks
+from bnexp.training.checkpoint import newest_checkpoint
+from bnexp.training.engine import Stack
 
 COMMON = ("train", "dataset=digits", "steps=80", "eval.first_every=20", "checkpoint.every_seconds=0.02", "threads=1")
 NETWORKS = [

@@ -24,11 +24,11 @@ from children import await_that, end_of, import_everything, in_child, kill, lead
 from conftest import Bnexp, Tell, Times
 
 import bnexp as package
-from bnexp import files, train
-from bnexp.compiler import has_compiler
-from bnexp.config import ConfigError
-from bnexp.lock import Lock
-from bnexp.runs import find_runs
+from bnexp.runs.config import ConfigError
+from bnexp.runs.directory import files, find_runs
+from bnexp.runs.lock import Lock
+from bnexp.training import loop as train
+from bnexp.training.compiler import has_compiler
 
 SHORT = ("dataset=digits", "steps=60", "eval.first_every=10", "threads=1", "arch.hidden=[8]")
 ALONE = ("train", *SHORT, "compile=false", "hydra.run.dir=mine")

@@ -13,8 +13,8 @@ from conftest import Bnexp, Outcome, Tell, Times
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from bnexp.config import known_keys
-from bnexp.console import printable
+from bnexp.runs.config import known_keys
+from bnexp.runs.console import printable
 
 pytestmark = pytest.mark.faults
 

@@ -38,9 +38,9 @@ from pictures import (
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from bnexp import data
-from bnexp.config import ConfigError
-from bnexp.datasets import decoding, image_folder
+from bnexp.data import decoding, image_folder
+from bnexp.data.load import load as data
+from bnexp.runs.config import ConfigError
 
 TRAIN = ("train", "steps=1", "eval.first_every=1", "threads=1", "arch.hidden=[8]", "batch_size=2")
 WORDS = ("dataset=image_folder", "dataset.path=pictures", "dataset.root=data", f"dataset.size={SIDE}")
@@ -806,7 +806,7 @@ def test_a_cache_is_used_again_and_each_decoder_has_its_own(
         [
             ("PIL.__version__", "1"),
             ("PIL.features.version", lambda name: name),
-            ("bnexp.datasets.decoding.__file__", str(tmp_path / "decoding.py")),
+            ("bnexp.data.decoding.__file__", str(tmp_path / "decoding.py")),
         ]
     ):
         monkeypatch.setattr(place, value)

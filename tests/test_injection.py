@@ -18,9 +18,8 @@ import yaml
 from conftest import Bnexp, Outcome, Tell, Times
 from PIL import Image
 
-from bnexp.config import DatasetConfig, RunConfig
-from bnexp.data import _loaded
-from bnexp.datasets import torchvision_sets
+from bnexp.data.load import _loaded, torchvision_sets
+from bnexp.runs.config import DatasetConfig, RunConfig
 
 pytestmark = pytest.mark.faults
 

@@ -76,13 +76,20 @@ def test_no_cycles() -> None:
     assert set(order) >= set(FILES)
 
 
-@pytest.mark.parametrize("module", ["bnexp.stats", "bnexp.figures"])
+@pytest.mark.parametrize("module", ["bnexp.compare.statistics", "bnexp.compare.figures"])
 def test_statistics_and_figures_know_nothing_of_training(module: str) -> None:
-    assert not {name for name in IMPORTS[module] - {"bnexp.files"} if name.startswith(("bnexp", "torch"))}
+    assert not {name for name in IMPORTS[module] - {"bnexp.runs.files"} if name.startswith(("bnexp", "torch"))}
 
 
 def test_training_knows_nothing_of_reports_or_of_the_command_line() -> None:
-    faces = {"bnexp.report", "bnexp.comparison", "bnexp", "bnexp.cli.plan", "bnexp.figures", "bnexp.stats"}
+    faces = {
+        "bnexp.compare.report",
+        "bnexp.compare.arms",
+        "bnexp",
+        "bnexp.cli.plan",
+        "bnexp.compare.figures",
+        "bnexp.compare.statistics",
+    }
     assert not {name: IMPORTS[name] & faces for name in TRAINING if IMPORTS[name] & faces}
 
 

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from bnexp.activations import ACTIVATIONS
-from bnexp.archs.block import Block
-from bnexp.archs.registry import ARCHS
-from bnexp.config import ConfigError, NormConfig
-from bnexp.data import DATASETS
-from bnexp.init import INITS
-from bnexp.norms import NORMS, BatchNorm, GroupNorm, make_norm
-from bnexp.optim import OPTIMIZERS
+from bnexp.data.load import DATASETS
+from bnexp.models.activations import ACTIVATIONS
+from bnexp.models.block import Block
+from bnexp.models.init import INITS
+from bnexp.models.norms import NORMS, BatchNorm, GroupNorm, make_norm
+from bnexp.models.registry import ARCHS
+from bnexp.runs.config import ConfigError, NormConfig
+from bnexp.training.optim import OPTIMIZERS
 
 CONF = Path(__file__).parents[1] / "conf"
 FEATURES, GROUPS, EPS = 8, 4, 1e-3

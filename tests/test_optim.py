@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from bnexp.config import ConfigError, OptimConfig
-from bnexp.optim import NUMBERS, OPTIMIZERS, Numbers, Slots, find_optimizer, schedule_factor
+from bnexp.runs.config import ConfigError, OptimConfig
+from bnexp.training.optim import NUMBERS, OPTIMIZERS, Numbers, Slots, find_optimizer, schedule_factor
 
 STEPS = 20
 DEFAULTS = {"lr": 0.05, "weight_decay": 0.0, "momentum": 0.9, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8}

@@ -15,10 +15,10 @@ import torch
 from children import end_of, start
 from conftest import Bnexp, closed_port
 
-from bnexp import parallel
-from bnexp.checkpoint import load_checkpoint
 from bnexp.cli.main import run
-from bnexp.runs import find_runs
+from bnexp.runs import distributed
+from bnexp.runs.directory import find_runs
+from bnexp.training.checkpoint import load_checkpoint
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
 WORDS = ("dataset=digits", "steps=10", "optim.lr=0.1", "threads=1")
@@ -118,7 +118,7 @@ def under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     """As rank 0 of three, alone."""
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(parallel, "init_process_group", lambda: None)
+    monkeypatch.setattr(distributed, "init_process_group", lambda: None)
 
 
 @pytest.mark.usefixtures("under_torchrun")
@@ -146,16 +146,16 @@ def test_bad_input_is_one_line(bnexp: Bnexp, words: tuple[str, ...], complaint: 
 def test_a_clusters_own_variables_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "2")
-    assert (parallel.processes(), parallel.rank()) == (1, 0)
+    assert (distributed.processes(), distributed.rank()) == (1, 0)
 
 
 def test_shares_are_equal_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = torch.arange(12).view(2, 6)
-    assert parallel.shard(batch) is not None
+    assert distributed.shard(batch) is not None
     parts = []
     for rank in range(3):
         for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": str(rank), "WORLD_SIZE": "3"}.items():
             monkeypatch.setenv(name, value)
-        parts.append(parallel.shard(batch))
+        parts.append(distributed.shard(batch))
     assert torch.equal(torch.cat(parts, 1), batch)
     assert {part.shape for part in parts} == {(2, 2)}

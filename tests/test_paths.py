@@ -17,11 +17,11 @@ import pytest
 from conftest import Bnexp, Tell, Times
 from PIL import Image
 
-from bnexp.config import DatasetConfig
-from bnexp.data import _loaded
-from bnexp.engine import Evaluation, Evaluator
-from bnexp.pretrained import read_source
-from bnexp.runs import find_runs
+from bnexp.data.load import _loaded
+from bnexp.runs.config import DatasetConfig
+from bnexp.runs.directory import find_runs
+from bnexp.training.engine import Evaluation, Evaluator
+from bnexp.training.pretrained import read_source
 
 BIN = Path(sys.executable).parent
 NAMES = ["müller", "фото", "a#b", "C++ [x]", "a,b", "a=b", "{x}", "it's", 'a"b', "a\\b", "a\\", "$HOME", "a:b", "100%"]

@@ -9,13 +9,13 @@ import pytest
 import torch
 from conftest import Bnexp
 
-from bnexp.batches import Batches, Order
-from bnexp.checkpoint import load_checkpoint
-from bnexp.config import ArchConfig, DatasetConfig, NormConfig, OptimConfig, RunConfig
-from bnexp.data import load_data
-from bnexp.engine import Stack
-from bnexp.pretrained import read_source
-from bnexp.recalibrate import recalibrated
+from bnexp.data.batches import Batches, Order
+from bnexp.data.load import load_data
+from bnexp.runs.config import ArchConfig, DatasetConfig, NormConfig, OptimConfig, RunConfig
+from bnexp.training.checkpoint import load_checkpoint
+from bnexp.training.engine import Stack
+from bnexp.training.pretrained import read_source
+from bnexp.training.recalibrate import recalibrated
 
 CPU = torch.device("cpu")
 TRAIN = ("train", "dataset=digits", "optim.lr=0.1", "steps=60")

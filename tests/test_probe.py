@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from conftest import Bnexp
 from torch import Tensor, nn
 
-from bnexp.batches import Order
-from bnexp.checkpoint import load_checkpoint
-from bnexp.config import recorded
-from bnexp.data import load_data
-from bnexp.probe import FACTORS, Probe, in_order, probe_run
-from bnexp.runs import RunRecord, find_runs, kept_checkpoints
+from bnexp.compare.landscape import FACTORS, Probe, in_order, probe_run
+from bnexp.data.batches import Order
+from bnexp.data.load import load_data
+from bnexp.runs.config import recorded
+from bnexp.runs.directory import RunRecord, find_runs, kept_checkpoints
+from bnexp.training.checkpoint import load_checkpoint
 
 LR = 0.2
 WORDS = ("dataset=digits", "arch.hidden=[12,10]", f"optim.lr={LR}", "steps=40", "eval.first_every=20", "batch_size=32")

@@ -14,12 +14,11 @@ from conftest import Bnexp
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bnexp import console
 from bnexp.cli.main import run
-from bnexp.comparison import check_by, settings, swept_keys
-from bnexp.config import ArchConfig, ConfigError, NormConfig, OptimConfig, RunConfig
-from bnexp.figures import COLOURS, style_of
-from bnexp.runs import find_runs
+from bnexp.compare.arms import check_by, settings, swept_keys
+from bnexp.compare.figures import COLOURS, style_of
+from bnexp.runs.config import ArchConfig, ConfigError, NormConfig, OptimConfig, RunConfig
+from bnexp.runs.directory import console, find_runs
 
 COMPARE = ("compare", "dataset=digits", "steps=60", "optim.lr=0.1")
 OUTPUT = ("compare.json", "compare.md", "compare.svg", "times.svg", "report.html")
@@ -124,7 +123,9 @@ def test_each_key_has_files_of_its_own(
     bnexp: Bnexp, sweep: Path, original: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of the sweep's own comparison stay as they are, to the byte; the others' refer to one another."""
-    monkeypatch.setattr("bnexp.report.plot_figure", lambda _, rows, files, *rest: [f.write_text("") for f in files])
+    monkeypatch.setattr(
+        "bnexp.compare.report.plot_figure", lambda _, rows, files, *rest: [f.write_text("") for f in files]
+    )
     assert bnexp("report", str(sweep), "by=act").status == 0
     for name in (*OUTPUT, "compare.png"):
         assert (sweep / name).read_bytes() == (original / name).read_bytes()

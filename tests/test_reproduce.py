@@ -11,11 +11,11 @@ from conftest import Bnexp
 
 from bnexp.claims.claim import Claim, ClaimSweep
 from bnexp.claims.drawings import curves
-from bnexp.claims.identities import one_group_is_layer
 from bnexp.claims.registry import CLAIMS
 from bnexp.claims.rules import Directional, Exact, Share
+from bnexp.claims.sources.identities import one_group_is_layer
 from bnexp.claims.values import on_test, where
-from bnexp.runs import find_runs
+from bnexp.runs.directory import find_runs
 
 SHORT = "dataset=digits steps=40 optim.lr=0.1 eval.first_every=20"
 ARMS = {"without": where("norm=none"), "with": where("norm=batch")}
@@ -212,7 +212,7 @@ def test_other_claims_stay_in_the_record(bnexp: Bnexp) -> None:
 
 
 def test_a_failed_run_leaves_its_claims_without_a_verdict(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnexp import train  # noqa: PLC0415
+    from bnexp.training import loop as train  # noqa: PLC0415
 
     def fail(*_: object) -> None:
         raise RuntimeError("no more")

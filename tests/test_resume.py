@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from conftest import Bnexp, Tell, Times, scalars
 
-from bnexp import train as training
-from bnexp.engine import Evaluation, Evaluator, Stack
-from bnexp.pretrained import read_source
-from bnexp.runs import find_runs
+from bnexp.runs.directory import find_runs
+from bnexp.training import loop as training
+from bnexp.training.engine import Evaluation, Evaluator, Stack
+from bnexp.training.pretrained import read_source
 
 NARROW = "arch.hidden=[8]"
 WORDS = ("dataset=digits", "steps=60", "eval.first_every=20", "checkpoint.every_seconds=0.001", "compile=false")

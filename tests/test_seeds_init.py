@@ -7,11 +7,11 @@ import torch
 from test_archs import SMALL
 from torch import Tensor, nn
 
-from bnexp.archs.registry import ARCHS, make_model
-from bnexp.config import ArchConfig, ConfigError, InitConfig, NormConfig, RunConfig
-from bnexp.init import INITS, initialize
-from bnexp.norms import IMAGES_ONLY, NORMS
-from bnexp.seeds import generator
+from bnexp.models.init import INITS, initialize
+from bnexp.models.norms import IMAGES_ONLY, NORMS
+from bnexp.models.registry import ARCHS, make_model
+from bnexp.runs.config import ArchConfig, ConfigError, InitConfig, NormConfig, RunConfig
+from bnexp.runs.seeds import generator
 
 SHAPE = (1, 20, 20)
 LARGE = {"linear": lambda: nn.Linear(1000, 600), "conv": lambda: nn.Conv2d(120, 200, 3)}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import Bnexp
 
-from bnexp.config import ConfigError, DatasetConfig, RunConfig
+from bnexp.runs.config import ConfigError, DatasetConfig, RunConfig
 from bnexp.sweeps.job import ExecutorConfig, Job
 from bnexp.sweeps.slurm import Submitted
 

@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from bnexp.cli.compose import conf_dir
-from bnexp.compiler import has_compiler
-from bnexp.config import NormConfig
-from bnexp.norms import IMAGES_ONLY, NORMS, Norm, make_norm
+from bnexp.models.norms import IMAGES_ONLY, NORMS, Norm, make_norm
+from bnexp.runs.config import NormConfig
+from bnexp.training.compiler import has_compiler
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
 TRAIN = ("train", "dataset=digits", "arch.hidden=[8]", "eval.first_every=20", "device=cpu", "threads=1")

@@ -13,9 +13,10 @@ import pytest
 import torch
 from test_engine import check_warm_up_moves_nothing, trained
 
-import bnexp.train
-from bnexp.compiler import has_compiler
-from bnexp.config import (
+import bnexp.training.loop
+from bnexp.data.load import load_data
+from bnexp.models.norms import IMAGES_ONLY, NORMS
+from bnexp.runs.config import (
     ActConfig,
     ArchConfig,
     DatasetConfig,
@@ -25,11 +26,10 @@ from bnexp.config import (
     OptimConfig,
     RunConfig,
 )
-from bnexp.data import load_data
-from bnexp.engine import decide_compilation
-from bnexp.norms import IMAGES_ONLY, NORMS
-from bnexp.runs import CHECKPOINT, METRICS, Launch
-from bnexp.train import open_member, train_together
+from bnexp.runs.directory import CHECKPOINT, METRICS, Launch
+from bnexp.training.compiler import has_compiler
+from bnexp.training.engine import decide_compilation
+from bnexp.training.loop import open_member, train_together
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
 GRAPHS = list(product(sorted(set(NORMS) - IMAGES_ONLY), ("relu", "sigmoid"), ("sgd", "momentum", "adam")))
@@ -41,7 +41,7 @@ DIVERGES = 1e30  # a learning rate
 @pytest.fixture(autouse=True)
 def repack_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """However short the run, a stack that has lost half of its members is packed anew."""
-    monkeypatch.setattr(bnexp.train, "COMPILE_FROM", 1)
+    monkeypatch.setattr(bnexp.training.loop, "COMPILE_FROM", 1)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -10,8 +10,7 @@ import pytest
 from conftest import Bnexp
 from scipy import stats
 
-from bnexp.runs import find_runs
-from bnexp.stats import (
+from bnexp.compare.statistics import (
     Estimate,
     Pairing,
     TimeTo,
@@ -29,6 +28,7 @@ from bnexp.stats import (
     time_to,
     wilson_interval,
 )
+from bnexp.runs.directory import find_runs
 
 
 def random() -> np.random.Generator:
@@ -82,7 +82,7 @@ def test_interval_of_a_large_normal_sample_is_the_textbook_one() -> None:
 @pytest.mark.parametrize("n", [2, 3, 5, 10])
 def test_coverage_of_a_mean(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """95% intervals of 10 normal values hold the true mean in 95% of cases; the plain BCa ones do in 91%."""
-    monkeypatch.setattr("bnexp.stats.RESAMPLES", 999)
+    monkeypatch.setattr("bnexp.compare.statistics.RESAMPLES", 999)
     samples = np.random.default_rng(2).normal(1, 1, (1000, n))
     intervals = [mean_interval(sample, random()) for sample in samples]
     assert 0.92 <= held(intervals, [1.0] * 1000) <= 0.97

@@ -15,13 +15,13 @@ from conftest import Bnexp, restored
 
 import bnexp.sweeps.stacks as bnexp_sweep
 from bnexp.cli.main import run
-from bnexp.compiler import has_compiler
-from bnexp.config import ArchConfig, ConfigError, DatasetConfig, EvalConfig, RunConfig
-from bnexp.console import count, duration, duration_range
-from bnexp.engine import Stack
-from bnexp.runs import Compilation, find_runs
+from bnexp.runs.config import ArchConfig, ConfigError, DatasetConfig, EvalConfig, RunConfig
+from bnexp.runs.console import count, duration, duration_range
+from bnexp.runs.directory import Compilation, find_runs
 from bnexp.sweeps.job import LARGEST_STACK, ExecutorConfig, Job, parse_executor
 from bnexp.sweeps.stacks import SweepPlan, member_bytes, plan_sweep, stack_key
+from bnexp.training.compiler import has_compiler
+from bnexp.training.engine import Stack
 
 TRAIN = ("train", "dataset=digits", "device=cpu", "steps=60")
 CONFIG = RunConfig(
@@ -417,7 +417,7 @@ def test_a_run_without_a_directory_does_not_stop_the_others(bnexp: Bnexp) -> Non
 def test_a_run_whose_directory_goes_away_does_not_stop_the_others(
     bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bnexp import train  # noqa: PLC0415
+    from bnexp.training import loop as train  # noqa: PLC0415
 
     evaluate = train.evaluate
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import bnexp
-from bnexp import torch_internals
-from bnexp.cache import VARIABLE
-from bnexp.compiled import set_up_torch
-from bnexp.compiler import has_compiler
+from bnexp.runs.cache import VARIABLE
+from bnexp.training import torch_internals
+from bnexp.training.compiled import set_up_torch
+from bnexp.training.compiler import has_compiler
 
 PACKAGE = Path(bnexp.__file__).parent
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")

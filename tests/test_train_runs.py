@@ -16,11 +16,11 @@ from children import await_that, end_of, kill, start_child
 from conftest import Bnexp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import bnexp.train as training
-from bnexp import logs
-from bnexp.checkpoint import load_checkpoint
-from bnexp.config import ConfigError, DatasetConfig, RunConfig
-from bnexp.runs import SCHEMA, Launch, config_digest, create_run, find_runs
+import bnexp.training.loop as training
+from bnexp.runs.config import ConfigError, DatasetConfig, RunConfig
+from bnexp.runs.directory import SCHEMA, Launch, config_digest, create_run, find_runs
+from bnexp.training import recorder as logs
+from bnexp.training.checkpoint import load_checkpoint
 
 DATA = Path(__file__).parent.parent / "data"
 TRAIN = ("train", "dataset=digits", "steps=120")
@@ -281,7 +281,7 @@ class JsonLines(logs.Logger):
 
 def test_another_logger_gets_every_row(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
     others = [logs.TensorBoardLogger, JsonLines]
-    monkeypatch.setattr("bnexp.train.Recorder", functools.partial(logs.Recorder, others=others))
+    monkeypatch.setattr("bnexp.training.loop.Recorder", functools.partial(logs.Recorder, others=others))
     assert bnexp("train", "dataset=digits", "steps=20", "eval.first_every=10", "hydra.run.dir=r").status == 0
     lines = [json.loads(line) for line in Path("r/log.jsonl").read_text().splitlines()]
     rows = [line for line in lines if line.pop("kind") != "speed"]

@@ -1,1 +1,1 @@
-"""Published claims, one file a source: what was stated, the sweep that tests it, the rule that judges it."""
+"""Published claims: the rules that decide them, their verdicts, and the record. Read `claim.py` first."""

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from bnexp.runs import RunRecord
-from bnexp.stats import Estimate
+from bnexp.compare.statistics import Estimate
+from bnexp.runs.directory import RunRecord
 
 Runs = list[RunRecord]
 

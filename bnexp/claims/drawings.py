@@ -8,9 +8,9 @@ import numpy as np
 
 from bnexp.claims.claim import Runs
 from bnexp.claims.values import Arm, Metric, by_value
-from bnexp.comparison import make_curve
-from bnexp.figures import Line, Scales, line_figure
-from bnexp.runs import RunRecord
+from bnexp.compare.arms import make_curve
+from bnexp.compare.figures import Line, Scales, line_figure
+from bnexp.runs.directory import RunRecord
 
 Layout = dict[str, dict[str, Arm]]  # title of a panel → label of a line → its runs
 MetricAt = Callable[[RunRecord, float], float]  # something of a run at a given x

@@ -8,21 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bnexp.archs.block import Block
-from bnexp.archs.registry import make_model
-from bnexp.batches import Order
-from bnexp.bench import Contender
-from bnexp.checkpoint import load_checkpoint
 from bnexp.claims.claim import NoVerdictError, Runs
 from bnexp.claims.values import NO_RUNS, Arm, Metric, PerSeed, Values
-from bnexp.comparison import accuracy
-from bnexp.compiler import compiler_problem
-from bnexp.data import Data, load_data
-from bnexp.datasets.images import Images
-from bnexp.engine import Evaluator, Tensors, make_answer, pick_device, prepare_torch, start_member
-from bnexp.norms import ConditionalNorm
-from bnexp.probe import Probe, probe_run
-from bnexp.runs import CHECKPOINT, RunRecord
+from bnexp.compare.arms import accuracy
+from bnexp.compare.landscape import Probe, probe_run
+from bnexp.compare.throughput import Contender
+from bnexp.data.batches import Order
+from bnexp.data.images import Images
+from bnexp.data.load import Data, load_data
+from bnexp.models.block import Block
+from bnexp.models.norms import ConditionalNorm
+from bnexp.models.registry import make_model
+from bnexp.runs.directory import CHECKPOINT, RunRecord
+from bnexp.training.checkpoint import load_checkpoint
+from bnexp.training.compiler import compiler_problem
+from bnexp.training.engine import Evaluator, Tensors, make_answer, pick_device, prepare_torch, start_member
 
 SINGLE_IMAGES = 200  # of the lesson's inference cell
 

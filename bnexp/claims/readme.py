@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.claims.claim import Verdict
-from bnexp.console import count
-from bnexp.report_tables import markdown_table, marked_down
+from bnexp.compare.report_tables import markdown_table, marked_down
+from bnexp.runs.console import count
 
 Record = dict[str, Any]  # a claim's entry in claims.json
 HEADING = "# Results: published claims"

@@ -2,7 +2,8 @@
 
 from difflib import get_close_matches
 
-from bnexp.claims import (
+from bnexp.claims.claim import Claim
+from bnexp.claims.sources import (
     architectures,
     counter,
     fine_tuning,
@@ -14,8 +15,7 @@ from bnexp.claims import (
     wiki,
     wu_he,
 )
-from bnexp.claims.claim import Claim
-from bnexp.config import ConfigError
+from bnexp.runs.config import ConfigError
 
 CLAIMS: list[Claim] = [
     *udacity.CLAIMS,

@@ -8,9 +8,8 @@ import numpy as np
 
 from bnexp.claims.claim import Evidence, NoVerdictError, Runs, Verdict
 from bnexp.claims.values import NO_RUNS, Arm, Values, choices, mean_text, named
-from bnexp.comparison import compare_run_times, crossing, horizon
-from bnexp.runs import RunRecord
-from bnexp.stats import (
+from bnexp.compare.arms import compare_run_times, crossing, horizon
+from bnexp.compare.statistics import (
     FEWEST_PAIRS,
     Estimate,
     matched,
@@ -22,6 +21,7 @@ from bnexp.stats import (
     time_to,
     wilson_interval,
 )
+from bnexp.runs.directory import RunRecord
 
 SIGNIFICANT = 0.05
 FEWEST = 3  # values that an interval or a range takes

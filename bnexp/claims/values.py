@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnexp.claims.claim import NoVerdictError, Runs
-from bnexp.comparison import accuracy, crossing
-from bnexp.logs import flatten
-from bnexp.runs import RunRecord
+from bnexp.compare.arms import accuracy, crossing
+from bnexp.runs.directory import RunRecord
+from bnexp.training.recorder import flatten
 
 PerSeed = dict[int, float]
 Metric = Callable[[RunRecord], float]

@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from bnexp.cli.suggestions import suggest_override
-from bnexp.config import PATHS, ConfigError, existing_part, known_keys, literal
+from bnexp.runs.config import PATHS, ConfigError, existing_part, known_keys, literal
 
 QUESTIONS = ("help", "cfg", "info")  # which are answered, and nothing runs
 OUTPUTS = ("hydra.run.dir", "hydra.sweep.dir")

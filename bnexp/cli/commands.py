@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bnexp.cli.arguments import Arguments
     from bnexp.cli.compose import Composer
     from bnexp.cli.plan import Plan
-    from bnexp.config import RunConfig
+    from bnexp.runs.config import RunConfig
     from bnexp.sweeps.stacks import SweepPlan
 
 # ---- train and compare
@@ -35,18 +35,18 @@ def train(arguments: list[str]) -> int:
     checked = plan(read, timed=dry or read.multirun)
     if dry:
         return announce(checked)
-    from bnexp import parallel
+    from bnexp.runs import distributed
 
-    return train_in_parallel(checked) if parallel.processes() > 1 else start(checked)
+    return train_in_parallel(checked) if distributed.processes() > 1 else start(checked)
 
 
 def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
     """Take the directory, and run there what was planned and isn't finished. `compare`: how it is then compared."""
-    from bnexp import parallel
     from bnexp.cli.plan import check_output, place_key
-    from bnexp.console import command, print_line
-    from bnexp.data import show_contents
-    from bnexp.lock import Lock
+    from bnexp.data.load import show_contents
+    from bnexp.runs import distributed
+    from bnexp.runs.console import command, print_line
+    from bnexp.runs.lock import Lock
     from bnexp.sweeps.resume import clear_leftovers, runs_of, write_jobs
     from bnexp.sweeps.run import run_sweep
 
@@ -68,7 +68,7 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
             run_sweep(one_by_one(checked))
             return 0
         except KeyboardInterrupt:
-            if parallel.processes() == 1:  # torchrun's cannot be resumed
+            if distributed.processes() == 1:  # torchrun's cannot be resumed
                 print_line(f"resume it by: {command('resume', directory)}")
             raise
 
@@ -81,11 +81,11 @@ def one_by_one(checked: Plan) -> SweepPlan:
 
 def train_in_parallel(checked: Plan) -> int:
     """Under torchrun: rank 0 is the run, the others take their shares of its batches."""
-    from bnexp import parallel
-    from bnexp.train import follow
+    from bnexp.runs import distributed
+    from bnexp.training.loop import follow
 
-    parallel.barrier()
-    if parallel.rank() == 0:
+    distributed.barrier()
+    if distributed.rank() == 0:
         return start(checked)
     follow(checked.jobs[0].config)
     return 0
@@ -102,7 +102,7 @@ def compare(arguments: list[str]) -> int:
     if read.is_question:
         return answer("compare", read)
     checked = plan(read)
-    from bnexp.comparison import check_by
+    from bnexp.compare.arms import check_by
 
     check_by(by, [config.as_dict() for config in checked.configs])
     if dry:
@@ -112,8 +112,8 @@ def compare(arguments: list[str]) -> int:
 
 def train_and_compare(train: Callable[[], object], directory: Path, by: str | None) -> int:
     """The comparison of what finished comes also where some runs failed. Raises SweepError for these."""
-    from bnexp.config import ConfigError
-    from bnexp.report import report
+    from bnexp.compare.report import report
+    from bnexp.runs.config import ConfigError
     from bnexp.sweeps.run import SweepError
 
     failed: SweepError | None = None
@@ -133,8 +133,8 @@ def train_and_compare(train: Callable[[], object], directory: Path, by: str | No
 
 def announce(checked: Plan) -> int:
     """Say how what is planned would be done, and about how long it takes."""
-    from bnexp.console import print_line
-    from bnexp.data import show_contents
+    from bnexp.data.load import show_contents
+    from bnexp.runs.console import print_line
 
     for contents in checked.contents:
         show_contents(contents)
@@ -159,7 +159,7 @@ def take(key: str, arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 def take_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
-    from bnexp.config import require
+    from bnexp.runs.config import require
 
     value, left = take("dry_run", arguments)
     require(value in (None, "true", "false"), "dry_run", value, "true or false")
@@ -171,7 +171,7 @@ def take_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
 
 def report(arguments: list[str]) -> int:
     directories, given = take_directories("report", arguments, ("by", "out"))
-    from bnexp.report import report as make_report
+    from bnexp.compare.report import report as make_report
 
     make_report(directories, given["by"], folder(given["out"]))
     return 0
@@ -185,7 +185,7 @@ def take_directories(
     command: str, arguments: list[str], keys: tuple[str, ...] = ()
 ) -> tuple[list[Path], dict[str, str | None]]:
     """Directories that are there, and the values of what the command knows, KEY=VALUE. Raises ConfigError."""
-    from bnexp.config import ConfigError
+    from bnexp.runs.config import ConfigError
 
     given: dict[str, str | None] = {}
     for key in keys:
@@ -210,15 +210,15 @@ def resume(arguments: list[str]) -> int:
     """Finish what was cut off, where its data were or where KEY=FOLDER says that they are by now; of `bnexp compare`,
     with its comparison.
     """
-    from bnexp.config import PATHS
+    from bnexp.runs.config import PATHS
 
     keys = tuple(f"{key}=" for key in PATHS)
     moves = [word for word in arguments if word.startswith(keys) and not Path(word).is_dir()]
     moved = {key: os.path.abspath(os.path.expanduser(path)) for key, _, path in (word.partition("=") for word in moves)}
     directories, _ = take_directories("resume", [word for word in arguments if word not in moves])
-    from bnexp.console import print_line
-    from bnexp.lock import Lock
-    from bnexp.sweep_record import comparison_of
+    from bnexp.runs.console import print_line
+    from bnexp.runs.lock import Lock
+    from bnexp.runs.sweep_record import comparison_of
     from bnexp.sweeps.resume import resume as finish
 
     def train(directory: Path) -> None:
@@ -236,7 +236,7 @@ def resume(arguments: list[str]) -> int:
 
 def probe(arguments: list[str]) -> int:
     directories, given = take_directories("probe", arguments, ("by", "out"))
-    from bnexp.probe_report import report_probes
+    from bnexp.compare.landscape_report import report_probes
 
     report_probes(directories, given["by"], folder(given["out"]))
     return 0
@@ -246,10 +246,10 @@ def reproduce(arguments: list[str]) -> int:
     """Run what the claims still need, a sweep after the other, and judge them. Claims whose sweep cannot run here, as
     one on photographs that aren't there, are said and left as they were.
     """
+    from bnexp.claims.judge import check_readme, judge, load_runs, show, sweeps_of, take_options, without, write
     from bnexp.cli.plan import check_place
-    from bnexp.config import ConfigError
-    from bnexp.console import print_error, print_line
-    from bnexp.reproduce import check_readme, judge, load_runs, show, sweeps_of, take_options, without, write
+    from bnexp.runs.config import ConfigError
+    from bnexp.runs.console import print_error, print_line
     from bnexp.sweeps.run import SweepError
 
     options = take_options(arguments)
@@ -280,9 +280,9 @@ def reproduce(arguments: list[str]) -> int:
 
 def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> None:
     """What their sweeps still need; one that starts from runs which aren't there yet cannot be planned."""
-    from bnexp.config import ConfigError
-    from bnexp.console import console, count, duration, print_line
-    from bnexp.reproduce import show_list
+    from bnexp.claims.judge import show_list
+    from bnexp.runs.config import ConfigError
+    from bnexp.runs.console import console, count, duration, print_line
 
     plans: dict[str, SweepPlan] = {}
     times = {sweep.name: f"after {sweep.after.name}" for sweep in sweeps if sweep.after}
@@ -303,9 +303,9 @@ def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> No
 
 def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
     """What is left of a claim's sweep."""
+    from bnexp.claims.judge import folder_of, words_of
     from bnexp.cli.arguments import read_arguments
     from bnexp.cli.plan import plan
-    from bnexp.reproduce import folder_of, words_of
 
     words = ["--multirun", *words_of(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"]
     return plan(read_arguments(words), resume=True)
@@ -313,7 +313,7 @@ def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
 
 def run_claim(sweep: ClaimSweep, seeds: int) -> list[RunConfig]:
     """Train what is left of a claim's sweep; the runs that make it up."""
-    from bnexp.lock import Lock
+    from bnexp.runs.lock import Lock
     from bnexp.sweeps.resume import remove_superseded_runs
 
     checked = plan_claim(sweep, seeds)
@@ -326,7 +326,7 @@ def run_claim(sweep: ClaimSweep, seeds: int) -> list[RunConfig]:
 
 def data(arguments: list[str]) -> int:
     from bnexp.cli.arguments import with_quoted_path
-    from bnexp.config import ConfigError
+    from bnexp.runs.config import ConfigError
 
     action, *overrides = arguments if arguments and "=" not in arguments[0] else ["status", *arguments]
     stray = next((word for word in overrides if "=" not in word), None)
@@ -343,8 +343,8 @@ def data(arguments: list[str]) -> int:
 def data_fetch(overrides: list[str]) -> int:
     """Download, check and decode a data set, whatever of it is needed."""
     from bnexp.cli.compose import configurations
-    from bnexp.console import print_line
-    from bnexp.data import load_data, show_contents
+    from bnexp.data.load import load_data, show_contents
+    from bnexp.runs.console import print_line
 
     with configurations() as composer:
         config = composer.compose_run(overrides).dataset
@@ -358,8 +358,8 @@ def data_fetch(overrides: list[str]) -> int:
 
 def data_status(overrides: list[str]) -> int:
     from bnexp.cli.compose import configurations
-    from bnexp.console import show_table
-    from bnexp.data import DATASETS, find_loader
+    from bnexp.data.load import DATASETS, find_loader
+    from bnexp.runs.console import show_table
 
     chosen = any(word.startswith("dataset=") for word in overrides)
     with configurations() as composer:
@@ -378,7 +378,7 @@ def with_each(composer: Composer, names: list[str], overrides: list[str]) -> lis
     has.
     """
     from bnexp.cli.errors import unknown_key
-    from bnexp.config import ConfigError
+    from bnexp.runs.config import ConfigError
 
     keys = {name: composer.composed((f"dataset={name}",)).keys for name in names}
     for key in (word.partition("=")[0].lstrip("+") for word in overrides):
@@ -393,12 +393,12 @@ def with_each(composer: Composer, names: list[str], overrides: list[str]) -> lis
 
 
 def bench(arguments: list[str]) -> int:
-    from bnexp.bench import measure_benchmarks
-    from bnexp.bench_plan import make_benchmarks, take_options, with_norms
-    from bnexp.bench_report import show, write
     from bnexp.cli.arguments import with_quoted_path
     from bnexp.cli.compose import configurations, parse_overrides
     from bnexp.cli.plan import check_output, split_jobs
+    from bnexp.compare.throughput import measure_benchmarks
+    from bnexp.compare.throughput_plan import make_benchmarks, take_options, with_norms
+    from bnexp.compare.throughput_report import show, write
 
     options, overrides = take_options(arguments)
     check_output(options.out, "out")

@@ -21,8 +21,17 @@ from hydra.core.override_parser.types import Glob, Override, QuotedString, Trans
 from omegaconf import DictConfig, OmegaConf
 
 from bnexp.cli.errors import explain, unknown_choice, unknown_key
-from bnexp.config import GROUPS, ConfigError, RunConfig, known_keys, parse, typed_value, whole_number_keys, with_values
-from bnexp.runs import dotted
+from bnexp.runs.config import (
+    GROUPS,
+    ConfigError,
+    RunConfig,
+    known_keys,
+    parse,
+    typed_value,
+    whole_number_keys,
+    with_values,
+)
+from bnexp.runs.directory import dotted
 from bnexp.sweeps.job import HydraRecord
 
 LONGEST_SHOWN = 100  # characters of an override in a message

@@ -7,7 +7,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bnexp.cli.suggestions import suggest_choice, suggest_key
-from bnexp.config import ConfigError, known_keys
+from bnexp.runs.config import ConfigError, known_keys
 
 
 def explain(error: Exception) -> tuple[int, str]:

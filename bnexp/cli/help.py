@@ -20,7 +20,7 @@ from bnexp.cli.compose import (
     parse_overrides,
     settings_of,
 )
-from bnexp.config import GROUPS, ConfigError, explain_keys
+from bnexp.runs.config import GROUPS, ConfigError, explain_keys
 
 WIDEST = 120  # columns
 

@@ -27,7 +27,7 @@ eval "$(bnexp -sc install=bash)" installs completion (or zsh, fish).
 
 def main() -> None:
     """Run the command of the process's arguments and exit with its status."""
-    from bnexp.streams import protect_streams
+    from bnexp.runs.streams import protect_streams
 
     protect_streams()
     sys.exit(run(sys.argv[1:]))
@@ -35,7 +35,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Exit status: 0 done, 1 a run failed, 2 invalid arguments, 129, 130 or 143 a signal."""
-    from bnexp.run_log import set_up_logging
+    from bnexp.runs.log import set_up_logging
 
     set_up_logging()
     try:
@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
         return 128 + getattr(error, "signum", 2)
     except Exception as error:
         from bnexp.cli.errors import explain
-        from bnexp.console import print_error
+        from bnexp.runs.console import print_error
 
         status, line = explain(error)
         print_error(line)
@@ -55,9 +55,9 @@ def run(arguments: list[str]) -> int:
 
 def init_torchrun(arguments: list[str]) -> None:
     """Under torchrun the processes form a group, and rank 0 alone writes to the terminal."""
-    from bnexp import parallel
-    from bnexp.config import ConfigError
-    from bnexp.console import console, errors
+    from bnexp.runs import distributed
+    from bnexp.runs.config import ConfigError
+    from bnexp.runs.console import console, errors
 
     console.quiet = errors.quiet = os.environ["RANK"] != "0"
     if arguments[:1] != ["train"]:
@@ -65,7 +65,7 @@ def init_torchrun(arguments: list[str]) -> None:
         raise ConfigError(f"bnexp {name} is not for torchrun, whose processes share one run: bnexp train")
     if not {"-m", "--multirun"}.isdisjoint(arguments):
         raise ConfigError("a sweep is not allowed under torchrun: its processes share the batches of one run")
-    parallel.init_process_group()
+    distributed.init_process_group()
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -79,7 +79,7 @@ def dispatch(arguments: list[str]) -> int:
         print(f"bnexp {version('bnexp')}")
         return 0
     if not __debug__:
-        from bnexp.config import ConfigError
+        from bnexp.runs.config import ConfigError
 
         raise ConfigError("python -O and PYTHONOPTIMIZE are not allowed: they leave out what Hydra does in assertions")
     if arguments[0] in ("-sc", "--shell-completion"):

@@ -23,12 +23,12 @@ from bnexp.cli.compose import (
     settings_of,
     single,
 )
-from bnexp.config import PATHS, ConfigError, RunConfig, require, require_path
-from bnexp.files import LONGEST_NAME, is_name, is_utf8, shortest
-from bnexp.runs import holds_run
+from bnexp.runs.config import PATHS, ConfigError, RunConfig, require, require_path
+from bnexp.runs.directory import holds_run
+from bnexp.runs.files import LONGEST_NAME, is_name, is_utf8, shortest
 
 if TYPE_CHECKING:
-    from bnexp.datasets.images import Contents
+    from bnexp.data.images import Contents
     from bnexp.sweeps.job import ExecutorConfig, Job
     from bnexp.sweeps.stacks import SweepPlan
 
@@ -63,7 +63,7 @@ def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan
     """Compose and check every job; name the runs after what is swept. `resume`: the directory may hold other runs;
     `timed`: estimate the seconds. Raises what `explain` says in a line.
     """
-    from bnexp.parallel import processes
+    from bnexp.runs.distributed import processes
     from bnexp.sweeps.job import parse_executor
     from bnexp.sweeps.resume import check_holds, check_runs, remaining_jobs, runs_of, with_compilation
     from bnexp.sweeps.stacks import plan_sweep

@@ -11,8 +11,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bnexp.config import ConfigError, RunConfig, literal, require
-from bnexp.runs import Compilation, Launch, config_digest
+from bnexp.runs.config import ConfigError, RunConfig, literal, require
+from bnexp.runs.directory import Compilation, Launch, config_digest
 
 EXECUTORS = ("processes", "inline", "slurm")
 CLUSTERS = ("slurm", "local")  # of submitit

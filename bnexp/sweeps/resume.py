@@ -9,15 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bnexp.cache import open_cache
-from bnexp.config import ConfigError, RunConfig, paths_in, paths_of, recorded, require
-from bnexp.console import command, print_line, print_once
-from bnexp.data import load_data, show_contents
-from bnexp.datasets.images import Contents
-from bnexp.engine import decide_compilation
-from bnexp.files import clear_parts, read_json, write_whole
-from bnexp.lock import Lock
-from bnexp.runs import (
+from bnexp.data.images import Contents
+from bnexp.data.load import load_data, show_contents
+from bnexp.runs.cache import open_cache
+from bnexp.runs.config import ConfigError, RunConfig, paths_in, paths_of, recorded, require
+from bnexp.runs.console import command, print_line, print_once
+from bnexp.runs.directory import (
     SWEEP,
     Compilation,
     RunRecord,
@@ -28,11 +25,14 @@ from bnexp.runs import (
     record_paths,
     to_json,
 )
-from bnexp.sweep_record import comparison_of, run_name
+from bnexp.runs.files import clear_parts, read_json, write_whole
+from bnexp.runs.lock import Lock
+from bnexp.runs.sweep_record import comparison_of, run_name
 from bnexp.sweeps.job import ExecutorConfig, Job, parse_executor
 from bnexp.sweeps.run import run_sweep
 from bnexp.sweeps.stacks import plan_sweep
-from bnexp.train import check, check_facts, check_start
+from bnexp.training.engine import decide_compilation
+from bnexp.training.loop import check, check_facts, check_start
 
 Runs = dict[str, RunRecord]  # by the digest of their configurations
 

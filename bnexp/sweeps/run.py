@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-from bnexp.console import count, harmless, print_line
-from bnexp.runs import complete_run, write_failure
+from bnexp.runs.console import count, harmless, print_line
+from bnexp.runs.directory import complete_run, write_failure
 from bnexp.sweeps.display import Display, displayed
 from bnexp.sweeps.executor import Executor, InlineExecutor
 from bnexp.sweeps.job import StackOfJobs
@@ -12,7 +12,7 @@ from bnexp.sweeps.processes import ProcessExecutor
 from bnexp.sweeps.slurm import SlurmExecutor
 from bnexp.sweeps.stacks import SweepPlan
 from bnexp.sweeps.train import Failure, Failures
-from bnexp.train import Interrupted, StopRequest
+from bnexp.training.loop import Interrupted, StopRequest
 
 
 class SweepError(RuntimeError):

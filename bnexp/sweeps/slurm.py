@@ -6,8 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from bnexp.cache import UnsafeError, cache_directory, make_private, reason
-from bnexp.config import ConfigError
+from bnexp.runs.cache import UnsafeError, cache_directory, make_private, reason
+from bnexp.runs.config import ConfigError
 from bnexp.sweeps.executor import Ended
 from bnexp.sweeps.job import ExecutorConfig, StackOfJobs
 from bnexp.sweeps.stacks import SweepPlan

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from bnexp.archs.registry import make_model, stacks
-from bnexp.batches import Batches
-from bnexp.config import ConfigError, RunConfig
-from bnexp.console import count, duration_range
-from bnexp.data import load_data
-from bnexp.engine import EVALUATION_BATCH, Stack, pick_device, shape_of, thread_count, usable_cores
-from bnexp.optim import find_optimizer
+from bnexp.data.batches import Batches
+from bnexp.data.load import load_data
+from bnexp.models.registry import make_model, stacks
+from bnexp.runs.config import ConfigError, RunConfig
+from bnexp.runs.console import count, duration_range
 from bnexp.sweeps.job import LARGEST_STACK, ExecutorConfig, Job, StackOfJobs
+from bnexp.training.engine import EVALUATION_BATCH, Stack, pick_device, shape_of, thread_count, usable_cores
+from bnexp.training.optim import find_optimizer
 
 WORKING_SET = 2**22  # bytes of a stack, about those of a core's own caches: measured best, results/performance.md
 WORKER_BYTES = 600e6  # torch and a data set, about

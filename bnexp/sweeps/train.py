@@ -3,12 +3,12 @@
 import logging
 from dataclasses import dataclass
 
-from bnexp.compiled import CompileError
-from bnexp.config import ConfigError
-from bnexp.console import describe
-from bnexp.run_log import run_log
+from bnexp.runs.config import ConfigError
+from bnexp.runs.console import describe
+from bnexp.runs.log import run_log
 from bnexp.sweeps.job import Job, StackOfJobs
-from bnexp.train import Member, open_member, outcome_of, train_together
+from bnexp.training.compiled import CompileError
+from bnexp.training.loop import Member, open_member, outcome_of, train_together
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from statistics import mean
 import torch
 from serve import Task, serve
 
-from bnexp.batches import Batches
-from bnexp.config import NormConfig, RunConfig
-from bnexp.data import load_data
-from bnexp.engine import Stack
+from bnexp.data.batches import Batches
+from bnexp.data.load import load_data
+from bnexp.runs.config import NormConfig, RunConfig
+from bnexp.training.engine import Stack
 
 CPU = torch.device("cpu")
 TURN = 20  # steps of a stack before the next one's: few, so that processes that started together end together
 
 
 def make_step(stack: Stack) -> Callable[[], None]:
-    """The step of `bnexp.train`, without its evaluations."""
+    """The step of `bnexp.training.loop`, without its evaluations."""
     seeds = [config.seed for config in stack.configs]
     batches = Batches(seeds, len(stack.data.train), stack.config.batch_size, False, CPU)
     stack.warm_up(batches.batch(0))

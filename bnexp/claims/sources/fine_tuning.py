@@ -1,0 +1,89 @@
+"""Fine-tuning: Chollet's advice to leave batch normalization frozen (Deep Learning with Python; the Keras guide on
+transfer learning), on halves of CIFAR-10's photographs: five classes first, then the other five with few images.
+
+Every batch size sees as many examples, its rate scaled with the batch. Running averages keep 0.99, as in Keras.
+"""
+
+from bnexp.claims.claim import Claim, ClaimSweep, Rule
+from bnexp.claims.drawings import against
+from bnexp.claims.rules import Directional
+from bnexp.claims.sources.santurkar import PHOTOGRAPHS
+from bnexp.claims.values import Values, difference, on_test, where
+from bnexp.compare.arms import accuracy
+from bnexp.compare.figures import Scales
+
+SOURCE = "Chollet on fine-tuning"
+NETWORK = "arch=convnet arch.channels=[8,16] arch.dense=32 init=kaiming threads=1"
+BATCH_SIZES = (2, 4, 32)
+EXAMPLES, RATE = 4000, 0.05  # rate at 64 examples a batch
+LIMIT = 2000  # images to fine-tune with
+
+START = ClaimSweep(
+    "fine_tuning_start",
+    f"{PHOTOGRAPHS} dataset.classes=[0,1,2,3,4] {NETWORK} norm=batch norm.momentum=0.01 batch_size=64 optim.lr={RATE} "
+    "steps=1000 eval.first_every=500",
+)
+START_RUN = "results/sweeps/claims/fine_tuning_start/seed=${seed}"
+
+
+def sweep(norm: str, size: int) -> ClaimSweep:
+    """Return the sweep of fine-tuning with a norm at a batch size."""
+    steps = EXAMPLES // size
+    words = "norm=batch norm.momentum=0.01" if norm == "batch" else f"norm={norm}"
+    return ClaimSweep(
+        f"fine_tuning_{norm}_{size}",
+        f"{PHOTOGRAPHS} dataset.classes=[5,6,7,8,9] dataset.limit={LIMIT} {NETWORK} {words} init_from='{START_RUN}' "
+        f"batch_size={size} optim.lr={RATE * size / 64:g} steps={steps} eval.first_every={steps} eval.every={steps}",
+        after=START,
+    )
+
+
+SWEEPS = [sweep(norm, size) for size in BATCH_SIZES for norm in ("batch", "frozen_batch")]
+FIGURE = against(
+    "fine_tuning",
+    f"Fine-tuning on {LIMIT:,} photographs of five new classes, {EXAMPLES:,} examples seen at every batch size",
+    {"": {"statistics move": where("norm=batch"), "frozen": where("norm=frozen_batch")}},
+    "batch_size",
+    accuracy,
+    Scales("batch size", "test accuracy", log="x"),
+)
+
+
+def on_test_at(norm: str, size: int) -> Values:
+    """Return the test accuracy with a norm at a batch size."""
+    return on_test(where(f"norm={norm} batch_size={size}"))
+
+
+def gained(size: int) -> Values:
+    """Return the test accuracy that freezing gains at a batch size."""
+    return difference(on_test_at("frozen_batch", size), on_test_at("batch", size))
+
+
+def claim(name: str, statement: str, rule: Rule) -> Claim:
+    """Return a claim about fine-tuning."""
+    return Claim(
+        id=f"fine_tuning.{name}",
+        source=SOURCE,
+        statement=statement,
+        published="better",
+        rule=rule,
+        sweeps=SWEEPS,
+        figure=FIGURE,
+    )
+
+
+CLAIMS = [
+    *(
+        claim(
+            f"frozen_{size}",
+            f"Batches of {size}: frozen BN is better.",
+            Directional(on_test_at("frozen_batch", size), on_test_at("batch", size)),
+        )
+        for size in BATCH_SIZES[:2]
+    ),
+    claim(
+        "small_batches",
+        "Freezing gains more at 2 than at 32.",
+        Directional(gained(2), gained(32)),
+    ),
+]

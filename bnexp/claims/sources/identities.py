@@ -1,0 +1,93 @@
+"""The largest error of identities that normalization should satisfy, computed in float64 with bnexp's own norms."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnexp.models.norms import BatchNorm, GroupNorm
+from bnexp.runs.config import NormConfig
+from bnexp.runs.seeds import generator
+
+EPS = 1e-14  # in place of 0: the identities of a scaled input hold where ε vanishes beside the variance
+
+
+def draw(*shape: int) -> Tensor:
+    """Return normal random numbers of a shape, float64; equal shapes have equal numbers."""
+    random = generator(0, "identity", *shape)
+    return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+
+def largest_error(ours: Tensor, theirs: Tensor) -> float:
+    """Return the largest absolute difference of two tensors of one shape."""
+    return float((ours - theirs).detach().abs().max())
+
+
+def batch_norm(features: int) -> nn.Module:
+    """Return bnexp's batch normalization of (N, C) in training mode, without γ and β, in float64."""
+    return BatchNorm(NormConfig(eps=EPS, affine=False), features).double()
+
+
+def group_norm(features: int, groups: int) -> nn.Module:
+    """Return bnexp's group normalization without γ and β, in float64."""
+    return GroupNorm(NormConfig(groups=groups, affine=False), features).double()
+
+
+# ---- Ioffe & Szegedy 2015, §3.3
+
+
+def normalized(u: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return BN(W u + b) of a batch u, (N, inputs); W is (outputs, inputs)."""
+    y: Tensor = batch_norm(len(weight))(F.linear(u, weight, bias))
+    return y
+
+
+def scaled_weights() -> float:
+    """Return the largest error of BN((aW) u) = BN(W u)."""
+    u, weight = draw(60, 100), draw(50, 100)
+    return max(largest_error(normalized(u, a * weight), normalized(u, weight)) for a in (0.01, 3.0, 100.0))
+
+
+def scaled_gradient() -> float:
+    """Return the largest error of ∂BN((aW) u) / ∂(aW) = (1 / a) ∂BN(W u) / ∂W, relative to the largest gradient.
+
+    The gradient is that of a random linear function of the output.
+    """
+    u, weight, direction = draw(60, 100), draw(50, 100), draw(60, 50)
+
+    def gradient(a: float) -> Tensor:
+        leaf = (a * weight).requires_grad_()
+        return torch.autograd.grad((normalized(u, leaf) * direction).sum(), leaf)[0]
+
+    plain = gradient(1.0)
+    return max(largest_error(a * gradient(a), plain) for a in (0.01, 3.0, 100.0)) / float(plain.abs().max())
+
+
+def bias_before() -> float:
+    """Return the largest error of BN(W u + b) = BN(W u), and of the gradient of b being 0."""
+    u, weight, direction = draw(60, 100), draw(50, 100), draw(60, 50)
+    bias = draw(50).requires_grad_()
+    y = normalized(u, weight, bias)
+    gradient = torch.autograd.grad((y * direction).sum(), bias)[0]
+    return max(largest_error(y, normalized(u, weight)), float(gradient.abs().max()))
+
+
+# ---- Wu & He 2018, §3.1, §3.2
+
+
+def one_group_is_layer() -> float:
+    """Return the largest error of one group being layer normalization over all channels and positions."""
+    inputs = (draw(8, 12, 7, 5), draw(8, 12))
+    return max(largest_error(group_norm(12, 1)(x), F.layer_norm(x, x.shape[1:], eps=1e-5)) for x in inputs)
+
+
+def groups_of_one_are_instance() -> float:
+    """Return the largest error of as many groups as channels being instance normalization."""
+    x = draw(8, 12, 7, 5)
+    return largest_error(group_norm(12, 12)(x), F.instance_norm(x, eps=1e-5))
+
+
+def batch_of_one_is_instance() -> float:
+    """Return the largest error of batch normalization of one image, in training mode, being instance normalization."""
+    x = draw(1, 12, 7, 5)
+    norm = BatchNorm(NormConfig(affine=False), 12).double().train()
+    return largest_error(norm(x), F.instance_norm(x, eps=1e-5))

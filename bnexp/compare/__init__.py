@@ -1,0 +1,4 @@
+"""Run directories → arms, statistics, figures, tables and pages; throughput; the loss landscape.
+
+Read `arms.py` first.
+"""

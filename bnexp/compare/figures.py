@@ -1,0 +1,320 @@
+"""Figures with matplotlib: arrays in, files out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from bnexp.runs.files import replaced
+
+matplotlib.use("Agg")
+matplotlib.rcParams.update({"svg.hashsalt": "bnexp", "svg.fonttype": "none", "font.size": 10, "axes.grid": True})
+matplotlib.rcParams.update({"grid.alpha": 0.25, "axes.spines.top": False, "axes.spines.right": False})
+
+# Distinct for people with every kind of colour vision, and in grey: the lightness falls in steps, the dashes differ.
+COLOURS = ("#d55e00", "#0b3c5d", "#56b4e9", "#7b2d66", "#9c7a00", "#4f9d69", "#000000")
+DASHES = ("-", "-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (2, 2)))
+
+WARNING = "#b3001b"
+FEW = 12  # points that each get a tick of their own
+CHARACTERS = 10  # of a title, an inch
+
+Plot = Callable[[Axes], None]  # draws one axis
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line with a band: the mean over seeds, and the lowest and highest seed; all arrays are (points,)."""
+
+    name: str
+    x: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve(Line):
+    """An arm's validation accuracy at each evaluation: x in steps; seconds of training until then, mean over seeds."""
+
+    seconds: NDArray[np.float64]
+
+
+# ---- plots of one axis
+
+
+def plot_figure(title: str, rows: dict[str, list[Plot]], files: list[Path], warning: str = "") -> None:
+    """Draw a figure with one row of plots for each panel, and save it to every file.
+
+    `rows`: panel → its plots. A `warning` is added to the title, which is red then.
+    """
+    columns = max(map(len, rows.values()))
+    figure = Figure(figsize=(5.5 * columns, 0.9 + 3.6 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for row, (name, plots) in zip(axes, rows.items(), strict=True):
+        for axis, plot in zip(row, plots, strict=True):
+            plot(axis)
+        row[0].set_title(plain(name), loc="left", fontsize=10)
+    lines = wrap(title, int(5.5 * columns * CHARACTERS)) + ([warning] if warning else [])
+    colour = WARNING if warning else "black"
+    figure.suptitle(plain("\n".join(lines)), fontsize=11, fontweight="bold", color=colour)
+    save(figure, files)
+
+
+def plot_svg(plot: Plot) -> str:
+    """Return a plot as an <svg> element, small enough for a phone's screen."""
+    figure, buffer = Figure(figsize=(5.2, 3.5)), StringIO()
+    plot(figure.subplots(gridspec_kw={"left": 0.13, "right": 0.96, "bottom": 0.14, "top": 0.97}))
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def accuracy_plot(curves: list[Curve], against: str) -> Plot:
+    """Return the plot of validation accuracy against "steps" or "seconds": one line with its band for each arm."""
+
+    def plot(axis: Axes) -> None:
+        draw_lines(axis, [replace(curve, x=curve.seconds) if against == "seconds" else curve for curve in curves])
+        axis.axhline(0.9, color="0.5", linewidth=0.8, linestyle=":")
+        axis.set_ylim(0, 1)
+        axis.set_xlim(left=0)
+        axis.set_ylabel("validation accuracy")
+        axis.set_xlabel("iteration (updates)" if against == "steps" else "seconds of training")
+        axis.legend(loc="center right", frameon=False, fontsize=9)
+
+    return plot
+
+
+StepFunction = tuple[list[float], list[float]]  # times and values, both (points,)
+
+
+def arrivals_plot(arms: dict[str, StepFunction], label: str, end: float) -> Plot:
+    """Return the plot of the share of each arm's runs that have reached a target by each step.
+
+    `end` is the end of the longest run. A curve ends with its arm's last run, or goes on to `end` where all are there.
+    """
+
+    def plot(axis: Axes) -> None:
+        for number, (name, (times, shares)) in enumerate(arms.items()):
+            rest = shares[-1:] == [1.0]
+            x, y = times + [end] * rest, shares + [1.0] * rest
+            axis.step(x, y, where="post", label=plain(name), **style_of(number))
+        axis.set_ylim(-0.03, 1.03)
+        axis.set_xlim(0, end or None)
+        axis.set_xlabel("iteration (updates)")
+        axis.set_ylabel(label)
+        axis.legend(loc="best", frameon=False, fontsize=9)
+
+    return plot
+
+
+def speed_plot(speeds: dict[str, list[float]]) -> Plot:
+    """Return the plot of each arm's median speed and its range over the runs, arm → updates a second of each run.
+
+    An arm without runs has its name alone.
+    """
+
+    def plot(axis: Axes) -> None:
+        for number, (name, values) in enumerate(speeds.items()):
+            axis.text(0, number - 0.29, plain(name), fontsize=9)
+            if not values:
+                continue
+            axis.barh(number, float(np.median(values)), 0.5, color=COLOURS[number % len(COLOURS)])
+            axis.plot([min(values), max(values)], [number, number], color="white", linewidth=3.2)
+            axis.plot([min(values), max(values)], [number, number], color="black", linewidth=1.6)
+        axis.set_yticks([])
+        axis.set_ylim(len(speeds) - 0.6, -0.6)
+        axis.set_xlabel("updates a second")
+        axis.grid(visible=False, axis="y")
+        axis.set_axisbelow(True)
+
+    return plot
+
+
+def style_of(number: int) -> dict[str, Any]:
+    """Return colour, dashes and width of the line with this number; no two numbers have the same style."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": DASHES[(number + 2 * (number // len(COLOURS))) % len(DASHES)],
+        "linewidth": 1.8,
+    }
+
+
+def plain(text: str) -> str:
+    """Return text in which matplotlib sees no formula: a dollar stays a dollar."""
+    return text.replace("$", r"\$")
+
+
+def draw_lines(axis: Axes, lines: Sequence[Line]) -> None:
+    """Draw lines with their bands."""
+    for number, line in enumerate(lines):
+        style = style_of(number)
+        axis.plot(line.x, line.mean, label=plain(line.name), **style)
+        axis.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.18, linewidth=0)
+
+
+# ---- lines on scales
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Labels of the axes, which of them are logarithmic ("", "x", "y" or "xy"), and whether y is a share, 0 to 1."""
+
+    x: str
+    y: str
+    log: str = ""
+    share: bool = False
+
+
+def line_figure(title: str, panels: dict[str, list[Line]], scales: Scales, files: list[Path]) -> None:
+    """Draw panels of lines, two to a row, and save the figure to every file.
+
+    `panels`: title → lines. A panel has a legend where its lines' names are not those of the panel before.
+    """
+    columns = min(len(panels), 2)
+    rows, width = -(-len(panels) // columns), 11 if columns == 2 else 7
+    explained: list[str] = []
+    figure = Figure(figsize=(width, 0.9 + 3.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    for axis, (name, lines) in zip(axes, panels.items(), strict=False):
+        draw_scaled(axis, lines, scales)
+        axis.set_title(plain(name), loc="left", fontsize=10)
+        axis.set_xlabel(scales.x)
+        if explained != (names := [line.name for line in lines]):
+            axis.legend(frameon=False, fontsize=9)
+            explained = names
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    for axis in axes[::columns]:
+        axis.set_ylabel(scales.y)
+    lines_of_title = [line for part in title.splitlines() for line in wrap(part, width * CHARACTERS)]
+    figure.suptitle("\n".join(lines_of_title), fontsize=11, fontweight="bold")
+    save(figure, files)
+
+
+def lines_plot(lines: list[Line], scales: Scales) -> Plot:
+    """Return the plot of lines with their bands, axes and legend."""
+
+    def plot(axis: Axes) -> None:
+        draw_scaled(axis, lines, scales)
+        axis.set_xlabel(scales.x)
+        axis.set_ylabel(scales.y)
+        axis.legend(loc="best", frameon=False, fontsize=9)
+
+    return plot
+
+
+def draw_scaled(axis: Axes, lines: list[Line], scales: Scales) -> None:
+    """Draw lines with their bands, and set the scales; few different x have a tick each."""
+    draw_lines(axis, lines)
+    if "x" in scales.log:
+        axis.set_xscale("log")
+    values = sorted({float(x) for line in lines for x in line.x})
+    if len(values) <= FEW:
+        axis.set_xticks(values, [f"{value:g}" for value in values])
+        axis.minorticks_off()
+    if "y" in scales.log:
+        axis.set_yscale("log")
+    if scales.share:
+        axis.set_ylim(0, 1)
+
+
+# ---- bars
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value with its interval; the note is written next to it."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    note: str
+
+
+@dataclass(frozen=True)
+class BarGroup:
+    """Bars below one title; a group without bars is a title that says why there are none."""
+
+    title: str
+    bars: list[Bar]
+
+
+BAR, TITLE, FRAME = 0.26, 0.34, 0.8  # inches: height of a bar's lane and of a group's title; what surrounds an axis
+
+
+def rate_figure(title: str, caption: str, panels: dict[str, dict[str, list[BarGroup]]], files: list[Path]) -> None:
+    """Draw groups of horizontal bars, and save the figure to every file.
+
+    `panels`: title of a row → quantity, which is a column → its groups.
+    """
+    heights = [max(map(height_of, columns.values())) for columns in panels.values()]
+    figure = Figure(figsize=(12, 0.85 + sum(heights) + FRAME * len(panels)), layout="constrained")
+    rows = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=[height + FRAME for height in heights])
+    for row, (name, columns), height in zip(rows[:, 0], panels.items(), heights, strict=True):
+        row.suptitle(plain(name), x=0.01, ha="left", fontsize=10)
+        axes = row.subplots(1, len(columns), squeeze=False)[0]
+        for axis, (quantity, groups) in zip(axes, columns.items(), strict=True):
+            draw_bars(axis, groups, height)
+            axis.set_xlabel(quantity, fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    figure.supxlabel(caption, x=0.01, ha="left", fontsize=8.5, color="0.35")
+    save(figure, files)
+
+
+def height_of(groups: list[BarGroup]) -> float:
+    """Return the height of groups of bars in inches."""
+    return sum(TITLE + BAR * len(group.bars) for group in groups)
+
+
+def draw_bars(axis: Axes, groups: list[BarGroup], height: float) -> None:
+    """Draw groups of bars from the top down, y in inches; to the right of the longest bar is room for its note."""
+    bars = [bar for group in groups for bar in group.bars]
+    y, places = 0.0, []
+    for group in groups:
+        y += TITLE
+        label(axis, group.title, 0.0, y - 0.1, fontweight="bold", fontsize=9)
+        for number, bar in enumerate(group.bars):
+            places.append(y + BAR / 2)
+            draw_bar(axis, bar, places[-1], COLOURS[number % len(COLOURS)])
+            y += BAR
+    axis.set_yticks(places, [bar.name for bar in bars])
+    axis.tick_params(axis="y", length=0)
+    axis.grid(visible=False, axis="y")
+    axis.set_axisbelow(True)
+    axis.set_ylim(height + 0.06, 0)
+    axis.set_xlim(0, 1.68 * max((bar.high for bar in bars), default=1.0))
+    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def draw_bar(axis: Axes, bar: Bar, y: float, colour: str) -> None:
+    """Draw a bar, its interval and its note at height y."""
+    axis.barh(y, bar.value, 0.76 * BAR, color=colour)
+    for line, width in (("white", 3.2), ("black", 1.6)):  # seen on every colour
+        axis.plot([bar.low, bar.high], [y, y], color=line, linewidth=width)
+    label(axis, bar.note, max(bar.value, bar.high), y, va="center", fontsize=8.5)
+
+
+def label(axis: Axes, text: str, x: float, y: float, **style: Any) -> None:
+    """Write text a little to the right of a point."""
+    axis.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", **style)
+
+
+def save(figure: Figure, files: list[Path]) -> None:
+    """Write a figure to files, whose endings say in which formats."""
+    for file in files:
+        metadata = {"Date": None} if file.suffix == ".svg" else None
+        with replaced(file) as temporary:
+            figure.savefig(temporary, format=file.suffix[1:], dpi=150, metadata=metadata)
+        figure.set_layout_engine("none")  # laid out once for all files, which takes as long as drawing

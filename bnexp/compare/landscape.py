@@ -1,0 +1,141 @@
+"""The loss around a run's checkpoints, and how far a layer's gradient moves with the steps of the layers before it.
+
+Santurkar et al. 2018, "How does batch normalization help optimization?": §3.1 and figure 4 (loss range, gradient
+distance, effective smoothness along the gradient), definition 2.1 (internal covariate shift).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bnexp.data.batches import Order
+from bnexp.data.load import load_data
+from bnexp.runs.config import ConfigError
+from bnexp.runs.directory import RunRecord, kept_checkpoints
+from bnexp.runs.tensors import DamagedFileError
+from bnexp.training.checkpoint import load_checkpoint
+from bnexp.training.engine import Stack, Tensors, make_loss, pick_device, prepare_torch
+
+FACTORS = tuple(np.linspace(0.5, 4.0, 8).tolist())  # of the learning rate: how far along the gradient
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The loss along the gradient, from the parameters θ after `step` updates, on the batch that comes next.
+
+    With g = ∇L(θ) and θ_t = θ - t · lr · g for t from ½ to 4, where lr is the rate of the next update, or of the first
+    one where a schedule has come down to 0:
+
+    - loss: L(θ); losses: L(θ_t); distances: ‖∇L(θ_t) - g‖;
+    - smoothness: the largest ‖∇L(θ_t) - g‖ / ‖θ_t - θ‖;
+    - shift: layer → ‖G - G'‖, G the gradient of its weights, G' the same after the layers before it took their step;
+    - cosine: layer → cos(G, G').
+    """
+
+    step: int
+    loss: float
+    losses: list[float]
+    distances: list[float]
+    smoothness: float
+    shift: dict[str, float]
+    cosine: dict[str, float]
+
+
+def probe_run(run: RunRecord) -> list[Probe]:
+    """Return a probe at each checkpoint that the run kept (`eval.keep=true`), or at its last one.
+
+    Raises ConfigError where a checkpoint is missing or damaged.
+    """
+    config = run.located()
+    device, data = pick_device(config.device), load_data(config.dataset, run.directory)
+    prepare_torch(config, device)
+    landscape = Landscape(Stack([config], data, device, compiled=False))
+    return [landscape.probe(path) for path in kept_checkpoints(run.directory)]
+
+
+class Landscape:
+    """The loss of one network as a function of its parameters."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack, [self.config] = stack, stack.configs
+        self.loss_of = make_loss(stack.model, self.config, stack.data)
+        self.order = Order(self.config.seed, len(stack.data.train), self.config.batch_size)
+
+    def probe(self, path: Path) -> Probe:
+        """Return the probe at a checkpoint. Raises ConfigError."""
+        step = self.restore(path)
+        self.stack.set_rates(step)
+        self.stack.set_noise(step)
+        member, train = self.stack.members[0], self.stack.data.train
+        batch = train[self.order.batch(step).to(train.labels.device)]
+        self.batch = (batch.pixels, batch.labels, batch.condition)
+        theta, rate = member.parameters, float(member.numbers["lr"]) or self.config.optim.lr  # a cosine ends at 0
+        loss, gradient = self.gradient(theta)
+        along = [self.gradient(moved(theta, gradient, factor * rate)) for factor in FACTORS]
+        distances = [distance(other, gradient) for _, other in along]
+        length = rate * distance(gradient, {name: torch.zeros_like(part) for name, part in gradient.items()})
+        ratios = [d / (factor * length) if length else 0.0 for d, factor in zip(distances, FACTORS, strict=True)]
+        shift, cosine = self.covariate_shift(theta, gradient, rate)
+        return Probe(step, loss, [loss for loss, _ in along], distances, max(ratios), shift, cosine)
+
+    def restore(self, path: Path) -> int:
+        """Put a checkpoint's values into the network, and return how many updates it had made. Raises ConfigError."""
+        try:
+            tensors = load_checkpoint(path)
+        except (OSError, DamagedFileError) as error:
+            raise ConfigError(f"probe: {path} is missing or damaged") from error
+        self.stack.restore(0, tensors)
+        return int(tensors["record.step"])
+
+    def gradient(self, theta: Tensors) -> tuple[float, Tensors]:
+        """Return loss and gradient at `theta` in training mode; the running averages stay as they are."""
+        leaves = {name: part.detach().requires_grad_() for name, part in theta.items()}
+        buffers = {name: tensor.clone() for name, tensor in self.stack.members[0].buffers.items()}
+        loss, _ = self.loss_of(leaves, buffers, self.batch)
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        return float(loss.detach()), dict(zip(leaves, gradients, strict=True))
+
+    def covariate_shift(
+        self, theta: Tensors, gradient: Tensors, rate: float
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Return every layer's shift and cosine, after the layers before it took a step of gradient descent."""
+        stepped, names = moved(theta, gradient, rate), in_order(list(theta))
+        layers = [n for n, module in self.stack.model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+        shift, cosine = dict[str, float](), dict[str, float]()
+        for number, name in enumerate(names):
+            if name.removesuffix(".weight") not in layers:
+                continue
+            mixed = {other: (stepped if place < number else theta)[other] for place, other in enumerate(names)}
+            before, after = gradient[name].flatten(), self.gradient(mixed)[1][name].flatten()
+            layer = name.removesuffix(".weight").removesuffix(".layer")
+            shift[layer] = float((before - after).norm())
+            cosine[layer] = float(torch.cosine_similarity(before, after, 0))
+        return shift, cosine
+
+
+def in_order(names: list[str]) -> list[str]:
+    """Return the parameters' names in the order in which the network applies them.
+
+    That is their own order, but for the factor of a residual branch: it is a block's first parameter and comes last.
+    """
+
+    def place(name: str) -> tuple[int, bool]:
+        block, factor, _ = name.rpartition("factor")
+        inside = [number for number, other in enumerate(names) if other == name or (factor and other.startswith(block))]
+        return inside[-1], bool(factor)
+
+    return sorted(names, key=place)
+
+
+def moved(theta: Tensors, gradient: Tensors, length: float) -> Tensors:
+    """Return theta - length · gradient."""
+    return {name: part.detach() - length * gradient[name] for name, part in theta.items()}
+
+
+def distance(one: Tensors, two: Tensors) -> float:
+    """Return the Euclidean distance of all parameters together."""
+    parts: list[Tensor] = [(one[name] - two[name]).square().sum() for name in one]
+    return float(torch.stack(parts).sum().sqrt())

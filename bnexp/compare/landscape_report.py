@@ -1,0 +1,165 @@
+"""`bnexp probe`: the loss around the checkpoints of runs, as a table, a figure and probe.csv."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnexp.compare.arms import Arms, arrange, only
+from bnexp.compare.figures import Line, Plot, Scales, lines_plot, plot_figure
+from bnexp.compare.landscape import Probe, probe_run
+from bnexp.compare.planned import describe_missing, read_planned
+from bnexp.compare.report import choose_output, title_of
+from bnexp.compare.report_tables import DASH
+from bnexp.compare.statistics import mean_interval
+from bnexp.runs.config import ConfigError
+from bnexp.runs.console import console, count, print_error, print_line, show_table
+from bnexp.runs.directory import RunRecord
+from bnexp.runs.files import replaced
+
+ProbesByRun = dict[Path, list[Probe]]  # directory of a run → a probe at each of its checkpoints
+Measure = Callable[[Probe], float]
+Parts = tuple[tuple[Measure, Callable[[list[float]], Any]], ...]  # measure, and what is taken of it over runs
+
+MEASURES: dict[str, Measure] = {  # columns of the table, and all but the first of the figure
+    "gradient distance": lambda probe: max(probe.distances),
+    "effective smoothness": lambda probe: probe.smoothness,
+    "internal covariate shift": lambda probe: float(np.mean(list(probe.shift.values()) or np.nan)),
+}
+HEADER = ["arm", "runs", "loss range", *MEASURES]
+
+
+def loss_range(probe: Probe) -> float:
+    """Return the range of the loss along the gradient."""
+    return max(probe.losses) - min(probe.losses)
+
+
+def report_probes(directories: list[Path], by: str | None, out: Path | None) -> None:
+    """Probe the runs below `directories`: print a table, and write probe.csv, .png and .svg.
+
+    `by` makes the arms and `out` is the folder, as of a report. Raises ConfigError where there is nothing to probe.
+    """
+    planned = read_planned(directories)
+    key, output = choose_output(planned, by, out)  # before what takes long
+    probes = probe_runs(planned.finished)
+    panels = arrange(planned.runs, key)
+    probed = only(panels, [run for run in planned.finished if run.directory in probes])
+    complete = len(probes) == planned.size and planned.complete
+    files = [output.path(f"probe.{kind}") for kind in ("csv", "png", "svg")]
+    write_csv(files[0], probes)
+    title = f"Along the gradient, ½ to 4 times the step. {title_of(planned.runs)}"
+    warning = "" if complete else f"INCOMPLETE: {len(probes)} of {count(planned.size, 'planned run')} probed"
+    sizes = {panel: sizes_of(arms, {} if complete else panels[panel]) for panel, arms in probed.items()}
+    plot_figure(
+        title,
+        {panel: plots(arms, sizes[panel], probes, complete) for panel, arms in probed.items()},
+        files[1:],
+        warning,
+    )
+    for panel, arms in probed.items():
+        show_table(f"{title}{f', {panel}' if panel else ''}", HEADER, rows(arms, sizes[panel], probes))
+    if all(len(run_probes) == 1 for run_probes in probes.values()):
+        print_line("one checkpoint a run: train with eval.keep=true for one at every evaluation")
+    print_line(", ".join(map(str, files)))
+    commands = (f"resume it by: {command}" for command in planned.commands())
+    for line in filter(None, (warning, *describe_missing(planned.lacking(panels)), *commands)):
+        print_line(line)
+
+
+def probe_runs(runs: list[RunRecord]) -> ProbesByRun:
+    """Return the probes of the runs whose checkpoints can be read, and name the others.
+
+    Raises ConfigError where none can be read.
+    """
+    probes, damaged = ProbesByRun(), list[str]()
+    with console.status("probing", spinner="line") as status:
+        for number, run in enumerate(runs, 1):
+            status.update(f"probing run {number} of {len(runs)}")
+            try:
+                probes[run.directory] = probe_run(run)
+            except ConfigError as error:
+                damaged.append(str(error))
+    if not probes:
+        raise ConfigError("; ".join(damaged))
+    for problem in damaged:
+        print_error(f"left out: {problem}")
+    return probes
+
+
+def write_csv(path: Path, probes: ProbesByRun) -> None:
+    """Write probe.csv: one row for each checkpoint."""
+    layers = list(dict.fromkeys(layer for run in probes.values() for probe in run for layer in probe.shift))
+    header = ["run", "step", "loss", "lowest", "highest", "distance", "smoothness"]
+    with replaced(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow([*header, *(f"shift/{layer}" for layer in layers), *(f"cosine/{layer}" for layer in layers)])
+        for directory, run in probes.items():
+            for probe in run:
+                numbers = [probe.loss, min(probe.losses), max(probe.losses), max(probe.distances), probe.smoothness]
+                numbers += [values.get(layer, np.nan) for values in (probe.shift, probe.cosine) for layer in layers]
+                table.writerow([directory.name, probe.step, *(f"{number:.6g}" for number in numbers)])
+
+
+def sizes_of(arms: Arms, planned: Arms) -> dict[str, str]:
+    """Return how many runs of each arm were probed, and of how many where `planned` is given."""
+    return {arm: f"{len(runs)} of {len(planned[arm])}" if planned else str(len(runs)) for arm, runs in arms.items()}
+
+
+# ---- the figure: a row for each panel; the range of the loss, then one column for each measure
+
+
+def plots(arms: Arms, sizes: dict[str, str], probes: ProbesByRun, complete: bool) -> list[Plot]:
+    """Return a panel's plots; where runs are missing, an arm's name has its size."""
+    labelled = {arm if complete else f"{arm} ({sizes[arm]})": runs for arm, runs in arms.items()}
+    along: Parts = ((lambda p: p.loss, np.mean), (lambda p: min(p.losses), np.mean), (lambda p: max(p.losses), np.mean))
+    quantities: dict[str, Parts] = {"loss; band: along the gradient": along}
+    quantities |= {name: ((measure, np.mean), (measure, min), (measure, max)) for name, measure in MEASURES.items()}
+    return [
+        lines_plot(
+            [make_line(*arm, probes, parts) for arm in labelled.items()], Scales("iteration (updates)", name, "y")
+        )
+        for name, parts in quantities.items()
+    ]
+
+
+def make_line(name: str, runs: list[RunRecord], probes: ProbesByRun, parts: Parts) -> Line:
+    """Return the line of an arm: at each step, what each of `parts` makes of a measure of its runs.
+
+    The parts are those of the line itself and of the lower and upper edge of its band.
+    """
+    steps, at_steps = by_step(runs, probes)
+    return Line(
+        name,
+        steps,
+        *(np.array([take([measure(p) for p in at_step]) for at_step in at_steps]) for measure, take in parts),
+    )
+
+
+def by_step(runs: list[RunRecord], probes: ProbesByRun) -> tuple[NDArray[np.float64], list[list[Probe]]]:
+    """Return the steps at which all of these runs have a checkpoint, and the runs' probes at each of them."""
+    known = [{probe.step: probe for probe in probes[run.directory]} for run in runs]
+    steps = sorted(set.intersection(*map(set, known))) if known else []
+    return np.array(steps, dtype=np.float64), [[run[step] for run in known] for step in steps]
+
+
+# ---- the table
+
+
+def rows(arms: Arms, sizes: dict[str, str], probes: ProbesByRun) -> list[list[str]]:
+    """Return the rows of the table: an arm's size, and its measures."""
+    measures = (loss_range, *MEASURES.values())
+    return [[arm, sizes[arm], *(cell(measure, runs, probes) for measure in measures)] for arm, runs in arms.items()]
+
+
+def cell(measure: Measure, runs: list[RunRecord], probes: ProbesByRun) -> str:
+    """Return the mean over runs, with its interval, of a run's mean over its checkpoints."""
+    if not runs:
+        return DASH
+    means = [float(np.mean([measure(probe) for probe in probes[run.directory]])) for run in runs]
+    estimate = mean_interval(means, np.random.default_rng(0))
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.mean:.4g}"
+    return f"{estimate.mean:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"

@@ -1,0 +1,99 @@
+"""The report as one HTML page: figures inline, no script, nothing fetched; every value from a run is escaped."""
+
+from dataclasses import dataclass
+from html import escape
+
+from bnexp.compare.figures import Plot, plot_svg
+
+Table = tuple[list[str], list[list[str]]]  # header, rows
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fdfdfb; --rule: #d5d3cc; --faint: #5d5b55; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e6e0; --paper: #17181a; --rule: #3d3f44; --faint: #a5a29a; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 74rem; padding: 1.5rem 1rem 4rem; color: var(--ink); background: var(--paper);
+  font: 1rem/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.4rem; line-height: 1.3; overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; margin: 2.5rem 0 0.5rem; overflow-wrap: anywhere; }
+.table { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.3rem 0.9rem 0.3rem 0; text-align: right; white-space: nowrap; }
+tr { border-bottom: 1px solid var(--rule); }
+th:first-child, td:first-child { text-align: left; }
+th { font-weight: 600; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem; }
+.figures svg { width: 100%; height: auto; display: block; background: #fff; border-radius: 6px; }
+.missing { border: 2px solid #b3001b; border-radius: 6px; padding: 0.6rem 1rem; overflow-wrap: anywhere; }
+.missing p { margin: 0.3rem 0; }
+.missing pre { white-space: pre-wrap; margin: 0.3rem 0; }
+.notes, footer { font-size: 0.85rem; color: var(--faint); overflow-wrap: anywhere; }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A panel: its name, its tables and its plots."""
+
+    name: str
+    tables: list[Table]
+    plots: list[Plot]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What a report says where runs are missing: how many, which ones, and the commands that finish them."""
+
+    heading: str
+    lines: list[str]
+    commands: list[str]
+
+
+def page(title: str, sections: list[Section], notes: list[str], made: str, notice: Notice | None = None) -> str:
+    """Return the page. `notes`: its footnotes; `made`: with which versions and where its runs were made."""
+    body = "".join(section_html(section, number) for number, section in enumerate(sections))
+    above = notice_html(notice) if notice else ""
+    below = list_html(notes, ' class="notes"')
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n"
+        f"{above}{body}{below}\n<footer>{escape(made)}</footer>\n</body>\n</html>\n"
+    )
+
+
+def list_html(lines: list[str], attributes: str = "") -> str:
+    """Return a list of lines."""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<ul{attributes}>{items}</ul>"
+
+
+def notice_html(notice: Notice) -> str:
+    """Return the box that says which runs are missing."""
+    commands = "".join(f"<pre>{escape(command)}</pre>" for command in notice.commands)
+    way = f"<p>To go on:</p>{commands}" if commands else ""
+    heading = f"<p><strong>{escape(notice.heading)}</strong></p>"
+    return f'<div class="missing" role="note">{heading}{list_html(notice.lines)}{way}</div>\n'
+
+
+def section_html(section: Section, number: int) -> str:
+    """Return a panel's heading, first table, figures and other tables; `number` is its place on the page."""
+    heading = f"<h2>{escape(section.name)}</h2>\n" if section.name else ""
+    figures = "".join(own_names(plot_svg(plot), f"p{number}-{place}-") for place, plot in enumerate(section.plots))
+    tables = [table_html(*table) for table in section.tables]
+    return f'{heading}{tables[0]}<div class="figures">{figures}</div>\n{"".join(tables[1:])}'
+
+
+def own_names(svg: str, prefix: str) -> str:
+    """Return an <svg> whose ids have a prefix, since all inline figures share the page's ids."""
+    for reference in ('id="', 'href="#', "url(#"):
+        svg = svg.replace(reference, f"{reference}{prefix}")
+    return svg
+
+
+def table_html(header: list[str], rows: list[list[str]]) -> str:
+    """Return a table."""
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
+    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>\n'

@@ -1,0 +1,339 @@
+"""`bnexp report`: run directories → the comparison as tables, figures, Markdown, a page and TensorBoard's bands."""
+
+import hashlib
+import os
+import shlex
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from bnexp.compare.arms import (
+    TARGETS,
+    UNITS,
+    ArmResult,
+    Arms,
+    Panels,
+    arrange,
+    compare_panels,
+    distinct,
+    end_of,
+    make_curve,
+    only,
+    pick_by,
+    settings_of,
+    swept_keys,
+)
+from bnexp.compare.figures import Curve, Plot, accuracy_plot, arrivals_plot, plot_figure, speed_plot
+from bnexp.compare.page import Notice, Section, page
+from bnexp.compare.planned import Planned, describe_missing, read_planned
+from bnexp.compare.report_tables import (
+    HEADER,
+    TIMES_HEADER,
+    TIMES_NOTE,
+    footnotes,
+    markdown_table,
+    marked_down,
+    table_row,
+    time_row,
+)
+from bnexp.runs.config import ConfigError, require, require_path
+from bnexp.runs.console import count, print_line, printable, show_table
+from bnexp.runs.directory import RunRecord, holds_run, to_json
+from bnexp.runs.files import LONGEST_NAME, is_utf8, write_whole
+from bnexp.runs.sweep_record import recorded_by
+from bnexp.training.recorder import write_bands
+
+MOST_LINES = 12  # of missing runs on the console
+
+
+# ---- panels and files
+
+
+@dataclass(frozen=True)
+class PanelReport:
+    """The tables and figures of one panel. `complete`: no run of the whole report is missing."""
+
+    name: str
+    runs: Arms  # that finished
+    results: list[ArmResult]
+    complete: bool
+
+    @cached_property
+    def curves(self) -> list[Curve]:
+        """The arms' curves of validation accuracy."""
+        return [make_curve(self.label(result), self.runs[result.arm]) for result in self.results]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The rows of the main table."""
+        return [table_row(result, self.complete) for result in self.results]
+
+    @property
+    def time_rows(self) -> list[list[str]]:
+        """The rows of the table of times."""
+        return [time_row(arm, arm.time(target, unit)) for target in TARGETS for unit in UNITS for arm in self.results]
+
+    def label(self, result: ArmResult) -> str:
+        """Return an arm's name in a figure; where runs are missing, with how many of its own finished."""
+        return result.arm if self.complete else f"{result.arm} ({result.n} of {result.planned})"
+
+    def accuracy_plots(self) -> list[Plot]:
+        """Return the plots of accuracy against iteration and against seconds."""
+        return [accuracy_plot(self.curves, unit) for unit in UNITS]
+
+    def time_plots(self) -> list[Plot]:
+        """Return the Kaplan-Meier curves of the steps to each target, and the throughput."""
+        speeds = {
+            self.label(result): [run.summary["steps_per_second"] for run in self.runs[result.arm]]
+            for result in self.results
+        }
+        return [*(self.arrivals(target) for target in TARGETS), speed_plot(speeds)]
+
+    def arrivals(self, target: float) -> Plot:
+        """Return the plot of the share of each arm's runs that have reached a target."""
+        survival = {self.label(result): result.time(target, "steps").survival for result in self.results}
+        reached = {
+            name: (curve.times, [1 - share for share in curve.shares]) if curve else ([], [])
+            for name, curve in survival.items()
+        }
+        longest = max((end_of(run, "steps") for runs in self.runs.values() for run in runs), default=0.0)
+        return arrivals_plot(reached, f"share of runs at {target:.0%}", longest)
+
+
+def make_panels(arranged: Panels, planned: Planned) -> list[PanelReport]:
+    """Compare the arms of every panel with the first arm, also where none of the first arm's runs finished."""
+    control = next(iter(next(iter(arranged.values()))))
+    finished = only(arranged, planned.finished)
+    results = compare_panels(arranged, finished, control)
+    return [
+        PanelReport(name, arms, [result for result in results if result.panel == name], planned.complete)
+        for name, arms in finished.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Output:
+    """The folder of a report's files, and a suffix of their names, as in compare-act.md."""
+
+    folder: Path
+    suffix: str
+
+    def name(self, file: str) -> str:
+        """Return a file's name with the suffix."""
+        stem, dot, kind = file.partition(".")
+        return f"{stem}{self.suffix}{dot}{kind}"
+
+    def path(self, file: str) -> Path:
+        """Return where a file goes."""
+        return self.folder / self.name(file)
+
+    def link(self, file: str) -> str:
+        """Return the link to a file from another file of the report."""
+        return quote(self.name(file))
+
+
+# ---- texts and Markdown
+
+
+def times_note(panels: list[PanelReport]) -> str:
+    """Return what the times are, with the horizon of each panel."""
+    parts = []
+    for panel in panels:
+        horizons = {time.unit: time.horizon for time in panel.results[0].times}
+        if horizons["steps"] is not None and horizons["seconds"] is not None:
+            text = f"{horizons['steps']:,.0f} steps, {horizons['seconds']:,.2f} s"
+            parts.append(f"{panel.name}: {text}" if panel.name else text)
+    return f"{TIMES_NOTE}{'; '.join(parts)}."
+
+
+def markdown(title: str, made: str, panels: list[PanelReport], notice: Notice | None, output: Output) -> str:
+    """Return compare.md. `made`: with which versions and on which machine the runs were made."""
+    lines = [f"# {marked_down(title)}", "", *(markdown_notice(notice) if notice else [])]
+    lines += [f"![accuracy against iteration and seconds]({output.link('compare.svg')})", ""]
+    for panel in panels:
+        lines += [f"## {marked_down(panel.name)}", ""] if panel.name else []
+        lines += [*markdown_table(HEADER, panel.rows), ""]
+    lines += [f"- {marked_down(line)}" for line in footnotes(all_results(panels))]
+    lines += ["", "# Time to accuracy", "", f"![Kaplan-Meier curves and throughput]({output.link('times.svg')})", ""]
+    for panel in panels:
+        lines += [f"**{marked_down(panel.name)}**", ""] if panel.name else []
+        lines += [*markdown_table(TIMES_HEADER, panel.time_rows), ""]
+    return "\n".join([*lines, f"- {marked_down(times_note(panels))}", "", marked_down(made), ""])
+
+
+def markdown_notice(notice: Notice) -> list[str]:
+    """Return the lines that say what is missing; commands are a block of code, which shows them as they are."""
+    lines = [f"**{marked_down(notice.heading)}**", "", *(f"- {marked_down(line)}" for line in notice.lines), ""]
+    commands = [f"    {printable(command)}" for command in notice.commands]
+    return [*lines, *(["To go on:", "", *commands, ""] if commands else [])]
+
+
+def html_section(panel: PanelReport) -> Section:
+    """Return a panel's part of report.html."""
+    tables = [(HEADER, panel.rows), (TIMES_HEADER, panel.time_rows)]
+    return Section(panel.name, tables, [*panel.accuracy_plots(), *panel.time_plots()])
+
+
+def title_of(runs: list[RunRecord]) -> str:
+    """Return the title of a report: data set, architecture, what all arms share, and the number of seeds."""
+    configs = settings_of(runs)
+    named = [key for key in ("dataset", "arch") if len(distinct(configs, key)) == 1]
+    shared = [key for key in ("act", "optim", "optim.lr", "batch_size") if len(distinct(configs, key)) == 1]
+    parts = [*(str(configs[0][key]) for key in named), *(f"{key}={configs[0][key]}" for key in shared)]
+    sizes = Counter(str(config) for config in configs).values()
+    seeds = count(max(sizes), "seed") if len(set(sizes)) == 1 else f"{min(sizes)} to {max(sizes)} seeds"
+    return f"{', '.join(parts)}: {seeds} an arm"
+
+
+def provenance(runs: list[RunRecord]) -> str:
+    """Return with which versions, on which machine and when the first of these runs was made."""
+    record = runs[0].record
+    commit = str(record["code"]["commit"])[:10] + (" with changes" if record["code"]["dirty"] else "")
+    return printable(
+        f"bnexp {record['packages']['bnexp']} (commit {commit}), torch {record['packages']['torch']}, "
+        f"{record['machine']}, device {record['device']}, {record['threads']} thread(s); {record['created'][:10]}"
+    )
+
+
+# ---- the whole
+
+
+def report(directories: list[Path], by: str | None = None, out: Path | None = None) -> None:
+    """Compare the runs below `directories`: print a table, and write the report's files.
+
+    These are compare.json and .md, the figures compare (.png, .svg) and times (.svg), report.html and TensorBoard's
+    bands; they go to the directory, or to `out`. `by` is the key that makes the arms: by default the one that the sweep
+    was compared by, else norm, else what is swept. A comparison by another key has files of its own, with the key in
+    their names. Raises ConfigError where there is nothing to compare.
+    """
+    planned = read_planned(directories)
+    key, output = choose_output(planned, by, out)
+    arranged = arrange(planned.runs, key)
+    panels, notice = make_panels(arranged, planned), make_notice(planned, arranged)
+    title, made = title_of(planned.runs), provenance(planned.finished)
+    write_figures(title, panels, notice, output)
+    write_whole(output.path("compare.json"), to_json(as_data(title, key, panels, planned, arranged)))
+    write_whole(output.path("compare.md"), markdown(title, made, panels, notice, output))
+    notes = [*footnotes(all_results(panels)), times_note(panels)]
+    write_whole(output.path("report.html"), page(title, list(map(html_section, panels)), notes, made, notice))
+    shutil.rmtree(output.path("bands"), ignore_errors=True)
+    write_bands(output.path("bands"), {folder_name(p.name, c.name): band_of(c) for p in panels for c in p.curves})
+    show(title, panels, notice, output)
+
+
+def choose_output(planned: Planned, by: str | None, out: Path | None) -> tuple[str | None, Output]:
+    """Return the key that makes the arms, and where the files go. Raises ConfigError."""
+    keys = swept_keys(settings_of(planned.runs))
+    recorded = recorded_by(planned.roots[0])
+    default = pick_by(recorded if recorded in keys else None, keys)
+    key = default if by is None else pick_by(by, keys)
+    return key, Output(output_folder(planned.roots, out), "" if key == default else f"-{file_name(str(key))}")
+
+
+def output_folder(directories: list[Path], out: Path | None) -> Path:
+    """Return and make the folder for the files: `out` or the first directory.
+
+    Raises ConfigError where `out` can't be written to, or holds other runs, which have their own comparison there.
+    """
+    folder = directories[0] if out is None else out
+    require(
+        is_utf8(folder), "out", folder, "a folder whose name is UTF-8, to which alone TensorBoard writes: out=FOLDER"
+    )
+    if out is None:
+        return folder
+    require_path("out", str(out))
+    same = {directory.resolve() for directory in directories} == {out.resolve()}
+    require(same or not holds_run(out), "out", out, "a folder that holds no run and no sweep")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={out} cannot be made: {error.strerror}") from error
+    require(os.access(out, os.W_OK | os.X_OK), "out", out, "a folder one can write to")
+    return out
+
+
+def write_figures(title: str, panels: list[PanelReport], notice: Notice | None, output: Output) -> None:
+    """Draw compare.png and .svg, and times.svg."""
+    accuracy = {panel.name: panel.accuracy_plots() for panel in panels}
+    times = {panel.name: panel.time_plots() for panel in panels}
+    band_title, warning = f"{title}, band: lowest to highest seed", notice.heading if notice else ""
+    plot_figure(band_title, accuracy, [output.path("compare.png"), output.path("compare.svg")], warning)
+    plot_figure(f"{title}: time to accuracy, throughput", times, [output.path("times.svg")], warning)
+
+
+def make_notice(planned: Planned, arranged: Panels) -> Notice | None:
+    """Return which runs are missing and the commands that finish them; None where none is."""
+    if planned.complete:
+        return None
+    lines = describe_missing(planned.lacking(arranged))
+    lines += [f"{path} cannot be read: what was planned there is not known" for path in planned.unknown]
+    return Notice(f"INCOMPLETE: {planned.tally}", lines, planned.commands())
+
+
+def as_data(
+    title: str, by: str | None, panels: list[PanelReport], planned: Planned, arranged: Panels
+) -> dict[str, Any]:
+    """Return the content of compare.json."""
+    return {
+        "title": title,
+        "by": by,
+        "finished": len(planned.finished),
+        "planned": planned.size,
+        "missing": [asdict(run) for run in planned.lacking(arranged)],
+        "unreadable": [str(path) for path in planned.unknown],
+        "go_on": planned.commands(),
+        "arms": [asdict(result) for result in all_results(panels)],
+    }
+
+
+def all_results(panels: list[PanelReport]) -> list[ArmResult]:
+    """Return the results of all panels."""
+    return [result for panel in panels for result in panel.results]
+
+
+def folder_name(panel: str, arm: str) -> str:
+    """Return the name of an arm's folder of bands."""
+    return file_name(",".join(part for part in (panel.replace(", ", ","), arm) if part))
+
+
+def file_name(text: str) -> str:
+    """Return text as a file's name, without slashes; its digest where it is too long for one."""
+    name = text.replace(os.sep, "_")
+    return name if len(name.encode()) <= LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()
+
+
+def band_of(curve: Curve) -> dict[int, tuple[float, float, float]]:
+    """Return step → mean, lowest and highest accuracy, as TensorBoard's bands take them."""
+    values = zip(curve.x, curve.mean, curve.low, curve.high, strict=True)
+    return {int(step): (float(mean), float(low), float(high)) for step, mean, low, high in values}
+
+
+def show(title: str, panels: list[PanelReport], notice: Notice | None, output: Output) -> None:
+    """Print the tables, the footnotes, what is missing, and where the files are."""
+    for panel in panels:
+        show_table(f"{title}{f', {panel.name}' if panel.name else ''}", HEADER, panel.rows)
+    for line in footnotes(all_results(panels))[1:]:
+        print_line(line)
+    if all(result.planned == 1 for result in all_results(panels)):
+        print_line("one seed an arm has no interval: add 'seed=range(10)'")
+    page_file, figure, table = (output.path(name) for name in ("report.html", "compare.png", "compare.md"))
+    print_line(f"page: {page_file}; figures: {figure} (and .svg), {output.path('times.svg')}")
+    board = shlex.join(["tensorboard", "--logdir", str(output.folder)])
+    print_line(f"tables: {table}, {output.path('compare.json')}; curves: {board}")
+    if notice is not None:
+        show_notice(notice, str(table))
+
+
+def show_notice(notice: Notice, file: str) -> None:
+    """Print which runs are missing; `file` lists them all where they are too many for the console."""
+    print_line(notice.heading)
+    for line in notice.lines[:MOST_LINES]:
+        print_line(f"  {line}")
+    if len(notice.lines) > MOST_LINES:
+        print_line(f"  and more: {file}")
+    for command in notice.commands:
+        print_line(f"resume it by: {command}")

@@ -1,0 +1,148 @@
+"""The comparison in words: the cells of its tables, its footnotes, and tables in Markdown."""
+
+from html import escape
+
+from bnexp.compare.arms import ArmResult
+from bnexp.compare.statistics import FEWEST_PAIRS, Estimate, TimeResult, TimeTo, smallest_p
+from bnexp.runs.console import count
+
+TARGET = 0.90  # of validation accuracy, in the table
+HEADER = ["arm", "n", "test accuracy", "− control, paired", "steps to 90%", "reached", "steps/s", "ratio"]
+TIMES_HEADER = ["arm", "to", "reached", "median", "restricted mean", "− control, paired"]
+DASH = "–"
+TIMES_NOTE = (
+    "Times: those of the first evaluation at the target. Reached and median: over all runs, each watched until its own "
+    "end; a run that never reaches the target counts as never. Restricted mean: the mean of min(time, horizon), which "
+    "is the area under the Kaplan-Meier curve up to the horizon, the last step (or second) that every finished run "
+    "has; the paired difference is that of min(time, horizon), seed by seed. Horizons: "
+)
+
+
+def interval_text(estimate: Estimate | None, digits: int = 2, scale: float = 1.0, sign: str = "") -> str:
+    """Return "mean [low, high]", multiplied by `scale` and rounded to `digits`; `sign` "+" shows both signs."""
+    if estimate is None:
+        return DASH
+    mean, *bounds = (
+        f"{scale * value:{sign},.{digits}f}"
+        for value in (estimate.mean, estimate.low, estimate.high)
+        if value is not None
+    )
+    return f"{mean} [{', '.join(bounds)}]" if bounds else mean
+
+
+def percent(estimate: Estimate | None, sign: str = "") -> str:
+    """Return an accuracy in percent with its interval."""
+    return interval_text(estimate, 2, 100, sign)
+
+
+def table_row(result: ArmResult, complete: bool = True) -> list[str]:
+    """Return an arm's cells under HEADER.
+
+    Where the report is not `complete`, n says how many of the arm's planned runs finished.
+    """
+    runs = f"{result.n}" if complete else f"{result.n} of {result.planned}"
+    diverged = f" ({result.diverged} diverged)" if result.diverged else ""
+    return [
+        result.arm,
+        f"{runs}{diverged}",
+        percent(result.test_accuracy),
+        paired_text(result, result.difference, percent(result.difference, "+")),
+        *reached_text(result.time(TARGET, "steps").times, 0),
+        f"{result.steps_per_second:,.0f}" if result.steps_per_second is not None else DASH,
+        f"{result.speed_ratio:.2f}" if result.speed_ratio is not None else DASH,
+    ]
+
+
+def time_row(result: ArmResult, time: TimeResult) -> list[str]:
+    """Return an arm's cells under TIMES_HEADER, for one target and unit."""
+    digits = 0 if time.unit == "steps" else 2
+    median, reached = reached_text(time.times, digits)
+    return [
+        result.arm,
+        f"{time.target:.0%}, {time.unit}",
+        reached,
+        median,
+        interval_text(time.restricted, digits),
+        paired_text(result, time.difference, interval_text(time.difference, digits)),
+    ]
+
+
+def paired_text(result: ArmResult, difference: Estimate | None, text: str) -> str:
+    """Return the text of a difference from the control; of fewer pairs than were planned, with their number."""
+    if result.control or difference is None:
+        return "control" if result.control else "no pairs" if result.n else DASH
+    fewer = difference.n < result.planned_pairs
+    return f"{text}, {difference.n} of {result.planned_pairs} pairs" if fewer else text
+
+
+def reached_text(times: TimeTo, digits: int) -> list[str]:
+    """Return the median time, and how many of the runs that finished reached the target."""
+    median = "never" if times.median is None else f"{times.median:,.{digits}f}"
+    return [median, f"{times.reached} of {times.n}"] if times.n else [DASH, DASH]
+
+
+# ---- footnotes
+
+
+def footnotes(results: list[ArmResult]) -> list[str]:
+    """Return what a reader has to know to trust the table."""
+    lines = [
+        f"Test accuracy in percent: mean over seeds with its 95% BCa bootstrap interval (of fewer than {FEWEST_PAIRS} "
+        f"Student's t); the paired difference is taken seed by seed. Steps to {TARGET:.0%} of validation accuracy: "
+        "median over seeds, where a run that never reaches it counts as never. Steps/s: median, evaluation and "
+        "compilation excluded.",
+    ]
+    tests = sum(result.p is not None for result in results)
+    for result in results:
+        lines += arm_notes(result, tests)
+    pairs = min((result.difference.n for result in results if result.difference), default=FEWEST_PAIRS)
+    return list(dict.fromkeys([*lines, *([too_few(pairs)] if pairs < FEWEST_PAIRS else [])]))
+
+
+def too_few(pairs: int) -> str:
+    """Return what can be said with fewer pairs than a test needs."""
+    return (
+        f"With {count(pairs, 'pair')} the smallest p-value that a two-sided sign-flip test can give is "
+        f"2/2^{pairs} = {smallest_p(pairs):.3g}, which is above 0.05 however large the difference is: the interval of "
+        f"the difference is what can be read. A test takes {FEWEST_PAIRS} seeds an arm."
+    )
+
+
+def arm_notes(result: ArmResult, tests: int) -> list[str]:
+    """Return the footnotes of one arm; `tests` is the number of arms that were tested against the control."""
+    name = ", ".join(part for part in (result.panel, result.arm) if part)
+    lines = [f"{result.arm} besides: {', '.join(result.notes)}."] if result.notes else []
+    if result.recalibrated:
+        text = f"test accuracy {percent(result.recalibrated)} with statistics of a whole epoch"
+        lines.append(f"{name}: {text} in place of running averages.")
+    if result.p is not None and result.difference and result.difference.n >= FEWEST_PAIRS:
+        lines.append(f"{name}: {test_text(result, result.difference.n, tests)}.")
+    return lines
+
+
+def test_text(result: ArmResult, pairs: int, tests: int) -> str:
+    """Return the test of an arm's difference from the control, and what pairing gained."""
+    assert result.interquartile_mean is not None
+    text = f"sign-flip permutation p = {result.p:.3g} at {pairs} pairs"
+    text += f" ({result.p_holm:.3g} after Holm over {tests} comparisons)" if tests > 1 else ""
+    text += f"; interquartile mean {100 * result.interquartile_mean:.2f}%"
+    if result.pairing and result.pairing.variance_ratio is not None:
+        text += (
+            f"; the pairs correlate at {result.pairing.correlation:.2f}, so that the difference's variance is "
+            f"{result.pairing.variance_ratio:.2f} times that of unpaired runs"
+        )
+    return text
+
+
+# ---- Markdown
+
+
+def markdown_table(header: list[str], rows: list[list[str]], align: str = "---:") -> list[str]:
+    """Return the lines of a table; `align` is the alignment of all columns but the first."""
+    lines = ["| " + " | ".join(map(marked_down, cells)) + " |" for cells in [header, *rows]]
+    return [lines[0], "|---" + f"|{align}" * (len(header) - 1) + "|", *lines[1:]]
+
+
+def marked_down(text: str) -> str:
+    """Return text that Markdown shows as it is: no HTML, no image that is fetched, no end of a cell."""
+    return escape(text, quote=False).replace("|", "\\|").replace("](", "]\\(")

@@ -1,0 +1,159 @@
+"""What `bnexp bench` is asked to measure: its options, and the networks, norms and modes that can be measured."""
+
+import math
+import shlex
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from bnexp.data.load import load_data
+from bnexp.models.norms import NORMS
+from bnexp.models.registry import check_model, stacks
+from bnexp.runs.config import ConfigError, RunConfig, require, require_choice
+from bnexp.training.compiler import compiler_problem
+from bnexp.training.engine import pick_device
+from bnexp.training.loop import check
+
+CONTROL = "none"
+MODES = ("eager", "compiled", "stacked")
+DEFAULTS = {"rounds": "9", "seconds": "0.3", "stack": "8", "modes": ",".join(MODES)}
+TITLED = ("dataset", "arch", "act", "batch_size", "norm")  # keys that a benchmark's title or its rows name
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """The arguments of `bnexp bench` that are no overrides of a run.
+
+    `seconds` is the length of a measurement, `stack` the number of runs in a stack. Where `norms_named`, a norm that
+    does not fit the network is the user's error; otherwise it is left out.
+    """
+
+    rounds: int
+    seconds: float
+    stack: int
+    modes: list[str]
+    out: Path
+    norms_named: bool
+    command: str
+
+
+def take_options(arguments: list[str]) -> tuple[BenchOptions, list[str]]:
+    """Return the options, and the arguments that are overrides of a run. Raises ConfigError."""
+    values, overrides = dict(DEFAULTS), []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in (*DEFAULTS, "out"):
+            values[key] = value
+        else:
+            require(key != "compile", key, value, f"choose modes= from {', '.join(MODES)}")
+            overrides.append(argument)
+    modes = values["modes"].split(",")
+    for mode in modes:
+        require_choice("modes", mode, MODES)
+    require(values.get("out") != "", "out", "", "a directory")
+    options = BenchOptions(
+        rounds=whole_number("rounds", values["rounds"], 1, 1000),
+        seconds=seconds_of(values["seconds"]),
+        stack=whole_number("stack", values["stack"], 2, 1024),
+        modes=list(dict.fromkeys(modes)),
+        out=Path(values.get("out", f"results/bench/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")),
+        norms_named=any(key_of(override) == "norm" for override in overrides),
+        command=shlex.join(["bnexp", "bench", *arguments]),
+    )
+    return options, overrides
+
+
+def whole_number(key: str, value: str, low: int, high: int) -> int:
+    """Return a value as a number from `low` to `high`. Raises ConfigError."""
+    try:
+        number = int(value)
+    except ValueError:
+        number = low - 1
+    require(low <= number <= high, key, value, f"a whole number from {low} to {high}")
+    return number
+
+
+def seconds_of(value: str) -> float:
+    """Return the seconds of a measurement. Raises ConfigError."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    require(0 < seconds <= 60, "seconds", value, "a number above 0 and up to 60")
+    return seconds
+
+
+def key_of(override: str) -> str:
+    """Return the key of an override: norm of norm=batch and of +norm=batch."""
+    return override.split("=", maxsplit=1)[0].lstrip("+")
+
+
+def with_norms(jobs: list[list[str]]) -> list[list[str]]:
+    """Return each job's overrides with the norms that are named for it, else with every norm; the control comes first.
+
+    Jobs that differ in their norms alone are taken together.
+    """
+    named: dict[tuple[str, ...], list[str]] = {}
+    for job in jobs:
+        others = tuple(override for override in job if key_of(override) != "norm")
+        named.setdefault(others, []).extend(override for override in job if key_of(override) == "norm")
+    return [
+        [*others, norm]
+        for others, norms in named.items()
+        for norm in dict.fromkeys([f"norm={CONTROL}", *(norms or (f"norm={norm}" for norm in NORMS))])
+    ]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is measured together: a network and batch size, with one run for each norm.
+
+    `left_out` says why a mode or a norm is not measured.
+    """
+
+    title: str
+    runs: list[RunConfig]
+    modes: list[str]
+    left_out: dict[str, str]
+
+
+def make_benchmarks(jobs: list[list[str]], runs: list[RunConfig], options: BenchOptions) -> list[Benchmark]:
+    """Return the benchmarks of these jobs, whose runs are checked. Raises ConfigError, also where no mode is left."""
+    grouped: dict[tuple[str, ...], list[RunConfig]] = {}
+    for job, run in zip(jobs, runs, strict=True):
+        others = (override for override in job if key_of(override) not in TITLED)
+        title = (run.dataset.name, run.arch.name, run.act.name, f"batch {run.batch_size}", *others)
+        grouped.setdefault(title, []).append(run)
+    benchmarks = [make_benchmark(", ".join(title), group, options) for title, group in grouped.items()]
+    if not any(benchmark.modes for benchmark in benchmarks):
+        reasons = dict.fromkeys(benchmarks[0].left_out[mode] for mode in options.modes)
+        raise ConfigError(f"modes={','.join(options.modes)} is not allowed: {'; '.join(reasons)}")
+    return benchmarks
+
+
+def make_benchmark(title: str, runs: list[RunConfig], options: BenchOptions) -> Benchmark:
+    """Return a benchmark without the norms and modes that can't be measured. Raises ConfigError."""
+    left_out: dict[str, str] = {}
+    control = next(run for run in runs if run.norm.name == CONTROL)
+    check(control)
+    data, fitting = load_data(control.dataset), []
+    for run in runs:
+        try:
+            check_model(run, data.shape, data.classes)
+            fitting.append(run)
+        except ConfigError as error:
+            if options.norms_named:
+                raise
+            left_out[f"norm={run.norm.name}"] = str(error)
+    for mode in options.modes:
+        reason = mode_problem(mode, control)
+        left_out |= {mode: reason} if reason else {}
+    return Benchmark(title, fitting, [mode for mode in options.modes if mode not in left_out], left_out)
+
+
+def mode_problem(mode: str, config: RunConfig) -> str | None:
+    """Return why a run can't be measured in this mode, or None."""
+    problem = compiler_problem(pick_device(config.device).type) if mode != "eager" else None
+    if problem:
+        return problem
+    return f"arch={config.arch.name} doesn't stack" if mode == "stacked" and not stacks(config) else None

@@ -1,0 +1,1 @@
+"""Data sets, styles of their images, and the order of batches. Read `load.py` first."""

@@ -1,0 +1,243 @@
+"""Data sets as uint8 tensors in memory, scaled when they are used; every data set, by name."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bnexp.data.conditions import CONDITIONS, in_conditions
+from bnexp.data.images import Contents, Images, Source
+from bnexp.runs.config import ConfigError, DatasetConfig, require, require_choice
+from bnexp.runs.console import command, count, print_error, printable, show_table
+from bnexp.runs.seeds import generator
+
+SPLITS = ("train", "validation", "test")
+CLASSES_SHOWN = 100  # in the table of a folder of images
+
+
+class Loader(Protocol):
+    """What a module or object of bnexp/datasets/ offers."""
+
+    def load(self, config: DatasetConfig) -> Source:
+        """Read the data set, fetching what is missing. Raises ConfigError where it can't be used."""
+
+    def problem(self, config: DatasetConfig) -> str | None:
+        """What keeps the data set from being used as it is, or None."""
+
+    def location(self, config: DatasetConfig) -> str:
+        """Where the data set is, for a table."""
+
+
+# Name → module or object in it, imported when it is asked for, since torchvision takes seconds.
+DATASETS = {
+    "digits": "bnexp.data.digits",
+    "mnist": "bnexp.data.torchvision_sets:MNIST",
+    "fashion_mnist": "bnexp.data.torchvision_sets:FASHION_MNIST",
+    "cifar10": "bnexp.data.torchvision_sets:CIFAR10",
+    "image_folder": "bnexp.data.image_folder",
+}
+
+
+def find_loader(name: str) -> Loader:
+    """Find the loader of a data set. Raises ConfigError for an unknown name."""
+    require_choice("dataset", name, DATASETS)
+    loader: Loader = resolve_name(DATASETS[name])
+    return loader
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, split. An image x (C, H, W) enters a network as scale · x + shift.
+
+    scale, shift: (C, 1, 1), or (C, H, W) where pixels lie channels_last: a number a channel is then a stripe, which
+    vectorizes badly. checksum: SHA-256 of all pixels and labels, in the order of the splits. contents: of a folder of
+    images, else None.
+    """
+
+    train: Images
+    validation: Images
+    test: Images
+    classes: int
+    scale: Tensor
+    shift: Tensor
+    checksum: str
+    contents: Contents | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.train.pixels.shape[1:]
+        return channels, height, width
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Scale pixels (N, C, H, W) to a network's input, float32 of the same shape."""
+        x = pixels.to(torch.float32, copy=True)  # in place from here: fresh memory costs ten times the arithmetic
+        return x.mul_(self.scale).add_(self.shift)
+
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> "Data":
+        """Move it to a device, with the images in this memory format."""
+        scale, shift = self.scale, self.shift
+        if memory_format == torch.channels_last:
+            whole = (1, *self.shape)
+            scale, shift = (x.expand(whole).contiguous(memory_format=memory_format)[0] for x in (scale, shift))
+        train, validation, test = (part.to(device, memory_format) for part in (self.train, self.validation, self.test))
+        scale, shift = scale.to(device), shift.to(device)
+        return replace(self, train=train, validation=validation, test=test, scale=scale, shift=shift)
+
+
+_loaded: dict[str, Data] = {}
+
+
+def load_data(config: DatasetConfig, recorded_in: Path | None = None) -> Data:
+    """Load the data set of a configuration, once a process. Raises ConfigError where it can't be used.
+
+    One that the run in the directory `recorded_in` was trained on is not fetched: if it is missing, it may have been
+    moved.
+    """
+    loader = find_loader(config.name)
+    key = json.dumps(asdict(config))
+    if key not in _loaded:
+        problem = loader.problem(config) if recorded_in else None
+        if recorded_in and problem:
+            moved = "dataset.path=FOLDER" if config.path else "dataset.root=FOLDER"
+            remedy = f"where it is elsewhere: {command('resume', recorded_in, moved)}"
+            raise ConfigError(f"{recorded_in}: dataset={config.name}: {problem}; {remedy}")
+        _loaded.clear()  # a sweep over data sets needs one at a time
+        _loaded[key] = split(loader.load(config), config)
+    return _loaded[key]
+
+
+def split(source: Source, config: DatasetConfig) -> Data:
+    """Change a data set as its configuration says, and hold out `validation` training images.
+
+    They are the first ones, as in the published experiments; of a folder of images, which is sorted by class, each
+    class has its share of them. Raises ConfigError where the configuration doesn't fit the images.
+    """
+    source = of_classes(source, config.classes) if config.classes else source
+    source = source.map(lambda images: binarized(images, source.peak)) if config.binarize else source
+    images, augment = source.train, config.augment
+    if config.name == "image_folder":
+        images = images[stratified_order(images.labels)]
+    fewer = f"choose fewer than the {len(images)} training images"
+    require(config.validation < len(images), "dataset.validation", config.validation, fewer)
+    colour = augment != "flip_crop" or images.pixels.shape[1] == 3
+    require(colour, "dataset.augment", augment, "it is meant for colour images")
+    validation, train = images[: config.validation], images[config.validation :]
+    train = train if config.limit is None else train[: config.limit]
+    parts = [train, validation, source.test]
+    contents = contents_of(source, parts, config)
+    if config.conditions:
+        check_conditions(config.conditions, images)
+        parts = [in_conditions(part, config.conditions, source.peak) for part in parts]
+    train, validation, test = parts
+    scale, shift = scaling(train.pixels, source.peak, config.standardize)
+    return Data(train, validation, test, len(source.classes), scale, shift, checksum(parts), contents)
+
+
+def stratified_order(labels: Tensor) -> Tensor:
+    """A fixed order of images, int64 (N,), of which every first part has about the class proportions of the whole.
+
+    Each class is shuffled, and the i-th of its n images goes where (i + 1/2) / n of all images are.
+    """
+    place, random = torch.empty(len(labels), dtype=torch.float64), generator(0, "image_folder")
+    for label in range(int(labels.max()) + 1):
+        rows = torch.nonzero(labels == label).flatten()
+        shuffled = rows[torch.randperm(len(rows), generator=random)]
+        place[shuffled] = (torch.arange(len(rows), dtype=torch.float64) + 0.5) / len(rows)
+    by_class = torch.argsort(labels, stable=True)
+    return by_class[torch.argsort(place[by_class], stable=True)]
+
+
+def contents_of(source: Source, parts: list[Images], config: DatasetConfig) -> Contents | None:
+    """What a folder of images was read as; None for another data set.
+
+    Raises ConfigError for a class that has no image left to train on.
+    """
+    if source.left_out is None:
+        return None
+    counts = [torch.bincount(part.labels, minlength=len(source.classes)).tolist() for part in parts]
+    by_class = zip(*counts, strict=True)
+    classes = {
+        name: dict(zip(SPLITS, numbers, strict=True)) for name, numbers in zip(source.classes, by_class, strict=True)
+    }
+    for name, images in classes.items():
+        if not images["train"]:
+            limit = f" and dataset.limit={config.limit}" if config.limit is not None else ""
+            raise ConfigError(
+                f"dataset.path={config.path}: no image of class {printable(name)} is left to train on with "
+                f"dataset.validation={config.validation}{limit}: {count(images['validation'], 'image')} of it held out"
+            )
+    return Contents(str(config.path), classes, source.left_out, source.notice)
+
+
+def show_contents(contents: Contents) -> None:
+    """Print what a folder of images was read as: a row for each class, up to 100 of them, and each reason."""
+    classes, left_out = contents.classes, contents.left_out
+    rows = [[name, *(f"{images[part]:,}" for part in SPLITS)] for name, images in classes.items()]
+    if len(rows) > CLASSES_SHOWN:
+        rows[CLASSES_SHOWN:] = [[f"… {len(rows) - CLASSES_SHOWN:,} more, all of them in run.json", "", "", ""]]
+    totals = (sum(images[part] for images in classes.values()) for part in SPLITS)
+    rows.append([f"all {len(classes):,} classes", *(f"{total:,}" for total in totals)])
+    train, test = left_out["train"], left_out["test"]
+    rows += [[f"left out: {reason}", f"{train[reason]:,}", "", f"{test[reason]:,}"] for reason in train | test]
+    beside = sum(reasons.total() for place, reasons in left_out.items() if place not in SPLITS)
+    if beside:
+        rows.append([f"left out: {count(beside, 'file')} beside train/ and test/", "", "", ""])
+    show_table(f"images of {contents.path}", ["class", *SPLITS], rows)
+    if contents.notice:
+        print_error(contents.notice)
+
+
+def check_conditions(names: list[str], images: Images) -> None:
+    """Raises ConfigError for an unknown condition, and for one that doesn't fit the images."""
+    for name in names:
+        require_choice("dataset.conditions", name, CONDITIONS)
+    height, width = images.pixels.shape[2:]
+    square = "rotated90" not in names or height == width
+    require(square, "dataset.conditions", "rotated90", f"images of {height}×{width} are not square")
+
+
+def of_classes(source: Source, chosen: list[int]) -> Source:
+    """Take the images of these classes alone, numbered in the order given. Raises ConfigError for one that is none."""
+    classes = len(source.classes)
+    known = all(0 <= number < classes for number in chosen)
+    require(known, "dataset.classes", chosen, f"the classes are 0 to {classes - 1}")
+    numbers = torch.full((classes,), -1)
+    numbers[chosen] = torch.arange(len(chosen))
+
+    def of_chosen(images: Images) -> Images:
+        labels = numbers[images.labels]
+        return Images(images.pixels[labels >= 0], labels[labels >= 0])
+
+    return source.map(of_chosen, classes=tuple(source.classes[number] for number in chosen))
+
+
+def binarized(images: Images, peak: int) -> Images:
+    """Set every pixel to 0 or the peak, whichever is nearer: the binary images of Ioffe & Szegedy 2015, §4.1."""
+    return Images((images.pixels > peak // 2).to(torch.uint8) * peak, images.labels)
+
+
+def scaling(pixels: Tensor, peak: int, standardize: bool) -> tuple[Tensor, Tensor]:
+    """Scale and shift, (C, 1, 1): to [0, 1], or to mean 0 and standard deviation 1 of each channel of the pixels."""
+    channels = pixels.shape[1]
+    if not standardize:
+        return torch.full((channels, 1, 1), 1 / peak), torch.zeros(channels, 1, 1)
+    counts = torch.stack([torch.bincount(pixels[:, c].flatten(), minlength=256) for c in range(channels)]).double()
+    values = torch.arange(256.0, dtype=torch.float64)
+    mean = (counts * values).sum(1) / counts.sum(1)
+    deviation = ((counts * (values - mean[:, None]).square()).sum(1) / counts.sum(1)).sqrt().clamp_min(1e-6)
+    return (1 / deviation).float().view(-1, 1, 1), (-mean / deviation).float().view(-1, 1, 1)
+
+
+def checksum(parts: list[Images]) -> str:
+    """SHA-256 of all pixels and labels."""
+    digest = hashlib.sha256()
+    for images in parts:
+        for tensor in (images.pixels, images.labels):
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,191 @@
+"""MNIST, Fashion-MNIST and CIFAR-10 through torchvision: its layout, its download, its checksums.
+
+Beyond torchvision, the files themselves are checked before they are used, which it leaves out for MNIST.
+"""
+
+import shutil
+import socket
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from http.client import HTTPException
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision import datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
+
+from bnexp.data.images import Images, Source
+from bnexp.runs.config import ConfigError, DatasetConfig
+from bnexp.runs.lock import turn
+from bnexp.runs.tensors import file_digest
+
+PATIENCE = 30  # seconds without an answer from a mirror
+
+# The published MD5 of MNIST's uncompressed files. For Fashion-MNIST only those of the archives are published, so
+# there the header, the size and the labels' range are checked.
+MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+IMAGES = {"train": 60_000, "t10k": 10_000}  # in the IDX files whose names begin so
+
+
+@dataclass(frozen=True)
+class TorchvisionSet:
+    """A data set of torchvision, in its folder under `dataset.root`. files: name → published MD5, if there is one."""
+
+    name: str
+    factory: Any  # one of torchvision.datasets
+    folder: str
+    files: dict[str, str | None]
+
+    def folder_of(self, config: DatasetConfig) -> Path:
+        """The folder that holds the files."""
+        return Path(config.root) / self.folder
+
+    def location(self, config: DatasetConfig) -> str:
+        """Where the data set is, for a table."""
+        return str(self.folder_of(config))
+
+    def missing(self, config: DatasetConfig) -> Path | None:
+        """The first file that is missing, or None."""
+        paths = (self.folder_of(config) / name for name in self.files)
+        return next((path for path in paths if not path.is_file()), None)
+
+    def problem(self, config: DatasetConfig) -> str | None:
+        """What keeps the data set from being used, or None: a file that is missing, unreadable or damaged."""
+        if missing := self.missing(config):
+            return f"{missing} is missing"
+        for name, md5 in self.files.items():
+            path = self.folder_of(config) / name
+            try:
+                problem = self.file_problem(path, md5)
+            except OSError as error:
+                return f"{path} cannot be read: {error.strerror}"
+            if problem:
+                return f"{path} is damaged: {problem}"
+        return None
+
+    def file_problem(self, path: Path, md5: str | None) -> str | None:
+        """What is wrong with the content of a file, or None. Raises OSError where it can't be read."""
+        return f"its MD5 is not the published {md5}" if md5 and file_digest(path, "md5") != md5 else None
+
+    def load(self, config: DatasetConfig) -> Source:
+        """Read the data set, downloading what is missing. Raises ConfigError where it can't be used."""
+        self.fetch(config)
+        if problem := self.problem(config):
+            raise ConfigError(f"dataset={self.name}: {problem}; it is not used, delete it to fetch it anew")
+        return self.read(config)
+
+    def read(self, config: DatasetConfig) -> Source:
+        """Read the files, which have been checked."""
+        sets = [self.factory(config.root, train=train) for train in (True, False)]
+        train, test = (Images(torch.as_tensor(s.data).permute(0, 3, 1, 2), torch.as_tensor(s.targets)) for s in sets)
+        return Source(train, test, tuple(sets[0].classes))
+
+    def fetch(self, config: DatasetConfig) -> None:
+        """Download what is missing; another process that needs it waits. Raises ConfigError with what to do by hand."""
+        missing, root = self.missing(config), Path(config.root)
+        if missing is None:
+            return
+        new_folders = [folder for folder in (root, *root.parents) if not folder.exists()]
+        timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(PATIENCE)
+        try:
+            with turn(root / f".{self.name}.lock"):
+                if self.missing(config):
+                    self.download(config)
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(
+                f"dataset={self.name}: {missing} is missing and could not be downloaded ({error}); place the files "
+                f"{', '.join(self.files)} in {missing.parent} by hand, name another folder with dataset.root=…, "
+                "or use dataset=digits, which needs no download"
+            ) from error
+        finally:
+            socket.setdefaulttimeout(timeout)
+            with suppress(OSError):  # leave no empty folder behind
+                for folder in new_folders:
+                    folder.rmdir()
+
+    def download(self, config: DatasetConfig) -> None:
+        """Download from the first mirror that has the data set whole.
+
+        It goes into a temporary folder first, so that an interrupted download doesn't count. Raises RuntimeError with
+        what went wrong at each mirror.
+        """
+        part = Path(config.root).absolute() / f".{self.name}.part"  # absolute: torchvision would expand ~
+        temporary, problems = replace(config, root=str(part)), list[str]()
+        try:
+            for factory in one_per_mirror(self.factory):
+                shutil.rmtree(part, ignore_errors=True)
+                problem = self.try_download(factory, temporary)
+                if problem is None:
+                    self.folder_of(config).mkdir(parents=True, exist_ok=True)
+                    for name in self.files:
+                        (self.folder_of(temporary) / name).replace(self.folder_of(config) / name)
+                    return
+                problems.append(problem)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        raise RuntimeError("; ".join(problems))
+
+    def try_download(self, factory: Any, config: DatasetConfig) -> str | None:
+        """Download by a class of torchvision; returns what went wrong, or None."""
+        try:
+            factory(config.root, download=True)
+            return self.problem(config)
+        except (OSError, RuntimeError, HTTPException) as error:
+            return " ".join(str(error).split()) or type(error).__name__
+
+
+class IdxSet(TorchvisionSet):
+    """A data set in the four IDX files of MNIST."""
+
+    def file_problem(self, path: Path, md5: str | None) -> str | None:
+        """What is wrong with the content of a file, or None. Raises OSError where it can't be read."""
+        header, content = idx_header(path.name), path.read_bytes()
+        if content[: len(header)] != header or len(content) != len(header) + prod(idx_shape(path.name)):
+            return "its header or size is not that of the published file"
+        if "labels" in path.name and max(content[len(header) :]) > 9:
+            return "it holds labels above 9"
+        return super().file_problem(path, md5)
+
+    def read(self, config: DatasetConfig) -> Source:
+        """Read the files that were checked: torchvision's class would prefer processed/training.pt of old versions."""
+
+        def part(name: str) -> Images:
+            start = str(self.folder_of(config) / name)
+            pixels = read_image_file(f"{start}-images-idx3-ubyte").unsqueeze(1)
+            return Images(pixels, read_label_file(f"{start}-labels-idx1-ubyte"))
+
+        return Source(part("train"), part("t10k"), tuple(self.factory.classes))
+
+
+def idx_shape(name: str) -> tuple[int, ...]:
+    """The shape of the array in an IDX file of this name."""
+    count = IMAGES[name.partition("-")[0]]
+    return (count, 28, 28) if "images" in name else (count,)
+
+
+def idx_header(name: str) -> bytes:
+    """Magic number and shape (LeCun's format: big-endian, 08 = unsigned byte, then the number of dimensions)."""
+    shape = idx_shape(name)
+    return b"".join(number.to_bytes(4, "big") for number in (0x0800 + len(shape), *shape))
+
+
+def one_per_mirror(factory: Any) -> list[Any]:
+    """A class for each mirror of one of torchvision, which itself gives up where one stops in the middle of a file."""
+    mirrors = getattr(factory, "mirrors", None)
+    return [type(factory.__name__, (factory,), {"mirrors": [mirror]}) for mirror in mirrors] if mirrors else [factory]
+
+
+CIFAR10_FILES: dict[str, str | None] = dict(datasets.CIFAR10.train_list + datasets.CIFAR10.test_list)
+CIFAR10_FILES[datasets.CIFAR10.meta["filename"]] = datasets.CIFAR10.meta["md5"]
+
+MNIST = IdxSet("mnist", datasets.MNIST, "MNIST/raw", dict(MNIST_MD5))
+FASHION_MNIST = IdxSet("fashion_mnist", datasets.FashionMNIST, "FashionMNIST/raw", dict.fromkeys(MNIST_MD5))
+CIFAR10 = TorchvisionSet("cifar10", datasets.CIFAR10, datasets.CIFAR10.base_folder, CIFAR10_FILES)

@@ -1,0 +1,1 @@
+"""Norms, activations, initialization and architectures: plain modules. Read `norms.py` first."""

@@ -1,0 +1,23 @@
+"""Fully connected network."""
+
+from itertools import cycle, islice
+from math import prod
+
+from torch import nn
+
+from bnexp.models.block import Builder, Shape, chain
+from bnexp.models.norms import IMAGES_ONLY
+from bnexp.runs.config import ConfigError
+
+
+def mlp(builder: Builder, shape: Shape, classes: int) -> nn.Module:
+    """Images (N, C, H, W) → logits (N, classes), by dense layers and a classifier.
+
+    Layers of `arch.hidden` units, repeated in turn to `arch.depth` layers where it is set, each with norm and
+    activation; a linear classifier. Raises ConfigError for a norm that needs images.
+    """
+    arch, norm = builder.arch, builder.norm
+    if norm.name in IMAGES_ONLY:
+        raise ConfigError(f"norm={norm.name} means nothing for arch=mlp: it needs images, as in arch=convnet")
+    widths = [prod(shape), *islice(cycle(arch.hidden), arch.depth or len(arch.hidden))]
+    return chain(flat=nn.Flatten(), hidden=builder.dense(widths), classifier=nn.Linear(widths[-1], classes))

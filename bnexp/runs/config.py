@@ -1,0 +1,583 @@
+"""The schema of a run, and the range of every value.
+
+The dataclasses hold every key of every choice; a YAML file of conf/ lists the keys that its choice has.
+"""
+
+import copy
+import json
+import math
+import os
+import pickle
+import re
+import struct
+from collections.abc import Callable, Collection
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException, ValidationError
+
+from bnexp.runs.files import LARGEST
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("fp32", "bf16")
+TRAINABLE = ("all", "norms")
+SCHEDULES = ("constant", "cosine", "step")
+AUGMENTS = ("none", "flip_crop")
+BACKGROUNDS = ("white", "black", "grey")
+NORM_POSITIONS = ("before", "after")
+KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+LONGEST_VALUE = 200  # characters of a value in a message
+PATHS = ("dataset.root", "dataset.path", "init_from")  # keys whose values are paths
+DERIVED = ("norm.conditions",)  # set by bnexp, not by the user
+GROUPS = ("dataset", "arch", "act", "norm", "init", "optim", "experiment")
+
+
+class ConfigError(ValueError):
+    """A value the user gave that can't be used. Its text is one line: the key, the value, what is allowed."""
+
+
+def require(ok: bool, key: str, value: object, allowed: str | None = None) -> None:
+    """Raise ConfigError unless `ok`. Its message says what is allowed: by default what the schema says of the key."""
+    if not ok:
+        raise ConfigError(f"{key}={shown(value)} is not allowed: {allowed or explained()[key].allowed}")
+
+
+def shown(value: object) -> str:
+    """A value as a message has it: of a long one the beginning."""
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of more than 4300 digits"
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}… ({len(text)} characters)"
+
+
+def require_choice(key: str, value: str, choices: Collection[str]) -> None:
+    """Raise ConfigError, with the list of choices, unless the value is one of them."""
+    if value not in choices:
+        raise ConfigError(f"{key}={shown(value)} is unknown: choose from {', '.join(choices)}")
+
+
+SMALLEST = 2.0**-126  # of single precision; what is closer to 0 is computed as 0
+
+
+def single(value: float) -> float:
+    """What a step computes with: the nearest number of single precision, an infinity beyond its range."""
+    try:
+        number: float = struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return math.copysign(math.inf, value)
+    return number if abs(number) >= SMALLEST or math.isnan(number) else 0.0
+
+
+def require_single(key: str, value: float, fits: Callable[[float], bool]) -> None:
+    """Raise ConfigError unless the value fits in single precision, where nothing but 0 may be rounded to 0."""
+    number = single(value)
+    held = math.isfinite(number) and (number != 0 or value == 0)
+    reach = "" if held else ", which goes from 1.2e-38 to 3.4e+38"
+    if not (held and fits(number)):
+        require(False, key, value, f"{explained()[key].allowed} in single precision{reach}")
+
+
+def require_whole(key: str, value: int, least: int) -> None:
+    """Raise ConfigError unless least ≤ value ≤ 2⁶³ - 1."""
+    require(least <= value <= LARGEST, key, value, f"a whole number of at least {least}, up to 2^63 - 1")
+
+
+def require_path(key: str, value: str) -> None:
+    """A folder that is there may have any name; one that is to be made has one that can be printed."""
+    new = value[len(existing_part(value)) :]
+    require(new.isprintable(), key, value, "a path that is there, or one of characters that can be printed")
+
+
+def existing_part(path: str) -> str:
+    """The longest beginning of a path that is there: itself, or one of the folders above."""
+    ends = [len(path), *(place for place in range(len(path) - 1, 0, -1) if path[place] == "/")]
+    return next((path[:end] for end in ends if os.path.exists(path[:end])), "")
+
+
+def require_flat(key: str, values: list[Any]) -> None:
+    """OmegaConf lets a list pass for a number or a name."""
+    require(not any(isinstance(value, list) for value in values), key, values, "a list without lists in it")
+
+
+def above_0(number: float) -> bool:
+    """Whether number > 0."""
+    return number > 0
+
+
+def at_least_0(number: float) -> bool:
+    """Whether number ≥ 0."""
+    return number >= 0
+
+
+def setting(default: Any, explanation: str, allowed: str = "") -> Any:
+    """A field of the schema with its default; the rest as in `about`."""
+    return field(default=default, metadata=about(explanation, allowed))
+
+
+def about(explanation: str, allowed: str = "") -> dict[str, str]:
+    """A field's metadata: what it is for in half a line, and the allowed values where its type leaves them open.
+
+    Both feed `bnexp train --help` and docs/configuration.md, the allowed values the error messages too.
+    """
+    return {"help": explanation, "allowed": allowed}
+
+
+def one_of(choices: Collection[str]) -> str:
+    """The allowed values of a key with choices, as in: white, black or grey."""
+    *others, last = choices
+    return f"{', '.join(others)} or {last}"
+
+
+POSITIVE = "a finite number above 0"
+NOT_NEGATIVE = "a finite number of at least 0"
+DECAY_RATE = "a number from 0 up to but not including 1"
+SWITCH = "auto, true or false"
+COUNT = "a whole number of at least 1, up to 2^63 - 1"
+WIDTHS = "1 to 1000 widths from 1 to 65536"
+WIDTH = "a whole number from 1 to 65536"
+NAME = "the choice of the group"
+
+
+@dataclass
+class DatasetConfig:
+    """The images: where they are, how they are split and changed before training."""
+
+    name: str = setting("mnist", NAME)
+    root: str = setting("data", "folder of downloaded data sets and caches; $BNEXP_DATA is its default", "a path")
+    path: str | None = setting(
+        None, "image_folder: the folder that holds train/CLASS/ and test/CLASS/", "a path or null"
+    )
+    size: int = setting(
+        32, "image_folder: every image is resized to size × size pixels", "a whole number from 1 to 4096"
+    )
+    background: str = setting("white", "image_folder: colour behind transparent pixels", one_of(BACKGROUNDS))
+    validation: int = setting(5000, "number of training images set aside for validation", COUNT)
+    standardize: bool = setting(
+        False, "subtract the training set's mean and divide by its standard deviation, per channel"
+    )
+    binarize: bool = setting(False, "round every pixel to 0 or 1")
+    limit: int | None = setting(None, "train on only this many images", f"null or {COUNT}")
+    augment: str = setting("none", "random flips and crops of the training images (colour images)", one_of(AUGMENTS))
+    conditions: list[str] = field(
+        default_factory=list,
+        metadata=about(
+            "styles that every image appears in: plain, inverted, rotated90, flipped, edges, noise, blurred",
+            "each style once",
+        ),
+    )
+    classes: list[int] | None = field(
+        default=None,
+        metadata=about("use these classes alone, as in [0,1,2]", "null or two or more numbers of classes, each once"),
+    )
+
+    def __post_init__(self) -> None:
+        require(1 <= self.size <= 4096, "dataset.size", self.size)
+        require_whole("dataset.validation", self.validation, 1)
+        require(self.limit is None or 1 <= self.limit <= LARGEST, "dataset.limit", self.limit)
+        require_choice("dataset.background", self.background, BACKGROUNDS)
+        require_choice("dataset.augment", self.augment, AUGMENTS)
+        require_flat("dataset.classes", self.classes or [])
+        require_flat("dataset.conditions", self.conditions)
+        chosen = self.classes
+        fits = chosen is None or len({number for number in chosen if abs(number) <= LARGEST}) == len(chosen) >= 2
+        require(fits, "dataset.classes", chosen)
+        require(len(set(self.conditions)) == len(self.conditions), "dataset.conditions", self.conditions)
+
+
+@dataclass
+class ArchConfig:
+    """The network: its widths and depth, and where its norms and biases are."""
+
+    name: str = setting("mlp", NAME)
+    hidden: list[int] = field(
+        default_factory=lambda: [100, 100, 100], metadata=about("widths of the hidden (dense) layers", WIDTHS)
+    )
+    depth: int | None = setting(
+        None,
+        "number of layers; mlp: hidden layers, repeating the widths; resnet: 6n + 2; densenet: 3n + 4",
+        "null or a number from 1 to 1000",
+    )
+    channels: list[int] = field(
+        default_factory=lambda: [64, 128],
+        metadata=about("channels of the convolutions, or of the stages of a resnet", WIDTHS),
+    )
+    dense: int = setting(256, "width of the dense layer before the classifier", WIDTH)
+    growth: int = setting(12, "densenet: channels that each layer adds", WIDTH)
+    norm_position: str = setting("before", "place of the norm relative to the activation", one_of(NORM_POSITIONS))
+    bias: bool | str = setting(
+        "auto", "biases of the layers that a norm follows; auto: none, since β takes their place", SWITCH
+    )
+    pre_activation: bool = setting(False, "resnet: norm and activation before each convolution")
+    residual_init_zero: bool = setting(False, "resnet: γ of the last norm of each block starts at 0")
+    skip_init: bool = setting(False, "resnet: each branch has a learned factor that starts at 0 (SkipInit)")
+
+    def __post_init__(self) -> None:
+        for name, widths in (("hidden", self.hidden), ("channels", self.channels)):
+            require_flat(f"arch.{name}", widths)
+            fits = 1 <= len(widths) <= 1000 and all(1 <= width <= 65_536 for width in widths)
+            require(fits, f"arch.{name}", widths)
+        require(1 <= self.dense <= 65_536, "arch.dense", self.dense)
+        require(1 <= self.growth <= 65_536, "arch.growth", self.growth)
+        require(self.depth is None or 1 <= self.depth <= 1000, "arch.depth", self.depth)
+        require_choice("arch.norm_position", self.norm_position, NORM_POSITIONS)
+        require(self.bias in ("auto", True, False), "arch.bias", self.bias)
+
+
+@dataclass
+class ActConfig:
+    """The activation function."""
+
+    name: str = setting("relu", NAME)
+
+
+@dataclass
+class NormConfig:
+    """The normalization layer."""
+
+    name: str = setting("batch", NAME)
+    eps: float = setting(1e-5, "ε, added to the variance before the square root", POSITIVE)
+    momentum: float = setting(
+        0.1, "weight of the newest batch in the running mean and variance", "a number above 0 and up to 1"
+    )
+    unbiased: bool = setting(True, "running variance divides by n - 1 (true) or by n (false)")
+    affine: bool = setting(True, "learn a scale γ and a shift β")
+    groups: int = setting(4, "group: number of groups; must divide the channels of every layer", COUNT)
+    noise_shift: float = setting(0.5, "noisy_batch: each channel's shift is drawn from ± this", NOT_NEGATIVE)
+    noise_scale: float = setting(
+        1.25, "noisy_batch: each channel's scale is drawn from 1 to this", "a finite number of at least 1"
+    )
+    conditions: int = setting(1, "number of pairs of γ and β: one for each style of dataset.conditions", COUNT)
+
+    def __post_init__(self) -> None:
+        require_single("norm.eps", self.eps, above_0)
+        require_single("norm.momentum", self.momentum, lambda m: 0 < m <= 1)
+        require_single("norm.noise_shift", self.noise_shift, at_least_0)
+        require_single("norm.noise_scale", self.noise_scale, lambda s: s >= 1)
+        require_whole("norm.groups", self.groups, 1)
+        require_whole("norm.conditions", self.conditions, 1)
+
+
+@dataclass
+class InitConfig:
+    """The initialization of the weights."""
+
+    name: str = setting("normal", NAME)
+    std: float = setting(0.05, "normal: standard deviation of the initial weights", NOT_NEGATIVE)
+
+    def __post_init__(self) -> None:
+        require_single("init.std", self.std, at_least_0)
+
+
+@dataclass
+class OptimConfig:
+    """The optimizer and its learning rate over time."""
+
+    name: str = setting("sgd", NAME)
+    lr: float = setting(0.01, "learning rate", POSITIVE)
+    momentum: float = setting(0.9, "momentum: weight of the previous update", DECAY_RATE)
+    beta1: float = setting(0.9, "adam, adamw: decay rate of the mean of gradients", DECAY_RATE)
+    beta2: float = setting(0.999, "adam, adamw: decay rate of the mean of squared gradients", DECAY_RATE)
+    eps: float = setting(1e-8, "adam, adamw: ε, added to the square root in the denominator", POSITIVE)
+    weight_decay: float = setting(0.0, "weight decay; adamw: decoupled from the gradient", NOT_NEGATIVE)
+    schedule: str = setting(
+        "constant",
+        "learning rate over time; cosine: falls to 0; step: divided by 10 at 1/2 and 3/4 of the steps",
+        one_of(SCHEDULES),
+    )
+
+    def __post_init__(self) -> None:
+        require_single("optim.lr", self.lr, above_0)
+        require_single("optim.eps", self.eps, above_0)
+        for name in ("momentum", "beta1", "beta2"):
+            require_single(f"optim.{name}", getattr(self, name), lambda v: 0 <= v < 1)
+        require_single("optim.weight_decay", self.weight_decay, at_least_0)
+        require_choice("optim.schedule", self.schedule, SCHEDULES)
+
+
+@dataclass
+class EvalConfig:
+    """When the network is evaluated, and what is kept of it."""
+
+    first_every: int = setting(50, "steps between evaluations up to step eval.first_until", COUNT)
+    first_until: int = setting(
+        2000, "last step of the frequent evaluations", "a whole number of at least 0, up to 2^63 - 1"
+    )
+    every: int = setting(500, "steps between evaluations after step eval.first_until", COUNT)
+    recalibrate: bool = setting(False, "at the end, test once more with batch statistics of a whole epoch")
+    keep: bool = setting(False, "keep a checkpoint of every evaluation, for bnexp probe")
+
+    def __post_init__(self) -> None:
+        require_whole("eval.first_every", self.first_every, 1)
+        require_whole("eval.first_until", self.first_until, 0)
+        require_whole("eval.every", self.every, 1)
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether the network is evaluated after `step` updates out of `last`."""
+        return step == last or step % (self.first_every if step <= self.first_until else self.every) == 0
+
+    def times(self, last: int) -> int:
+        """How many evaluations that makes."""
+        often = min(self.first_until, last)
+        seldom = last // self.every - often // self.every
+        return 1 + often // self.first_every + seldom + (not self.due(last, last + 1))
+
+
+@dataclass
+class CheckpointConfig:
+    """How often the state is saved that an interrupted run is resumed from."""
+
+    every_seconds: float = setting(60.0, "seconds of training between saved states, which resume starts from", POSITIVE)
+
+    def __post_init__(self) -> None:
+        require(
+            math.isfinite(self.every_seconds) and self.every_seconds > 0, "checkpoint.every_seconds", self.every_seconds
+        )
+
+
+@dataclass
+class RunConfig:
+    """One training, fixed by these values: same configuration, same machine, same curve."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    arch: ArchConfig = field(default_factory=ArchConfig)
+    act: ActConfig = field(default_factory=ActConfig)
+    norm: NormConfig = field(default_factory=NormConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    seed: int = setting(
+        0, "fixes the initial weights, the order of batches and the augmentation", "a whole number from 0 to 2^63 - 1"
+    )
+    steps: int = setting(50_000, "number of updates of the weights", "a whole number from 1 to 1000000000")
+    batch_size: int = setting(60, "number of images in a batch", COUNT)
+    device: str = setting("auto", "where to train; auto: CUDA where there is one, else the CPU", one_of(DEVICES))
+    threads: int | str = setting(
+        "auto", "CPU threads of a run; auto: 1 for an MLP, else every core", "auto or a whole number from 1 to 1024"
+    )
+    compile: bool | str = setting(
+        "auto",
+        "compile the step; auto: an MLP from 5,000 steps on where a C++ compiler works, any network on CUDA",
+        SWITCH,
+    )
+    precision: str = setting("fp32", "number format of the step; bf16: mixed precision", one_of(PRECISIONS))
+    init_from: str | None = setting(
+        None, "directory of a finished run whose weights are the initial ones, by name and shape", "a path or null"
+    )
+    trainable: str = setting("all", "which parameters are trained; norms: γ and β alone", one_of(TRAINABLE))
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed <= LARGEST, "seed", self.seed)
+        require(1 <= self.steps <= 10**9, "steps", self.steps)
+        require_whole("batch_size", self.batch_size, 1)
+        require_choice("device", self.device, DEVICES)
+        count = isinstance(self.threads, int) and not isinstance(self.threads, bool) and 1 <= self.threads <= 1024
+        require(self.threads == "auto" or count, "threads", self.threads)
+        require(self.compile in ("auto", True, False), "compile", self.compile)
+        require_choice("precision", self.precision, PRECISIONS)
+        require_choice("trainable", self.trainable, TRAINABLE)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@cache
+def schema() -> bytes:
+    """RunConfig as OmegaConf has it, pickled: made anew it takes 10 ms, copied 4 ms, read 0.6 ms."""
+    return pickle.dumps(OmegaConf.structured(RunConfig))
+
+
+def parse(config: DictConfig) -> RunConfig:
+    """Typed and range-checked configuration. Raises ConfigError with one line that names the key."""
+    run = typed(config)
+    for key, path in paths_in(run).items():
+        require_path(key, path)
+    return run
+
+
+def typed(config: DictConfig) -> RunConfig:
+    """As `parse`, of paths that may be relative to another directory than this one."""
+    try:
+        merged = pickle.loads(schema())
+        merged.merge_with(config)
+        run = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = error.full_key or "the configuration"
+        value = OmegaConf.select(config, key, default="?", throw_on_resolution_failure=False)
+        raise ConfigError(type_error(key, value, error)) from error
+    except (OverflowError, ValueError):  # a ConfigError is a ValueError
+        check_integers(OmegaConf.to_container(config, resolve=False), "")
+        raise
+    assert isinstance(run, RunConfig)
+    return run
+
+
+@cache
+def schema_nodes() -> dict[str, DictConfig]:
+    """RunConfig as OmegaConf has it, and each of its groups, by name; RunConfig itself by the empty name."""
+    groups = {name: value for name, value in vars(RunConfig()).items() if is_dataclass(value)}
+    return {name: OmegaConf.structured(type(value)) for name, value in ({"": RunConfig()} | groups).items()}
+
+
+def typed_value(key: str, value: object) -> Any:
+    """A value as the schema has it at a key: "1" of a text is 1 where a whole number belongs. Raises ConfigError."""
+    group, _, name = key.rpartition(".")
+    node = schema_nodes()[group]
+    try:
+        node[name] = value
+        found = node[name]
+    except OmegaConfBaseException as error:
+        raise ConfigError(type_error(key, value, error)) from error
+    except (OverflowError, ValueError):
+        check_integers(value, key)
+        raise
+    return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+
+
+def with_values(run: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """A copy of a run with typed values at these keys, its ranges checked anew. Raises ConfigError."""
+    changes: dict[str, dict[str, Any]] = {"": {}}
+    for key, value in values.items():
+        group, _, name = key.rpartition(".")
+        changes.setdefault(group, {})[name] = value
+    groups = {group: replace(getattr(run, group), **part) for group, part in changes.items() if group}
+    found = replace(run, **changes[""], **groups)
+    if not values.keys().isdisjoint(PATHS):
+        for key, path in paths_in(found).items():
+            require_path(key, path)
+    return found
+
+
+def check_integers(value: object, key: str) -> None:
+    """What OmegaConf makes a float or a text of may be too large for either. Raises ConfigError."""
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else ((key, part) for part in value)
+        for name, part in parts:
+            check_integers(part, f"{key}.{name}" if key and isinstance(value, dict) else str(name))
+    elif isinstance(value, int):
+        require(abs(value) <= LARGEST, key, value, "a number, and a whole one from -(2^63 - 1) to 2^63 - 1")
+
+
+def recorded(config: dict[str, Any]) -> RunConfig:
+    """The configuration of a run's record; a key that is newer than the run has its default. Raises ConfigError, for
+    one that is off or would be resolved: what a file says is never executed.
+    """
+    if not isinstance(config, dict) or "${" in str(with_paths(config, lambda _: "")):
+        raise ConfigError("the configuration of a run's record is not allowed: it has a ${…} in it, or is no table")
+    run = typed(OmegaConf.create(with_paths(config, literal)))
+    for key, path in paths_in(run).items():
+        require("\0" not in path, key, path, "a path")
+    return run
+
+
+def with_paths(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """A copy of a record's configuration with its paths changed."""
+    changed = copy.deepcopy(config)
+    for group, _, name in (key.rpartition(".") for key in PATHS):
+        table = changed.get(group) if group else changed
+        if isinstance(table, dict) and isinstance(table.get(name), str):
+            table[name] = change(table[name])
+    return changed
+
+
+def literal(text: str) -> str:
+    """What OmegaConf reads as this text, whose ${…} is then no interpolation."""
+    return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text)
+
+
+@dataclass
+class LocatedConfig(RunConfig):
+    """A recorded run whose folders are where they are now. `as_dict`, and so the run's digest, is as it was typed."""
+
+    typed: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return copy.deepcopy(self.typed)
+
+
+def located(config: RunConfig, places: dict[str, str]) -> RunConfig:
+    """The run with other places of the paths that it has, by their keys."""
+    values = {name: getattr(config, name) for name in RunConfig.__dataclass_fields__}
+    paths = {key: places.get(key, path) for key, path in paths_in(config).items()}
+    dataset = replace(config.dataset, root=paths["dataset.root"], path=paths.get("dataset.path"))
+    values |= {"dataset": dataset, "init_from": paths.get("init_from")}
+    return LocatedConfig(**values, typed=config.as_dict())
+
+
+def paths_in(config: RunConfig) -> dict[str, str]:
+    """Its paths that are set, by their keys."""
+    found = {"dataset.root": config.dataset.root, "dataset.path": config.dataset.path, "init_from": config.init_from}
+    return {key: path for key, path in found.items() if path is not None}
+
+
+def paths_of(config: RunConfig, directory: Path) -> dict[str, str]:
+    """For a record: the absolute places of a run's directory and of the folders that it reads."""
+    places = {key: os.path.abspath(path) for key, path in paths_in(config).items()}
+    return {"directory": os.path.abspath(directory), **places}
+
+
+def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:
+    """OmegaConf's complaint as a line of ours."""
+    first = str(error).splitlines()[0]
+    kind = re.search(r"could not be converted to (\w+)", first)
+    if "is not a ListConfig" in first:
+        return f"{key}={shown(value)} is not allowed: a list, as in [100,100]"
+    if key in explained() and isinstance(error, ValidationError):
+        return f"{key}={shown(value)} is not allowed: {explained()[key].allowed}"
+    if kind and kind[1] in KINDS:
+        return f"{key}={shown(value)} is not allowed: {KINDS[kind[1]]}"
+    return f"{key}={shown(value)}: {first}"
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the configuration, as help and the reference show it. `default` is written as one types it."""
+
+    name: str
+    allowed: str
+    default: str
+    help: str
+
+
+def explain_keys() -> list[Key]:
+    """Every key that a user can set, in the order of the schema: name, allowed values, default and explanation."""
+    keys = []
+    for entry in fields(RunConfig):
+        parts = fields(entry.type) if is_dataclass(entry.type) else ()
+        keys += [explain_key(f"{entry.name}.{part.name}", part) for part in parts if part.name != "name"]
+        keys += [] if parts else [explain_key(entry.name, entry)]
+    return [each for each in keys if each.name not in DERIVED]
+
+
+def explain_key(name: str, entry: "Field[Any]") -> Key:
+    """What the schema says of one field."""
+    default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+    allowed = entry.metadata["allowed"] or "true or false"
+    written = default if isinstance(default, str) else json.dumps(default, separators=(",", ":"))
+    return Key(name, allowed, written, entry.metadata["help"])
+
+
+@cache
+def explained() -> dict[str, Key]:
+    """The keys of `explain_keys` by their names."""
+    return {each.name: each for each in explain_keys()}
+
+
+@cache
+def known_keys() -> tuple[str, ...]:
+    """The groups and the keys: norm, norm.eps, seed, …"""
+    return (*GROUPS, *explained(), *DERIVED)
+
+
+@cache
+def whole_number_keys() -> frozenset[str]:
+    """The keys whose value is a whole number."""
+    hints = get_type_hints(RunConfig)
+    for name, kind in list(hints.items()):
+        if is_dataclass(kind):
+            hints |= {f"{name}.{key}": part for key, part in get_type_hints(kind).items()}
+    return frozenset(key for key, kind in hints.items() if kind in (int, int | None))

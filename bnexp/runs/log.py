@@ -1,0 +1,72 @@
+"""bnexp.log: what is logged while a run is opened, trained and closed, in its directory."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.logging import RichHandler
+
+from bnexp.runs.console import errors, print_error
+
+LOG = "bnexp.log"
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def set_up_logging() -> None:
+    """Warnings go to standard error, once in a process."""
+    root = logging.getLogger()
+    if not any(isinstance(handler, RichHandler) for handler in root.handlers):
+        root.addHandler(RichHandler(logging.WARNING, console=errors, show_path=False))
+
+
+class RunLog(logging.Handler):
+    """Appends each message to the logs of these runs' directories; a log that can't be written is done without."""
+
+    def __init__(self, directories: list[Path]) -> None:
+        super().__init__()
+        self.paths = [directory / LOG for directory in directories]
+        self.setFormatter(logging.Formatter(FORMAT))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a message."""
+        for path in list(self.paths):
+            try:
+                with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(f"{self.format(record)}\n")
+            except OSError as error:
+                self.paths.remove(path)
+                if path.parent.is_dir():
+                    complain_once(f"{path}: {error.strerror}: the run goes on without a log")
+
+
+_complained: set[str] = set()
+
+
+def complain_once(text: str) -> None:
+    """One line on standard error, the first time that this process has it to say."""
+    if text not in _complained:
+        _complained.add(text)
+        print_error(text)
+
+
+@contextmanager
+def run_log(directories: list[Path], verbose: object = False) -> Iterator[None]:
+    """Inside, messages from INFO on go to the logs of these runs.
+
+    `verbose`, as `hydra.verbose` has it: true for DEBUG, or the names of loggers from which DEBUG is wanted too.
+    """
+    names = [verbose] if isinstance(verbose, str) else verbose if isinstance(verbose, list) else []
+    levels = {logging.getLogger(): logging.DEBUG if verbose is True else logging.INFO}
+    levels |= {logging.getLogger(str(name)): logging.DEBUG for name in names}
+    before = {logger: logger.level for logger in levels}
+    handler = RunLog(directories)
+    for logger, level in levels.items():
+        logger.setLevel(level)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        for logger, level in before.items():
+            logger.setLevel(level)

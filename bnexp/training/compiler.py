@@ -1,0 +1,119 @@
+"""Whether this machine can compile. A compiler that is installed need not work: before the first compiled run is
+planned, a small function is compiled in another process, once for each compiler and version of torch.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from bnexp.runs.cache import Cache, open_cache, without_scratch
+
+NO_COMPILER = "no compiler (g++ or clang++; on CUDA Triton and gcc) was found"
+PATIENCE = 600.0  # seconds for compiling a small function
+LONGEST = 200  # characters of a compiler's message
+
+
+def has_compiler(device_type: str = "cpu") -> bool:
+    """Whether a compiler is installed, working or not."""
+    return missing_compiler(device_type) is None
+
+
+def missing_compiler(device_type: str) -> str | None:
+    """Why there is no compiler, or None. With $CXX or, on CUDA, $CC only that one counts."""
+    variable, names = ("CC", ("gcc", "clang")) if device_type == "cuda" else ("CXX", ("g++", "clang++"))
+    if device_type == "cuda" and find_spec("triton") is None:
+        return NO_COMPILER
+    chosen = os.environ.get(variable)
+    if chosen:
+        return None if shutil.which(program(chosen)) else f"{variable}={chosen} is not there"
+    return None if any(map(shutil.which, names)) else NO_COMPILER
+
+
+def compiler_command() -> str:
+    """The C++ compiler for torch, which by itself would look for g++ alone: $CXX, else one that is installed."""
+    names = ("clang++", "g++") if sys.platform == "darwin" else ("g++", "clang++")
+    return os.environ.get("CXX") or next(filter(shutil.which, names), names[0])
+
+
+def program(command: str) -> str:
+    """The program that a command starts: "ccache" of "ccache g++ -m64"."""
+    try:
+        return shlex.split(command)[0]
+    except (ValueError, IndexError):
+        return ""
+
+
+def compiler_problem(device_type: str = "cpu") -> str | None:
+    """Why nothing can be compiled here, or None. The first time a small function is compiled, which takes seconds."""
+    missing = missing_compiler(device_type)
+    if missing or device_type != "cpu":
+        return missing
+    cache = open_cache()
+    if cache.scratch is None:
+        return cache.problem
+    problem = try_compiler(cache)
+    if problem and not cache.private:  # a file system from which nothing can be loaded, for example
+        cache = without_scratch(f"{cache.scratch}: {problem}")
+        problem = try_compiler(cache) if cache.scratch else cache.problem
+    return problem
+
+
+def try_compiler(cache: Cache) -> str | None:
+    """Why a small function doesn't compile with these directories, or None. Success is noted in the cache; failure is
+    not, since nothing would tell when it is mended.
+    """
+    facts = facts_of_compiler(cache)
+    note = cache.kept and cache.kept / f"compiler-{hashlib.sha256(facts.encode()).hexdigest()}"
+    if note and note.exists():
+        return None
+    problem = run_small_function(str(cache.scratch), facts)
+    if note and problem is None:
+        with suppress(OSError):  # then it is tried again next time
+            note.touch(mode=0o600)
+    return problem
+
+
+def forget_compiler() -> None:
+    """Remove the notes of success, after a compiler that had compiled the small function has failed."""
+    kept = open_cache().kept
+    for note in kept.glob("compiler-*") if kept else ():
+        note.unlink(missing_ok=True)
+
+
+def facts_of_compiler(cache: Cache) -> str:
+    """What it depends on whether a compiler works, as JSON."""
+    command = compiler_command()
+    path = Path(shutil.which(program(command)) or "").resolve()
+    status = path.stat()
+    place = "" if cache.private else str(cache.scratch)
+    versions = [torch.__version__, sys.version, torch.backends.cpu.get_cpu_capability(), platform.platform()]
+    return json.dumps([*versions, command, str(path), status.st_mtime_ns, status.st_size, place])
+
+
+@functools.cache
+def run_small_function(scratch: str, facts: str) -> str | None:
+    """Why a small function can't be compiled and run in another process, which may crash, or None. The arguments are
+    what the answer depends on.
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-P", "-m", "bnexp.training.compiled"]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"compiling a small function failed ({error})"
+    if done.returncode == 0:
+        return None
+    output = done.stdout.decode(errors="replace")
+    lines = [line for line in output.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
+    return f"compiling a small function failed ({lines[-1][:LONGEST]})"

@@ -1,0 +1,480 @@
+"""The training step of a stack (`make_step`), and the evaluation of a member.
+
+A stack's members have the same computation graph and differ in scalars alone. Compiled, the step of one member is
+mapped over all of them with vmap: the machine sees one network, and each member gets the very bytes that it has alone.
+Uncompiled, and for convolutions on a CPU, which gain nothing from stacking, the members step one after the other.
+"""
+
+import copy
+import json
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from bnexp.data.batches import Batch, flip_crop
+from bnexp.data.images import Images
+from bnexp.data.load import Data
+from bnexp.models.init import initialize
+from bnexp.models.norms import ConditionalNorm, NoisyBatchNorm, find_norm
+from bnexp.models.registry import make_model, stacks
+from bnexp.runs import distributed
+from bnexp.runs.config import ConfigError, RunConfig
+from bnexp.runs.directory import Compilation
+from bnexp.runs.seeds import generator
+from bnexp.training.compiled import Compiled
+from bnexp.training.compiler import compiler_problem
+from bnexp.training.optim import NUMBERS, STACKABLE, find_optimizer, schedule_factor
+from bnexp.training.pretrained import load_start
+from bnexp.training.torch_internals import keep_in_place, map_tensors
+
+Tensors = dict[str, Tensor]
+Asked = Callable[[], bool]  # whether the process was asked to end
+Examples = tuple[Tensor, Tensor, Tensor | None]  # pixels, labels, conditions
+
+COMPILE_FROM = 5_000  # steps; compiling costs 1 to 10 s, a step then takes half the time
+EVALUATION_BATCH = 500
+WARM_UP = {"cuda": 3}  # steps before the first: compile, record a CUDA graph, replay it; elsewhere 1
+PERCENTILES = (15, 50, 85)  # of Ioffe & Szegedy 2015, figure 1b, c
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """loss: mean cross-entropy; accuracy: share of images that are classified correctly; activations: "layer/p15" →
+    percentile of the inputs to the activation of the layer's first unit (or channel), over the first batch of images.
+    """
+
+    loss: float
+    accuracy: float
+    activations: dict[str, float]
+
+
+class Stopped(Exception):
+    """An evaluation was abandoned, since the process was asked to end."""
+
+
+class MemberState(NamedTuple):
+    """Everything of a member that a step reads and changes. Mapped, every tensor has a leading dimension of members."""
+
+    parameters: Tensors
+    buffers: Tensors
+    slots: dict[str, Tensors]  # slot of the optimizer → parameter → tensor
+    record: Tensors  # step: updates made; losses: summed since the last evaluation; diverged_at: its step, or -1
+    numbers: Tensors  # the optimizer's: lr, weight_decay, …
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "MemberState":
+        """Apply a function to every tensor."""
+        return map_tensors(change, self)
+
+    def flat(self) -> Tensors:
+        """The tensors of a checkpoint by their names there: "parameters.classifier.weight", "record.step", …"""
+        slots = {f"optimizer.{slot}": tensors for slot, tensors in self.slots.items()}
+        groups = {"parameters": self.parameters, "buffers": self.buffers, **slots, "record": self.record}
+        return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+
+def never() -> bool:
+    """An `Asked` for callers that can't be stopped."""
+    return False
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this name; "auto" is CUDA where there is some. Raises ConfigError for one that isn't there."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device("cuda" if available["cuda"] else "cpu")
+    if not available[name]:
+        choices = ", ".join(device for device in available if available[device])
+        raise ConfigError(f"device={name} is not there: choose from {choices}")
+    return torch.device(name)
+
+
+def decide_compilation(config: RunConfig) -> Compilation:
+    """Decide whether a run's step is compiled, by its configuration and the machine, never by its stack: its bytes
+    depend on it. The first time on a machine this takes seconds. Raises ConfigError for compile=true where nothing can
+    be compiled.
+    """
+    device = pick_device(config.device)
+    if not wants_compiled(config, device):
+        return Compilation()
+    problem = compiler_problem(device.type)
+    if problem and config.compile is True:
+        raise ConfigError(f"compile=true is not allowed: {problem}")
+    return Compilation(problem is None, problem)
+
+
+def wants_compiled(config: RunConfig, device: torch.device) -> bool:
+    """Whether a run's step is compiled where a compiler works: compile=auto does it where that saves time."""
+    if distributed.processes() > 1:
+        return False  # gradients are averaged between the backward pass and the update
+    if config.compile != "auto":
+        return bool(config.compile)
+    gains = device.type == "cuda" or (device.type == "cpu" and stacks(config))
+    return gains and config.steps >= COMPILE_FROM
+
+
+def thread_count(config: RunConfig, device: torch.device) -> int:
+    """Threads of a run: one where its architecture stacks, so that it writes the same bytes alone and in a sweep."""
+    if isinstance(config.threads, int):
+        return config.threads
+    return 1 if device.type == "cpu" and stacks(config) else max(1, usable_cores() // distributed.processes_here())
+
+
+def prepare_torch(config: RunConfig, device: torch.device) -> None:
+    """Set the process's threads and flush denormals to zero, before anything of a run is computed; on CUDA also choose
+    deterministic algorithms where there are some, and convolutions in fp32 without TF32.
+    """
+    torch.set_num_threads(thread_count(config, device))
+    torch.set_flush_denormal(True)  # saturated sigmoids have denormal gradients, which are slow
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+Answer = Callable[[Tensors, Tensors, Tensor, Tensor | None], Tensor]
+
+
+def make_answer(model: nn.Module) -> Answer:
+    """Make of a model a function that returns logits (N, classes) for parameters, buffers, images x (N, C, H, W) and
+    the condition of each (N,), where the data set has conditions.
+    """
+    conditional = [name for name, module in model.named_modules() if isinstance(module, ConditionalNorm)]
+
+    def answer(parameters: Tensors, buffers: Tensors, x: Tensor, condition: Tensor | None) -> Tensor:
+        if condition is None:
+            condition = torch.zeros(1, dtype=torch.int64, device=x.device)
+        values = (parameters, buffers, {f"{name}.condition": condition for name in conditional})
+        # looking for tied weights would take a tenth of the time
+        logits: Tensor = functional_call(model, values, (x,), tie_weights=False)
+        return logits
+
+    return answer
+
+
+Loss = Callable[[Tensors, Tensors, Examples], tuple[Tensor, Tensor]]
+
+
+def make_loss(model: nn.Module, config: RunConfig, data: Data) -> Loss:
+    """Make the function (parameters, buffers, batch) → mean cross-entropy and that of each example (N,). The latter is
+    what is recorded: the compiler sums a mean in another order where a run is alone.
+    """
+    device_type, answer = data.scale.device.type, make_answer(model)
+
+    def loss_of(parameters: Tensors, buffers: Tensors, batch: Examples) -> tuple[Tensor, Tensor]:
+        pixels, labels, condition = batch
+        with torch.autocast(device_type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = answer(parameters, buffers, data.scaled(pixels), condition)
+        losses = F.cross_entropy(logits.float(), labels, reduction="none")
+        return losses.mean(), losses.detach()
+
+    return loss_of
+
+
+def make_step(model: nn.Module, config: RunConfig, data: Data, traced: bool) -> Callable[..., Tensor]:
+    """Make the training step of one member, in place: gather the batch, differentiate, update, keep the record. It
+    returns the loss of each example (N,).
+
+    traced: differentiate with torch.func, which can be mapped and compiled whole; uncompiled, autograd is 1.5 times as
+    fast.
+    """
+    loss_of = make_loss(model, config, data)
+    optimizer = find_optimizer(config.optim)
+
+    def differentiate(state: MemberState, batch: Examples) -> tuple[Tensors, Tensor]:
+        parameters, buffers = state.parameters, state.buffers
+        if traced:
+            gradients, (_, losses) = grad_and_value(loss_of, has_aux=True)(parameters, buffers, batch)
+            return gradients, losses
+        leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
+        loss, losses = loss_of(leaves, buffers, batch)
+        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), losses
+
+    def step(state: MemberState, index: Tensor, crop: Tensor | None, train: Examples) -> Tensor:
+        gradients, losses = differentiate(state, gather(index, crop, train))
+        gradients, losses = distributed.average(gradients), distributed.all_gather(losses)
+        with torch.no_grad():
+            keep_record(state.record, losses)
+            tensors = state.numbers | {"t": state.record["step"].to(losses.dtype)}
+            numbers = tensors if traced else {name: number.item() for name, number in tensors.items()}
+            for name, parameter in state.parameters.items():
+                slots = {slot: tensors[name] for slot, tensors in state.slots.items()}
+                optimizer.update(parameter, gradients[name], slots, numbers)
+        return losses
+
+    return step
+
+
+def gather(index: Tensor, crop: Tensor | None, train: Examples) -> Examples:
+    """The images, labels and conditions of the training set at an index (N,), augmented where there is a crop."""
+    images, labels, conditions = train
+    pixels = images[index] if crop is None else flip_crop(images[index], crop)
+    return pixels, labels[index], None if conditions is None else conditions[index]
+
+
+def keep_record(record: Tensors, losses: Tensor) -> None:
+    """Count the update, add the losses (N,), and note the first step whose loss isn't finite: it diverged."""
+    record["step"].add_(1)
+    record["losses"].add_(losses)
+    diverges = (record["diverged_at"] < 0) & ~torch.isfinite(losses).all()
+    # no torch.where: of a step that lies on the CPU it would make a copy on the device, and wait for it
+    record["diverged_at"].add_(diverges * (record["step"] - record["diverged_at"]))
+
+
+_compiled: dict[str, Compiled] = {}
+
+
+def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool, size: int) -> Compiled:
+    """The compiled step of a graph, one for all stacks of this process that share it. size: members."""
+    key = graph_key(config, data, size)
+    if key not in _compiled:
+        step = make_step(model, config, data, traced=True)
+        if mapped:
+            step = vmap(step, in_dims=dimensions(config))
+        _compiled[key] = Compiled(step, data.scale.device, key, {"model": model, "data": data})
+    return _compiled[key]
+
+
+def dimensions(config: RunConfig) -> tuple[int | None, ...]:
+    """For vmap, which of a step's arguments have a dimension of members. They share the training set."""
+    return 0, 0, None if config.dataset.augment == "none" else 0, None
+
+
+# Keys that a step does not depend on: a member's initial weights and batches, and what happens outside of the step.
+OUTSIDE_THE_STEP = {"seed", "init", "init_from", "steps", "eval", "checkpoint", "device", "threads", "compile"}
+
+
+def shape_of(config: RunConfig) -> dict[str, Any]:
+    """What determines the graph of a step: the configuration without what lies outside of the step and without the
+    scalars that norm and optimizer declare stackable. Runs that differ in these alone share a compiled step.
+    """
+    values = without(config.as_dict(), OUTSIDE_THE_STEP)
+    stackable = find_norm(config.norm).stackable if stacks(config) else ()  # declared of the norms of vectors
+    values["norm"] = without(values["norm"], stackable)
+    values["optim"] = without(values["optim"], STACKABLE)
+    return values
+
+
+def without(values: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """A copy that lacks these keys."""
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+def graph_key(config: RunConfig, data: Data, size: int) -> str:
+    """Name a compiled step: equal for two stacks of `size` members, if and only if they can share it."""
+    return json.dumps([shape_of(config), data.checksum, str(data.scale.device), torch.get_num_threads(), size])
+
+
+def start_member(config: RunConfig, data: Data) -> MemberState:
+    """A member's state before its first update, on the CPU: weights from its seed or from a finished run, sums and the
+    optimizer's slots 0. A parameter that isn't trained is a buffer.
+    """
+    model = make_model(config, data.shape, data.classes, device="cpu")
+    initialize(model, config.init, config.seed)
+    if config.init_from is not None:
+        load_start(model, config)
+    values = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    parameters = {name: values.pop(name) for name in trained_names(model, config)}
+    slots = {
+        slot: {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+        for slot in find_optimizer(config.optim).slots
+    }
+    record = {"step": torch.tensor(0), "losses": torch.zeros(config.batch_size), "diverged_at": torch.tensor(-1)}
+    numbers = {name: torch.tensor(getattr(config.optim, name)) for name in NUMBERS}
+    buffers = {name: buffer.float() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    return MemberState(parameters, values | buffers, slots, record, numbers)
+
+
+def trained_names(model: nn.Module, config: RunConfig) -> list[str]:
+    """Names of the parameters that are trained: all, or those of the norms. Raises ConfigError where there are none."""
+    names = [name for name, _ in model.named_parameters()]
+    if config.trainable == "norms":
+        names = [name for name in names if "norm" in name.split(".")[:-1]]
+    if not names:
+        raise ConfigError(f"trainable=norms is not allowed: norm={config.norm.name} has nothing that is trained")
+    return names
+
+
+class Stack:
+    """Members that train together: their configurations have the same graph. `compiled`: what `decide_compilation` said
+    of them; by default it is asked here.
+    """
+
+    def __init__(
+        self, configs: list[RunConfig], data: Data, device: torch.device, compiled: bool | None = None
+    ) -> None:
+        self.configs, self.config = configs, configs[0]
+        self.model = make_model(self.config, data.shape, data.classes)
+        self.noisy = {name: norm for name, norm in self.model.named_modules() if isinstance(norm, NoisyBatchNorm)}
+        convolutional = any(isinstance(module, nn.Conv2d) for module in self.model.modules())
+        self.memory_format = torch.channels_last if convolutional else torch.contiguous_format
+        self.data = data_on(device, data, self.memory_format)
+        self.train: Examples = (self.data.train.pixels, self.data.train.labels, self.data.train.condition)
+        self.compiled = decide_compilation(self.config).compiled if compiled is None else compiled
+        self.mapped = self.compiled and stacks(self.config)
+        self.hold([self.placed(start_member(config, data)) for config in configs])
+        self.evaluator = Evaluator(copy.deepcopy(self.model), self.data)
+
+    def hold(self, members: list[MemberState]) -> None:
+        """Replace the stack's members; mapped, each becomes a view of one state."""
+        self.members = members
+        if self.mapped:
+            self.state = map_tensors(lambda *tensors: torch.stack(tensors), *members)
+            self.members = [self.state.map(itemgetter(row)) for row in range(len(members))]
+        self.run: Callable[..., Tensor]
+        if self.compiled:
+            self.run = compiled_step(self.model, self.config, self.data, self.mapped, len(members))
+            keep_in_place((self.state if self.mapped else self.members, self.train))
+        else:
+            self.run = make_step(self.model, self.config, self.data, traced=False)
+
+    def restore(self, row: int, tensors: Tensors) -> None:
+        """Copy a checkpoint's tensors into a member."""
+        for name, tensor in self.members[row].flat().items():
+            tensor.copy_(tensors[name])
+
+    def keep(self, rows: list[int]) -> None:
+        """Continue with these members alone."""
+        self.configs = [self.configs[row] for row in rows]
+        self.hold([self.members[row] for row in rows])
+
+    def placed(self, member: MemberState) -> MemberState:
+        """On the device. An uncompiled step reads numbers as Python's: those stay on the CPU, since to read them from
+        CUDA is to wait for all that was launched there.
+        """
+        found = member.map(self.place)
+        if self.compiled or self.data.scale.device.type != "cuda":
+            return found
+        return found._replace(record=found.record | {"step": member.record["step"]}, numbers=member.numbers)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """A copy on the stack's device; images and kernels (4 dimensions) in its memory format."""
+        memory_format = self.memory_format if tensor.dim() == 4 else torch.preserve_format
+        return tensor.to(self.data.scale.device, memory_format=memory_format)
+
+    def step(self, batch: Batch) -> None:
+        """Update every member once. Raises CompileError on the first call, where the step can't be compiled."""
+        if self.mapped:
+            self.run(self.state, batch.index, batch.crop, self.train)
+            return
+        for row, member in enumerate(self.members):
+            self.run(member, batch.index[row], None if batch.crop is None else batch.crop[row], self.train)
+
+    def warm_up(self, batch: Batch) -> None:
+        """Compile and load what a step needs by taking steps and undoing them. Raises CompileError."""
+        kept = [member.map(torch.clone) for member in self.members]
+        for _ in range(WARM_UP.get(self.data.scale.device.type, 1)):
+            self.step(batch)
+        for member, before in zip(self.members, kept, strict=True):
+            map_tensors(Tensor.copy_, member, before)
+
+    def update(self, step: int, batch: Batch) -> None:
+        """Update every member, after `step` updates, with the learning rate and the noise that belong to this one."""
+        self.set_rates(step)
+        self.set_noise(step)
+        self.step(batch)
+
+    def set_rates(self, step: int) -> None:
+        """Set learning rates by their schedule, for the update that follows `step` updates."""
+        for config, member in zip(self.configs, self.members, strict=True):
+            if config.optim.schedule != "constant":
+                member.numbers["lr"].fill_(config.optim.lr * schedule_factor(config.optim.schedule, step, config.steps))
+
+    def set_noise(self, step: int) -> None:
+        """Draw the noise of the update that follows `step` updates, in the norms that have some."""
+        for config, member in zip(self.configs, self.members, strict=True):
+            for name, norm in self.noisy.items():
+                for key, value in norm.draw(generator(config.seed, "noise", name, step)).items():
+                    member.buffers[f"{name}.{key}"].copy_(value)
+
+    def take_loss(self, row: int, updates: int) -> float:
+        """Mean training loss of a member's last `updates`; the next mean starts here."""
+        losses = self.members[row].record["losses"]
+        mean = float(losses.cpu().double().mean()) / updates  # on the CPU: not every device has double precision
+        losses.zero_()
+        return mean
+
+    def diverged_at(self, row: int) -> int | None:
+        """The step at which a member's loss was first not finite."""
+        step = int(self.members[row].record["diverged_at"])
+        return step if step >= 0 else None
+
+    def evaluate(self, row: int, images: Images, stopping: Asked = never) -> Evaluation:
+        """Evaluate a member. Raises Stopped."""
+        member = self.members[row]
+        return self.evaluator.evaluate(member.parameters, member.buffers, images, stopping)
+
+
+_placed: dict[tuple[torch.device, torch.memory_format], tuple[Data, Data]] = {}
+
+
+def data_on(device: torch.device, data: Data, memory_format: torch.memory_format) -> Data:
+    """The data set on the device: once for all stacks, since a compiled step keeps it; on a CPU it is there already."""
+    if device.type == "cpu":
+        return data.to(device, memory_format)
+    key = device, memory_format
+    if key not in _placed or _placed[key][0] is not data:
+        _placed[key] = data, data.to(device, memory_format)
+    return _placed[key][1]
+
+
+def activation_columns(model: nn.Module) -> list[str]:
+    """Names of the activations' percentiles, "hidden.0/p15", in the order of the network."""
+    return [f"{name}/p{p}" for name in activations(model) for p in PERCENTILES]
+
+
+def activations(model: nn.Module) -> dict[str, nn.Module]:
+    """Activations by the name of their layer or block, in the order of the network."""
+    modules = model.named_modules()
+    return {name.removesuffix(".activation"): module for name, module in modules if name.endswith(".activation")}
+
+
+class Evaluator:
+    """Evaluates members one by one, uncompiled and in fp32: a member's score can't depend on the others."""
+
+    def __init__(self, model: nn.Module, data: Data) -> None:
+        self.answer, self.data, self.inputs = make_answer(model.eval()), data, dict[str, Tensor]()
+        for name, activation in activations(model).items():
+            activation.register_forward_pre_hook(partial(self.record, name))
+
+    def record(self, name: str, module: nn.Module, arguments: tuple[Tensor]) -> None:
+        """Keep the first unit's inputs in the first batch; as a copy, since a view would keep every channel."""
+        if name not in self.inputs:
+            self.inputs[name] = arguments[0][:, 0].clone()
+
+    @torch.no_grad()
+    def evaluate(self, parameters: Tensors, buffers: Tensors, images: Images, stopping: Asked = never) -> Evaluation:
+        """Evaluate a member on all images. `stopping` is asked before each batch, since deep networks take seconds.
+        Raises Stopped.
+        """
+        loss, right = 0.0, 0
+        self.inputs.clear()
+        for start in range(0, len(images), EVALUATION_BATCH):
+            if stopping():
+                raise Stopped
+            batch = images[start : start + EVALUATION_BATCH]
+            logits = self.answer(parameters, buffers, self.data.scaled(batch.pixels), batch.condition)
+            loss += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
+            right += int((logits.argmax(1) == batch.labels).sum())
+        return Evaluation(loss / len(images), right / len(images), self.percentiles())
+
+    def percentiles(self) -> dict[str, float]:
+        """ "layer/p15" → the nearest value that was seen."""
+        ordered = {layer: values.float().flatten().sort().values for layer, values in self.inputs.items()}
+        return {
+            f"{layer}/p{p}": float(values[round(p / 100 * (len(values) - 1))])
+            for layer, values in ordered.items()
+            for p in PERCENTILES
+        }

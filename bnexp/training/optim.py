@@ -1,0 +1,96 @@
+"""Optimizers as functions of one member: a stack maps them over its members, each with its own hyperparameters.
+
+They compute what torch.optim computes. `numbers` holds a member's scalars: lr, weight_decay, momentum, beta1, beta2,
+eps, and t, the count of this update from 1; tensors where the step is compiled, which fuses the arithmetic, and floats
+where it isn't, which saves passes over the parameters. Parameters and slots are updated in place.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bnexp.runs.config import OptimConfig, require_choice
+
+Numbers = Mapping[str, Tensor | float]
+Slots = dict[str, Tensor]  # name → a tensor that the optimizer keeps for a parameter
+
+
+def sgd(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) -> None:
+    """Stochastic gradient descent: θ ← θ - lr (g + λ θ)."""
+    descend(parameter, decayed(gradient, parameter, numbers), numbers["lr"])
+
+
+def momentum(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) -> None:
+    """Gradient descent with momentum: v ← μ v + g + λ θ; θ ← θ - lr v (Polyak 1964, as torch writes it)."""
+    velocity = slots["velocity"]
+    velocity.mul_(numbers["momentum"]).add_(decayed(gradient, parameter, numbers))
+    descend(parameter, velocity, numbers["lr"])
+
+
+def adam(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) -> None:
+    """Adam (Kingma & Ba 2015, algorithm 1), with λ θ added to the gradient."""
+    adam_update(parameter, decayed(gradient, parameter, numbers), slots, numbers)
+
+
+def adamw(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) -> None:
+    """AdamW (Loshchilov & Hutter 2019, algorithm 2): θ shrinks by lr λ, apart from the gradient."""
+    parameter.mul_(1 - numbers["lr"] * numbers["weight_decay"])
+    adam_update(parameter, gradient, slots, numbers)
+
+
+def adam_update(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) -> None:
+    """m ← β₁ m + (1 - β₁) g; v ← β₂ v + (1 - β₂) g²; θ ← θ - lr / (1 - β₁ᵗ) m / (√(v / (1 - β₂ᵗ)) + ε)."""
+    first, second, beta1, beta2, t = (slots["first"], slots["second"], *(numbers[k] for k in ("beta1", "beta2", "t")))
+    first.mul_(beta1).add_((1 - beta1) * gradient)
+    second.mul_(beta2).add_((1 - beta2) * gradient.square())
+    scale = (second / (1 - beta2**t)).sqrt() + numbers["eps"]
+    parameter.sub_(numbers["lr"] / (1 - beta1**t) * first / scale)
+
+
+def decayed(gradient: Tensor, parameter: Tensor, numbers: Numbers) -> Tensor:
+    """g + λ θ."""
+    decay = numbers["weight_decay"]
+    return gradient if isinstance(decay, float) and decay == 0 else gradient + decay * parameter
+
+
+def descend(parameter: Tensor, direction: Tensor, rate: Tensor | float) -> None:
+    """θ ← θ - rate · direction, in one pass where the rate is a float."""
+    if isinstance(rate, float):
+        parameter.add_(direction, alpha=-rate)
+    else:
+        parameter.sub_(rate * direction)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An update of one parameter, in place, and the names of the tensors of its shape that it keeps from 0."""
+
+    update: Callable[[Tensor, Tensor, Slots, Numbers], None]
+    slots: tuple[str, ...] = ()
+
+
+OPTIMIZERS = {
+    "sgd": Optimizer(sgd),
+    "momentum": Optimizer(momentum, ("velocity",)),
+    "adam": Optimizer(adam, ("first", "second")),
+    "adamw": Optimizer(adamw, ("first", "second")),
+}
+NUMBERS = ("lr", "weight_decay", "momentum", "beta1", "beta2", "eps")
+STACKABLE = (*NUMBERS, "schedule")  # keys of OptimConfig in which the members of a stack may differ
+
+
+def find_optimizer(config: OptimConfig) -> Optimizer:
+    """Find a configuration's optimizer. Raises ConfigError for an unknown name."""
+    require_choice("optim", config.name, OPTIMIZERS)
+    return OPTIMIZERS[config.name]
+
+
+def schedule_factor(schedule: str, step: int, steps: int) -> float:
+    """The factor of the learning rate for the update that follows `step` updates out of `steps`."""
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * step / steps)) / 2
+    if schedule == "step":
+        return 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
+    return 1.0

@@ -1,0 +1,56 @@
+"""`eval.recalibrate`: population statistics taken anew over an epoch, instead of running averages."""
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+from bnexp.data.batches import Order
+from bnexp.models.norms import BatchNorm
+from bnexp.training.engine import Asked, Stack, Stopped, Tensors, make_answer, never
+
+
+@torch.no_grad()
+def recalibrated(stack: Stack, row: int, stopping: Asked = never) -> Tensors | None:
+    """Compute a member's buffers with each running mean and variance replaced by those of its training set.
+
+    They are taken over the whole batches of an epoch with the parameters as they are now: the mean of the batches'
+    means, and the mean of their (biased) variances plus the variance of their means ("precise BN", Wu & Johnson 2021,
+    §3). None where no norm keeps running averages. `stopping` is asked before each batch. Raises Stopped.
+    """
+    config, train, member = stack.configs[row], stack.data.train, stack.members[row]
+    norms = [name.removesuffix(".momentum") for name in member.buffers if name.endswith(".momentum")]
+    if not norms:
+        return None
+    # A momentum of 1 leaves the statistics of the last batch alone as running averages.
+    fixed = {f"{norm}.momentum": torch.ones_like(member.buffers[f"{norm}.momentum"]) for norm in norms}
+    for norm in stack.noisy:
+        fixed[f"{norm}.scale"] = torch.ones_like(member.buffers[f"{norm}.scale"])
+        fixed[f"{norm}.shift"] = torch.zeros_like(member.buffers[f"{norm}.shift"])
+    order, answer = Order(config.seed, len(train), config.batch_size), make_answer(with_biased_variance(stack.model))
+    averages = [f"{norm}.{average}" for norm in norms for average in ("running_mean", "running_var")]
+    statistics: list[Tensors] = []
+    for number in range(len(train) // config.batch_size):
+        if stopping():
+            raise Stopped
+        batch = train[order.batch(number).to(train.labels.device)]
+        buffers = {name: tensor.clone() for name, tensor in (member.buffers | fixed).items()}
+        answer(member.parameters, buffers, stack.data.scaled(batch.pixels), batch.condition)
+        statistics.append({name: buffers[name] for name in averages})
+    return member.buffers | {key: tensor for norm in norms for key, tensor in over_batches(norm, statistics).items()}
+
+
+def over_batches(norm: str, statistics: list[Tensors]) -> Tensors:
+    """The running averages of a norm, (C,), from its means and variances in every batch."""
+    mean, variance = f"{norm}.running_mean", f"{norm}.running_var"
+    means, variances = (torch.stack([buffers[name] for buffers in statistics]) for name in (mean, variance))
+    return {mean: means.mean(0), variance: variances.mean(0) + means.var(0, correction=0)}
+
+
+def with_biased_variance(model: nn.Module) -> nn.Module:
+    """A copy whose running variances are biased: the variance within batches and that between them then add up."""
+    copy = deepcopy(model)
+    for module in copy.modules():
+        if isinstance(module, BatchNorm):
+            module.unbiased = False
+    return copy
