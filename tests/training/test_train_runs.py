@@ -22,7 +22,7 @@ from bnexp.runs.directory import SCHEMA, Launch, config_digest, create_run, find
 from bnexp.training import recorder as logs
 from bnexp.training.checkpoint import load_checkpoint
 
-DATA = Path(__file__).parent.parent / "data"
+DATA = Path(__file__).parents[2] / "data"
 TRAIN = ("train", "dataset=digits", "steps=120")
 LAYERS = [f"hidden.{layer}/p{p}" for layer in range(3) for p in (15, 50, 85)]
 

@@ -18,7 +18,7 @@ from bnexp.data.load import load as data
 from bnexp.runs.config import ConfigError, DatasetConfig
 from bnexp.runs.directory import find_runs
 
-DATA = Path(os.environ.get("BNEXP_DATA", Path(__file__).parents[1] / "data"))
+DATA = Path(os.environ.get("BNEXP_DATA", Path(__file__).parents[2] / "data"))
 DIGITS = DatasetConfig("digits", validation=200)
 
 

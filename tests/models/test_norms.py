@@ -18,7 +18,7 @@ from bnexp.models.registry import ARCHS
 from bnexp.runs.config import ConfigError, NormConfig
 from bnexp.training.optim import OPTIMIZERS
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 FEATURES, GROUPS, EPS = 8, 4, 1e-3
 SHAPES = {"vectors": (6, FEATURES), "images": (4, FEATURES, 5, 3)}
 

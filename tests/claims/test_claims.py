@@ -407,7 +407,7 @@ def test_claims_say_what_they_need() -> None:
         assert bool(claim.sweeps) != isinstance(claim.rule, Exact), claim.id
 
 
-RESULTS = Path(__file__).parent.parent / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def test_readme_of_the_results_is_current() -> None:
