@@ -32,7 +32,7 @@ from bnexp.runs.config import RunConfig
 from bnexp.runs.directory import git_state, machine
 from bnexp.sweeps.job import ExecutorConfig, Job
 from bnexp.sweeps.stacks import plan_sweep
-from bnexp.training.engine import decide_compilation
+from bnexp.training.device import decide_compilation
 
 PEERS = Path(__file__).parent / "peers"
 PEERS_PYTHON = Path(".venv-bench/bin/python")  # Keras and JAX

@@ -62,7 +62,7 @@ def make_data() -> Data:
 
 
 def bnexp_step(config: RunConfig, data: Data) -> Callable[[int], object]:
-    stack = Stack([config], data, torch.device("cpu"))
+    stack = Stack([config], data, torch.device("cpu"), compiled=False)
     batches = Batches([0], COUNT, BATCH, False, torch.device("cpu"))
     return lambda number: stack.step(batches.batch(number))
 

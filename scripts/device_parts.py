@@ -38,8 +38,11 @@ from bnexp.runs.config import (
     RunConfig,
 )
 from bnexp.runs.directory import Launch
-from bnexp.training.engine import Stack, decide_compilation, dimensions, make_step, prepare_torch
-from bnexp.training.loop import Member, Stopwatch, open_member, train_together
+from bnexp.training.device import decide_compilation, prepare_torch
+from bnexp.training.engine import Stack, dimensions, make_step
+from bnexp.training.loop import train_together
+from bnexp.training.member import Member, open_member
+from bnexp.training.timing import Stopwatch
 
 NORMS = ("none", "batch")
 COMPANY = (2, 8, 64)  # members of the stacks that a run alone is compared with
@@ -121,7 +124,7 @@ def bnexp_step(runs: list[RunConfig], data: Data) -> tuple[Stack, Answer]:
     """A stack, compiled and warm, and the update that follows a number of others."""
     run, device = runs[0], torch.device(runs[0].device)
     prepare_torch(run, device)
-    stack = Stack(runs, data, device)
+    stack = Stack(runs, data, device, decide_compilation(runs[0]).compiled)
     batches = Batches([r.seed for r in runs], len(data.train), run.batch_size, run.dataset.augment != "none", device)
     stack.warm_up(batches.batch(0))
     return stack, lambda number: stack.update(number, batches.batch(number))
@@ -219,7 +222,7 @@ def by_hand(runs: list[RunConfig], data: Data) -> tuple[Answer, Callable[[], flo
     """The same kernels in a CUDA graph that nobody checks: what there is to win."""
     device = torch.device(runs[0].device)
     prepare_torch(runs[0], device)
-    stack = Stack(runs, data, device)
+    stack = Stack(runs, data, device, decide_compilation(runs[0]).compiled)
     batches = Batches([run.seed for run in runs], len(data.train), runs[0].batch_size, False, device)
     member = vmap(make_step(stack.model, stack.config, stack.data, traced=True), in_dims=dimensions(stack.config))
     step, index = torch.compile(member, fullgraph=True, dynamic=False), batches.batch(0).index.clone()

@@ -5,8 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from bnexp.sweeps.job import StackOfJobs
-from bnexp.sweeps.train import Failure, Failures
+from bnexp.sweeps.job import Failure, Failures, StackOfJobs
 
 
 def fake_train(stack: StackOfJobs) -> Failures:

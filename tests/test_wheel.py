@@ -16,7 +16,7 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr
 import bnexp.cli.compose
 import bnexp.cli.main
 status = bnexp.cli.main.run(["train", "dataset=digits", "steps=2"])
-print(bnexp.__file__, bnexp.cli.compose.conf_dir(), status, sep="\\n")
+print(bnexp.__file__, bnexp.cli.overrides.conf_dir(), status, sep="\\n")
 sys.exit(status)
 """
 

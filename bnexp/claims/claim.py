@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from bnexp.compare.statistics import Estimate
-from bnexp.runs.directory import RunRecord
+from bnexp.runs.record import RunRecord
 
 Runs = list[RunRecord]
 

@@ -10,7 +10,7 @@ from bnexp.claims.claim import Runs
 from bnexp.claims.values import Arm, Metric, by_value
 from bnexp.compare.arms import make_curve
 from bnexp.compare.figures import Line, Scales, line_figure
-from bnexp.runs.directory import RunRecord
+from bnexp.runs.record import RunRecord
 
 Layout = dict[str, dict[str, Arm]]  # title of a panel → label of a line → its runs
 MetricAt = Callable[[RunRecord, float], float]  # something of a run at a given x

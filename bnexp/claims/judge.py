@@ -20,8 +20,9 @@ from bnexp.compare.report import provenance
 from bnexp.compare.statistics import Estimate, holm
 from bnexp.runs.config import ConfigError, RunConfig, require
 from bnexp.runs.console import print_line, show_table
-from bnexp.runs.directory import complete_runs, config_digest, to_json
+from bnexp.runs.directory import config_digest, to_json
 from bnexp.runs.files import read_json, write_whole
+from bnexp.runs.record import complete_runs
 from bnexp.runs.tensors import DamagedFileError
 
 SWEEPS = Path("results/sweeps/claims")

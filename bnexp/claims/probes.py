@@ -19,10 +19,13 @@ from bnexp.data.load import Data, load_data
 from bnexp.models.block import Block
 from bnexp.models.norms import ConditionalNorm
 from bnexp.models.registry import make_model
-from bnexp.runs.directory import CHECKPOINT, RunRecord
+from bnexp.runs.directory import CHECKPOINT
+from bnexp.runs.record import RunRecord
 from bnexp.training.checkpoint import load_checkpoint
 from bnexp.training.compiler import compiler_problem
-from bnexp.training.engine import Evaluator, Tensors, make_answer, pick_device, prepare_torch, start_member
+from bnexp.training.device import pick_device, prepare_torch
+from bnexp.training.engine import start_member
+from bnexp.training.evaluation import Evaluator, Tensors, make_answer
 
 SINGLE_IMAGES = 200  # of the lesson's inference cell
 

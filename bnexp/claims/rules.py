@@ -21,7 +21,7 @@ from bnexp.compare.statistics import (
     time_to,
     wilson_interval,
 )
-from bnexp.runs.directory import RunRecord
+from bnexp.runs.record import RunRecord
 
 SIGNIFICANT = 0.05
 FEWEST = 3  # values that an interval or a range takes

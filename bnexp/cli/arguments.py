@@ -11,8 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from bnexp.cli.suggestions import suggest_override
-from bnexp.runs.config import PATHS, ConfigError, existing_part, known_keys, literal
+from bnexp.cli.errors import suggest_override
+from bnexp.runs.config import PATHS, ConfigError, existing_part, known_keys
+from bnexp.runs.parse import literal
 
 QUESTIONS = ("help", "cfg", "info")  # which are answered, and nothing runs
 OUTPUTS = ("hydra.run.dir", "hydra.sweep.dir")

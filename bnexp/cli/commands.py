@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnexp.cli.start import announce, start, train_and_compare, train_in_parallel
+
 if TYPE_CHECKING:
-    from bnexp.claims.claim import Claim, ClaimSweep
     from bnexp.cli.arguments import Arguments
     from bnexp.cli.compose import Composer
-    from bnexp.cli.plan import Plan
-    from bnexp.runs.config import RunConfig
-    from bnexp.sweeps.stacks import SweepPlan
 
 # ---- train and compare
 
@@ -40,57 +37,6 @@ def train(arguments: list[str]) -> int:
     return train_in_parallel(checked) if distributed.processes() > 1 else start(checked)
 
 
-def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
-    """Take the directory, and run there what was planned and isn't finished. `compare`: how it is then compared."""
-    from bnexp.cli.plan import check_output, place_key
-    from bnexp.data.load import show_contents
-    from bnexp.runs import distributed
-    from bnexp.runs.console import command, print_line
-    from bnexp.runs.lock import Lock
-    from bnexp.sweeps.resume import clear_leftovers, runs_of, write_jobs
-    from bnexp.sweeps.run import run_sweep
-
-    directory, multirun = checked.directory, checked.arguments.multirun
-    if checked.sweep.stacks:
-        for contents in checked.contents:
-            show_contents(contents)
-    with Lock(directory):
-        if checked.resumed and checked.sweep.stacks:
-            clear_leftovers(directory, runs_of(directory))
-        elif not checked.resumed:  # again, now that nobody else can write there
-            check_output(directory, place_key(multirun))
-        if multirun and (checked.sweep.stacks or compare is not None):
-            write_jobs(directory, checked.jobs, checked.executor, compare)
-        if not checked.sweep.stacks:
-            print_line(f"{directory} is finished: nothing is left to do")
-            return 0
-        try:
-            run_sweep(one_by_one(checked))
-            return 0
-        except KeyboardInterrupt:
-            if distributed.processes() == 1:  # torchrun's cannot be resumed
-                print_line(f"resume it by: {command('resume', directory)}")
-            raise
-
-
-def one_by_one(checked: Plan) -> SweepPlan:
-    """The plan of a sweep, or that of a run alone, which trains in this process unless it is sent elsewhere."""
-    alone = not checked.arguments.multirun and checked.executor.name == "processes"
-    return replace(checked.sweep, inline=True) if alone else checked.sweep
-
-
-def train_in_parallel(checked: Plan) -> int:
-    """Under torchrun: rank 0 is the run, the others take their shares of its batches."""
-    from bnexp.runs import distributed
-    from bnexp.training.loop import follow
-
-    distributed.barrier()
-    if distributed.rank() == 0:
-        return start(checked)
-    follow(checked.jobs[0].config)
-    return 0
-
-
 def compare(arguments: list[str]) -> int:
     """`bnexp compare`: a sweep, then the paired comparison of its arms."""
     from bnexp.cli.arguments import read_arguments
@@ -108,38 +54,6 @@ def compare(arguments: list[str]) -> int:
     if dry:
         return announce(checked)
     return train_and_compare(lambda: start(checked, {"by": by}), checked.directory, by)
-
-
-def train_and_compare(train: Callable[[], object], directory: Path, by: str | None) -> int:
-    """The comparison of what finished comes also where some runs failed. Raises SweepError for these."""
-    from bnexp.compare.report import report
-    from bnexp.runs.config import ConfigError
-    from bnexp.sweeps.run import SweepError
-
-    failed: SweepError | None = None
-    try:
-        train()
-    except SweepError as error:
-        failed = error
-    try:
-        report([directory], by)
-    except ConfigError:  # there is none
-        if failed is None:
-            raise
-    if failed is not None:
-        raise failed
-    return 0
-
-
-def announce(checked: Plan) -> int:
-    """Say how what is planned would be done, and about how long it takes."""
-    from bnexp.data.load import show_contents
-    from bnexp.runs.console import print_line
-
-    for contents in checked.contents:
-        show_contents(contents)
-    print_line(str(one_by_one(checked)))
-    return 0
 
 
 def answer(command: str, read: Arguments) -> int:
@@ -242,88 +156,6 @@ def probe(arguments: list[str]) -> int:
     return 0
 
 
-def reproduce(arguments: list[str]) -> int:
-    """Run what the claims still need, a sweep after the other, and judge them. Claims whose sweep cannot run here, as
-    one on photographs that aren't there, are said and left as they were.
-    """
-    from bnexp.claims.judge import check_readme, judge, load_runs, show, sweeps_of, take_options, without, write
-    from bnexp.cli.plan import check_place
-    from bnexp.runs.config import ConfigError
-    from bnexp.runs.console import print_error, print_line
-    from bnexp.sweeps.run import SweepError
-
-    options = take_options(arguments)
-    check_place(options.out, "--out")
-    check_readme(options.out)
-    sweeps = sweeps_of(options.claims)
-    if options.listed:
-        list_claims(options.claims, sweeps, options.seeds)
-        return 0
-    planned: dict[str, list[RunConfig]] = {}
-    failed, impossible = dict[str, str](), dict[str, str]()
-    for number, sweep in enumerate(sweeps, 1):
-        print_line(f"sweep {number} of {len(sweeps)}: {sweep.name}")
-        try:
-            planned[sweep.name] = run_claim(sweep, options.seeds)
-        except SweepError as error:
-            print_error(str(error))
-            failed[sweep.name] = str(error)
-        except ConfigError as error:
-            print_error(f"{sweep.name} cannot run: {error}")
-            impossible[sweep.name] = str(error)
-    options = without(options, impossible)
-    runs = load_runs(options.claims, planned)
-    records = judge(options, runs, failed, planned)
-    show(write(records, options, runs), options)
-    return 1 if failed or impossible else 0
-
-
-def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> None:
-    """What their sweeps still need; one that starts from runs which aren't there yet cannot be planned."""
-    from bnexp.claims.judge import show_list
-    from bnexp.runs.config import ConfigError
-    from bnexp.runs.console import console, count, duration, print_line
-
-    plans: dict[str, SweepPlan] = {}
-    times = {sweep.name: f"after {sweep.after.name}" for sweep in sweeps if sweep.after}
-    with console.status("looking at what is left to run", spinner="line"):
-        for sweep in sweeps:
-            start = plans.get(sweep.after.name) if sweep.after else None
-            if sweep.after is None or (start and not start.stacks):
-                try:
-                    plans[sweep.name] = plan_claim(sweep, seeds).sweep
-                except ConfigError:  # its data isn't there
-                    times[sweep.name] = "cannot run here"
-    times |= {name: duration(plan.seconds) if plan.stacks else "done" for name, plan in plans.items()}
-    show_list(claims, times)
-    later = len(sweeps) - len(plans)
-    besides = f", besides {count(later, 'sweep')} that cannot be planned yet" if later else ""
-    print_line(f"all that is left: about {duration(sum(plan.seconds for plan in plans.values()))}{besides}")
-
-
-def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
-    """What is left of a claim's sweep."""
-    from bnexp.claims.judge import folder_of, words_of
-    from bnexp.cli.arguments import read_arguments
-    from bnexp.cli.plan import plan
-
-    words = ["--multirun", *words_of(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"]
-    return plan(read_arguments(words), resume=True)
-
-
-def run_claim(sweep: ClaimSweep, seeds: int) -> list[RunConfig]:
-    """Train what is left of a claim's sweep; the runs that make it up."""
-    from bnexp.runs.lock import Lock
-    from bnexp.sweeps.resume import remove_superseded_runs
-
-    checked = plan_claim(sweep, seeds)
-    if checked.sweep.stacks:
-        with Lock(checked.directory):
-            remove_superseded_runs(checked.directory, checked.jobs)
-            start(checked)
-    return checked.configs
-
-
 def data(arguments: list[str]) -> int:
     from bnexp.cli.arguments import with_quoted_path
     from bnexp.runs.config import ConfigError
@@ -394,7 +226,8 @@ def with_each(composer: Composer, names: list[str], overrides: list[str]) -> lis
 
 def bench(arguments: list[str]) -> int:
     from bnexp.cli.arguments import with_quoted_path
-    from bnexp.cli.compose import configurations, parse_overrides
+    from bnexp.cli.compose import configurations
+    from bnexp.cli.overrides import parse_overrides
     from bnexp.cli.plan import check_output, split_jobs
     from bnexp.compare.throughput import measure_benchmarks
     from bnexp.compare.throughput_plan import make_benchmarks, take_options, with_norms
@@ -420,6 +253,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": report,
     "probe": probe,
     "bench": bench,
-    "reproduce": reproduce,
     "data": data,
 }

@@ -11,15 +11,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from bnexp.cli.arguments import Arguments
-from bnexp.cli.compose import (
-    Composition,
-    conf_dir,
-    configurations,
-    group_options,
-    naming_overrides,
-    parse_overrides,
-    settings_of,
-)
+from bnexp.cli.compose import Composition, configurations, naming_overrides
+from bnexp.cli.overrides import conf_dir, group_options, parse_overrides, settings_of
 from bnexp.runs.config import GROUPS, ConfigError, explain_keys
 
 WIDEST = 120  # columns

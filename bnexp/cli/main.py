@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from bnexp.cli.commands import COMMANDS
+from bnexp.cli import commands
+from bnexp.cli.reproduce import reproduce
+
+COMMANDS = commands.COMMANDS | {"reproduce": reproduce}
 
 HELP = """\
 bnexp: what does normalization do to training?

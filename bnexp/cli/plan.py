@@ -14,15 +14,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from bnexp.cli.arguments import Arguments
-from bnexp.cli.compose import (
-    Composition,
-    Setting,
-    configurations,
-    naming_overrides,
-    parse_overrides,
-    settings_of,
-    single,
-)
+from bnexp.cli.compose import Composition, configurations, naming_overrides
+from bnexp.cli.overrides import Setting, parse_overrides, settings_of, single
 from bnexp.runs.config import PATHS, ConfigError, RunConfig, require, require_path
 from bnexp.runs.directory import holds_run
 from bnexp.runs.files import LONGEST_NAME, is_name, is_utf8, shortest

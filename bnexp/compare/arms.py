@@ -23,7 +23,7 @@ from bnexp.compare.statistics import (
 )
 from bnexp.runs.config import ConfigError
 from bnexp.runs.console import printable
-from bnexp.runs.directory import RunRecord, fits
+from bnexp.runs.record import RunRecord, fits
 from bnexp.training.recorder import flatten
 
 TARGETS = (0.90, 0.95)  # validation accuracies whose times are compared

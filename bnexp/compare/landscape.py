@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from bnexp.data.batches import Order
 from bnexp.data.load import load_data
 from bnexp.runs.config import ConfigError
-from bnexp.runs.directory import RunRecord, kept_checkpoints
+from bnexp.runs.directory import kept_checkpoints
+from bnexp.runs.record import RunRecord
 from bnexp.runs.tensors import DamagedFileError
 from bnexp.training.checkpoint import load_checkpoint
-from bnexp.training.engine import Stack, Tensors, make_loss, pick_device, prepare_torch
+from bnexp.training.device import pick_device, prepare_torch
+from bnexp.training.engine import Stack, make_loss
+from bnexp.training.evaluation import Tensors
 
 FACTORS = tuple(np.linspace(0.5, 4.0, 8).tolist())  # of the learning rate: how far along the gradient
 

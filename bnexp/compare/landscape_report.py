@@ -17,8 +17,8 @@ from bnexp.compare.report_tables import DASH
 from bnexp.compare.statistics import mean_interval
 from bnexp.runs.config import ConfigError
 from bnexp.runs.console import console, count, print_error, print_line, show_table
-from bnexp.runs.directory import RunRecord
 from bnexp.runs.files import replaced
+from bnexp.runs.record import RunRecord
 
 ProbesByRun = dict[Path, list[Probe]]  # directory of a run → a probe at each of its checkpoints
 Measure = Callable[[Probe], float]

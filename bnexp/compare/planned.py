@@ -13,7 +13,8 @@ from pathlib import Path
 from bnexp.compare.arms import Panels
 from bnexp.runs.config import ConfigError
 from bnexp.runs.console import command, count, print_error, printable
-from bnexp.runs.directory import SWEEP, RunRecord, find_runs, order_of_sweep, run_places
+from bnexp.runs.directory import SWEEP
+from bnexp.runs.record import RunRecord, find_runs, order_of_sweep, run_places
 from bnexp.runs.sweep_record import SweepRecord, read_sweep, run_name, sweep_files
 
 NOT_STARTED, DAMAGED = "not started", "damaged"

@@ -25,18 +25,9 @@ from bnexp.data.load import Data, load_data
 from bnexp.runs.config import RunConfig
 from bnexp.runs.console import console, count, duration, print_line
 from bnexp.training.compiled import Compiled
-from bnexp.training.engine import (
-    Examples,
-    MemberState,
-    Stack,
-    dimensions,
-    gather,
-    make_loss,
-    pick_device,
-    prepare_torch,
-    thread_count,
-)
-from bnexp.training.loop import Stopwatch
+from bnexp.training.device import decide_compilation, pick_device, prepare_torch, thread_count
+from bnexp.training.engine import Examples, MemberState, Stack, dimensions, gather, make_loss
+from bnexp.training.timing import Stopwatch
 
 PREPARED = 64  # batches made beforehand and used in turn
 UNTIMED = 2  # calls before each measurement, which fill the caches again
@@ -107,7 +98,8 @@ class Contender:
         seeds = list(range(config.seed, config.seed + self.members))
         device = pick_device(config.device)
         self.watch = Stopwatch(device)
-        self.stack = Stack([replace(config, seed=seed, compile=mode != "eager") for seed in seeds], data, device)
+        configs = [replace(config, seed=seed, compile=mode != "eager") for seed in seeds]
+        self.stack = Stack(configs, data, device, decide_compilation(configs[0]).compiled)
         batches = Batches(seeds, len(data.train), config.batch_size, config.dataset.augment != "none", device)
         self.batches = [batches.batch(step) for step in range(PREPARED)]
         self.forward = make_forward(self.stack)

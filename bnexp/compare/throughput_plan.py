@@ -10,9 +10,9 @@ from bnexp.data.load import load_data
 from bnexp.models.norms import NORMS
 from bnexp.models.registry import check_model, stacks
 from bnexp.runs.config import ConfigError, RunConfig, require, require_choice
+from bnexp.training.check import check
 from bnexp.training.compiler import compiler_problem
-from bnexp.training.engine import pick_device
-from bnexp.training.loop import check
+from bnexp.training.device import pick_device
 
 CONTROL = "none"
 MODES = ("eager", "compiled", "stacked")

@@ -20,8 +20,9 @@ from bnexp.compare.throughput_plan import CONTROL, MODES, Benchmark, BenchOption
 from bnexp.runs.console import count, print_line, show_table
 from bnexp.runs.directory import PACKAGES, git_state, machine, to_json
 from bnexp.runs.files import write_whole
-from bnexp.training.compiler import compiler_command, has_compiler
-from bnexp.training.engine import pick_device
+from bnexp.training.compiler import has_compiler
+from bnexp.training.compiler_facts import compiler_command
+from bnexp.training.device import pick_device
 
 DASH = "—"
 Rows = dict[str, list[Row]]  # title of a benchmark → its rows

@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from bnexp.runs.config import LARGEST
 from bnexp.runs.console import print_error
 
-LARGEST = 2**63 - 1  # what an int64 holds
 LONGEST_NAME = 200  # bytes of a directory's name that is made of overrides; file systems allow 255
 # A file system that lacks an operation answers so (SMB, FUSE, …); a disk that is full or broken never does.
 UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM}

@@ -14,10 +14,12 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def set_up_logging() -> None:
-    """Warnings go to standard error, once in a process."""
+    """Warnings of libraries go to standard error; what bnexp itself logs is for the run's log alone."""
     root = logging.getLogger()
     if not any(isinstance(handler, RichHandler) for handler in root.handlers):
-        root.addHandler(RichHandler(logging.WARNING, console=errors, show_path=False))
+        handler = RichHandler(logging.WARNING, console=errors, show_path=False)
+        handler.addFilter(lambda record: record.name != "bnexp")
+        root.addHandler(handler)
 
 
 class RunLog(logging.Handler):

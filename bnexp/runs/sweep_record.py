@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.runs.console import command, print_error
-from bnexp.runs.directory import RECORD, SWEEP, digest_of, fits
+from bnexp.runs.directory import SWEEP, digest_of
 from bnexp.runs.files import is_name, read_json
+from bnexp.runs.record import RECORD, fits
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.table import Table
 
 from bnexp.runs.console import console, describe, duration, harmless, literal, print_line
-from bnexp.runs.directory import close_interrupted, last_evaluation, opened_at, read_summary
+from bnexp.runs.directory import close_interrupted
+from bnexp.runs.record import last_evaluation, opened_at, read_summary
 from bnexp.sweeps.job import Job, StackOfJobs
 
 LOOK_EVERY = 0.5  # seconds between looks at the directories

@@ -6,8 +6,8 @@ An executor only says which stacks have ended. How the runs are getting on is re
 from dataclasses import dataclass
 from typing import Protocol
 
-from bnexp.sweeps.job import StackOfJobs
-from bnexp.sweeps.train import Failures, train_stack
+from bnexp.sweeps.job import Failures, StackOfJobs
+from bnexp.sweeps.train import train_stack
 
 
 @dataclass(frozen=True)

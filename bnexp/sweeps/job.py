@@ -11,8 +11,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bnexp.runs.config import ConfigError, RunConfig, literal, require
+from bnexp.runs.config import ConfigError, RunConfig, require
 from bnexp.runs.directory import Compilation, Launch, config_digest
+from bnexp.runs.parse import literal
 
 EXECUTORS = ("processes", "inline", "slurm")
 CLUSTERS = ("slurm", "local")  # of submitit
@@ -132,3 +133,14 @@ def check_slurm(values: dict[str, Any]) -> None:
     require(isinstance(parameters, dict), "executor.parameters", parameters, "a table of submitit's parameters")
     if find_spec("submitit") is None:
         raise ConfigError("executor=slurm needs submitit: pip install 'bnexp[slurm]'")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run failed, in a line; `status` is the exit status of a command that trains it alone."""
+
+    text: str
+    status: int = 1
+
+
+Failures = dict[int, Failure]  # by the job's number

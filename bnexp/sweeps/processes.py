@@ -12,14 +12,14 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from bnexp.runs.directory import read_summary
 from bnexp.runs.log import set_up_logging
+from bnexp.runs.record import read_summary
 from bnexp.runs.streams import protect_streams
 from bnexp.sweeps.executor import Ended
-from bnexp.sweeps.job import StackOfJobs
+from bnexp.sweeps.job import Failures, StackOfJobs
 from bnexp.sweeps.stacks import SweepPlan, cuda_devices, stack_key
-from bnexp.sweeps.train import Failures, train_stack
-from bnexp.training.loop import Interrupted
+from bnexp.sweeps.train import train_stack
+from bnexp.training.signals import Interrupted
 
 GRACE = 3.0  # seconds between asking a worker to stop and killing it
 POLL = 0.2

@@ -12,27 +12,20 @@ from typing import Any
 from bnexp.data.images import Contents
 from bnexp.data.load import load_data, show_contents
 from bnexp.runs.cache import open_cache
-from bnexp.runs.config import ConfigError, RunConfig, paths_in, paths_of, recorded, require
+from bnexp.runs.config import ConfigError, RunConfig, require
 from bnexp.runs.console import command, print_line, print_once
-from bnexp.runs.directory import (
-    SWEEP,
-    Compilation,
-    RunRecord,
-    clear_progress,
-    find_runs,
-    fits,
-    locate,
-    record_paths,
-    to_json,
-)
+from bnexp.runs.directory import SWEEP, Compilation, clear_progress, record_paths, to_json
 from bnexp.runs.files import clear_parts, read_json, write_whole
 from bnexp.runs.lock import Lock
+from bnexp.runs.parse import paths_in, paths_of, recorded
+from bnexp.runs.record import RunRecord, find_runs, fits, locate
 from bnexp.runs.sweep_record import comparison_of, run_name
 from bnexp.sweeps.job import ExecutorConfig, Job, parse_executor
 from bnexp.sweeps.run import run_sweep
 from bnexp.sweeps.stacks import plan_sweep
-from bnexp.training.engine import decide_compilation
-from bnexp.training.loop import check, check_facts, check_start
+from bnexp.training.check import check
+from bnexp.training.device import decide_compilation
+from bnexp.training.member import check_facts, check_start
 
 Runs = dict[str, RunRecord]  # by the digest of their configurations
 

@@ -4,15 +4,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from bnexp.runs.console import count, harmless, print_line
-from bnexp.runs.directory import complete_run, write_failure
+from bnexp.runs.record import complete_run, write_failure
 from bnexp.sweeps.display import Display, displayed
 from bnexp.sweeps.executor import Executor, InlineExecutor
-from bnexp.sweeps.job import StackOfJobs
+from bnexp.sweeps.job import Failure, Failures, StackOfJobs
 from bnexp.sweeps.processes import ProcessExecutor
 from bnexp.sweeps.slurm import SlurmExecutor
 from bnexp.sweeps.stacks import SweepPlan
-from bnexp.sweeps.train import Failure, Failures
-from bnexp.training.loop import Interrupted, StopRequest
+from bnexp.training.signals import Interrupted, StopRequest
 
 
 class SweepError(RuntimeError):

@@ -9,9 +9,9 @@ from typing import Any
 from bnexp.runs.cache import UnsafeError, cache_directory, make_private, reason
 from bnexp.runs.config import ConfigError
 from bnexp.sweeps.executor import Ended
-from bnexp.sweeps.job import ExecutorConfig, StackOfJobs
+from bnexp.sweeps.job import ExecutorConfig, Failures, StackOfJobs
 from bnexp.sweeps.stacks import SweepPlan
-from bnexp.sweeps.train import Failures, train_stack
+from bnexp.sweeps.train import train_stack
 
 POLL = 0.5  # seconds between looks at the jobs
 

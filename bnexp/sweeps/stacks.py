@@ -17,7 +17,9 @@ from bnexp.models.registry import make_model, stacks
 from bnexp.runs.config import ConfigError, RunConfig
 from bnexp.runs.console import count, duration_range
 from bnexp.sweeps.job import LARGEST_STACK, ExecutorConfig, Job, StackOfJobs
-from bnexp.training.engine import EVALUATION_BATCH, Stack, pick_device, shape_of, thread_count, usable_cores
+from bnexp.training.device import pick_device, thread_count, usable_cores
+from bnexp.training.engine import Stack, shape_of
+from bnexp.training.evaluation import EVALUATION_BATCH
 from bnexp.training.optim import find_optimizer
 
 WORKING_SET = 2**22  # bytes of a stack, about those of a core's own caches: measured best, results/performance.md

@@ -1,25 +1,14 @@
 """A stack of jobs, trained in the process that calls: what every executor runs."""
 
 import logging
-from dataclasses import dataclass
 
 from bnexp.runs.config import ConfigError
 from bnexp.runs.console import describe
 from bnexp.runs.log import run_log
-from bnexp.sweeps.job import Job, StackOfJobs
+from bnexp.sweeps.job import Failure, Failures, Job, StackOfJobs
 from bnexp.training.compiled import CompileError
-from bnexp.training.loop import Member, open_member, outcome_of, train_together
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a run failed, in a line; `status` is the exit status of a command that trains it alone."""
-
-    text: str
-    status: int = 1
-
-
-Failures = dict[int, Failure]  # by the job's number
+from bnexp.training.loop import train_together
+from bnexp.training.member import Member, open_member, outcome_of
 
 
 def train_stack(stack: StackOfJobs) -> Failures:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from bnexp.runs.config import RunConfig
-from bnexp.runs.directory import CHECKPOINT, RESUME, config_digest, deciding_versions, resume_at
+from bnexp.runs.directory import CHECKPOINT, RESUME, config_digest, resume_at
 from bnexp.runs.files import remove
+from bnexp.runs.record import deciding_versions
 from bnexp.runs.tensors import DamagedFileError, digest_path, load_tensors, load_with_metadata, save_tensors
 from bnexp.training.engine import MemberState
 

@@ -17,7 +17,7 @@ import torch
 
 import bnexp
 from bnexp.runs.cache import VARIABLE, Cache, open_cache, read_kept, remove_scratch, write_kept
-from bnexp.training.compiler import LONGEST, compiler_command, forget_compiler
+from bnexp.training.compiler_facts import LONGEST, compiler_command, forget_compiler
 from bnexp.training.torch_internals import (
     can_be_saved,
     compile_ahead,

@@ -4,24 +4,18 @@ planned, a small function is compiled in another process, once for each compiler
 
 import functools
 import hashlib
-import json
 import os
-import platform
-import shlex
 import shutil
 import subprocess
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
-from pathlib import Path
-
-import torch
 
 from bnexp.runs.cache import Cache, open_cache, without_scratch
+from bnexp.training.compiler_facts import LONGEST, facts_of_compiler, program
 
 NO_COMPILER = "no compiler (g++ or clang++; on CUDA Triton and gcc) was found"
 PATIENCE = 600.0  # seconds for compiling a small function
-LONGEST = 200  # characters of a compiler's message
 
 
 def has_compiler(device_type: str = "cpu") -> bool:
@@ -38,20 +32,6 @@ def missing_compiler(device_type: str) -> str | None:
     if chosen:
         return None if shutil.which(program(chosen)) else f"{variable}={chosen} is not there"
     return None if any(map(shutil.which, names)) else NO_COMPILER
-
-
-def compiler_command() -> str:
-    """The C++ compiler for torch, which by itself would look for g++ alone: $CXX, else one that is installed."""
-    names = ("clang++", "g++") if sys.platform == "darwin" else ("g++", "clang++")
-    return os.environ.get("CXX") or next(filter(shutil.which, names), names[0])
-
-
-def program(command: str) -> str:
-    """The program that a command starts: "ccache" of "ccache g++ -m64"."""
-    try:
-        return shlex.split(command)[0]
-    except (ValueError, IndexError):
-        return ""
 
 
 def compiler_problem(device_type: str = "cpu") -> str | None:
@@ -82,23 +62,6 @@ def try_compiler(cache: Cache) -> str | None:
         with suppress(OSError):  # then it is tried again next time
             note.touch(mode=0o600)
     return problem
-
-
-def forget_compiler() -> None:
-    """Remove the notes of success, after a compiler that had compiled the small function has failed."""
-    kept = open_cache().kept
-    for note in kept.glob("compiler-*") if kept else ():
-        note.unlink(missing_ok=True)
-
-
-def facts_of_compiler(cache: Cache) -> str:
-    """What it depends on whether a compiler works, as JSON."""
-    command = compiler_command()
-    path = Path(shutil.which(program(command)) or "").resolve()
-    status = path.stat()
-    place = "" if cache.private else str(cache.scratch)
-    versions = [torch.__version__, sys.version, torch.backends.cpu.get_cpu_capability(), platform.platform()]
-    return json.dumps([*versions, command, str(path), status.st_mtime_ns, status.st_size, place])
 
 
 @functools.cache

@@ -7,57 +7,33 @@ Uncompiled, and for convolutions on a CPU, which gain nothing from stacking, the
 
 import copy
 import json
-import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
 
 from bnexp.data.batches import Batch, flip_crop
 from bnexp.data.images import Images
 from bnexp.data.load import Data
 from bnexp.models.init import initialize
-from bnexp.models.norms import ConditionalNorm, NoisyBatchNorm, find_norm
+from bnexp.models.norms import NoisyBatchNorm, find_norm
 from bnexp.models.registry import make_model, stacks
 from bnexp.runs import distributed
 from bnexp.runs.config import ConfigError, RunConfig
-from bnexp.runs.directory import Compilation
 from bnexp.runs.seeds import generator
 from bnexp.training.compiled import Compiled
-from bnexp.training.compiler import compiler_problem
+from bnexp.training.evaluation import Asked, Evaluation, Evaluator, Tensors, make_answer, never
 from bnexp.training.optim import NUMBERS, STACKABLE, find_optimizer, schedule_factor
 from bnexp.training.pretrained import load_start
 from bnexp.training.torch_internals import keep_in_place, map_tensors
 
-Tensors = dict[str, Tensor]
-Asked = Callable[[], bool]  # whether the process was asked to end
 Examples = tuple[Tensor, Tensor, Tensor | None]  # pixels, labels, conditions
 
-COMPILE_FROM = 5_000  # steps; compiling costs 1 to 10 s, a step then takes half the time
-EVALUATION_BATCH = 500
 WARM_UP = {"cuda": 3}  # steps before the first: compile, record a CUDA graph, replay it; elsewhere 1
-PERCENTILES = (15, 50, 85)  # of Ioffe & Szegedy 2015, figure 1b, c
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """loss: mean cross-entropy; accuracy: share of images that are classified correctly; activations: "layer/p15" →
-    percentile of the inputs to the activation of the layer's first unit (or channel), over the first batch of images.
-    """
-
-    loss: float
-    accuracy: float
-    activations: dict[str, float]
-
-
-class Stopped(Exception):
-    """An evaluation was abandoned, since the process was asked to end."""
 
 
 class MemberState(NamedTuple):
@@ -78,90 +54,6 @@ class MemberState(NamedTuple):
         slots = {f"optimizer.{slot}": tensors for slot, tensors in self.slots.items()}
         groups = {"parameters": self.parameters, "buffers": self.buffers, **slots, "record": self.record}
         return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
-
-
-def never() -> bool:
-    """An `Asked` for callers that can't be stopped."""
-    return False
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of this name; "auto" is CUDA where there is some. Raises ConfigError for one that isn't there."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device("cuda" if available["cuda"] else "cpu")
-    if not available[name]:
-        choices = ", ".join(device for device in available if available[device])
-        raise ConfigError(f"device={name} is not there: choose from {choices}")
-    return torch.device(name)
-
-
-def decide_compilation(config: RunConfig) -> Compilation:
-    """Decide whether a run's step is compiled, by its configuration and the machine, never by its stack: its bytes
-    depend on it. The first time on a machine this takes seconds. Raises ConfigError for compile=true where nothing can
-    be compiled.
-    """
-    device = pick_device(config.device)
-    if not wants_compiled(config, device):
-        return Compilation()
-    problem = compiler_problem(device.type)
-    if problem and config.compile is True:
-        raise ConfigError(f"compile=true is not allowed: {problem}")
-    return Compilation(problem is None, problem)
-
-
-def wants_compiled(config: RunConfig, device: torch.device) -> bool:
-    """Whether a run's step is compiled where a compiler works: compile=auto does it where that saves time."""
-    if distributed.processes() > 1:
-        return False  # gradients are averaged between the backward pass and the update
-    if config.compile != "auto":
-        return bool(config.compile)
-    gains = device.type == "cuda" or (device.type == "cpu" and stacks(config))
-    return gains and config.steps >= COMPILE_FROM
-
-
-def thread_count(config: RunConfig, device: torch.device) -> int:
-    """Threads of a run: one where its architecture stacks, so that it writes the same bytes alone and in a sweep."""
-    if isinstance(config.threads, int):
-        return config.threads
-    return 1 if device.type == "cpu" and stacks(config) else max(1, usable_cores() // distributed.processes_here())
-
-
-def prepare_torch(config: RunConfig, device: torch.device) -> None:
-    """Set the process's threads and flush denormals to zero, before anything of a run is computed; on CUDA also choose
-    deterministic algorithms where there are some, and convolutions in fp32 without TF32.
-    """
-    torch.set_num_threads(thread_count(config, device))
-    torch.set_flush_denormal(True)  # saturated sigmoids have denormal gradients, which are slow
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.allow_tf32 = False
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-Answer = Callable[[Tensors, Tensors, Tensor, Tensor | None], Tensor]
-
-
-def make_answer(model: nn.Module) -> Answer:
-    """Make of a model a function that returns logits (N, classes) for parameters, buffers, images x (N, C, H, W) and
-    the condition of each (N,), where the data set has conditions.
-    """
-    conditional = [name for name, module in model.named_modules() if isinstance(module, ConditionalNorm)]
-
-    def answer(parameters: Tensors, buffers: Tensors, x: Tensor, condition: Tensor | None) -> Tensor:
-        if condition is None:
-            condition = torch.zeros(1, dtype=torch.int64, device=x.device)
-        values = (parameters, buffers, {f"{name}.condition": condition for name in conditional})
-        # looking for tied weights would take a tenth of the time
-        logits: Tensor = functional_call(model, values, (x,), tie_weights=False)
-        return logits
-
-    return answer
 
 
 Loss = Callable[[Tensors, Tensors, Examples], tuple[Tensor, Tensor]]
@@ -309,12 +201,10 @@ def trained_names(model: nn.Module, config: RunConfig) -> list[str]:
 
 class Stack:
     """Members that train together: their configurations have the same graph. `compiled`: what `decide_compilation` said
-    of them; by default it is asked here.
+    of them.
     """
 
-    def __init__(
-        self, configs: list[RunConfig], data: Data, device: torch.device, compiled: bool | None = None
-    ) -> None:
+    def __init__(self, configs: list[RunConfig], data: Data, device: torch.device, compiled: bool) -> None:
         self.configs, self.config = configs, configs[0]
         self.model = make_model(self.config, data.shape, data.classes)
         self.noisy = {name: norm for name, norm in self.model.named_modules() if isinstance(norm, NoisyBatchNorm)}
@@ -322,7 +212,7 @@ class Stack:
         self.memory_format = torch.channels_last if convolutional else torch.contiguous_format
         self.data = data_on(device, data, self.memory_format)
         self.train: Examples = (self.data.train.pixels, self.data.train.labels, self.data.train.condition)
-        self.compiled = decide_compilation(self.config).compiled if compiled is None else compiled
+        self.compiled = compiled
         self.mapped = self.compiled and stacks(self.config)
         self.hold([self.placed(start_member(config, data)) for config in configs])
         self.evaluator = Evaluator(copy.deepcopy(self.model), self.data)
@@ -428,53 +318,3 @@ def data_on(device: torch.device, data: Data, memory_format: torch.memory_format
     if key not in _placed or _placed[key][0] is not data:
         _placed[key] = data, data.to(device, memory_format)
     return _placed[key][1]
-
-
-def activation_columns(model: nn.Module) -> list[str]:
-    """Names of the activations' percentiles, "hidden.0/p15", in the order of the network."""
-    return [f"{name}/p{p}" for name in activations(model) for p in PERCENTILES]
-
-
-def activations(model: nn.Module) -> dict[str, nn.Module]:
-    """Activations by the name of their layer or block, in the order of the network."""
-    modules = model.named_modules()
-    return {name.removesuffix(".activation"): module for name, module in modules if name.endswith(".activation")}
-
-
-class Evaluator:
-    """Evaluates members one by one, uncompiled and in fp32: a member's score can't depend on the others."""
-
-    def __init__(self, model: nn.Module, data: Data) -> None:
-        self.answer, self.data, self.inputs = make_answer(model.eval()), data, dict[str, Tensor]()
-        for name, activation in activations(model).items():
-            activation.register_forward_pre_hook(partial(self.record, name))
-
-    def record(self, name: str, module: nn.Module, arguments: tuple[Tensor]) -> None:
-        """Keep the first unit's inputs in the first batch; as a copy, since a view would keep every channel."""
-        if name not in self.inputs:
-            self.inputs[name] = arguments[0][:, 0].clone()
-
-    @torch.no_grad()
-    def evaluate(self, parameters: Tensors, buffers: Tensors, images: Images, stopping: Asked = never) -> Evaluation:
-        """Evaluate a member on all images. `stopping` is asked before each batch, since deep networks take seconds.
-        Raises Stopped.
-        """
-        loss, right = 0.0, 0
-        self.inputs.clear()
-        for start in range(0, len(images), EVALUATION_BATCH):
-            if stopping():
-                raise Stopped
-            batch = images[start : start + EVALUATION_BATCH]
-            logits = self.answer(parameters, buffers, self.data.scaled(batch.pixels), batch.condition)
-            loss += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
-            right += int((logits.argmax(1) == batch.labels).sum())
-        return Evaluation(loss / len(images), right / len(images), self.percentiles())
-
-    def percentiles(self) -> dict[str, float]:
-        """ "layer/p15" → the nearest value that was seen."""
-        ordered = {layer: values.float().flatten().sort().values for layer, values in self.inputs.items()}
-        return {
-            f"{layer}/p{p}": float(values[round(p / 100 * (len(values) - 1))])
-            for layer, values in ordered.items()
-            for p in PERCENTILES
-        }

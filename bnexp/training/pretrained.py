@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bnexp.runs.config import ConfigError, RunConfig, require
-from bnexp.runs.directory import CHECKPOINT, read_run
+from bnexp.runs.directory import CHECKPOINT
+from bnexp.runs.record import read_run
 from bnexp.runs.tensors import DamagedFileError, file_digest, load_tensors
 
 # Keys of the architecture that have to agree.

@@ -7,7 +7,8 @@ from torch import nn
 
 from bnexp.data.batches import Order
 from bnexp.models.norms import BatchNorm
-from bnexp.training.engine import Asked, Stack, Stopped, Tensors, make_answer, never
+from bnexp.training.engine import Stack
+from bnexp.training.evaluation import Asked, Stopped, Tensors, make_answer, never
 
 
 @torch.no_grad()

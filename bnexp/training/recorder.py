@@ -14,7 +14,7 @@ from torch.utils.tensorboard.summary import hparams
 from bnexp.runs.console import printable
 from bnexp.runs.directory import EVENTS, METRICS, RUN, TIMING
 from bnexp.runs.files import flush, naming, replaced
-from bnexp.training.engine import Evaluation
+from bnexp.training.evaluation import Evaluation
 
 SPEED = "speed"
 Values = Mapping[str, float]

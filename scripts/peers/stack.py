@@ -37,7 +37,7 @@ def make_task(norm: str, threads: int, groups: list[range]) -> Task:
         return RunConfig(norm=NormConfig(name=norm), seed=seed, threads=threads, compile=True)
 
     data = load_data(config(0).dataset)
-    stacks = [Stack([config(seed) for seed in seeds], data, CPU) for seeds in groups]
+    stacks = [Stack([config(seed) for seed in seeds], data, CPU, compiled=True) for seeds in groups]
     steps = [make_step(stack) for stack in stacks]
 
     def train(updates: int) -> None:

@@ -26,8 +26,8 @@ from bnexp.data.batches import Order
 from bnexp.data.load import load_data
 from bnexp.models.init import initialize
 from bnexp.models.registry import make_model
-from bnexp.runs.config import recorded
-from bnexp.runs.directory import RunRecord, find_runs
+from bnexp.runs.parse import recorded
+from bnexp.runs.record import RunRecord, find_runs
 from bnexp.training.checkpoint import load_checkpoint
 
 OVERRIDES = ("dataset=digits", "arch.hidden=[12,10]", "optim.lr=0.2", "steps=60", "eval.first_every=30")

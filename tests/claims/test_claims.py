@@ -29,11 +29,12 @@ from bnexp.claims.values import (
     still_to_gain,
     where,
 )
-from bnexp.cli.compose import configurations, parse_overrides
+from bnexp.cli.compose import configurations
+from bnexp.cli.overrides import parse_overrides
 from bnexp.cli.plan import split_jobs
 from bnexp.compare.arms import accuracy, make_curve, recalibrated_accuracies
 from bnexp.runs.config import ConfigError, NormConfig, OptimConfig, RunConfig
-from bnexp.runs.directory import RunRecord
+from bnexp.runs.record import RunRecord
 from bnexp.sweeps.stacks import stack_key
 
 STEPS = 100

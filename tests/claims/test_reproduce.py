@@ -15,7 +15,7 @@ from bnexp.claims.registry import CLAIMS
 from bnexp.claims.rules import Directional, Exact, Share
 from bnexp.claims.sources.identities import one_group_is_layer
 from bnexp.claims.values import on_test, where
-from bnexp.runs.directory import find_runs
+from bnexp.runs.record import find_runs
 
 SHORT = "dataset=digits steps=40 optim.lr=0.1 eval.first_every=20"
 ARMS = {"without": where("norm=none"), "with": where("norm=batch")}

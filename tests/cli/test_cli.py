@@ -11,13 +11,13 @@ import pytest
 from conftest import Bnexp
 from PIL import Image
 
-from bnexp.cli.compose import conf_dir
+from bnexp.cli.overrides import conf_dir
 from bnexp.data.load import DATASETS
 from bnexp.models.activations import ACTIVATIONS
 from bnexp.models.init import INITS
 from bnexp.models.norms import CONDITIONAL, IMAGES_ONLY, NORMS
 from bnexp.runs.config import DatasetConfig
-from bnexp.runs.directory import find_runs
+from bnexp.runs.record import find_runs
 from bnexp.training.optim import OPTIMIZERS
 
 BIN = Path(sys.executable).parent

@@ -21,7 +21,8 @@ from children import Prepare, end_of, import_everything, in_child, lead_forks, s
 from conftest import Bnexp, Tell, Times
 
 from bnexp.cli.main import main
-from bnexp.runs.directory import console, find_runs
+from bnexp.runs.directory import console
+from bnexp.runs.record import find_runs
 from bnexp.sweeps import display
 
 ALONE = ("train", "dataset=digits", "steps=60", "eval.first_every=10", "threads=1", "arch.hidden=[8]", "compile=false")

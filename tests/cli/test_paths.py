@@ -19,8 +19,8 @@ from PIL import Image
 
 from bnexp.data.load import _loaded
 from bnexp.runs.config import DatasetConfig
-from bnexp.runs.directory import find_runs
-from bnexp.training.engine import Evaluation, Evaluator
+from bnexp.runs.record import find_runs
+from bnexp.training.evaluation import Evaluation, Evaluator
 from bnexp.training.pretrained import read_source
 
 BIN = Path(sys.executable).parent

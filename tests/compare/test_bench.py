@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import make_stack
 from conftest import Bnexp
 from torch import Tensor
 
@@ -185,7 +186,7 @@ def stack_of(norm: str, members: int, compiled: bool) -> tuple[Stack, Batch]:
     )
     data, seeds = load_data(dataset), list(range(members))
     batches = Batches(seeds, len(data.train), config.batch_size, False, torch.device("cpu"))
-    return Stack([replace(config, seed=seed) for seed in seeds], data, torch.device("cpu")), batches.batch(0)
+    return make_stack([replace(config, seed=seed) for seed in seeds], data, torch.device("cpu")), batches.batch(0)
 
 
 def changed(before: dict[str, Tensor], now: dict[str, Tensor]) -> set[str]:

@@ -14,7 +14,7 @@ import pytest
 from conftest import Bnexp
 
 from bnexp.cli.main import run
-from bnexp.runs.directory import RunRecord, find_runs
+from bnexp.runs.record import RunRecord, find_runs
 
 WORDS = ("dataset=digits", "steps=60", "optim.lr=0.1", "eval.first_every=20", "arch.hidden=[8]", "compile=false")
 SEEDS = range(4)

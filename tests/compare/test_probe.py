@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from bnexp.compare.landscape import FACTORS, Probe, in_order, probe_run
 from bnexp.data.batches import Order
 from bnexp.data.load import load_data
-from bnexp.runs.config import recorded
-from bnexp.runs.directory import RunRecord, find_runs, kept_checkpoints
+from bnexp.runs.directory import kept_checkpoints
+from bnexp.runs.parse import recorded
+from bnexp.runs.record import RunRecord, find_runs
 from bnexp.training.checkpoint import load_checkpoint
 
 LR = 0.2

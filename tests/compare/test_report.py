@@ -18,7 +18,8 @@ from bnexp.cli.main import run
 from bnexp.compare.arms import check_by, settings, swept_keys
 from bnexp.compare.figures import COLOURS, style_of
 from bnexp.runs.config import ArchConfig, ConfigError, NormConfig, OptimConfig, RunConfig
-from bnexp.runs.directory import console, find_runs
+from bnexp.runs.directory import console
+from bnexp.runs.record import find_runs
 
 COMPARE = ("compare", "dataset=digits", "steps=60", "optim.lr=0.1")
 OUTPUT = ("compare.json", "compare.md", "compare.svg", "times.svg", "report.html")

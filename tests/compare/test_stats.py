@@ -28,7 +28,7 @@ from bnexp.compare.statistics import (
     time_to,
     wilson_interval,
 )
-from bnexp.runs.directory import find_runs
+from bnexp.runs.record import find_runs
 
 
 def random() -> np.random.Generator:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from builders import make_stack
 from conftest import Bnexp
 
 from bnexp.data.batches import Batches
@@ -159,7 +160,7 @@ def run_config(norm: str, conditions: list[str]) -> RunConfig:
 
 def trained(configs: list[RunConfig], steps: int) -> Stack:
     data = load_data(configs[0].dataset)
-    stack = Stack(configs, data, CPU)
+    stack = make_stack(configs, data, CPU)
     batches = Batches([config.seed for config in configs], len(data.train), 32, False, CPU)
     for step in range(steps):
         stack.step(batches.batch(step))
@@ -171,7 +172,7 @@ def test_each_condition_moves_its_own_scale() -> None:
     config = run_config("conditional_batch", STYLES)
     data = load_data(config.dataset)
     two = data.train[data.train.condition < 2]
-    stack = Stack([config], replace(data, train=two), CPU)
+    stack = make_stack([config], replace(data, train=two), CPU)
     batches = Batches([0], len(two), 32, False, CPU)
     for step in range(20):
         stack.step(batches.batch(step))

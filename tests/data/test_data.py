@@ -16,7 +16,7 @@ from bnexp.data.images import Images, Source
 from bnexp.data.load import Data, find_loader, load_data, split
 from bnexp.data.load import load as data
 from bnexp.runs.config import ConfigError, DatasetConfig
-from bnexp.runs.directory import find_runs
+from bnexp.runs.record import find_runs
 
 DATA = Path(os.environ.get("BNEXP_DATA", Path(__file__).parents[2] / "data"))
 DIGITS = DatasetConfig("digits", validation=200)

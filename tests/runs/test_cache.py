@@ -37,7 +37,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, warm_scratch: Path, tmp_path: Path) -
     """As a process that has compiled nothing yet, and in which even short runs are worth it."""
     import_everything()  # by a run, which is not to be compiled
     monkeypatch.setattr(engine, "_compiled", {})
-    monkeypatch.setattr("bnexp.training.engine.COMPILE_FROM", 1)
+    monkeypatch.setattr("bnexp.training.device.COMPILE_FROM", 1)
     monkeypatch.setattr("bnexp.runs.console._printed", set())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
 
@@ -311,7 +311,7 @@ def test_a_compiler_that_is_not_there(
 def test_a_compiler_that_is_not_there_does_not_matter_where_nothing_is_compiled(
     bnexp: Bnexp, uncompiled: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bnexp.training.engine.COMPILE_FROM", 5000)
+    monkeypatch.setattr("bnexp.training.device.COMPILE_FROM", 5000)
     monkeypatch.setenv("CXX", "nobody++")
     outcome = bnexp(*TRAIN, *RUN)
     assert outcome.status == 0
@@ -509,7 +509,7 @@ def test_broken_caches_and_compilers(
     with monkeypatch.context() as patch:
         for compiled in (True, False):
             forget_compiled(patch)
-            patch.setattr("bnexp.training.engine.COMPILE_FROM", 1 if compiled else 5000)
+            patch.setattr("bnexp.training.device.COMPILE_FROM", 1 if compiled else 5000)
             assert bnexp(*words, *RUN).status == 0
             assert record()["compiled"] is compiled
             expected[compiled] = bytes_of()

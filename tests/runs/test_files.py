@@ -25,8 +25,9 @@ from conftest import Bnexp, Tell, Times
 
 import bnexp as package
 from bnexp.runs.config import ConfigError
-from bnexp.runs.directory import files, find_runs
+from bnexp.runs.directory import files
 from bnexp.runs.lock import Lock
+from bnexp.runs.record import find_runs
 from bnexp.training import loop as train
 from bnexp.training.compiler import has_compiler
 

@@ -23,15 +23,16 @@ from rich.console import Console
 from stand_ins import fake_train
 
 from bnexp.runs.config import DatasetConfig, RunConfig
-from bnexp.runs.directory import Launch, create_run, find_runs, write_summary
+from bnexp.runs.directory import Launch, create_run, write_summary
+from bnexp.runs.record import find_runs
 from bnexp.sweeps.display import Display, RunState, cells
 from bnexp.sweeps.executor import Ended, Executor, InlineExecutor
-from bnexp.sweeps.job import ExecutorConfig, Job, StackOfJobs
+from bnexp.sweeps.job import ExecutorConfig, Failures, Job, StackOfJobs
 from bnexp.sweeps.processes import ProcessExecutor, serve
 from bnexp.sweeps.run import Sweep, SweepError, run_sweep
 from bnexp.sweeps.stacks import SweepPlan
-from bnexp.sweeps.train import Failures, train_stack
-from bnexp.training.loop import Interrupted
+from bnexp.sweeps.train import train_stack
+from bnexp.training.signals import Interrupted
 
 CONFIG = RunConfig(dataset=DatasetConfig("digits", validation=200), steps=1000, device="cpu")
 QUICK = replace(CONFIG, steps=20, compile=False, eval=replace(CONFIG.eval, first_every=10))

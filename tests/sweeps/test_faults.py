@@ -35,8 +35,9 @@ from children import (
 )
 from conftest import Tell, Times, scalars
 
-from bnexp.runs.config import recorded
-from bnexp.runs.directory import files, find_runs
+from bnexp.runs.directory import files
+from bnexp.runs.parse import recorded
+from bnexp.runs.record import find_runs
 from bnexp.runs.tensors import load_tensors
 from bnexp.sweeps import train as stacks
 from bnexp.training.checkpoint import newest_checkpoint

@@ -17,7 +17,7 @@ from conftest import Bnexp, closed_port
 
 from bnexp.cli.main import run
 from bnexp.runs import distributed
-from bnexp.runs.directory import find_runs
+from bnexp.runs.record import find_runs
 from bnexp.training.checkpoint import load_checkpoint
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from conftest import Bnexp, Tell, Times, scalars
 
-from bnexp.runs.directory import find_runs
+from bnexp.runs.record import find_runs
 from bnexp.training import loop as training
-from bnexp.training.engine import Evaluation, Evaluator, Stack
+from bnexp.training.engine import Stack
+from bnexp.training.evaluation import Evaluation, Evaluator
 from bnexp.training.pretrained import read_source
 
 NARROW = "arch.hidden=[8]"

@@ -17,7 +17,8 @@ import bnexp.sweeps.stacks as bnexp_sweep
 from bnexp.cli.main import run
 from bnexp.runs.config import ArchConfig, ConfigError, DatasetConfig, EvalConfig, RunConfig
 from bnexp.runs.console import count, duration, duration_range
-from bnexp.runs.directory import Compilation, find_runs
+from bnexp.runs.directory import Compilation
+from bnexp.runs.record import find_runs
 from bnexp.sweeps.job import LARGEST_STACK, ExecutorConfig, Job, parse_executor
 from bnexp.sweeps.stacks import SweepPlan, member_bytes, plan_sweep, stack_key
 from bnexp.training.compiler import has_compiler

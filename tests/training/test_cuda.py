@@ -8,8 +8,9 @@ import torch
 
 from bnexp.runs.config import ArchConfig, DatasetConfig, NormConfig, OptimConfig, RunConfig
 from bnexp.runs.directory import Launch
-from bnexp.training.engine import decide_compilation
-from bnexp.training.loop import open_member, train_together
+from bnexp.training.device import decide_compilation
+from bnexp.training.loop import train_together
+from bnexp.training.member import open_member
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

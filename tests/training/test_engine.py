@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import make_stack
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -18,15 +19,9 @@ from bnexp.models.registry import make_model
 from bnexp.runs.config import ActConfig, ArchConfig, ConfigError, DatasetConfig, NormConfig, OptimConfig, RunConfig
 from bnexp.runs.directory import Compilation
 from bnexp.training.compiler import has_compiler
-from bnexp.training.engine import (
-    Evaluation,
-    Stack,
-    activation_columns,
-    decide_compilation,
-    pick_device,
-    start_member,
-    thread_count,
-)
+from bnexp.training.device import decide_compilation, pick_device, thread_count
+from bnexp.training.engine import Stack, start_member
+from bnexp.training.evaluation import Evaluation, activation_columns
 
 CPU = torch.device("cpu")
 GRAPHS = [("none", "sgd", "relu"), ("batch", "sgd", "sigmoid"), ("layer", "adam", "tanh"), ("group", "adam", "sigmoid")]
@@ -85,7 +80,7 @@ def make_batches(configs: list[RunConfig], data: Data) -> Batches:
 
 
 def trained(configs: list[RunConfig], data: Data, steps: int = 30) -> Stack:
-    stack, batches = Stack(configs, data, CPU), make_batches(configs, data)
+    stack, batches = make_stack(configs, data, CPU), make_batches(configs, data)
     for step in range(steps):
         stack.set_rates(step)
         stack.step(batches.batch(step))
@@ -137,7 +132,7 @@ def test_uncompiled_stack(norm: str, optim: str, act: str) -> None:
 
 def check_warm_up_moves_nothing(config: RunConfig, data: Data) -> None:
     configs = [config, replace(config, seed=1), replace(config, seed=2)]
-    stack, batches = Stack(configs, data, CPU), make_batches(configs, data)
+    stack, batches = make_stack(configs, data, CPU), make_batches(configs, data)
     before = [snapshot(stack, row) for row in range(3)]
     stack.warm_up(batches.batch(0))
     for row in range(3):
@@ -212,7 +207,7 @@ def test_step_agrees_with_a_plain_loop(norm: str) -> None:
 def test_taking_the_loss_starts_the_next_mean() -> None:
     data, config = toy_data(), mlp()
     _, losses = plain_loop(config, data, 9)
-    stack, batches, means = Stack([config], data, CPU), make_batches([config], data), []
+    stack, batches, means = make_stack([config], data, CPU), make_batches([config], data), []
     for step in range(9):
         stack.step(batches.batch(step))
         if step in (3, 8):
@@ -245,7 +240,7 @@ def test_divergence_names_its_step() -> None:
 def test_schedules_change_the_rate(schedule: str, rates: list[float], compiled: bool) -> None:
     data = toy_data()
     config = replace(mlp(compiled=compiled), optim=OptimConfig(lr=0.4, schedule=schedule), steps=4)
-    stack, found = Stack([config, with_lr(config, 0.8)], data, CPU), []
+    stack, found = make_stack([config, with_lr(config, 0.8)], data, CPU), []
     for step in range(4):
         stack.set_rates(step)
         found.append([float(member.numbers["lr"]) for member in stack.members])
@@ -257,7 +252,7 @@ def test_schedules_change_the_rate(schedule: str, rates: list[float], compiled: 
 def test_the_rate_is_what_an_update_is_multiplied_with() -> None:
     data = toy_data()
     config = replace(mlp("none"), optim=OptimConfig(lr=0.4, schedule="step"), steps=4)
-    stack, batch = Stack([config], data, CPU), make_batches([config], data).batch(0)
+    stack, batch = make_stack([config], data, CPU), make_batches([config], data).batch(0)
     stack.set_rates(3)
     stack.step(batch)
     constant = trained([with_lr(mlp("none"), 0.004)], data, 1)
@@ -332,7 +327,7 @@ def test_convnet_step_lowers_the_loss(norm: str, augment: str, precision: str) -
     data = toy_data((3, 8, 8))
     dataset = DatasetConfig(augment=augment)
     config = with_lr(convnet(dataset=dataset, precision=precision, norm=NormConfig(norm)), 0.05)
-    stack, batches = Stack([config], data, CPU), make_batches([config], data)
+    stack, batches = make_stack([config], data, CPU), make_batches([config], data)
     batch = batches.batch(0)
     losses = []
     for _ in range(8):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import make_stack
 from conftest import Bnexp
 
 from bnexp.data.batches import Batches, Order
@@ -168,7 +169,7 @@ def noisy_stack(seeds: list[int], steps: int) -> Stack:
         RunConfig(dataset=config, norm=NormConfig("noisy_batch"), seed=seed, compile=False, batch_size=32, device="cpu")
         for seed in seeds
     ]
-    stack, batches = Stack(configs, load_data(config), CPU), Batches(seeds, 1237, 32, False, CPU)
+    stack, batches = make_stack(configs, load_data(config), CPU), Batches(seeds, 1237, 32, False, CPU)
     for step in range(steps):
         stack.set_noise(step)
         stack.step(batches.batch(step))
@@ -200,7 +201,7 @@ def recalibrated_stack(norm: NormConfig, arch: ArchConfig, batch_size: int) -> S
         device="cpu",
     )
     data = load_data(config.dataset)
-    stack, batches = Stack([config], data, CPU), Batches([0], len(data.train), batch_size, False, CPU)
+    stack, batches = make_stack([config], data, CPU), Batches([0], len(data.train), batch_size, False, CPU)
     for step in range(10):
         stack.step(batches.batch(step))
     return stack

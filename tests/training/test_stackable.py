@@ -10,7 +10,7 @@ from conftest import Bnexp
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from bnexp.cli.compose import conf_dir
+from bnexp.cli.overrides import conf_dir
 from bnexp.models.norms import IMAGES_ONLY, NORMS, Norm, make_norm
 from bnexp.runs.config import NormConfig
 from bnexp.training.compiler import has_compiler

@@ -28,8 +28,9 @@ from bnexp.runs.config import (
 )
 from bnexp.runs.directory import CHECKPOINT, METRICS, Launch
 from bnexp.training.compiler import has_compiler
-from bnexp.training.engine import decide_compilation
-from bnexp.training.loop import open_member, train_together
+from bnexp.training.device import decide_compilation
+from bnexp.training.loop import train_together
+from bnexp.training.member import open_member
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
 GRAPHS = list(product(sorted(set(NORMS) - IMAGES_ONLY), ("relu", "sigmoid"), ("sgd", "momentum", "adam")))

@@ -18,7 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import bnexp.training.loop as training
 from bnexp.runs.config import ConfigError, DatasetConfig, RunConfig
-from bnexp.runs.directory import SCHEMA, Launch, config_digest, create_run, find_runs
+from bnexp.runs.directory import SCHEMA, Launch, config_digest, create_run
+from bnexp.runs.record import find_runs
 from bnexp.training import recorder as logs
 from bnexp.training.checkpoint import load_checkpoint
 

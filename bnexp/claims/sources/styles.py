@@ -12,7 +12,7 @@ from bnexp.claims.rules import Directional, Equivalent
 from bnexp.claims.values import PerSeed, Values, each, on_test, over_runs, steps_to_share, where
 from bnexp.compare.arms import accuracy
 from bnexp.compare.figures import Scales
-from bnexp.runs.directory import RunRecord
+from bnexp.runs.record import RunRecord
 
 SOURCE = "Dumoulin et al. 2017"
 STYLES = ("plain", "inverted", "rotated90", "edges", "noise")

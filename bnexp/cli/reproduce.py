@@ -1,0 +1,94 @@
+"""`bnexp reproduce`: the sweeps of published claims are trained, and the claims judged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bnexp.claims.claim import Claim, ClaimSweep
+    from bnexp.cli.plan import Plan
+    from bnexp.runs.config import RunConfig
+    from bnexp.sweeps.stacks import SweepPlan
+from bnexp.cli.start import start
+
+
+def reproduce(arguments: list[str]) -> int:
+    """Run what the claims still need, a sweep after the other, and judge them. Claims whose sweep cannot run here, as
+    one on photographs that aren't there, are said and left as they were.
+    """
+    from bnexp.claims.judge import check_readme, judge, load_runs, show, sweeps_of, take_options, without, write
+    from bnexp.cli.plan import check_place
+    from bnexp.runs.config import ConfigError
+    from bnexp.runs.console import print_error, print_line
+    from bnexp.sweeps.run import SweepError
+
+    options = take_options(arguments)
+    check_place(options.out, "--out")
+    check_readme(options.out)
+    sweeps = sweeps_of(options.claims)
+    if options.listed:
+        list_claims(options.claims, sweeps, options.seeds)
+        return 0
+    planned: dict[str, list[RunConfig]] = {}
+    failed, impossible = dict[str, str](), dict[str, str]()
+    for number, sweep in enumerate(sweeps, 1):
+        print_line(f"sweep {number} of {len(sweeps)}: {sweep.name}")
+        try:
+            planned[sweep.name] = run_claim(sweep, options.seeds)
+        except SweepError as error:
+            print_error(str(error))
+            failed[sweep.name] = str(error)
+        except ConfigError as error:
+            print_error(f"{sweep.name} cannot run: {error}")
+            impossible[sweep.name] = str(error)
+    options = without(options, impossible)
+    runs = load_runs(options.claims, planned)
+    records = judge(options, runs, failed, planned)
+    show(write(records, options, runs), options)
+    return 1 if failed or impossible else 0
+
+
+def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> None:
+    """What their sweeps still need; one that starts from runs which aren't there yet cannot be planned."""
+    from bnexp.claims.judge import show_list
+    from bnexp.runs.config import ConfigError
+    from bnexp.runs.console import console, count, duration, print_line
+
+    plans: dict[str, SweepPlan] = {}
+    times = {sweep.name: f"after {sweep.after.name}" for sweep in sweeps if sweep.after}
+    with console.status("looking at what is left to run", spinner="line"):
+        for sweep in sweeps:
+            start = plans.get(sweep.after.name) if sweep.after else None
+            if sweep.after is None or (start and not start.stacks):
+                try:
+                    plans[sweep.name] = plan_claim(sweep, seeds).sweep
+                except ConfigError:  # its data isn't there
+                    times[sweep.name] = "cannot run here"
+    times |= {name: duration(plan.seconds) if plan.stacks else "done" for name, plan in plans.items()}
+    show_list(claims, times)
+    later = len(sweeps) - len(plans)
+    besides = f", besides {count(later, 'sweep')} that cannot be planned yet" if later else ""
+    print_line(f"all that is left: about {duration(sum(plan.seconds for plan in plans.values()))}{besides}")
+
+
+def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
+    """What is left of a claim's sweep."""
+    from bnexp.claims.judge import folder_of, words_of
+    from bnexp.cli.arguments import read_arguments
+    from bnexp.cli.plan import plan
+
+    words = ["--multirun", *words_of(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"]
+    return plan(read_arguments(words), resume=True)
+
+
+def run_claim(sweep: ClaimSweep, seeds: int) -> list[RunConfig]:
+    """Train what is left of a claim's sweep; the runs that make it up."""
+    from bnexp.runs.lock import Lock
+    from bnexp.sweeps.resume import remove_superseded_runs
+
+    checked = plan_claim(sweep, seeds)
+    if checked.sweep.stacks:
+        with Lock(checked.directory):
+            remove_superseded_runs(checked.directory, checked.jobs)
+            start(checked)
+    return checked.configs

@@ -1,0 +1,95 @@
+"""What `bnexp train` and `bnexp compare` planned, started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bnexp.cli.plan import Plan
+    from bnexp.sweeps.stacks import SweepPlan
+
+
+def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
+    """Take the directory, and run there what was planned and isn't finished. `compare`: how it is then compared."""
+    from bnexp.cli.plan import check_output, place_key
+    from bnexp.data.load import show_contents
+    from bnexp.runs import distributed
+    from bnexp.runs.console import command, print_line
+    from bnexp.runs.lock import Lock
+    from bnexp.sweeps.resume import clear_leftovers, runs_of, write_jobs
+    from bnexp.sweeps.run import run_sweep
+
+    directory, multirun = checked.directory, checked.arguments.multirun
+    if checked.sweep.stacks:
+        for contents in checked.contents:
+            show_contents(contents)
+    with Lock(directory):
+        if checked.resumed and checked.sweep.stacks:
+            clear_leftovers(directory, runs_of(directory))
+        elif not checked.resumed:  # again, now that nobody else can write there
+            check_output(directory, place_key(multirun))
+        if multirun and (checked.sweep.stacks or compare is not None):
+            write_jobs(directory, checked.jobs, checked.executor, compare)
+        if not checked.sweep.stacks:
+            print_line(f"{directory} is finished: nothing is left to do")
+            return 0
+        try:
+            run_sweep(one_by_one(checked))
+            return 0
+        except KeyboardInterrupt:
+            if distributed.processes() == 1:  # torchrun's cannot be resumed
+                print_line(f"resume it by: {command('resume', directory)}")
+            raise
+
+
+def one_by_one(checked: Plan) -> SweepPlan:
+    """The plan of a sweep, or that of a run alone, which trains in this process unless it is sent elsewhere."""
+    alone = not checked.arguments.multirun and checked.executor.name == "processes"
+    return replace(checked.sweep, inline=True) if alone else checked.sweep
+
+
+def train_in_parallel(checked: Plan) -> int:
+    """Under torchrun: rank 0 is the run, the others take their shares of its batches."""
+    from bnexp.runs import distributed
+    from bnexp.training.loop import follow
+
+    distributed.barrier()
+    if distributed.rank() == 0:
+        return start(checked)
+    follow(checked.jobs[0].config)
+    return 0
+
+
+def train_and_compare(train: Callable[[], object], directory: Path, by: str | None) -> int:
+    """The comparison of what finished comes also where some runs failed. Raises SweepError for these."""
+    from bnexp.compare.report import report
+    from bnexp.runs.config import ConfigError
+    from bnexp.sweeps.run import SweepError
+
+    failed: SweepError | None = None
+    try:
+        train()
+    except SweepError as error:
+        failed = error
+    try:
+        report([directory], by)
+    except ConfigError:  # there is none
+        if failed is None:
+            raise
+    if failed is not None:
+        raise failed
+    return 0
+
+
+def announce(checked: Plan) -> int:
+    """Say how what is planned would be done, and about how long it takes."""
+    from bnexp.data.load import show_contents
+    from bnexp.runs.console import print_line
+
+    for contents in checked.contents:
+        show_contents(contents)
+    print_line(str(one_by_one(checked)))
+    return 0

@@ -1,0 +1,40 @@
+"""Everything that can be known before a run starts."""
+
+from bnexp.data.load import load_data
+from bnexp.models.init import INITS
+from bnexp.models.norms import CONDITIONAL
+from bnexp.models.registry import check_model
+from bnexp.runs import distributed
+from bnexp.runs.config import ConfigError, RunConfig, require, require_choice
+from bnexp.training.device import pick_device
+from bnexp.training.engine import trained_names
+from bnexp.training.optim import find_optimizer
+from bnexp.training.pretrained import find_start
+
+
+def check(config: RunConfig) -> list[str]:
+    """Everything that can be known before a run starts; returns what is worth telling. Raises ConfigError; makes no
+    file but a data set's.
+    """
+    require_choice("init", config.init.name, INITS)
+    find_optimizer(config.optim)
+    pick_device(config.device)
+    data = load_data(config.dataset)
+    if config.norm.name in CONDITIONAL and not config.dataset.conditions:
+        raise ConfigError(f"norm={config.norm.name} needs dataset.conditions, as in [plain,inverted]")
+    if config.batch_size > len(data.train):
+        raise ConfigError(
+            f"batch_size={config.batch_size} is not allowed: at most the {len(data.train)} training images"
+        )
+    if config.batch_size % distributed.processes():
+        raise ConfigError(
+            f"batch_size={config.batch_size} is not allowed: {distributed.processes()} processes share it equally"
+        )
+    together = distributed.processes() > 1
+    model = check_model(config, data.shape, data.classes)
+    trained_names(model, config)
+    left = together and config.eval.recalibrate
+    require(not left, "eval.recalibrate", "true", "one process, not torchrun: the others have left by then")
+    compiled = together and config.compile is True
+    require(not compiled, "compile", "true", "under torchrun gradients are averaged between the passes: auto or false")
+    return [f"init_from={config.init_from}: {find_start(model, config)}"] if config.init_from else []

@@ -1,0 +1,72 @@
+"""Where a run computes and how: its device, its threads, whether its step is compiled."""
+
+import os
+
+import torch
+
+from bnexp.models.registry import stacks
+from bnexp.runs import distributed
+from bnexp.runs.config import ConfigError, RunConfig
+from bnexp.runs.directory import Compilation
+from bnexp.training.compiler import compiler_problem
+
+COMPILE_FROM = 5_000  # steps; compiling costs 1 to 10 s, a step then takes half the time
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this name; "auto" is CUDA where there is some. Raises ConfigError for one that isn't there."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device("cuda" if available["cuda"] else "cpu")
+    if not available[name]:
+        choices = ", ".join(device for device in available if available[device])
+        raise ConfigError(f"device={name} is not there: choose from {choices}")
+    return torch.device(name)
+
+
+def decide_compilation(config: RunConfig) -> Compilation:
+    """Decide whether a run's step is compiled, by its configuration and the machine, never by its stack: its bytes
+    depend on it. The first time on a machine this takes seconds. Raises ConfigError for compile=true where nothing can
+    be compiled.
+    """
+    device = pick_device(config.device)
+    if not wants_compiled(config, device):
+        return Compilation()
+    problem = compiler_problem(device.type)
+    if problem and config.compile is True:
+        raise ConfigError(f"compile=true is not allowed: {problem}")
+    return Compilation(problem is None, problem)
+
+
+def wants_compiled(config: RunConfig, device: torch.device) -> bool:
+    """Whether a run's step is compiled where a compiler works: compile=auto does it where that saves time."""
+    if distributed.processes() > 1:
+        return False  # gradients are averaged between the backward pass and the update
+    if config.compile != "auto":
+        return bool(config.compile)
+    gains = device.type == "cuda" or (device.type == "cpu" and stacks(config))
+    return gains and config.steps >= COMPILE_FROM
+
+
+def thread_count(config: RunConfig, device: torch.device) -> int:
+    """Threads of a run: one where its architecture stacks, so that it writes the same bytes alone and in a sweep."""
+    if isinstance(config.threads, int):
+        return config.threads
+    return 1 if device.type == "cpu" and stacks(config) else max(1, usable_cores() // distributed.processes_here())
+
+
+def prepare_torch(config: RunConfig, device: torch.device) -> None:
+    """Set the process's threads and flush denormals to zero, before anything of a run is computed; on CUDA also choose
+    deterministic algorithms where there are some, and convolutions in fp32 without TF32.
+    """
+    torch.set_num_threads(thread_count(config, device))
+    torch.set_flush_denormal(True)  # saturated sigmoids have denormal gradients, which are slow
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,115 @@
+"""The evaluation of one network: loss, accuracy, and the percentiles of what goes into its activations."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bnexp.data.images import Images
+from bnexp.data.load import Data
+from bnexp.models.norms import ConditionalNorm
+
+Tensors = dict[str, Tensor]
+
+
+Asked = Callable[[], bool]  # whether the process was asked to end
+
+
+EVALUATION_BATCH = 500
+
+
+PERCENTILES = (15, 50, 85)  # of Ioffe & Szegedy 2015, figure 1b, c
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """loss: mean cross-entropy; accuracy: share of images that are classified correctly; activations: "layer/p15" →
+    percentile of the inputs to the activation of the layer's first unit (or channel), over the first batch of images.
+    """
+
+    loss: float
+    accuracy: float
+    activations: dict[str, float]
+
+
+class Stopped(Exception):
+    """An evaluation was abandoned, since the process was asked to end."""
+
+
+def never() -> bool:
+    """An `Asked` for callers that can't be stopped."""
+    return False
+
+
+Answer = Callable[[Tensors, Tensors, Tensor, Tensor | None], Tensor]
+
+
+def make_answer(model: nn.Module) -> Answer:
+    """Make of a model a function that returns logits (N, classes) for parameters, buffers, images x (N, C, H, W) and
+    the condition of each (N,), where the data set has conditions.
+    """
+    conditional = [name for name, module in model.named_modules() if isinstance(module, ConditionalNorm)]
+
+    def answer(parameters: Tensors, buffers: Tensors, x: Tensor, condition: Tensor | None) -> Tensor:
+        if condition is None:
+            condition = torch.zeros(1, dtype=torch.int64, device=x.device)
+        values = (parameters, buffers, {f"{name}.condition": condition for name in conditional})
+        # looking for tied weights would take a tenth of the time
+        logits: Tensor = functional_call(model, values, (x,), tie_weights=False)
+        return logits
+
+    return answer
+
+
+def activation_columns(model: nn.Module) -> list[str]:
+    """Names of the activations' percentiles, "hidden.0/p15", in the order of the network."""
+    return [f"{name}/p{p}" for name in activations(model) for p in PERCENTILES]
+
+
+def activations(model: nn.Module) -> dict[str, nn.Module]:
+    """Activations by the name of their layer or block, in the order of the network."""
+    modules = model.named_modules()
+    return {name.removesuffix(".activation"): module for name, module in modules if name.endswith(".activation")}
+
+
+class Evaluator:
+    """Evaluates members one by one, uncompiled and in fp32: a member's score can't depend on the others."""
+
+    def __init__(self, model: nn.Module, data: Data) -> None:
+        self.answer, self.data, self.inputs = make_answer(model.eval()), data, dict[str, Tensor]()
+        for name, activation in activations(model).items():
+            activation.register_forward_pre_hook(partial(self.record, name))
+
+    def record(self, name: str, module: nn.Module, arguments: tuple[Tensor]) -> None:
+        """Keep the first unit's inputs in the first batch; as a copy, since a view would keep every channel."""
+        if name not in self.inputs:
+            self.inputs[name] = arguments[0][:, 0].clone()
+
+    @torch.no_grad()
+    def evaluate(self, parameters: Tensors, buffers: Tensors, images: Images, stopping: Asked = never) -> Evaluation:
+        """Evaluate a member on all images. `stopping` is asked before each batch, since deep networks take seconds.
+        Raises Stopped.
+        """
+        loss, right = 0.0, 0
+        self.inputs.clear()
+        for start in range(0, len(images), EVALUATION_BATCH):
+            if stopping():
+                raise Stopped
+            batch = images[start : start + EVALUATION_BATCH]
+            logits = self.answer(parameters, buffers, self.data.scaled(batch.pixels), batch.condition)
+            loss += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
+            right += int((logits.argmax(1) == batch.labels).sum())
+        return Evaluation(loss / len(images), right / len(images), self.percentiles())
+
+    def percentiles(self) -> dict[str, float]:
+        """ "layer/p15" → the nearest value that was seen."""
+        ordered = {layer: values.float().flatten().sort().values for layer, values in self.inputs.items()}
+        return {
+            f"{layer}/p{p}": float(values[round(p / 100 * (len(values) - 1))])
+            for layer, values in ordered.items()
+            for p in PERCENTILES
+        }

@@ -1,0 +1,13 @@
+"""What tests build again and again."""
+
+import torch
+
+from bnexp.data.load import Data
+from bnexp.runs.config import RunConfig
+from bnexp.training.device import decide_compilation
+from bnexp.training.engine import Stack
+
+
+def make_stack(configs: list[RunConfig], data: Data, device: torch.device) -> Stack:
+    """A stack that is compiled where its configuration is."""
+    return Stack(configs, data, device, decide_compilation(configs[0]).compiled)
