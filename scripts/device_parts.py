@@ -133,28 +133,6 @@ def bnexp_step(runs: list[RunConfig], data: Data) -> tuple[Stack, Answer]:
 # ---- the published table
 
 
-class Closing:
-    """A display that prints a run's result when it is over."""
-
-    def prepare(self, steps: int, compiling: bool) -> None: ...
-    def progress(self, step: int) -> None: ...
-    def evaluated(self, member: Member) -> None: ...
-
-    def closed(self, member: Member) -> None:
-        if isinstance(member.outcome, Exception):
-            raise member.outcome
-        run, early = member.config, dict(zip(member.steps, member.accuracy, strict=True)).get(2_000)
-        emit(
-            norm=run.norm.name,
-            act=run.act.name,
-            std=run.init.std,
-            lr=run.optim.lr,
-            seed=run.seed,
-            validation_at_2000=early,
-            **{key: member.outcome[key] for key in ("status", "validation", "test")},
-        )
-
-
 def table(setup: Setup, norm: str, act: str) -> None:
     """The lesson's cells of a norm and an activation, all seeds of them in one stack; a line a run."""
     seeds, steps = (1, 20) if setup.small else (SEEDS, TABLE_STEPS)
@@ -167,10 +145,19 @@ def table(setup: Setup, norm: str, act: str) -> None:
     with TemporaryDirectory() as folder:
         launches = [Launch(Path(folder, str(i)), [], i, decide_compilation(run)) for i, run in enumerate(runs)]
         members = [open_member(run, launch, len(runs)) for run, launch in zip(runs, launches, strict=True)]
-        train_together(members, Closing())
-    problems = {str(member.outcome) for member in members if isinstance(member.outcome, Exception)}
-    if problems:
-        sys.exit("\n".join(problems))
+        train_together(members)
+    for member in members:
+        if not isinstance(member.outcome, dict):
+            sys.exit(str(member.outcome))
+        show_run(member, member.outcome)
+
+
+def show_run(member: Member, outcome: dict[str, Any]) -> None:
+    """A run's line: its cell, its validation accuracy after 2,000 steps and in the end, and its test accuracy."""
+    run, accuracy = member.config, dict(zip(member.steps, member.accuracy, strict=True))
+    cell = {"norm": run.norm.name, "act": run.act.name, "std": run.init.std, "lr": run.optim.lr, "seed": run.seed}
+    scores = {key: outcome[key] for key in ("status", "validation", "test")}
+    emit(**cell, validation_at_2000=accuracy.get(2_000), **scores)
 
 
 # ---- rates
