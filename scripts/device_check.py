@@ -287,7 +287,17 @@ class Check:
         return self.folder / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}.log"
 
     def untimed(self) -> list[Child]:
-        tests = [sys.executable, "-m", "pytest", "tests/test_cuda.py", "-vv", "-n", "8", "-p", "no:cacheprovider"]
+        tests = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "tests/training/test_cuda.py",
+            "-vv",
+            "-n",
+            "8",
+            "-p",
+            "no:cacheprovider",
+        ]
         commands = {"tests": tests} if not self.small else {}
         commands |= {f"agreement, {norm}": self.part("agreement", norm) for norm in NORMS}
         commands |= {f"table, {norm}, {act}": self.part("table", norm, act) for norm, act in product(NORMS, ACTS)}
