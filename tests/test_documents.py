@@ -23,8 +23,8 @@ PAGES = [CONTRIBUTING, *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE = {  # the first word of what isn't run here → why
     "make": "test_make_target",
     "tensorboard": "serves until it is stopped",
-    "torchrun": "starts processes: tests/test_parallel.py",
-    "eval": "installs completion: tests/test_cli.py",
+    "torchrun": "starts processes: tests/sweeps/test_parallel.py",
+    "eval": "installs completion: tests/cli/test_cli.py",
     ".": "activates the environment",
 }
 FOLDERS = {  # data set → the place in data/ that holds it
@@ -152,7 +152,6 @@ def test_links_of_the_readme_lead_to_files() -> None:
             assert (ROOT / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.skipif(not (ROOT / "bnexp" / "models").is_dir(), reason="the packages are not there yet")
 def test_named_files_exist() -> None:
     """`bnexp/models/norms.py` in a page is a file."""
     for page in (README, *PAGES):
