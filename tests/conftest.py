@@ -116,7 +116,7 @@ def warm_scratch(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Torch's own files stay those of all tests, as if the user had chosen their directory, wherever steps are kept.
     What takes long to compile is its headers.
     """
-    from bnexp.runs.directory import cache  # noqa: PLC0415
+    from bnexp.runs import cache  # noqa: PLC0415
 
     scratch = cache.open_cache().scratch
     assert scratch is not None
@@ -128,7 +128,11 @@ def warm_scratch(monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what is in the tables: a figure takes 0.3 s."""
-    for name in ("report.plot_figure", "probe_report.plot_figure", "bench_report.rate_figure"):
+    for name in (
+        "compare.report.plot_figure",
+        "compare.landscape_report.plot_figure",
+        "compare.throughput_report.rate_figure",
+    ):
         monkeypatch.setattr(f"bnexp.{name}", lambda *_: None)
     monkeypatch.setattr("bnexp.compare.page.plot_svg", lambda _: "<svg></svg>")
 
