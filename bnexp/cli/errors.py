@@ -17,8 +17,9 @@ def explain(error: Exception) -> tuple[int, str]:
         return 2, composition_error(error)
     if isinstance(error, OSError) and error.filename:
         return 1, f"{error.filename}: {error.strerror}"
-    status = getattr(error, "status", 1)  # a SweepError's
-    return status, f"{type(error).__name__}: {error}" if not str(error).startswith(type(error).__name__) else str(error)
+    if hasattr(error, "status"):  # a SweepError, which says it all
+        return int(error.status), str(error)
+    return 1, f"{type(error).__name__}: {error}" if not str(error).startswith(type(error).__name__) else str(error)
 
 
 def composition_error(error: Exception) -> str:
@@ -27,9 +28,6 @@ def composition_error(error: Exception) -> str:
         return f"{error.override} cannot be read: an override is KEY=VALUE ({first_line(error.message)})"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return unknown_choice(*error.missing_cfg_file.rpartition("/")[::2], list(error.options))
-    ambiguous = re.match(r"Ambiguous value for argument '([^']+)'", str(error))
-    if ambiguous:
-        return f"{ambiguous[1]} lists several values: add -m for a sweep, or use bnexp compare"
     text = f"{error} {error.__cause__ or ''}"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown and ("not in struct" in text or "No match" in text or "not in" in text):

@@ -60,7 +60,7 @@ class Setting:
 def parse_overrides(overrides: list[str]) -> list[Override]:
     """The overrides by Hydra's grammar. Raises ConfigError for one that is not allowed."""
     parser = OverridesParser.create()
-    parsed = [parser.parse_override(text) for text in overrides]
+    parsed = parser.parse_overrides(overrides)
     for override in parsed:
         check_override(override)
     return parsed
@@ -115,7 +115,7 @@ def single(override: Override) -> Setting:
     """An override that has one value, as it was typed. Raises ConfigError for a sweep."""
     key = override.get_key_element()
     if override.is_sweep_override():
-        raise ConfigError(f"{key} lists several values: add -m for a sweep, or use bnexp compare")
+        raise ConfigError(f"{override.input_line} lists several values: add -m for a sweep, or use bnexp compare")
     return setting_of(key, str(override.input_line), override.value())
 
 

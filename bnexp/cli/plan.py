@@ -67,7 +67,7 @@ def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan
     check_place(directory, place_key(arguments.multirun))
     twice = len({job.digest for job in jobs}) < len(jobs)
     require(not twice, "the sweep", " ".join(arguments.overrides), "it has the same run more than once")
-    numbered = any(token in str(first.whole.hydra.sweep.subdir) for token in NUMBER) if named else True
+    numbered = any(token in subdirectory_of(first) for token in NUMBER) if named else True
     runs = runs_of(directory) if resume else check_holds(directory, jobs, numbered, named)
     if runs and processes() > 1:
         raise ConfigError(f"{directory} holds this run already, which torchrun cannot resume: choose another one")
@@ -139,7 +139,7 @@ def subdirectories(overrides: list[Override], rows: list[list[Setting]], first: 
     if not named:
         names = [",".join(sorted(setting.text for setting in row if setting.key in swept)) for row in rows]
         return names if all(map(is_name, names)) else [str(number) for number in range(len(rows))]
-    template = str(OmegaConf.to_container(first.whole.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
+    template = subdirectory_of(first)
     folders = []
     for number, row in enumerate(rows):
         name = ",".join(sorted(setting.text for setting in row if setting.is_run))
@@ -153,6 +153,12 @@ def subdirectories(overrides: list[Override], rows: list[list[Setting]], first: 
         )
         folders.append(folder)
     return folders
+
+
+def subdirectory_of(composition: Composition) -> str:
+    """`hydra.sweep.subdir`, its interpolations unresolved."""
+    settings: Any = OmegaConf.to_container(composition.whole.hydra.sweep, resolve=False)
+    return str(settings["subdir"])
 
 
 def with_tokens(template: str, values: dict[str, str]) -> str:

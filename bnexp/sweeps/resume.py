@@ -13,7 +13,7 @@ from bnexp.data.images import Contents
 from bnexp.data.load import load_data, show_contents
 from bnexp.runs.cache import open_cache
 from bnexp.runs.config import ConfigError, RunConfig, require
-from bnexp.runs.console import command, print_line, print_once
+from bnexp.runs.console import command, count, print_line, print_once
 from bnexp.runs.directory import SWEEP, Compilation, clear_progress, record_paths, to_json
 from bnexp.runs.files import clear_parts, read_json, write_whole
 from bnexp.runs.lock import Lock
@@ -170,9 +170,10 @@ def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
         show_contents(contents)
     plan = plan_sweep(remaining, executor, directory)
     run_sweep(replace(plan, inline=plan.inline or directory == remaining[0].directory))
-    begun = sum(job.digest in runs for job in remaining)
-    before, new = len(jobs) - len(remaining), len(remaining) - begun
-    return f"{directory} is finished: {before} runs were finished before, {begun} were resumed, {new} were new"
+    resumed = sum(job.digest in runs for job in remaining)
+    counts = {"finished before": len(jobs) - len(remaining), "resumed": resumed, "started": len(remaining) - resumed}
+    parts = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
+    return f"{directory} is finished: {count(len(jobs), 'run')} ({parts})"
 
 
 def check_moves(directory: Path, jobs: list[Job], moved: dict[str, str]) -> None:

@@ -36,7 +36,7 @@ def run_sweep(plan: SweepPlan, executor: Executor | None = None) -> None:
     """
     executor = executor or EXECUTORS[plan.executor](plan)
     jobs = [job for stack in plan.stacks for job in stack]
-    if len(jobs) > 1:
+    if not plan.alone:
         print_line(str(plan))
     with displayed(Display(jobs)) as display:
         sweep = Sweep(executor, display)
@@ -44,7 +44,7 @@ def run_sweep(plan: SweepPlan, executor: Executor | None = None) -> None:
             sweep.train(plan.stacks)
         except KeyboardInterrupt:
             display.close_interrupted()
-            if len(jobs) > 1:
+            if not plan.alone:
                 with harmless():
                     print_line(f"interrupted: {display.tally()}")
             raise
@@ -100,7 +100,7 @@ class Sweep:
 def raise_failures(failures: Failures, plan: SweepPlan) -> None:
     """Raise SweepError where some runs of a plan failed."""
     jobs = {job.number: job for stack in plan.stacks for job in stack}
-    if len(jobs) == 1 and failures:
+    if plan.alone and failures:
         [failure] = failures.values()
         raise SweepError(failure.text, failure.status)
     if failures:

@@ -41,6 +41,11 @@ class SweepPlan:
     inline: bool = False  # too short for worker processes
 
     @property
+    def alone(self) -> bool:
+        """Whether it is a single run, whose directory is that of the plan."""
+        return [job.directory for stack in self.stacks for job in stack] == [self.directory]
+
+    @property
     def executor(self) -> str:
         """The executor's name."""
         return "inline" if self.inline else self.config.name

@@ -11,12 +11,13 @@ import pytest
 from conftest import Bnexp
 from PIL import Image
 
+from bnexp.cli.main import COMMANDS
 from bnexp.cli.overrides import conf_dir
 from bnexp.data.load import DATASETS
 from bnexp.models.activations import ACTIVATIONS
 from bnexp.models.init import INITS
 from bnexp.models.norms import CONDITIONAL, IMAGES_ONLY, NORMS
-from bnexp.runs.config import DatasetConfig
+from bnexp.runs.config import DatasetConfig, explain_keys
 from bnexp.runs.record import find_runs
 from bnexp.training.optim import OPTIMIZERS
 
@@ -51,7 +52,20 @@ def test_train_help_lists_choices_and_keys(bnexp: Bnexp) -> None:
     assert outcome.status == 0
     for _, choice in CHOICES:
         assert choice in outcome.out
-    assert "batch_size: 60" in outcome.out
+    for key in explain_keys():
+        assert f"  {key.name}={key.default}" in outcome.out, "with its default"
+    assert max(map(len, outcome.out.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_page_of_its_own(bnexp: Bnexp, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for columns in (50, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        outcome = bnexp(command, "--help")
+        assert (outcome.status, outcome.err) == (0, "")
+        assert outcome.out.startswith(f"bnexp {command} ")
+        assert "\nExample:\n  bnexp" in outcome.out
+    assert len({bnexp(name, "--help").out for name in COMMANDS}) == len(COMMANDS)
 
 
 def test_cfg_job_prints_the_configuration(bnexp: Bnexp, tmp_path: Path) -> None:

@@ -74,14 +74,14 @@ def test_command(bnexp: Bnexp, tmp_path: Path, words: str, parts: list[str]) -> 
         ("optim=foo", "adamw"),
         ("init=foo", "kaiming"),
         ("experiment=foo", "udacity"),
-        ("hydra/launcher=foo", "bnexp"),
+        ("hydra/launcher=foo", "inline"),
         ("precision=fp8", "bf16"),
         ("device=foo", "cuda"),
         ("optim.schedule=foo", "cosine"),
     ],
 )
 def test_unknown_choice(bnexp: Bnexp, tmp_path: Path, word: str, choice: str) -> None:
-    refuse(bnexp, tmp_path, (*TRAIN, word), word, "choose from", choice)
+    refuse(bnexp, tmp_path, (*TRAIN, word), word, "hoose from" if "hydra" not in word else "use", choice)
 
 
 @pytest.mark.parametrize("group", ["norm", "act", "arch", "dataset", "optim", "init"])
@@ -99,7 +99,7 @@ def test_unknown_name_in_a_choice(bnexp: Bnexp, tmp_path: Path, group: str) -> N
         ("optim.lrr=1", "optim.lr?"),
         ("stpes=3", "steps?"),
         ("nrom=batch", "norm?"),
-        ("hydra.foo=1", "can be set"),
+        ("hydra.foo=1", "hydra.run.dir"),
         ("+foo=1", "foo"),
         ("++foo=1", "foo"),
         ("+_target_=os.system", "_target_"),

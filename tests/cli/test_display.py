@@ -21,7 +21,7 @@ from children import Prepare, end_of, import_everything, in_child, lead_forks, s
 from conftest import Bnexp, Tell, Times
 
 from bnexp.cli.main import main
-from bnexp.runs.directory import console
+from bnexp.runs import console
 from bnexp.runs.record import find_runs
 from bnexp.sweeps import display
 

@@ -18,7 +18,8 @@ import yaml
 from conftest import Bnexp, Outcome, Tell, Times
 from PIL import Image
 
-from bnexp.data.load import _loaded, torchvision_sets
+from bnexp.data import torchvision_sets
+from bnexp.data.load import _loaded
 from bnexp.runs.config import DatasetConfig, RunConfig
 
 pytestmark = pytest.mark.faults

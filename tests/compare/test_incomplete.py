@@ -240,17 +240,6 @@ def test_several_sweeps_join_their_plans(bnexp: Bnexp, sweep: Path, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_a_submitted_sweep_goes_on_by_its_command(bnexp: Bnexp, sweep: Path) -> None:
-    record = json.loads((sweep / "sweep.json").read_text()) | {"submit": "slurm"}
-    (sweep / "sweep.json").write_text(json.dumps(record))
-    unfinished(place(sweep, "none", 1))
-    assert bnexp("report", str(sweep)).status == 0
-    [way] = data(sweep)["go_on"]
-    assert "resume" not in way
-    assert f"hydra.sweep.dir={sweep}" in shlex.split(way)
-
-
-@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("content", ["{", "[]", '{"jobs": 3}', '{"jobs": [{"config": {}}]}', "\x00"])
 def test_a_plan_that_cannot_be_read(bnexp: Bnexp, sweep: Path, content: str) -> None:
     (sweep / "sweep.json").write_text(content)

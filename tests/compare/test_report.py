@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bnexp.cli.main import run
 from bnexp.compare.arms import check_by, settings, swept_keys
 from bnexp.compare.figures import COLOURS, style_of
+from bnexp.runs import console
 from bnexp.runs.config import ArchConfig, ConfigError, NormConfig, OptimConfig, RunConfig
-from bnexp.runs.directory import console
 from bnexp.runs.record import find_runs
 
 COMPARE = ("compare", "dataset=digits", "steps=60", "optim.lr=0.1")

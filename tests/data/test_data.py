@@ -12,9 +12,9 @@ import pytest
 import torch
 from conftest import Bnexp, closed_port
 
+from bnexp.data import load as data
 from bnexp.data.images import Images, Source
 from bnexp.data.load import Data, find_loader, load_data, split
-from bnexp.data.load import load as data
 from bnexp.runs.config import ConfigError, DatasetConfig
 from bnexp.runs.record import find_runs
 

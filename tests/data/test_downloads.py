@@ -23,7 +23,7 @@ import pytest
 from children import await_that, end_of, kill, start
 from conftest import Tell, Times, closed_port
 
-from bnexp.data.load import load as data
+from bnexp.data import load as data
 from bnexp.data.load import load_data
 from bnexp.runs.config import ConfigError, DatasetConfig
 

@@ -39,7 +39,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from bnexp.data import decoding, image_folder
-from bnexp.data.load import load as data
+from bnexp.data import load as data
 from bnexp.runs.config import ConfigError
 
 TRAIN = ("train", "steps=1", "eval.first_every=1", "threads=1", "arch.hidden=[8]", "batch_size=2")

@@ -38,7 +38,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from test_image_folder import ONE, TRAIN, TRAPS, WORDS, in_colour, make_folder, patience, put
 
-from bnexp.data.load import load as data
+from bnexp.data import load as data
 
 pytestmark = pytest.mark.faults
 __all__ = ["patience"]  # a fixture

@@ -24,8 +24,8 @@ from children import await_that, end_of, import_everything, in_child, kill, lead
 from conftest import Bnexp, Tell, Times
 
 import bnexp as package
+from bnexp.runs import files
 from bnexp.runs.config import ConfigError
-from bnexp.runs.directory import files
 from bnexp.runs.lock import Lock
 from bnexp.runs.record import find_runs
 from bnexp.training import loop as train

@@ -35,7 +35,7 @@ from children import (
 )
 from conftest import Tell, Times, scalars
 
-from bnexp.runs.directory import files
+from bnexp.runs import files
 from bnexp.runs.parse import recorded
 from bnexp.runs.record import find_runs
 from bnexp.runs.tensors import load_tensors

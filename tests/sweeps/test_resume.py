@@ -114,7 +114,7 @@ def test_a_killed_run_ends_in_the_same_bytes(
     mine = train_killed(bnexp, *words)
     outcome = bnexp("resume", "mine")
     assert (outcome.status, outcome.err) == (0, "")
-    assert "mine: 0 were finished, 1 had begun, 0 had not" in outcome.out
+    assert "mine is finished: 1 run (1 resumed)" in outcome.out
     assert same(mine, whole)
 
 
@@ -196,7 +196,7 @@ def test_a_sweep_goes_on_where_it_was(bnexp: Bnexp, kill: Callable[[int], None])
         bnexp("train", "-m", *WORDS, NARROW, *SWEPT, "hydra.sweep.dir=mine")
     outcome = bnexp("resume", "mine")
     assert (outcome.status, outcome.err) == (0, "")
-    assert "mine: 1 were finished, 1 had begun, 2 had not" in outcome.out
+    assert "mine is finished: 4 runs (1 finished before, 1 resumed, 2 started)" in outcome.out
     assert [same(Path("mine", run.directory.name), run.directory) for run in find_runs([Path("whole")])] == [True] * 4
 
 
@@ -358,7 +358,7 @@ def test_a_sweep_whose_runs_were_cut_off_grows_once_they_are_resumed(bnexp: Bnex
         bnexp(*words, "seed=0")
     outcome = bnexp(*words, "seed=0,1")
     assert outcome.status == 2
-    assert "was cut off and is norm=none,seed=0 in this sweep: bnexp resume mine first" in outcome.err
+    assert "was interrupted and is norm=none,seed=0 in this sweep: bnexp resume mine first" in outcome.err
     assert bnexp("resume", "mine").status == 0
     assert bnexp(*words, "seed=0,1").status == 0
     assert len(find_runs([Path("mine")])) == 4
@@ -456,7 +456,7 @@ def test_other_versions_are_refused(bnexp: Bnexp, kill: Callable[[int], None]) -
 
 def sweep_of(config: object, **settings: object) -> str:
     job = {"config": config, "words": [], "overrides": []}
-    return json.dumps({"workers": "auto", "max_stack": "auto", "submit": None, "jobs": [job], **settings})
+    return json.dumps({"executor": {"name": "processes", "workers": "auto", **settings}, "jobs": [job]})
 
 
 @pytest.mark.parametrize(
@@ -467,13 +467,12 @@ def sweep_of(config: object, **settings: object) -> str:
         ("\x00", "sweep.json cannot be read"),
         (sweep_of({}, workers=-1), "workers=-1 is not allowed"),
         (sweep_of({}, max_stack="all"), "max_stack=all is not allowed"),
-        (sweep_of({}, submit="slurm"), "was submitted to slurm"),
+        (sweep_of({}, name="moon"), "executor=moon is not allowed"),
         (sweep_of({"seed": "${oc.env:HOME}"}), "${…}"),
         (sweep_of("seed: 1"), "is no table"),
         (sweep_of({"_target_": "os.system"}), "_target_"),
         (sweep_of({"seed": -1}), "seed=-1 is not allowed"),
-        (sweep_of({"seed": -1}, compare={"by": 3}), "seed=-1 is not allowed"),
-        (sweep_of({"seed": -1}, compare={"by": "norm"}), "seed=-1 is not allowed"),
+        (sweep_of({"seed": -1}, cluster=3), "seed=-1 is not allowed"),
         (sweep_of({"optim": {"lr": 10**400}}), "sweep.json cannot be read"),
         (sweep_of({"seed": -(10**400)}), "sweep.json cannot be read"),
         (sweep_of({}, workers=10**4000), "sweep.json cannot be read"),

@@ -385,9 +385,9 @@ def test_what_is_compiled(
     compiled: bool | str, steps: int, arch: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = RunConfig(arch=ArchConfig(arch), steps=steps, compile=compiled, device="cpu")
-    monkeypatch.setattr("bnexp.training.engine.compiler_problem", lambda *_: None)
+    monkeypatch.setattr("bnexp.training.device.compiler_problem", lambda *_: None)
     assert decide_compilation(config) == Compilation(expected)
-    monkeypatch.setattr("bnexp.training.engine.compiler_problem", lambda *_: "none is there")
+    monkeypatch.setattr("bnexp.training.device.compiler_problem", lambda *_: "none is there")
     if compiled is True:
         with pytest.raises(ConfigError, match="compile=true is not allowed: none is there"):
             decide_compilation(config)

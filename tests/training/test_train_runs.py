@@ -20,6 +20,7 @@ import bnexp.training.loop as training
 from bnexp.runs.config import ConfigError, DatasetConfig, RunConfig
 from bnexp.runs.directory import SCHEMA, Launch, config_digest, create_run
 from bnexp.runs.record import find_runs
+from bnexp.training import member
 from bnexp.training import recorder as logs
 from bnexp.training.checkpoint import load_checkpoint
 
@@ -203,7 +204,7 @@ def test_a_directory_holds_one_run(tmp_path: Path) -> None:
     create_run(launch, config, {"device": "cpu", "threads": 1, "notes": []})
     before = (tmp_path / "mine" / "run.json").read_bytes()
     with pytest.raises(ConfigError, match="holds another run already"):
-        training.open_member(replace(config, seed=1), launch, 1)
+        member.open_member(replace(config, seed=1), launch, 1)
     assert (tmp_path / "mine" / "run.json").read_bytes() == before
     assert json.loads(before)["config_sha256"] == config_digest(config)
 
@@ -282,7 +283,7 @@ class JsonLines(logs.Logger):
 
 def test_another_logger_gets_every_row(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
     others = [logs.TensorBoardLogger, JsonLines]
-    monkeypatch.setattr("bnexp.training.loop.Recorder", functools.partial(logs.Recorder, others=others))
+    monkeypatch.setattr("bnexp.training.member.Recorder", functools.partial(logs.Recorder, others=others))
     assert bnexp("train", "dataset=digits", "steps=20", "eval.first_every=10", "hydra.run.dir=r").status == 0
     lines = [json.loads(line) for line in Path("r/log.jsonl").read_text().splitlines()]
     rows = [line for line in lines if line.pop("kind") != "speed"]
