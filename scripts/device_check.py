@@ -64,7 +64,7 @@ class Child:
     lines: "queue.Queue[tuple[float, str] | None]" = field(default_factory=queue.Queue)
 
     def start(self) -> "Child":
-        with self.log.open("w") as log:
+        with self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=ROOT,
@@ -118,7 +118,7 @@ class Child:
 
 def said(log: Path) -> str:
     """The end of what a process complained of, or where it was."""
-    return "\n".join(log.read_text(errors="replace").strip().splitlines()[-50:])[-4000:]
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-50:])[-4000:]
 
 
 def environment() -> dict[str, str]:
@@ -414,14 +414,14 @@ def show(record: Record) -> None:
 
 
 def pack(data: Path, archive: Path) -> None:
-    with tarfile.open(archive, "w:gz", dereference=True) as tar:
+    with tarfile.open(archive, "w:gz", dereference=True, encoding="utf-8") as tar:
         for folder in PACKED:
             tar.add(data / folder, folder)
 
 
 def unpack(archive: Path | None, folder: Path, prefix: str) -> None:
     if archive is not None:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, encoding="utf-8") as tar:
             members = [member for member in tar if member.name.startswith(prefix)]
             tar.extractall(folder, members, filter="data")
 

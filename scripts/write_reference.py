@@ -39,7 +39,7 @@ configuration that the overrides make. The default choices are {defaults}.
 
 def main() -> None:
     """Write the page."""
-    PAGE.write_text(render())
+    PAGE.write_text(render(), encoding="utf-8")
 
 
 def render() -> str:
@@ -85,7 +85,7 @@ def section(group: str, default: str | None, keys: list[Key]) -> str:
 def description(file: Path) -> str:
     """The comment at the head of a file, without directives for Hydra; indented lines of it are commands."""
     lines = []
-    for line in file.read_text().splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
         text = line.removeprefix("#")
@@ -98,7 +98,7 @@ def commented_keys(group: str, files: list[Path]) -> list[list[str]]:
     """The keys of choices that no run's schema has: each is explained by the comment on its line."""
     choices: dict[tuple[str, str, str], list[str]] = {}
     for file in files:
-        for row in re.findall(r"^(\w+): (.*?) # (.*)$", file.read_text(), flags=re.MULTILINE):
+        for row in re.findall(r"^(\w+): (.*?) # (.*)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE):
             choices.setdefault(row, []).append(file.stem)
     return [
         [f"`{group}.{name}`", f"`{value}`", meaning, ", ".join(having)]

@@ -338,7 +338,7 @@ def test_a_compiler_that_does_not_work(
 
 
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnexp.training.engine.compiler_problem", lambda *_: "no compiler today")
+    monkeypatch.setattr("bnexp.training.device.compiler_problem", lambda *_: "no compiler today")
 
 
 def interrupt(bnexp: Bnexp, patch: pytest.MonkeyPatch, *words: str) -> None:

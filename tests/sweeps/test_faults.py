@@ -227,7 +227,7 @@ def outlive(prepare: Callable[[], None], network: tuple[str, ...]) -> bool:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EIO])
 def test_a_flush_or_a_rename_that_fails(times: Times, tell: Tell, code: int) -> None:
-    points = [(operation, number) for operation in ("fsync", "replace") for number in range(1, 31)]
+    points = [(operation, number) for operation in ("fsync", "replace") for number in range(1, 21)]
     tried = random.Random(code).sample(points, times(len(points)))
     failed = sum(outlive(failing(operation, number, code), network(1)) for operation, number in tried)
     name = errno.errorcode[code]

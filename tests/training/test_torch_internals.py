@@ -71,7 +71,7 @@ def test_names_that_are_replaced_or_called(module: str, definition: str) -> None
 @pytest.fixture
 def settings(warm_scratch: Path) -> tuple[ModuleType, ModuleType]:
     """The compiler's settings, set up: torch refuses one that it doesn't know."""
-    set_up_torch()
+    set_up_torch(torch.device("cpu"))
     return pytest.importorskip("torch._dynamo.config"), pytest.importorskip("torch._inductor.config")
 
 
