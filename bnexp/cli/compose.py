@@ -15,7 +15,6 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from bnexp.cli.errors import explain, unknown_choice, unknown_key
@@ -46,12 +45,6 @@ def naming_overrides(overrides: list[str]) -> Iterator[None]:
 def abridged(overrides: list[str]) -> str:
     """The overrides in a line, the long ones shortened."""
     return " ".join(word if len(word) <= LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}…" for word in overrides)
-
-
-# ---- overrides
-
-
-# ---- composition
 
 
 @dataclass(frozen=True)
@@ -141,7 +134,14 @@ class Composer:
     def __init__(self, name: str, folder: str | None, search: list[str], plain_hydra: dict[str, object]) -> None:
         self.name, self.folder, self.search, self.plain_hydra = name, folder, search, plain_hydra
         self.compositions: dict[tuple[str, ...], Composition] = _shipped if not search and name == "config" else {}
+        self.adjustments: dict[tuple[str, ...], Composition] = {}
         self.checked: dict[str, Any] = {}  # the text of a setting → its typed value
+        self.by_parts = False
+
+    def prepare(self, rows: list[list[Setting]]) -> None:
+        """Decide how choices are composed: all of a job's at once, or each once, where there are fewer of these."""
+        combinations = {tuple(setting.text for setting in row if setting.is_choice) for row in rows}
+        self.by_parts = len(combinations) > 1 + len({text for texts in combinations for text in texts})
 
     def compose_run(self, overrides: list[str]) -> RunConfig:
         """The configuration of one run. Raises ConfigError."""
@@ -153,9 +153,9 @@ class Composer:
 
         Raises ConfigError or what `explain` says in a line.
         """
-        fixed, choices, values = divided(settings)
+        fixed, choices, values = divided([setting for setting in settings if not setting.is_set_afterwards])
         try:
-            found = self.combined(fixed, choices)
+            found = self.adjusted(self.combined(fixed, choices), [s for s in settings if s.is_set_afterwards])
             if "${" not in str(found.values):
                 return self.with_settings(found, values), found, {setting.key: setting.value for setting in values}
         except ConfigError:
@@ -174,10 +174,12 @@ class Composer:
         return with_values(composition.run, {setting.key: self.checked[setting.text] for setting in settings})
 
     def combined(self, fixed: tuple[str, ...], choices: list[Setting]) -> Composition:
-        """Put together from the compositions of single choices, where each changes its own group alone."""
+        """What Hydra composes of some choices. For many of them, it is put together from the compositions of single
+        choices, where each changes its own group alone.
+        """
         last = {setting.key: setting for setting in choices}
         texts = tuple(setting.text for setting in last.values())
-        if len(last) < 2:
+        if len(last) < 2 or not self.by_parts:
             return self.composed((*fixed, *texts))
         base, parts = self.composed(fixed), {key: self.composed((*fixed, s.text)) for key, s in last.items()}
         if any(differs_elsewhere(part, base, group) for group, part in parts.items()):
@@ -188,9 +190,24 @@ class Composer:
             for group, part in parts.items():
                 whole[group] = copy.deepcopy(part.whole[group])
                 whole.hydra.runtime.choices[group] = last[group].value
-            run = replace(base.run, **{group: getattr(part.run, group) for group, part in parts.items()})
+            groups = {group: getattr(part.run, group) for group, part in parts.items() if group != "executor"}
+            run = replace(base.run, **groups)
             self.compositions[key] = Composition(whole, run)
         return self.compositions[key]
+
+    def adjusted(self, composition: Composition, settings: list[Setting]) -> Composition:
+        """A composition with values for keys of Hydra's and the executor's. Raises ConfigError."""
+        key = (str(id(composition)), *(setting.text for setting in settings))
+        if settings and key not in self.adjustments:
+            whole = editable(composition.whole)
+            for name, setting in ((setting.key.lstrip("+"), setting) for setting in settings):
+                group, _, rest = name.partition(".")
+                if group == "executor" and rest.partition(".")[0] not in whole.executor:
+                    raise ConfigError(unknown_key(name))
+                OmegaConf.update(whole, name, setting.value, force_add=rest.startswith("parameters."))
+            whole.hydra.overrides.hydra = [setting.text for setting in settings if not setting.text.startswith("exec")]
+            self.adjustments[key] = replace(composition, whole=whole)
+        return self.adjustments[key] if settings else composition
 
     def composed(self, overrides: tuple[str, ...]) -> Composition:
         """What Hydra composes of these overrides."""
@@ -200,7 +217,7 @@ class Composer:
             self.check_choice(text)
         whole = hydra.compose(self.name, [*overrides, *self.search], return_hydra_config=True)
         if self.search:
-            check_files(whole, overrides, self.plain_hydra)
+            check_files(whole, self.plain_hydra)
         HydraConfig.instance().set_config(whole)  # which ${hydra:…} asks
         composition = Composition(whole, parse(run_part(whole)))
         check_names(composition)
@@ -253,7 +270,7 @@ FREE = ["run.dir", "sweep.dir", "sweep.subdir", "verbose", "help", "runtime", "o
 FREE += ["job.override_dirname", "job.config_name"]
 
 
-def check_files(whole: DictConfig, overrides: tuple[str, ...], expected: dict[str, object]) -> None:
+def check_files(whole: DictConfig, expected: dict[str, object]) -> None:
     """A user's file may set no more of Hydra's keys than an override may, and nothing of what submitit is given, which
     runs some of it in a shell. Raises ConfigError.
     """
@@ -261,15 +278,8 @@ def check_files(whole: DictConfig, overrides: tuple[str, ...], expected: dict[st
     for key in found | expected:
         if found.get(key) != expected.get(key) and not any(is_under(key, name) for name in FREE):
             raise ConfigError(f"hydra.{key}={found.get(key)} is not allowed in a file: use {', '.join(USABLE)}")
-    parsed = [OverridesParser.create().parse_override(text) for text in overrides]
-    typed = {
-        key
-        for one in parsed
-        if is_under(one.key_or_group, "executor")
-        for key, _ in leaves(one.value(), one.key_or_group)
-    }
     for key in flat(whole.executor):
-        if key.startswith("parameters.") and f"executor.{key}" not in typed:
+        if key.startswith("parameters."):
             raise ConfigError(f"executor.{key} is not allowed in a file: what submitit is given has to be typed")
 
 

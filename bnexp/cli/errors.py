@@ -147,11 +147,13 @@ def suggest_key(key: str, known: tuple[str, ...]) -> str | None:
     if key in KEYS:
         return KEYS[key]
     group, _, name = key.rpartition(".")
+    if KEYS.get(name, "").startswith(f"{group}."):
+        return KEYS[name]
     same_name = [other for other in known if other.rpartition(".")[2] == (name or key)]
     if same_name and group not in known:
         return same_name[0] if len(same_name) == 1 else None
     others = [other for other in known if other.rpartition(".")[0] == group]
-    near = get_close_matches(key, others, n=1, cutoff=0.7)
+    near = get_close_matches(key, others, n=1, cutoff=0.75)
     return near[0] if near else None
 
 

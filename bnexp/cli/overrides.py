@@ -48,7 +48,13 @@ class Setting:
     @property
     def is_choice(self) -> bool:
         """Whether it chooses a file of one of our groups, and does nothing else."""
-        return self.key in GROUPS and self.key != "experiment" and isinstance(self.value, str)
+        return self.key in (*GROUPS, "executor") and self.key != "experiment" and isinstance(self.value, str)
+
+    @property
+    def is_set_afterwards(self) -> bool:
+        """Whether it gives a value to a key of Hydra's or the executor's, on which nothing else depends."""
+        key = self.key.lstrip("+")
+        return key in USABLE or key.startswith("executor.")
 
     @property
     def is_value(self) -> bool:

@@ -92,6 +92,7 @@ def compose_jobs(arguments: Arguments) -> "tuple[Path, list[Job], Composition, b
     with configurations(arguments.config_dir, arguments.config_name) as composer, naming_overrides(overrides):
         parsed = parse_overrides(overrides)
         rows = split_jobs(parsed, composer.folder) if multirun else [[single(override) for override in parsed]]
+        composer.prepare(rows)
         composed = [composer.compose_job(row) for row in rows]
         first = composed[0][1]
         directory = first.directory(place_key(multirun), name_of_run(parsed))

@@ -200,7 +200,7 @@ def test_without_assertions_nothing_is_run(tmp_path: Path, setting: dict[str, st
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.parametrize(
     "setting", ["PYTHONWARNINGS=error", "PYTHONSAFEPATH=1", "PYTHONDEVMODE=1", "PYTHONINTMAXSTRDIGITS=640"]
 )

@@ -442,3 +442,48 @@ def test_a_configuration_file_that_is_no_table(bnexp: Bnexp, tmp_path: Path, con
     (tmp_path / "own/experiment").mkdir(parents=True)
     (tmp_path / "own/experiment/mine.yaml").write_text(content)
     refuse(bnexp, tmp_path, (*TRAIN, "--config-dir", "own", "experiment=mine"))
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("lr=0.1", "did you mean optim.lr?"),
+        ("learning_rate=0.1", "did you mean optim.lr?"),
+        ("optim.learning_rate=0.1", "did you mean optim.lr?"),
+        ("activation=relu", "did you mean act?"),
+        ("model=mlp", "did you mean arch?"),
+        ("bn=true", "did you mean norm=batch?"),
+        ("groups=4", "did you mean norm.groups?"),
+        ("norm.epz=1", "did you mean norm.eps?"),
+        ("sead=1", "did you mean seed?"),
+        ("norm=bacth", "did you mean norm=batch? Choose from batch, "),
+        ("norm=layernorm", "did you mean norm=layer?"),
+        ("act=swish", "did you mean act=silu?"),
+        ("dataset=cifar", "did you mean dataset=cifar10?"),
+        ("init=he", "did you mean init=kaiming?"),
+        ("--lr=0.1", "--lr=0.1 is not allowed: an override has no dashes, as optim.lr=0.1"),
+        ("--epochs", "--epochs is not allowed: an override has no dashes, as steps=…"),
+        ("--gpu", "as device=cuda"),
+    ],
+)
+def test_what_was_probably_meant(bnexp: Bnexp, tmp_path: Path, word: str, meant: str) -> None:
+    """The field's aliases first, then spelling within the group."""
+    outcome = bnexp(*TRAIN, word)
+    assert (outcome.status, len(outcome.err.splitlines())) == (2, 1)
+    assert meant in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("word", ["dropout=0.1", "norm=dropout", "foo.bar=1", "--frobnicate", "arch.droprate=1"])
+def test_nothing_is_guessed_where_nothing_is_near(bnexp: Bnexp, word: str) -> None:
+    outcome = bnexp(*TRAIN, word)
+    assert outcome.status == 2
+    assert "did you mean" not in outcome.err
+    assert "as " not in outcome.err
+
+
+@pytest.mark.parametrize("value", ["1e3", "1000.0", "1_000"])
+def test_a_whole_number_may_be_written_as_a_float(bnexp: Bnexp, value: str) -> None:
+    outcome = bnexp("train", "dataset=digits", f"steps={value}", "--cfg", "job")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "\nsteps: 1000\n" in outcome.out

@@ -328,7 +328,7 @@ def test_disturbed_displays(times: Times, tell: Tell) -> None:
     assert same == count
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.parametrize("redirection", ["| head -3", "| head -0", ">&-", "2>&- <&-", ">/dev/full 2>&1"])
 def test_as_a_shell_starts_it(redirection: str) -> None:
     """With workers as they are made outside of tests, and the interpreter's own end."""

@@ -272,7 +272,7 @@ def test_in_a_sweep_on_workers_the_others_go_on() -> None:
     assert files_of("mine") == expected
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
 def test_in_a_stack_the_others_go_on() -> None:
     words = ("train", *SHORT, "compile=true", "-m", "seed=range(3)", "executor.max_stack=3")

@@ -391,7 +391,8 @@ def test_a_killed_worker_is_replaced_and_an_interrupted_sweep_closes_its_runs(tm
     with out.open("wb") as stdout, err.open("wb") as stderr:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=stdout, stderr=stderr)
     try:
-        wait_until(lambda: len(list(tmp_path.glob("s/*/metrics.csv"))) == 2, process, "two runs are open")
+        tables = lambda: [path.read_text() for path in tmp_path.glob("s/*/metrics.csv")]  # noqa: E731
+        wait_until(lambda: sum(text.count("\n") > 1 for text in tables()) == 2, process, "two runs train")
         crew = crew_of(process.pid)
         assert len(crew) == 2
         os.kill(min(crew), signal.SIGKILL)
@@ -402,7 +403,6 @@ def test_a_killed_worker_is_replaced_and_an_interrupted_sweep_closes_its_runs(tm
         )
         wait_until(lambda: len(crew_of(process.pid) - crew) == 1, process, "a new worker has come")
         crew |= crew_of(process.pid)
-        tables = lambda: [path.read_text() for path in tmp_path.glob("s/*/metrics.csv")]  # noqa: E731
         wait_until(lambda: sum(text.count("\n") > 1 for text in tables()) == 3, process, "the third run trains too")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
@@ -448,7 +448,7 @@ def folder_of(tmp_path: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "kind", ["long", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("longer", "letters", "missing"))]
+    "kind", ["long", *(pytest.param(kind, marks=pytest.mark.extra) for kind in ("longer", "letters", "missing"))]
 )
 def test_workers_start_whatever_the_temporary_directory_is_called(bnexp: Bnexp, tmp_path: Path, kind: str) -> None:
     words = ["train", "-m", "dataset=digits", "device=cpu", "steps=20", "eval.first_every=10", "seed=0,1"]

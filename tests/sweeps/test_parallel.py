@@ -83,7 +83,7 @@ def test_one_process_writes_and_speaks(shared: tuple[Path, str]) -> None:
         assert sum(row["split"] == "test" for row in csv.DictReader(file)) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_interruption(tmp_path: Path) -> None:
     words = ["train", "dataset=digits", "steps=1000000", "norm=sync_batch", "hydra.run.dir=mine"]
     process = subprocess.Popen(

@@ -15,7 +15,7 @@ LOCAL = ("executor=slurm", "executor.cluster=local")
 RUNS = ("norm=none", "norm=batch")
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_same_bytes_as_one_by_one(bnexp: Bnexp) -> None:
     pytest.importorskip("submitit")
     assert bnexp(*SWEEP, "executor=inline", "hydra.sweep.dir=inline").status == 0

@@ -182,7 +182,7 @@ def test_other_code_is_another_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiled.path_of("key", found) != before
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_damaged_files_of_torch_are_made_anew(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that was cut off as it was written would be taken again and again."""
     monkeypatch.setattr("torch._inductor.config.cpp_cache_precompile_headers", False)

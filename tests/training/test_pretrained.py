@@ -149,7 +149,7 @@ def test_a_damaged_source_is_refused(bnexp: Bnexp, source: Path, damage: str) ->
 # ---- trainable
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.extra)])
 def test_norms_alone_are_trained(bnexp: Bnexp, source: Path, compiled: bool) -> None:
     words = ("init_from=source", "trainable=norms", f"compile={compiled}", "hydra.run.dir=mine")
     assert bnexp(*TRAIN, *words).status == 0

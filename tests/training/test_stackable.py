@@ -103,7 +103,7 @@ CASES = [*chain.from_iterable(((name, key) for key in numbers_of(name)) for name
 
 
 @needs_compiler
-@pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.parametrize(("name", "key"), CASES)
 def test_every_number_of_every_norm_in_a_sweep_as_alone(bnexp: Bnexp, name: str, key: str) -> None:
     styles = ("dataset.conditions=[plain,inverted]",) if name.startswith("conditional") else ()
