@@ -49,26 +49,29 @@ def reproduce(arguments: list[str]) -> int:
 
 
 def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> None:
-    """What their sweeps still need; one that starts from runs which aren't there yet cannot be planned."""
+    """What their sweeps still need, each in a line as soon as it is known, then the claims in a table.
+
+    A sweep that starts from runs which aren't there yet cannot be planned.
+    """
     from bnexp.claims.judge import show_list
     from bnexp.runs.config import ConfigError
-    from bnexp.runs.console import console, count, duration, print_line
+    from bnexp.runs.console import count, duration_range, print_line
 
     plans: dict[str, SweepPlan] = {}
     times = {sweep.name: f"after {sweep.after.name}" for sweep in sweeps if sweep.after}
-    with console.status("looking at what is left to run", spinner="line"):
-        for sweep in sweeps:
-            start = plans.get(sweep.after.name) if sweep.after else None
-            if sweep.after is None or (start and not start.stacks):
-                try:
-                    plans[sweep.name] = plan_claim(sweep, seeds).sweep
-                except ConfigError:  # its data isn't there
-                    times[sweep.name] = "cannot run here"
-    times |= {name: duration(plan.seconds) if plan.stacks else "done" for name, plan in plans.items()}
+    for number, sweep in enumerate(sweeps, 1):
+        start = plans.get(sweep.after.name) if sweep.after else None
+        if sweep.after is None or (start and not start.stacks):
+            try:
+                plans[sweep.name] = plan = plan_claim(sweep, seeds).sweep
+                times[sweep.name] = duration_range(plan.seconds) if plan.stacks else "done"
+            except ConfigError:  # its data isn't there
+                times[sweep.name] = "cannot run here"
+        print_line(f"sweep {number} of {len(sweeps)}, {sweep.name}: {times[sweep.name]}")
     show_list(claims, times)
     later = len(sweeps) - len(plans)
     besides = f", besides {count(later, 'sweep')} that cannot be planned yet" if later else ""
-    print_line(f"all that is left: about {duration(sum(plan.seconds for plan in plans.values()))}{besides}")
+    print_line(f"all that is left: about {duration_range(sum(plan.seconds for plan in plans.values()))}{besides}")
 
 
 def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:

@@ -439,6 +439,7 @@ def test_every_published_cell_has_a_claim() -> None:
     assert len(rates_claimed) == 2
 
 
+@pytest.mark.extra
 def test_sweeps_compose_and_stack() -> None:
     """Runs of every claim, the grid's first and last, are valid configurations; seeds of an arm share a stack."""
     with configurations() as composer:

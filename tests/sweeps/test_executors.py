@@ -448,7 +448,7 @@ def folder_of(tmp_path: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "kind", ["long", *(pytest.param(kind, marks=pytest.mark.extra) for kind in ("longer", "letters", "missing"))]
+    "kind", [pytest.param(kind, marks=pytest.mark.extra) for kind in ("long", "longer", "letters", "missing")]
 )
 def test_workers_start_whatever_the_temporary_directory_is_called(bnexp: Bnexp, tmp_path: Path, kind: str) -> None:
     words = ["train", "-m", "dataset=digits", "device=cpu", "steps=20", "eval.first_every=10", "seed=0,1"]
