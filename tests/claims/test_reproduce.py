@@ -15,6 +15,7 @@ from bnexp.claims.registry import CLAIMS
 from bnexp.claims.rules import Directional, Exact, Share
 from bnexp.claims.sources.identities import one_group_is_layer
 from bnexp.claims.values import on_test, where
+from bnexp.runs.directory import digest_of
 from bnexp.runs.record import find_runs
 
 SHORT = "dataset=digits steps=40 optim.lr=0.1 eval.first_every=20"
@@ -119,6 +120,22 @@ def test_finished_runs_are_reused_and_lost_ones_made_again(bnexp: Bnexp) -> None
     assert "run: " not in third.out
     assert "runs: " not in third.out
     assert {run.directory for run in find_runs([RUNS])} == set(before)
+
+
+def test_a_key_that_is_added_later_trains_nothing_again(bnexp: Bnexp) -> None:
+    """Runs that were made before NormConfig had `noise_scale` and CheckpointConfig had any key."""
+    assert bnexp("reproduce", "digits.better", "--seeds", "2").status == 0
+    before = records()
+    for run in find_runs([RUNS]):
+        record = run.record | {"config": {key: value for key, value in run.config.items() if key != "checkpoint"}}
+        record["config"]["norm"] = {key: value for key, value in run.config["norm"].items() if key != "noise_scale"}
+        record["config"]["checkpoint"] = {}
+        assert digest_of(record["config"]) == run.digest
+        (run.directory / "run.json").write_text(json.dumps(record))
+    again = bnexp("reproduce", "digits.better", "--seeds", "2")
+    assert again.status == 0
+    assert "test accuracy" not in again.out, "nothing is trained"
+    assert records() == before
 
 
 def test_a_damaged_run_is_named_and_left_out(bnexp: Bnexp) -> None:
