@@ -25,7 +25,7 @@ def train(arguments: list[str]) -> int:
     from bnexp.cli.arguments import read_arguments
     from bnexp.cli.plan import plan
 
-    dry, arguments = take_dry_run(arguments)
+    dry, arguments = pop_dry_run(arguments)
     read = read_arguments(arguments)
     if read.is_question:
         return answer("train", read)
@@ -43,7 +43,7 @@ def compare(arguments: list[str]) -> int:
     from bnexp.cli.plan import plan
 
     by, arguments = take("by", arguments)
-    dry, arguments = take_dry_run(arguments)
+    dry, arguments = pop_dry_run(arguments)
     read = read_arguments(["--multirun", *arguments])
     if read.is_question:
         return answer("compare", read)
@@ -72,7 +72,7 @@ def take(key: str, arguments: list[str]) -> tuple[str | None, list[str]]:
     return (chosen[-1] if chosen else None), [word for word in arguments if not word.startswith(f"{key}=")]
 
 
-def take_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
+def pop_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
     from bnexp.runs.config import require
 
     value, left = take("dry_run", arguments)
@@ -84,7 +84,7 @@ def take_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
 
 
 def report(arguments: list[str]) -> int:
-    directories, given = take_directories("report", arguments, ("by", "out"))
+    directories, given = parse_directories("report", arguments, ("by", "out"))
     from bnexp.compare.report import report as make_report
 
     make_report(directories, given["by"], folder(given["out"]))
@@ -95,7 +95,7 @@ def folder(word: str | None) -> Path | None:
     return None if word is None else Path(word).expanduser()
 
 
-def take_directories(
+def parse_directories(
     command: str, arguments: list[str], keys: tuple[str, ...] = ()
 ) -> tuple[list[Path], dict[str, str | None]]:
     """Directories that are there, and the values of what the command knows, KEY=VALUE. Raises ConfigError."""
@@ -129,7 +129,7 @@ def resume(arguments: list[str]) -> int:
     keys = tuple(f"{key}=" for key in PATHS)
     moves = [word for word in arguments if word.startswith(keys) and not Path(word).is_dir()]
     moved = {key: os.path.abspath(os.path.expanduser(path)) for key, _, path in (word.partition("=") for word in moves)}
-    directories, _ = take_directories("resume", [word for word in arguments if word not in moves])
+    directories, _ = parse_directories("resume", [word for word in arguments if word not in moves])
     from bnexp.runs.console import print_line
     from bnexp.runs.lock import Lock
     from bnexp.runs.sweep_record import comparison_of
@@ -149,7 +149,7 @@ def resume(arguments: list[str]) -> int:
 
 
 def probe(arguments: list[str]) -> int:
-    directories, given = take_directories("probe", arguments, ("by", "out"))
+    directories, given = parse_directories("probe", arguments, ("by", "out"))
     from bnexp.compare.landscape_report import report_probes
 
     report_probes(directories, given["by"], folder(given["out"]))
@@ -195,7 +195,7 @@ def data_status(overrides: list[str]) -> int:
 
     chosen = any(word.startswith("dataset=") for word in overrides)
     with configurations() as composer:
-        jobs = [overrides] if chosen else with_each(composer, list(DATASETS), overrides)
+        jobs = [overrides] if chosen else for_each_dataset(composer, list(DATASETS), overrides)
         configs = [composer.compose_run(job).dataset for job in jobs]
     rows = []
     for config in configs:
@@ -205,7 +205,7 @@ def data_status(overrides: list[str]) -> int:
     return 0
 
 
-def with_each(composer: Composer, names: list[str], overrides: list[str]) -> list[list[str]]:
+def for_each_dataset(composer: Composer, names: list[str], overrides: list[str]) -> list[list[str]]:
     """The overrides with every data set, without those whose key it doesn't have. Raises ConfigError for one that none
     has.
     """

@@ -58,7 +58,7 @@ def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan
     """
     from bnexp.runs.distributed import processes
     from bnexp.sweeps.job import parse_executor
-    from bnexp.sweeps.resume import check_holds, check_runs, remaining_jobs, runs_of, with_compilation
+    from bnexp.sweeps.resume import check_directory, check_runs, remaining_jobs, runs_of, with_compilation
     from bnexp.sweeps.stacks import plan_sweep
 
     directory, jobs, first, named = compose_jobs(arguments)
@@ -68,7 +68,7 @@ def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan
     twice = len({job.digest for job in jobs}) < len(jobs)
     require(not twice, "the sweep", " ".join(arguments.overrides), "it has the same run more than once")
     numbered = any(token in subdirectory_of(first) for token in NUMBER) if named else True
-    runs = runs_of(directory) if resume else check_holds(directory, jobs, numbered, named)
+    runs = runs_of(directory) if resume else check_directory(directory, jobs, numbered, named)
     if runs and processes() > 1:
         raise ConfigError(f"{directory} holds this run already, which torchrun cannot resume: choose another one")
     remaining = with_compilation(remaining_jobs(jobs, runs), runs)

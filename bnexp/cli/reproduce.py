@@ -76,11 +76,11 @@ def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> No
 
 def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
     """What is left of a claim's sweep."""
-    from bnexp.claims.judge import folder_of, words_of
+    from bnexp.claims.judge import folder_of, sweep_arguments
     from bnexp.cli.arguments import read_arguments
     from bnexp.cli.plan import plan
 
-    words = ["--multirun", *words_of(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"]
+    words = ["--multirun", *sweep_arguments(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"]
     return plan(read_arguments(words), resume=True)
 
 

@@ -19,7 +19,7 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
     from bnexp.runs import distributed
     from bnexp.runs.console import command, print_line
     from bnexp.runs.lock import Lock
-    from bnexp.sweeps.resume import clear_leftovers, runs_of, write_jobs
+    from bnexp.sweeps.resume import clear_partial_files, runs_of, write_jobs
     from bnexp.sweeps.run import run_sweep
 
     directory, multirun = checked.directory, checked.arguments.multirun
@@ -28,7 +28,7 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
             show_contents(contents)
     with Lock(directory):
         if checked.resumed and checked.sweep.stacks:
-            clear_leftovers(directory, runs_of(directory))
+            clear_partial_files(directory, runs_of(directory))
         elif not checked.resumed:  # again, now that nobody else can write there
             check_output(directory, place_key(multirun))
         if multirun and (checked.sweep.stacks or compare is not None):
@@ -54,12 +54,12 @@ def one_by_one(checked: Plan) -> SweepPlan:
 def train_in_parallel(checked: Plan) -> int:
     """Under torchrun: rank 0 is the run, the others take their shares of its batches."""
     from bnexp.runs import distributed
-    from bnexp.training.loop import follow
+    from bnexp.training.loop import train_share
 
     distributed.barrier()
     if distributed.rank() == 0:
         return start(checked)
-    follow(checked.jobs[0].config)
+    train_share(checked.jobs[0].config)
     return 0
 
 

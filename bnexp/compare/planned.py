@@ -38,7 +38,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Planned:
-    """The runs below some directories, each once, in the order of their sweeps: all that were planned, and those that
+    """The runs below some directories, each without_duplicates, in the order of their sweeps: all that were planned, and those that
     finished. `unreadable`: directories of runs whose record can't be read, and that no sweep names; `unknown`: records
     of sweeps that can't be read.
     """
@@ -66,7 +66,7 @@ class Planned:
         words = f"{len(self.finished)} of {count(self.size, 'planned run')} finished"
         return words + (f" and {SWEEP} cannot be read" if self.unknown else "")
 
-    def lacking(self, panels: Panels) -> list[Missing]:
+    def missing_runs(self, panels: Panels) -> list[Missing]:
         """The planned runs that are missing, each with its place in the panels."""
         done = {run.digest for run in self.finished}
         found = [
@@ -87,7 +87,7 @@ class Planned:
             if run.digest not in done:
                 sweep = next((sweep for sweep in self.sweeps if run.digest in sweep.jobs), None)
                 if sweep is not None:
-                    if run.complete:  # and damaged: it is over, and starts anew once it is gone
+                    if run.complete:  # and damaged: it is over, and starts anew without_duplicates it is gone
                         found.append(shlex.join(["rm", "-r", str(run.directory)]))
                     found.append(sweep.command)
                 elif not run.complete:
@@ -113,7 +113,7 @@ def missing_run(run: RunRecord, panel: str, arm: str) -> Missing:
 def outcome(run: RunRecord) -> tuple[str, str | None]:
     """Status of a run that can't be compared, and why."""
     if run.complete:
-        return DAMAGED, f"{run.flaw()}; it starts anew once its folder is removed"
+        return DAMAGED, f"{run.flaw()}; it starts anew without_duplicates its folder is removed"
     why = run.summary.get("error")
     return printable(str(run.summary["status"])), shortened(str(why)) if why else None
 
@@ -129,17 +129,17 @@ def shortened(text: str) -> str:
 def read_planned(roots: list[Path]) -> Planned:
     """Names runs that are left out. Raises ConfigError where no run finished."""
     runs = find_runs(roots)
-    finished = once(without_flaws(runs))
+    finished = without_duplicates(without_flaws(runs))
     records = {path: read_sweep(path) for path in sweep_files(roots)}
     sweeps = [record for record in records.values() if record is not None]
     read = {run.directory.resolve() for run in runs}
     unreadable = [place for root in roots for place in run_places(root) if place.resolve() not in read]
-    named = never_started(sweeps, {run.digest for run in runs}, {place.resolve() for place in unreadable})
+    named = not_started_runs(sweeps, {run.digest for run in runs}, {place.resolve() for place in unreadable})
     known = {run.directory.resolve() for run in named}
     every = {run.digest: run for run in [*reversed([*runs, *named]), *finished]}  # the finished one of two
     planned = Planned(
-        runs=sorted(every.values(), key=place_in(roots)),
-        finished=sorted(finished, key=place_in(roots)),
+        runs=sorted(every.values(), key=sweep_order(roots)),
+        finished=sorted(finished, key=sweep_order(roots)),
         roots=roots,
         sweeps=sweeps,
         unreadable=[place for place in unreadable if place.resolve() not in known],
@@ -166,7 +166,7 @@ def without_flaws(runs: list[RunRecord]) -> list[RunRecord]:
     return [run for run, flaw in zip(runs, flaws, strict=True) if flaw is None]
 
 
-def once(runs: list[RunRecord]) -> list[RunRecord]:
+def without_duplicates(runs: list[RunRecord]) -> list[RunRecord]:
     """Without those that are there a second time, which are named."""
     found: dict[str, RunRecord] = {}
     for run in runs:
@@ -176,12 +176,12 @@ def once(runs: list[RunRecord]) -> list[RunRecord]:
     return list(found.values())
 
 
-def never_started(sweeps: list[SweepRecord], begun: set[str], unreadable: set[Path]) -> list[RunRecord]:
+def not_started_runs(sweeps: list[SweepRecord], started: set[str], unreadable: set[Path]) -> list[RunRecord]:
     """Planned runs without a record of their own, one for each."""
     found: dict[str, RunRecord] = {}
     for sweep in sweeps:
         for number, (digest, entry) in enumerate(sweep.jobs.items()):
-            if digest not in begun:
+            if digest not in started:
                 overrides = [str(word) for word in entry["overrides"]]
                 directory = sweep.folder / run_name(overrides, number)
                 record = {"config": entry["config"], "job": number, "created": "", "overrides": entry["words"]}
@@ -191,7 +191,7 @@ def never_started(sweeps: list[SweepRecord], begun: set[str], unreadable: set[Pa
     return list(found.values())
 
 
-def place_in(roots: list[Path]) -> Callable[[RunRecord], tuple[int, int, str]]:
+def sweep_order(roots: list[Path]) -> Callable[[RunRecord], tuple[int, int, str]]:
     """A run's place among others, as `find_runs` has it: by root, place in its sweep, time."""
     order = cache(order_of_sweep)
 
@@ -212,10 +212,10 @@ def describe_missing(missing: list[Missing]) -> list[str]:
         arm = ", ".join(part for part in (run.panel, run.arm) if part) or printable(str(run.directory))
         reason = run.status + (f" ({run.why})" if run.why else "")
         groups.setdefault((arm, reason), []).extend([] if run.seed is None else [run.seed])
-    return [f"{arm}: {f'{seed_words(seeds)} {reason}'.strip()}" for (arm, reason), seeds in groups.items()]
+    return [f"{arm}: {f'{seed_ranges(seeds)} {reason}'.strip()}" for (arm, reason), seeds in groups.items()]
 
 
-def seed_words(seeds: list[int]) -> str:
+def seed_ranges(seeds: list[int]) -> str:
     """seeds 0 to 3, 7; empty without any."""
     ranges: list[list[int]] = []
     for seed in sorted(set(seeds)):

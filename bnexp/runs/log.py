@@ -39,16 +39,16 @@ class RunLog(logging.Handler):
             except OSError as error:
                 self.paths.remove(path)
                 if path.parent.is_dir():
-                    complain_once(f"{path}: {error.strerror}: the run goes on without a log")
+                    print_error_once(f"{path}: {error.strerror}: the run goes on without a log")
 
 
-_complained: set[str] = set()
+_printed: set[str] = set()
 
 
-def complain_once(text: str) -> None:
+def print_error_once(text: str) -> None:
     """One line on standard error, the first time that this process has it to say."""
-    if text not in _complained:
-        _complained.add(text)
+    if text not in _printed:
+        _printed.add(text)
         print_error(text)
 
 

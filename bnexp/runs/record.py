@@ -79,9 +79,9 @@ class RunRecord:
         return None if whole else f"its {METRICS}, {TIMING} or {SUMMARY} is not whole"
 
     @property
-    def of_these_versions(self) -> bool:
+    def same_versions(self) -> bool:
         packages: dict[str, str] = self.record["packages"]
-        return packages.items() >= deciding_versions().items()
+        return packages.items() >= reproducibility_versions().items()
 
     @cached_property
     def validation(self) -> dict[int, dict[str, float]]:
@@ -154,7 +154,7 @@ def complete_runs(sweep: Path) -> dict[str, RunRecord]:
     """Of a sweep's directory the complete runs that these versions of bnexp and torch made, by their configuration's
     digest.
     """
-    return {run.digest: run for run in find_runs([sweep]) if run.complete and run.of_these_versions}
+    return {run.digest: run for run in find_runs([sweep]) if run.complete and run.same_versions}
 
 
 def complete_run(directory: Path) -> RunRecord | None:
@@ -165,7 +165,7 @@ def complete_run(directory: Path) -> RunRecord | None:
     return None
 
 
-def deciding_versions() -> dict[str, str]:
+def reproducibility_versions() -> dict[str, str]:
     """Of the packages whose versions a curve depends on."""
     return {name: version(name) for name in ("bnexp", "torch")}
 

@@ -49,7 +49,7 @@ def write_jobs(
     write_whole(directory / SWEEP, to_json(record))
 
 
-def clear_leftovers(directory: Path, runs: Runs) -> None:
+def clear_partial_files(directory: Path, runs: Runs) -> None:
     """What was being written when a sweep's process was killed, and what complete runs could be resumed from."""
     clear_parts(directory)
     for run in runs.values():
@@ -64,7 +64,7 @@ def runs_of(directory: Path) -> Runs:
 
 def remaining_jobs(jobs: list[Job], runs: Runs) -> list[Job]:
     """The jobs without the complete runs of these versions of bnexp and torch."""
-    done = {digest for digest, run in runs.items() if run.complete and run.of_these_versions}
+    done = {digest for digest, run in runs.items() if run.complete and run.same_versions}
     return [job for job in jobs if job.digest not in done]
 
 
@@ -94,7 +94,7 @@ def compilation_of(job: Job, run: RunRecord | None) -> Compilation:
     return found
 
 
-def check_holds(directory: Path, jobs: list[Job], numbered: bool, own_names: bool) -> Runs:
+def check_directory(directory: Path, jobs: list[Job], numbered: bool, own_names: bool) -> Runs:
     """The runs of these jobs that a directory holds already. `numbered`: the directories of the jobs have their numbers
     in their names; `own_names`: the user named them.
 
@@ -159,11 +159,11 @@ def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
             check_resumable(run, planned[run.digest], directory)
     if moved:
         move(directory, jobs, executor, runs)
-    clear_leftovers(directory, runs)
+    clear_partial_files(directory, runs)
     remaining = with_compilation(remaining_jobs(jobs, runs), runs)
     if not remaining:
         return f"{directory} is finished: nothing is left to do"
-    remaining = [replace(job, directory=place_of(job, directory, runs)) for job in remaining]
+    remaining = [replace(job, directory=directory_of(job, directory, runs)) for job in remaining]
     for job in sorted(remaining, key=lambda job: str(job.config.dataset)):  # each data set is read once
         check_facts(job.config, job.directory, load_data(job.config.dataset, directory), job.compilation.compiled)
     for contents in check_runs([job.config for job in remaining]):
@@ -210,7 +210,7 @@ def check_resumable(run: RunRecord, config: RunConfig, directory: Path) -> None:
     check_versions(run)
     check_data(run, config, directory)
     if run.complete:
-        check_start(config, run.directory, run.record, gone_is_fine=True)
+        check_start(config, run.directory, run.record, may_be_missing=True)
     else:
         check_facts(config, run.directory, load_data(config.dataset))
         Lock(run.directory).release()
@@ -218,7 +218,7 @@ def check_resumable(run: RunRecord, config: RunConfig, directory: Path) -> None:
 
 def check_versions(run: RunRecord) -> None:
     """Another version of torch would go on to another curve. Raises ConfigError."""
-    if not run.of_these_versions:
+    if not run.same_versions:
         made = ", ".join(f"{name} {run.record['packages'].get(name)}" for name in ("bnexp", "torch"))
         raise ConfigError(f"{run.directory} was made by {made}: install these to go on, or start it anew")
 
@@ -230,7 +230,7 @@ def check_data(run: RunRecord, config: RunConfig, directory: Path) -> None:
         raise ConfigError(f"{run.directory} was made with other data: choose another directory")
 
 
-def place_of(job: Job, directory: Path, runs: Runs) -> Path:
+def directory_of(job: Job, directory: Path, runs: Runs) -> Path:
     """Where a run is, or where one that never started goes."""
     digest = job.digest
     return runs[digest].directory if digest in runs else directory / run_name(job.overrides, job.number)
@@ -240,7 +240,7 @@ def read_jobs(directory: Path, moved: dict[str, str]) -> tuple[list[Job], Execut
     """A sweep's as it was planned; of a run, itself. Raises ConfigError."""
     path = directory / SWEEP
     if not path.exists():
-        return jobs_begun(directory, moved), ExecutorConfig()
+        return recorded_jobs(directory, moved), ExecutorConfig()
     try:
         record = read_json(path)
         if not fits(record, {"jobs": list}):
@@ -251,7 +251,7 @@ def read_jobs(directory: Path, moved: dict[str, str]) -> tuple[list[Job], Execut
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-def jobs_begun(directory: Path, moved: dict[str, str]) -> list[Job]:
+def recorded_jobs(directory: Path, moved: dict[str, str]) -> list[Job]:
     found = find_runs([directory])
     if not found:
         raise ConfigError(f"{directory} holds neither a run nor a sweep")

@@ -66,7 +66,7 @@ class Sweep:
             try:
                 for stack in stacks:
                     self.executor.start(stack)
-                while remaining and not stop.asked():
+                while remaining and not stop.requested():
                     for ended in self.executor.poll():
                         remaining -= 1
                         self.failures |= ended.failures or {}

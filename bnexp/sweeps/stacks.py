@@ -110,7 +110,7 @@ def divide(jobs: list[Job], workers: float, config: ExecutorConfig) -> list[Stac
     """Stacks that differ by one job at most: each size is compiled once. Their number is a multiple of the workers that
     these jobs have for themselves, so that none is idle.
     """
-    gains = gains_from_company(jobs[0])
+    gains = gains_from_stacking(jobs[0])
     largest = min(config.max_stack or LARGEST_STACK, LARGEST_STACK) if gains else 1
     best = best_size(jobs[0].config) if gains else 1
     number = max(ceil(len(jobs) / largest), 0 if config.max_stack else round(len(jobs) / best))
@@ -119,7 +119,7 @@ def divide(jobs: list[Job], workers: float, config: ExecutorConfig) -> list[Stac
     return [jobs[first:last] for first, last in pairwise(bounds)]
 
 
-def gains_from_company(job: Job) -> bool:
+def gains_from_stacking(job: Job) -> bool:
     """Whether company makes a run faster: not an uncompiled or a convolutional one."""
     return stacks(job.config) and job.compilation.compiled
 

@@ -8,7 +8,7 @@ from bnexp.runs.log import run_log
 from bnexp.sweeps.job import Failure, Failures, Job, StackOfJobs
 from bnexp.training.compiled import CompileError
 from bnexp.training.loop import train_together
-from bnexp.training.member import Member, open_member, outcome_of
+from bnexp.training.member import Member, create_or_reopen_run, summary_of_complete_run
 
 
 def train_stack(stack: StackOfJobs) -> Failures:
@@ -20,7 +20,7 @@ def train_stack(stack: StackOfJobs) -> Failures:
     members: list[tuple[Job, Member]] = []
     for job in stack:
         try:
-            if outcome_of(job.config, job.directory) is None:
+            if summary_of_complete_run(job.config, job.directory) is None:
                 members.append((job, open_job(job, len(stack))))
         except Exception as error:  # one directory's trouble is not the others'
             failures[job.number] = failure_of(error)
@@ -35,10 +35,10 @@ def train_stack(stack: StackOfJobs) -> Failures:
     return failures | {number: failure_of(error) for number, error in errors.items()}
 
 
-def open_job(job: Job, companions: int) -> Member:
-    """The job's run, created or reopened, with Hydra's record and its log beside. Raises what `open_member` raises."""
+def open_job(job: Job, stack_size: int) -> Member:
+    """The job's run, created or reopened, with Hydra's record and its log beside. Raises what `create_or_reopen_run` raises."""
     with run_log([job.directory], verbose_of(job)):
-        member = open_member(job.config, job.launch, companions)
+        member = create_or_reopen_run(job.config, job.launch, stack_size)
         try:
             if job.record is not None:
                 job.record.write(job)

@@ -11,7 +11,7 @@ from torch import Tensor
 from bnexp.runs.config import RunConfig
 from bnexp.runs.directory import CHECKPOINT, RESUME, config_digest, resume_at
 from bnexp.runs.files import remove
-from bnexp.runs.record import deciding_versions
+from bnexp.runs.record import reproducibility_versions
 from bnexp.runs.tensors import DamagedFileError, digest_path, load_tensors, load_with_metadata, save_tensors
 from bnexp.training.engine import MemberState
 
@@ -42,7 +42,7 @@ def with_one_nan(tensor: Tensor) -> Tensor:
 
 def made_by(digest: str) -> dict[str, str]:
     """Metadata with the versions and the configuration's digest: one entry, since a file has several in any order."""
-    versions = " ".join(f"{name} {version}" for name, version in deciding_versions().items())
+    versions = " ".join(f"{name} {version}" for name, version in reproducibility_versions().items())
     return {"made_by": f"{versions} config {digest}"}
 
 

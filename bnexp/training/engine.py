@@ -26,7 +26,7 @@ from bnexp.runs import distributed
 from bnexp.runs.config import ConfigError, RunConfig
 from bnexp.runs.seeds import generator
 from bnexp.training.compiled import Compiled
-from bnexp.training.evaluation import Asked, Evaluation, Evaluator, Tensors, make_answer, never
+from bnexp.training.evaluation import Evaluation, Evaluator, ShouldStop, Tensors, make_answer, never_stop
 from bnexp.training.optim import NUMBERS, STACKABLE, find_optimizer, schedule_factor
 from bnexp.training.pretrained import load_start
 from bnexp.training.torch_internals import keep_in_place, map_tensors
@@ -301,10 +301,10 @@ class Stack:
         step = int(self.members[row].record["diverged_at"])
         return step if step >= 0 else None
 
-    def evaluate(self, row: int, images: Images, stopping: Asked = never) -> Evaluation:
+    def evaluate(self, row: int, images: Images, should_stop: ShouldStop = never_stop) -> Evaluation:
         """Evaluate a member. Raises Stopped."""
         member = self.members[row]
-        return self.evaluator.evaluate(member.parameters, member.buffers, images, stopping)
+        return self.evaluator.evaluate(member.parameters, member.buffers, images, should_stop)
 
 
 _placed: dict[tuple[torch.device, torch.memory_format], tuple[Data, Data]] = {}

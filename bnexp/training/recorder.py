@@ -149,7 +149,7 @@ class Table:
 
     def __init__(self, path: Path, header: list[str], until: int | None) -> None:
         new, self.path = until is None, path
-        self.kept = [] if until is None else cut_back(path, header, until)
+        self.kept = [] if until is None else truncate_rows(path, header, until)
         self.digest = hashlib.sha256(b"" if new else path.read_bytes())
         self.file = path.open("w" if new else "a", encoding="utf-8", newline="")
         if new:
@@ -225,7 +225,7 @@ def changed(path: Path) -> OSError:
     return OSError(errno.EIO, "was changed or replaced while the run was writing it", str(path))
 
 
-def cut_back(path: Path, header: list[str], until: int) -> list[list[str]]:
+def truncate_rows(path: Path, header: list[str], until: int) -> list[list[str]]:
     """Remove a table's rows after the step `until`, a test's, and one that a killed process has half written; return
     the others. Raises OSError for a table that is missing, damaged or a link.
     """
