@@ -41,7 +41,7 @@ class Stopped(Exception):
 
 
 def never_stop() -> bool:
-    """An `ShouldStop` for callers that can't be stopped."""
+    """Return False: the `ShouldStop` of a caller that can't be stopped."""
     return False
 
 

@@ -6,7 +6,7 @@ from bnexp.data.batches import Batches
 from bnexp.data.load import load_data
 from bnexp.runs import distributed
 from bnexp.runs.config import RunConfig
-from bnexp.runs.directory import CHECKPOINT, checkpoint_at, clear_progress, write_summary
+from bnexp.runs.directory import CHECKPOINT, checkpoint_path, clear_progress, write_summary
 from bnexp.runs.record import write_failure
 from bnexp.training.checkpoint import save_checkpoint, save_progress
 from bnexp.training.device import COMPILE_FROM, pick_device, prepare_torch
@@ -172,7 +172,7 @@ def evaluate(member: Member, stack: Stack, step: int, seconds: float, should_sto
     loss = stack.take_loss(member.row, updates) if updates else None
     member.log(step, member.start.seconds + seconds, loss, result)
     if member.config.eval.keep:
-        save_checkpoint(checkpoint_at(member.launch.directory, step), stack.members[member.row], member.config)
+        save_checkpoint(checkpoint_path(member.launch.directory, step), stack.members[member.row], member.config)
 
 
 def close(member: Member, stack: Stack, step: int, seconds: float, status: str, should_stop: ShouldStop) -> None:
@@ -203,7 +203,7 @@ def close(member: Member, stack: Stack, step: int, seconds: float, status: str, 
 def check_kept_checkpoints(member: Member) -> None:
     """Raise OSError where a checkpoint of an earlier evaluation (eval.keep) is missing."""
     for step in member.steps if member.config.eval.keep else []:
-        checkpoint_at(member.launch.directory, step).stat()
+        checkpoint_path(member.launch.directory, step).stat()
 
 
 def evaluate_tests(

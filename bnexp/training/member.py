@@ -31,8 +31,7 @@ from bnexp.training.device import pick_device, thread_count
 from bnexp.training.engine import start_member
 from bnexp.training.evaluation import Evaluation, activation_columns
 from bnexp.training.pretrained import describe_start, source_digest
-from bnexp.training.recorder import Recorder, damaged
-from bnexp.training.recorder import number as format_number
+from bnexp.training.recorder import Recorder, damaged, rounded
 
 TARGETS = (80, 90, 95, 97, 98)  # percent of validation accuracy; the summary has the first step at each
 
@@ -63,7 +62,7 @@ class Member:
         self.recorder.speed(step, seconds, rate)
         self.steps.append(step)
         self.seconds.append(seconds)
-        self.accuracy.append(float(format_number(result.accuracy)))  # as it is read back
+        self.accuracy.append(rounded(result.accuracy))  # as a resumed run reads it
 
     def evaluated(self, step: int) -> bool:
         """Whether it was evaluated after `step` updates, and not since."""
@@ -135,8 +134,8 @@ def create_or_reopen_run(config: RunConfig, launch: Launch, stack_size: int) -> 
 def last_row_step(start: Saved) -> int | None:
     """Return the step of the last rows of a table that precede a saved state; None without one.
 
-    An evaluation sets the sum of losses to 0. Where that is not 0, the state was saved before its step was evaluated,
-    and the evaluation is repeated.
+    An evaluation sets the sum of losses to 0. Where it is not 0, any row of the saved step was written after the state,
+    and will be written again.
     """
     return None if start.tensors is None else start.step - bool(start.tensors["record.losses"].any())
 

@@ -29,15 +29,15 @@ class Stopwatch:
 
 
 class Timer:
-    """Something that is due once every so many seconds."""
+    """A timer that is due once in each interval of so many seconds."""
 
-    def __init__(self, every: float) -> None:
-        self.every, self.last = every, time.monotonic()
+    def __init__(self, interval: float) -> None:
+        self.interval, self.last = interval, time.monotonic()
 
     def due(self) -> bool:
-        """Whether `every` seconds have passed since it was last due, or since the start."""
+        """Whether `interval` seconds have passed since it was last due, or since the start."""
         now = time.monotonic()
-        if now - self.last < self.every:
+        if now - self.last < self.interval:
             return False
         self.last = now
         return True

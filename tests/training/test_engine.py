@@ -405,5 +405,5 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert pick_device("auto") == CPU
-    with pytest.raises(ConfigError, match="device=cuda is not there: choose from cpu"):
+    with pytest.raises(ConfigError, match="device=cuda is not available: choose from cpu"):
         pick_device("cuda")

@@ -1,4 +1,4 @@
-"""init_from, trainable and eval.recalibrate: runs that go on from others, and population statistics."""
+"""init_from, trainable and eval.recalibrate: runs that start from others, and population statistics."""
 
 import csv
 import json

@@ -221,7 +221,7 @@ def test_a_run_that_is_older_than_a_key_is_still_the_same_run(bnexp: Bnexp, grou
         path.write_text(json.dumps(record))
     outcome = bnexp(*sweep)
     assert outcome.status == 0
-    assert "nothing is left to do" in outcome.out
+    assert "no run remains" in outcome.out
 
 
 @pytest.mark.usefixtures("no_figures")
