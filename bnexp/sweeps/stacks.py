@@ -11,15 +11,16 @@ from pathlib import Path
 
 import torch
 
-from bnexp.data.batches import Batches
+from bnexp.data.batches import batches_of
 from bnexp.data.load import load_data
 from bnexp.models.registry import make_model, stacks
 from bnexp.runs.config import ConfigError, RunConfig
 from bnexp.runs.console import count, duration_range
 from bnexp.sweeps.job import LARGEST_STACK, ExecutorConfig, Job, StackOfJobs
 from bnexp.training.device import pick_device, thread_count, usable_cores
-from bnexp.training.engine import Stack, shape_of
+from bnexp.training.engine import Stack
 from bnexp.training.evaluation import EVALUATION_BATCH
+from bnexp.training.graph import shape_of
 from bnexp.training.optim import find_optimizer
 
 WORKING_SET = 2**22  # bytes of a stack, about the caches of one core; the fastest in results/performance.md
@@ -176,7 +177,7 @@ def time_steps(config: RunConfig) -> tuple[float, float]:
     data, device = load_data(config.dataset), pick_device(config.device)
     torch.set_num_threads(thread_count(config, device))
     stack = Stack([config], data, device, compiled=False)
-    batches = Batches([0], len(data.train), config.batch_size, config.dataset.augment != "none", device)
+    batches = batches_of([config], len(data.train), device)
     few = data.validation[:EVALUATION_BATCH]
 
     step = shortest(lambda: stack.step(batches.batch(0)))

@@ -6,10 +6,9 @@ Uncompiled, and for convolutions on a CPU, which gain nothing from stacking, the
 """
 
 import copy
-import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +19,16 @@ from bnexp.data.batches import Batch, flip_crop
 from bnexp.data.images import Images
 from bnexp.data.load import Data
 from bnexp.models.init import initialize
-from bnexp.models.norms import NoisyBatchNorm, find_norm
+from bnexp.models.norms import NoisyBatchNorm
 from bnexp.models.registry import make_model, stacks
 from bnexp.runs import distributed
 from bnexp.runs.config import ConfigError, RunConfig
 from bnexp.runs.seeds import generator
 from bnexp.training.compiled import Compiled
+from bnexp.training.device import data_on
 from bnexp.training.evaluation import Evaluation, Evaluator, ShouldStop, Tensors, make_answer, never_stop
-from bnexp.training.optim import NUMBERS, STACKABLE, find_optimizer, schedule_factor
+from bnexp.training.graph import graph_key
+from bnexp.training.optim import NUMBERS, find_optimizer, schedule_factor
 from bnexp.training.pretrained import load_start
 from bnexp.training.torch_internals import keep_in_place, map_tensors
 
@@ -144,31 +145,6 @@ def dimensions(config: RunConfig) -> tuple[int | None, ...]:
     return 0, 0, None if config.dataset.augment == "none" else 0, None
 
 
-# Keys that a step does not depend on: a member's initial weights and batches, and what happens outside of the step.
-OUTSIDE_THE_STEP = {"seed", "init", "init_from", "steps", "eval", "checkpoint", "device", "threads", "compile"}
-
-
-def shape_of(config: RunConfig) -> dict[str, Any]:
-    """What determines the graph of a step: the configuration without what lies outside of the step and without the
-    scalars that norm and optimizer declare stackable. Runs that differ in these alone share a compiled step.
-    """
-    values = without(config.as_dict(), OUTSIDE_THE_STEP)
-    stackable = find_norm(config.norm).stackable if stacks(config) else ()  # declared of the norms of vectors
-    values["norm"] = without(values["norm"], stackable)
-    values["optim"] = without(values["optim"], STACKABLE)
-    return values
-
-
-def without(values: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    """A copy that lacks these keys."""
-    return {key: value for key, value in values.items() if key not in keys}
-
-
-def graph_key(config: RunConfig, data: Data, size: int) -> str:
-    """Name a compiled step: equal for two stacks of `size` members, if and only if they can share it."""
-    return json.dumps([shape_of(config), data.checksum, str(data.scale.device), torch.get_num_threads(), size])
-
-
 def start_member(config: RunConfig, data: Data) -> MemberState:
     """A member's state before its first update, on the CPU: weights from its seed or from a finished run, sums and the
     optimizer's slots 0. A parameter that isn't trained is a buffer.
@@ -272,19 +248,14 @@ class Stack:
 
     def update(self, step: int, batch: Batch) -> None:
         """Update every member, after `step` updates, with the learning rate and the noise that belong to this one."""
-        self.set_rates(step)
-        self.set_noise(step)
+        self.prepare(step)
         self.step(batch)
 
-    def set_rates(self, step: int) -> None:
-        """Set learning rates by their schedule, for the update that follows `step` updates."""
+    def prepare(self, step: int) -> None:
+        """Set the learning rates, and draw the noise of norms that have some, for the update after `step` updates."""
         for config, member in zip(self.configs, self.members, strict=True):
             if config.optim.schedule != "constant":
                 member.numbers["lr"].fill_(config.optim.lr * schedule_factor(config.optim.schedule, step, config.steps))
-
-    def set_noise(self, step: int) -> None:
-        """Draw the noise of the update that follows `step` updates, in the norms that have some."""
-        for config, member in zip(self.configs, self.members, strict=True):
             for name, norm in self.noisy.items():
                 for key, value in norm.draw(generator(config.seed, "noise", name, step)).items():
                     member.buffers[f"{name}.{key}"].copy_(value)
@@ -305,16 +276,3 @@ class Stack:
         """Evaluate a member. Raises Stopped."""
         member = self.members[row]
         return self.evaluator.evaluate(member.parameters, member.buffers, images, should_stop)
-
-
-_placed: dict[tuple[torch.device, torch.memory_format], tuple[Data, Data]] = {}
-
-
-def data_on(device: torch.device, data: Data, memory_format: torch.memory_format) -> Data:
-    """The data set on the device: once for all stacks, since a compiled step keeps it; on a CPU it is there already."""
-    if device.type == "cpu":
-        return data.to(device, memory_format)
-    key = device, memory_format
-    if key not in _placed or _placed[key][0] is not data:
-        _placed[key] = data, data.to(device, memory_format)
-    return _placed[key][1]

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from bnexp.data.batches import Batches
+from bnexp.data.batches import Batches, batches_of
 from bnexp.data.load import load_data
 from bnexp.runs import distributed
 from bnexp.runs.config import RunConfig
@@ -23,7 +23,7 @@ def train_share(config: RunConfig) -> None:
     device, data = pick_device(config.device), load_data(config.dataset)
     prepare_torch(config, device)
     stack = Stack([config], data, device, compiled=False)
-    batches = Batches([config.seed], len(data.train), config.batch_size, config.dataset.augment != "none", device)
+    batches = batches_of([config], len(data.train), device)
     with StopRequest() as stop:
         try:
             stack.warm_up(batches.batch(0))
@@ -71,10 +71,8 @@ def train(members: list[Member], stack: Stack) -> None:
     A member that diverged or failed is deactivated at the next evaluation. Raises Interrupted after a signal.
     """
     config, data, active = stack.config, stack.data, members
-    augment = config.dataset.augment != "none"
-    seeds = [member.config.seed for member in members]
-    batches = Batches(seeds, len(data.train), config.batch_size, augment, data.train.labels.device)
-    watch = Stopwatch(data.train.labels.device)
+    device = data.train.labels.device
+    batches, watch = batches_of(stack.configs, len(data.train), device), Stopwatch(device)
     saving = Timer(config.checkpoint.every_seconds)
     start = members[0].start.step
     stack.warm_up(batches.batch(start))  # compiling takes seconds to minutes, in which there is nothing to save
@@ -134,10 +132,8 @@ def assign_rows(members: list[Member]) -> None:
 
 
 def repack(active: list[Member], stack: Stack, batches: Batches, step: int) -> None:
-    """Remove the deactivated members from the stack.
-
-    A mapped stack has to be compiled anew in its smaller size, so it waits until half of its members are deactivated
-    and only does so where the remaining steps are worth it.
+    """Remove the deactivated members from the stack. A mapped stack is then compiled anew in its smaller size, so it
+    waits until half of its members are deactivated, and the remaining steps have to be worth it.
     """
     size = len(stack.members)
     pays = len(active) <= size / 2 and stack.config.steps - step >= COMPILE_FROM if stack.mapped else len(active) < size
@@ -176,10 +172,7 @@ def evaluate(member: Member, stack: Stack, step: int, seconds: float, should_sto
 
 
 def close(member: Member, stack: Stack, step: int, seconds: float, status: str, should_stop: ShouldStop) -> None:
-    """Test a member and write its checkpoint and summary, which become its outcome.
-
-    An interrupted member is not tested; it is saved so that it can be resumed.
-    """
+    """Test a member unless it was interrupted, and write its checkpoint and its summary, which is its outcome."""
     directory, state = member.launch.directory, stack.members[member.row]
     try:
         status, tests = evaluate_tests(member, stack, status, should_stop)
@@ -216,21 +209,17 @@ def evaluate_tests(
     """
     if status == "interrupted":
         return status, {}
+    parameters = stack.members[member.row].parameters
     try:
         tests = {"test": stack.evaluate(member.row, stack.data.test, should_stop)}
         if member.config.eval.recalibrate and status == "finished":
-            tests |= test_recalibrated(member, stack, should_stop)
+            buffers = recalibrated(stack, member.row, should_stop)
+            if buffers is not None:
+                result = stack.evaluator.evaluate(parameters, buffers, stack.data.test, should_stop)
+                tests["test_recalibrated"] = result
     except Stopped:
         return "interrupted", {}
     return status, tests
-
-
-def test_recalibrated(member: Member, stack: Stack, should_stop: ShouldStop) -> dict[str, Evaluation]:
-    """Test a member with population statistics in place of its running averages; empty where it has none."""
-    parameters, buffers = stack.members[member.row].parameters, recalibrated(stack, member.row, should_stop)
-    if buffers is None:
-        return {}
-    return {"test_recalibrated": stack.evaluator.evaluate(parameters, buffers, stack.data.test, should_stop)}
 
 
 def fail(member: Member, error: Exception) -> None:

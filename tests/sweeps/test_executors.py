@@ -352,7 +352,7 @@ def test_without_a_terminal_a_line_comes_every_ten_seconds(
 
 
 def test_brackets_in_a_title_are_no_markup() -> None:
-    job = replace(make_jobs(1)[0], overrides=["arch.hidden=[8]"])
+    job = replace(make_jobs(1)[0], own_overrides=["arch.hidden=[8]"])
     assert any(row[:1] == ["arch.hidden=[8]"] for row in rendered(Display([job, replace(job, number=1)])))
 
 
