@@ -82,7 +82,7 @@ _placed: dict[tuple[torch.device, torch.memory_format], tuple[Data, Data]] = {}
 
 
 def data_on(device: torch.device, data: Data, memory_format: torch.memory_format) -> Data:
-    """The data set on the device: once for all stacks, since a compiled step keeps it; on a CPU it is there already."""
+    """Return the data set on a device. On CUDA, all stacks share one copy, since a compiled step keeps a reference."""
     if device.type == "cpu":
         return data.to(device, memory_format)
     key = device, memory_format

@@ -51,7 +51,7 @@ class MemberState(NamedTuple):
         return map_tensors(change, self)
 
     def flat(self) -> Tensors:
-        """The tensors of a checkpoint by their names there: "parameters.classifier.weight", "record.step", …"""
+        """Return the tensors by their names in a checkpoint: "parameters.classifier.weight", "record.step", …"""
         slots = {f"optimizer.{slot}": tensors for slot, tensors in self.slots.items()}
         groups = {"parameters": self.parameters, "buffers": self.buffers, **slots, "record": self.record}
         return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
@@ -111,7 +111,7 @@ def make_step(model: nn.Module, config: RunConfig, data: Data, traced: bool) -> 
 
 
 def gather(index: Tensor, crop: Tensor | None, train: Examples) -> Examples:
-    """The images, labels and conditions of the training set at an index (N,), augmented where there is a crop."""
+    """Return the images, labels and conditions at an index (N,) of the training set, augmented unless crop is None."""
     images, labels, conditions = train
     pixels = images[index] if crop is None else flip_crop(images[index], crop)
     return pixels, labels[index], None if conditions is None else conditions[index]
@@ -130,7 +130,7 @@ _compiled: dict[str, Compiled] = {}
 
 
 def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool, size: int) -> Compiled:
-    """The compiled step of a graph, one for all stacks of this process that share it. size: members."""
+    """Return the compiled step of a graph, which all stacks of this process share. size: number of members."""
     key = graph_key(config, data, size)
     if key not in _compiled:
         step = make_step(model, config, data, traced=True)
@@ -141,13 +141,14 @@ def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool,
 
 
 def dimensions(config: RunConfig) -> tuple[int | None, ...]:
-    """For vmap, which of a step's arguments have a dimension of members. They share the training set."""
+    """Return vmap's in_dims of a step's arguments. All but the training set have a dimension of members."""
     return 0, 0, None if config.dataset.augment == "none" else 0, None
 
 
 def start_member(config: RunConfig, data: Data) -> MemberState:
-    """A member's state before its first update, on the CPU: weights from its seed or from a finished run, sums and the
-    optimizer's slots 0. A parameter that isn't trained is a buffer.
+    """Return a member's state before its first update, on the CPU. A parameter that isn't trained is a buffer.
+
+    The weights come from its seed or from a finished run (init_from); sums and the optimizer's slots are 0.
     """
     model = make_model(config, data.shape, data.classes, device="cpu")
     initialize(model, config.init, config.seed)
@@ -166,7 +167,7 @@ def start_member(config: RunConfig, data: Data) -> MemberState:
 
 
 def trained_names(model: nn.Module, config: RunConfig) -> list[str]:
-    """Names of the parameters that are trained: all, or those of the norms. Raises ConfigError where there are none."""
+    """Return the names of the trained parameters: all, or those of the norms. Raises ConfigError for none."""
     names = [name for name, _ in model.named_parameters()]
     if config.trainable == "norms":
         names = [name for name in names if "norm" in name.split(".")[:-1]]
@@ -217,16 +218,16 @@ class Stack:
         self.hold([self.members[row] for row in rows])
 
     def placed(self, member: MemberState) -> MemberState:
-        """On the device. An uncompiled step reads numbers as Python's: those stay on the CPU, since to read them from
-        CUDA is to wait for all that was launched there.
+        """Return a member on the stack's device. An uncompiled step reads `numbers` and `step` as Python's numbers, so
+        these stay on the CPU: to read them from CUDA would wait for all kernels that were launched.
         """
-        found = member.map(self.place)
+        placed = member.map(self.place)
         if self.compiled or self.data.scale.device.type != "cuda":
-            return found
-        return found._replace(record=found.record | {"step": member.record["step"]}, numbers=member.numbers)
+            return placed
+        return placed._replace(record=placed.record | {"step": member.record["step"]}, numbers=member.numbers)
 
     def place(self, tensor: Tensor) -> Tensor:
-        """A copy on the stack's device; images and kernels (4 dimensions) in its memory format."""
+        """Return a copy on the stack's device; images and kernels (4 dimensions) get its memory format."""
         memory_format = self.memory_format if tensor.dim() == 4 else torch.preserve_format
         return tensor.to(self.data.scale.device, memory_format=memory_format)
 
@@ -261,14 +262,14 @@ class Stack:
                     member.buffers[f"{name}.{key}"].copy_(value)
 
     def take_loss(self, row: int, updates: int) -> float:
-        """Mean training loss of a member's last `updates`; the next mean starts here."""
+        """Return a member's mean training loss over its last `updates`, and start the next mean."""
         losses = self.members[row].record["losses"]
         mean = float(losses.cpu().double().mean()) / updates  # on the CPU: not every device has double precision
         losses.zero_()
         return mean
 
     def diverged_at(self, row: int) -> int | None:
-        """The step at which a member's loss was first not finite."""
+        """Return the step at which a member's loss was first not finite, else None."""
         step = int(self.members[row].record["diverged_at"])
         return step if step >= 0 else None
 

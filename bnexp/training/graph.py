@@ -17,18 +17,20 @@ OUTSIDE_THE_STEP = {"seed", "init", "init_from", "steps", "eval", "checkpoint", 
 
 
 def shape_of(config: RunConfig) -> dict[str, Any]:
-    """What determines the graph of a step: the configuration without what lies outside of the step and without the
-    scalars that norm and optimizer declare stackable. Runs that differ in these alone share a compiled step.
+    """Return what determines the graph of a run's step; runs with equal values can share a compiled step.
+
+    It is the configuration without the keys outside of the step and the scalars that norm and optimizer declare
+    stackable.
     """
     values = without(config.as_dict(), OUTSIDE_THE_STEP)
-    stackable = find_norm(config.norm).stackable if stacks(config) else ()  # declared of the norms of vectors
+    stackable = find_norm(config.norm).stackable if stacks(config) else ()  # declared for norms of vectors only
     values["norm"] = without(values["norm"], stackable)
     values["optim"] = without(values["optim"], STACKABLE)
     return values
 
 
 def without(values: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    """A copy that lacks these keys."""
+    """Return a copy without these keys."""
     return {key: value for key, value in values.items() if key not in keys}
 
 

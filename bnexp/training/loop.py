@@ -68,7 +68,8 @@ def train_members(members: list[Member]) -> None:
 def train(members: list[Member], stack: Stack) -> None:
     """Train a stack to its last step. All members start from the same step.
 
-    A member that diverged or failed is deactivated at the next evaluation. Raises Interrupted after a signal.
+    A member that diverged is deactivated at the next evaluation, one that can't be written to disk at once. Raises
+    Interrupted after a signal.
     """
     config, data, active = stack.config, stack.data, members
     device = data.train.labels.device
