@@ -1,10 +1,9 @@
-"""Where and how a run computes: its device with the data set on it, its threads, whether its step is compiled."""
+"""Where and how a run computes: its device, its threads, and whether its step is compiled."""
 
 import os
 
 import torch
 
-from bnexp.data.load import Data
 from bnexp.models.registry import stacks
 from bnexp.runs import distributed
 from bnexp.runs.config import ConfigError, RunConfig
@@ -76,16 +75,3 @@ def prepare_torch(config: RunConfig, device: torch.device) -> None:
 def usable_cores() -> int:
     """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-_placed: dict[tuple[torch.device, torch.memory_format], tuple[Data, Data]] = {}
-
-
-def data_on(device: torch.device, data: Data, memory_format: torch.memory_format) -> Data:
-    """Return the data set on a device. On CUDA, all stacks share one copy, since a compiled step keeps a reference."""
-    if device.type == "cpu":
-        return data.to(device, memory_format)
-    key = device, memory_format
-    if key not in _placed or _placed[key][0] is not data:
-        _placed[key] = data, data.to(device, memory_format)
-    return _placed[key][1]

@@ -17,7 +17,7 @@ from torch.func import grad_and_value, vmap
 
 from bnexp.data.batches import Batch, flip_crop
 from bnexp.data.images import Images
-from bnexp.data.load import Data
+from bnexp.data.load import Data, data_on
 from bnexp.models.init import initialize
 from bnexp.models.norms import NoisyBatchNorm
 from bnexp.models.registry import make_model, stacks
@@ -25,7 +25,6 @@ from bnexp.runs import distributed
 from bnexp.runs.config import ConfigError, RunConfig
 from bnexp.runs.seeds import generator
 from bnexp.training.compiled import Compiled
-from bnexp.training.device import data_on
 from bnexp.training.evaluation import Evaluation, Evaluator, ShouldStop, Tensors, make_answer, never_stop
 from bnexp.training.graph import graph_key
 from bnexp.training.optim import NUMBERS, find_optimizer, schedule_factor
