@@ -36,7 +36,9 @@ def main() -> None:
         configs = [composer.compose_run([*often, *sys.argv[1:], f"seed={seed}"]) for seed in range(SIZE)]
     with TemporaryDirectory(dir=Path.cwd()) as folder:
         launches = [Launch(Path(folder, str(number)), [], number) for number in range(SIZE)]
-        members = [train.open_member(config, launch, SIZE) for config, launch in zip(configs, launches, strict=True)]
+        members = [
+            train.create_or_reopen_run(config, launch, SIZE) for config, launch in zip(configs, launches, strict=True)
+        ]
         train.train_together(members)
     each, every = sum(spent) / len(spent), CheckpointConfig().every_seconds
     print(f"{len(spent)} checkpoints of {1000 * each:.1f} ms")

@@ -41,7 +41,7 @@ from bnexp.runs.directory import Launch
 from bnexp.training.device import decide_compilation, prepare_torch
 from bnexp.training.engine import Stack, dimensions, make_step
 from bnexp.training.loop import train_together
-from bnexp.training.member import Member, open_member
+from bnexp.training.member import Member, create_or_reopen_run
 from bnexp.training.timing import Stopwatch
 
 NORMS = ("none", "batch")
@@ -144,7 +144,7 @@ def table(setup: Setup, norm: str, act: str) -> None:
     ]
     with TemporaryDirectory() as folder:
         launches = [Launch(Path(folder, str(i)), [], i, decide_compilation(run)) for i, run in enumerate(runs)]
-        members = [open_member(run, launch, len(runs)) for run, launch in zip(runs, launches, strict=True)]
+        members = [create_or_reopen_run(run, launch, len(runs)) for run, launch in zip(runs, launches, strict=True)]
         train_together(members)
     for member in members:
         if not isinstance(member.outcome, dict):

@@ -10,7 +10,7 @@ from bnexp.sweeps.job import Failure, Failures, StackOfJobs
 
 def fake_train(stack: StackOfJobs) -> Failures:
     """Leaves its process's number in a file `began`, and returns it as a failure of the first job."""
-    kind, number = stack[0].words[0], stack[0].number
+    kind, number = stack[0].overrides[0], stack[0].number
     Path(f"began-{number}").write_text(str(os.getpid()))
     if kind == "killed":
         os.kill(os.getpid(), signal.SIGKILL)

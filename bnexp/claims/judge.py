@@ -92,7 +92,7 @@ def without(options: Options, impossible: dict[str, str]) -> Options:
     return replace(options, claims=claims)
 
 
-def words_of(sweep: ClaimSweep, seeds: int) -> list[str]:
+def sweep_arguments(sweep: ClaimSweep, seeds: int) -> list[str]:
     """Return the overrides of a sweep over its seeds, as typed after `bnexp train -m`."""
     return [*sweep.overrides.split(), f"seed=range({min(seeds, sweep.most_seeds or seeds)})"]
 
@@ -104,7 +104,7 @@ def folder_of(sweep: ClaimSweep) -> Path:
 
 def command_of(sweep: ClaimSweep, seeds: int) -> str:
     """Return the shell command that trains a sweep's runs in its directory."""
-    return shlex.join(["bnexp", "train", "-m", *words_of(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"])
+    return shlex.join(["bnexp", "train", "-m", *sweep_arguments(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"])
 
 
 def load_runs(claims: list[Claim], planned: dict[str, list[RunConfig]]) -> RunsOf:

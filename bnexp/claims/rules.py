@@ -213,7 +213,7 @@ class Sooner:
         if not (ours and control):
             raise NoVerdictError(NO_RUNS)
         panel = [*ours, *control]
-        times = [compare_run_times(arm, control, panel, self.target, unit, random) for arm in (ours, control)]
+        times = [compare_run_times((self.target, unit), arm, control, panel, random) for arm in (ours, control)]
         reached = " against ".join(
             f"{time.restricted.mean:,.4g} {unit} ({time.times.reached} of {time.times.n} there)"
             for time in times

@@ -1,4 +1,4 @@
-"""A command line's arguments: flags and Hydra's overrides."""
+"""The arguments of a command line: flags and overrides in Hydra's grammar."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ from bnexp.cli.errors import suggest_override
 from bnexp.runs.config import PATHS, ConfigError, existing_part, known_keys
 from bnexp.runs.parse import literal
 
-QUESTIONS = ("help", "cfg", "info")  # which are answered, and nothing runs
+QUESTIONS = ("help", "cfg", "info")  # flags that print something; nothing is run
 OUTPUTS = ("hydra.run.dir", "hydra.sweep.dir")
 NULLABLE = ("dataset.path", "init_from")
 PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)$)(?:[a-z_]|\.{0,2}/)[\w./-]*", re.ASCII | re.IGNORECASE)
@@ -24,48 +24,48 @@ SWEEP = re.compile(r"(?:choice|shuffle|sort|glob|range|interval|tag)\s*\(.*\)", 
 
 @dataclass(frozen=True)
 class Arguments:
-    """The overrides, and the flags that were given with their values."""
+    """The overrides of a command line, and its flags with their values."""
 
     overrides: list[str]
     flags: dict[str, str | bool] = field(default_factory=dict)
 
     @property
     def multirun(self) -> bool:
-        """Whether they are of a sweep."""
+        """Whether --multirun is set, for a sweep."""
         return "multirun" in self.flags
 
     @property
     def is_question(self) -> bool:
-        """Whether they ask for something, and nothing is to be run."""
+        """Whether a flag asks for a print, such as --help, and nothing is to be run."""
         return not self.flags.keys().isdisjoint(QUESTIONS)
 
     @property
     def config_name(self) -> str:
-        """The primary configuration."""
+        """The name of the primary configuration."""
         return str(self.flags.get("config_name", "config"))
 
     @property
     def config_dir(self) -> str | None:
-        """A folder of the user's with more configurations."""
+        """The user's folder with further configurations."""
         return str(self.flags["config_dir"]) if "config_dir" in self.flags else None
 
     @property
     def for_hydra(self) -> list[str]:
-        """The flags as Hydra has to see them for a question, without --multirun."""
+        """The flags as arguments for Hydra, without --multirun."""
         pairs = ((f"--{name.replace('_', '-')}", value) for name, value in self.flags.items() if name != "multirun")
-        return [word for flag, value in pairs for word in ([flag] if value is True else [flag, str(value)])]
+        return [text for flag, value in pairs for text in ([flag] if value is True else [flag, str(value)])]
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises ConfigError where argparse would end the process."""
+    """A parser that raises ConfigError where argparse would end the process."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise the message."""
+        """Raise the message as a ConfigError."""
         raise ConfigError(message)
 
 
-def read_arguments(arguments: list[str]) -> Arguments:
-    """Flags and overrides in any order. Raises ConfigError."""
+def parse_arguments(arguments: list[str]) -> Arguments:
+    """Parse flags and overrides, in any order. Raises ConfigError."""
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--help", "-h", action="store_true")
@@ -80,29 +80,29 @@ def read_arguments(arguments: list[str]) -> Arguments:
     parsed, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         raise ConfigError(unknown_flag(unknown))
-    found = vars(parsed)
-    overrides = found.pop("overrides")
-    flags = {name: value for name, value in found.items() if value not in (None, False)}
+    values = vars(parsed)
+    overrides = values.pop("overrides")
+    flags = {name: value for name, value in values.items() if value not in (None, False)}
     if "resolve" in flags and "cfg" not in flags:
         raise ConfigError("--resolve is not allowed without --cfg")
     if "config_dir" in flags and not Path(flags["config_dir"]).is_dir():
         raise ConfigError(f"--config-dir {flags['config_dir']} not found: it must be a folder")
-    return Arguments([with_quoted_path(word) for word in overrides], flags)
+    return Arguments([with_quoted_path(override) for override in overrides], flags)
 
 
-def unknown_flag(words: list[str]) -> str:
-    """What is said of a flag that doesn't exist: most are keys, which are set without dashes."""
-    flag, value = words[0], next((word for word in words[1:] if not word.startswith("-")), None)
+def unknown_flag(arguments: list[str]) -> str:
+    """Return the error for a flag that doesn't exist: most are keys, which are set without dashes."""
+    flag, value = arguments[0], next((text for text in arguments[1:] if not text.startswith("-")), None)
     override = suggest_override(flag, value, known_keys())
-    hint = f"an override has no dashes, as {override}" if override else "bnexp train --help lists what there is"
+    hint = f"an override has no dashes, as {override}" if override else "bnexp train --help lists all arguments"
     return f"{flag} is not allowed: {hint}"
 
 
 def with_quoted_path(override: str) -> str:
-    """An override whose value is a path, quoted where Hydra's grammar would read it otherwise.
+    """Quote the value of an override that is a path, where Hydra's grammar would read it otherwise.
 
-    That is done for what exists, whatever its name; for a list of such; and for what doesn't exist, unless it is quoted
-    already, null, or a function that sweeps.
+    Existing paths, and lists of them, are quoted whatever their names. Other paths are quoted unless the value is
+    already quoted, null, or a function that sweeps, as choice(a,b).
     """
     named, _, value = override.partition("=")
     key = named.lstrip("+")
@@ -120,12 +120,12 @@ def with_quoted_path(override: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether something is at the path, ~ expanded."""
+    """Whether a path, ~ expanded, exists."""
     return os.path.exists(os.path.expanduser(path))
 
 
 def is_quoted(value: str) -> bool:
-    """Whether Hydra reads it as one text in quotes, or as several with commas between."""
+    """Whether Hydra reads a value as one quoted text, or as several separated by commas."""
     if value[:1] not in ("'", '"'):
         return False
     try:
@@ -136,7 +136,7 @@ def is_quoted(value: str) -> bool:
 
 
 def split_paths(value: str) -> list[str]:
-    """The paths between the commas; a comma in the name of what exists divides nothing."""
+    """Split a list of paths at its commas, except at those in the name of an existing file or folder."""
     pieces, paths = value.split(","), list[str]()
     while pieces:
         joined = (",".join(pieces[:end]) for end in range(len(pieces), 0, -1))
@@ -146,9 +146,9 @@ def split_paths(value: str) -> list[str]:
 
 
 def quoted(path: str) -> str:
-    """A path in quotes, where Hydra's grammar needs them, with ~ expanded, which shells leave alone behind = and a dot.
+    """Return a path with ~ expanded, which shells don't expand after =, in quotes where Hydra's grammar needs them.
 
-    ${…} in the name of what exists is no interpolation, and a lone ??? is no missing value.
+    A ${…} in an existing path is not read as an interpolation, and ??? alone not as a missing value.
     """
     if is_quoted(path) and not exists(path):
         return path

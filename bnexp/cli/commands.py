@@ -1,4 +1,4 @@
-"""The commands. What `bnexp train` and `bnexp compare` are to run is checked by `plan`, whole, before it starts.
+"""The commands except `bnexp reproduce`. `bnexp train` and `bnexp compare` check all jobs before the first one starts.
 
 Imports are lazy, so that --help and completion need no torch.
 """
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def train(arguments: list[str]) -> int:
-    """`bnexp train`: one run, or with -m a sweep."""
-    from bnexp.cli.arguments import read_arguments
+    """`bnexp train`: train one run, or with -m a sweep. Return the exit status."""
+    from bnexp.cli.arguments import parse_arguments
     from bnexp.cli.plan import plan
 
-    dry, arguments = take_dry_run(arguments)
-    read = read_arguments(arguments)
+    dry, arguments = pop_dry_run(arguments)
+    read = parse_arguments(arguments)
     if read.is_question:
         return answer("train", read)
     checked = plan(read, timed=dry or read.multirun)
@@ -38,13 +38,13 @@ def train(arguments: list[str]) -> int:
 
 
 def compare(arguments: list[str]) -> int:
-    """`bnexp compare`: a sweep, then the paired comparison of its arms."""
-    from bnexp.cli.arguments import read_arguments
+    """`bnexp compare`: train a sweep, then compare its arms, paired by seed. Return the exit status."""
+    from bnexp.cli.arguments import parse_arguments
     from bnexp.cli.plan import plan
 
-    by, arguments = take("by", arguments)
-    dry, arguments = take_dry_run(arguments)
-    read = read_arguments(["--multirun", *arguments])
+    by, arguments = pop_value("by", arguments)
+    dry, arguments = pop_dry_run(arguments)
+    read = parse_arguments(["--multirun", *arguments])
     if read.is_question:
         return answer("compare", read)
     checked = plan(read)
@@ -57,7 +57,7 @@ def compare(arguments: list[str]) -> int:
 
 
 def answer(command: str, read: Arguments) -> int:
-    """--help, --cfg or --info of a command."""
+    """Print the answer to --help, --cfg or --info of a command. Return the exit status."""
     from bnexp.cli.help import ask_hydra, command_help, show_configuration
 
     if "help" in read.flags:
@@ -66,44 +66,48 @@ def answer(command: str, read: Arguments) -> int:
     return show_configuration(read) if "cfg" in read.flags else ask_hydra(read)
 
 
-def take(key: str, arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The value of a word of ours, KEY=VALUE, and the words that are left."""
-    chosen = [word.removeprefix(f"{key}=") for word in arguments if word.startswith(f"{key}=")]
-    return (chosen[-1] if chosen else None), [word for word in arguments if not word.startswith(f"{key}=")]
+def pop_value(key: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Return the value of an argument KEY=VALUE of bnexp's own, or None, and the remaining arguments."""
+    values = [argument.removeprefix(f"{key}=") for argument in arguments if argument.startswith(f"{key}=")]
+    remaining = [argument for argument in arguments if not argument.startswith(f"{key}=")]
+    return (values[-1] if values else None), remaining
 
 
-def take_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
+def pop_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
+    """Return whether dry_run=true is among the arguments, and the remaining ones. Raises ConfigError."""
     from bnexp.runs.config import require
 
-    value, left = take("dry_run", arguments)
+    value, remaining = pop_value("dry_run", arguments)
     require(value in (None, "true", "false"), "dry_run", value, "true or false")
-    return value == "true", left
+    return value == "true", remaining
 
 
 # ---- report, data, completion
 
 
 def report(arguments: list[str]) -> int:
-    directories, given = take_directories("report", arguments, ("by", "out"))
+    """`bnexp report`: compare the runs of some directories. Return the exit status."""
+    directories, options = parse_directories("report", arguments, ("by", "out"))
     from bnexp.compare.report import report as make_report
 
-    make_report(directories, given["by"], folder(given["out"]))
+    make_report(directories, options["by"], folder_of(options["out"]))
     return 0
 
 
-def folder(word: str | None) -> Path | None:
-    return None if word is None else Path(word).expanduser()
+def folder_of(text: str | None) -> Path | None:
+    """Return the path of a text, ~ expanded; None of None."""
+    return None if text is None else Path(text).expanduser()
 
 
-def take_directories(
+def parse_directories(
     command: str, arguments: list[str], keys: tuple[str, ...] = ()
 ) -> tuple[list[Path], dict[str, str | None]]:
-    """Directories that are there, and the values of what the command knows, KEY=VALUE. Raises ConfigError."""
+    """Return the directories, all of which exist, and the values of the keys, KEY=VALUE. Raises ConfigError."""
     from bnexp.runs.config import ConfigError
 
-    given: dict[str, str | None] = {}
+    options: dict[str, str | None] = {}
     for key in keys:
-        given[key], arguments = take(key, arguments)
+        options[key], arguments = pop_value(key, arguments)
     allowed = ", ".join(["directories", *(f"{key}=…" for key in keys)])
     if not arguments:
         raise ConfigError(f"{command} needs a directory: bnexp {command} results/sweeps/…")
@@ -111,25 +115,28 @@ def take_directories(
         if not Path(name).is_dir():
             what = "is not allowed" if "=" in name or name.startswith("-") else "is not a directory"
             raise ConfigError(f"{name} {what}: {command} takes {allowed}")
-    empty = next((key for key, value in given.items() if value == ""), None)
+    empty = next((key for key, value in options.items() if value == ""), None)
     if empty is not None:
         raise ConfigError(f"{empty}= is not allowed: it needs a value")
     several = len({Path(name).resolve() for name in arguments}) > 1
-    if several and "out" in keys and given["out"] is None:
+    if several and "out" in keys and options["out"] is None:
         raise ConfigError(f"{command} of several directories needs out=FOLDER, where its files go")
-    return [Path(name) for name in arguments], given
+    return [Path(name) for name in arguments], options
 
 
 def resume(arguments: list[str]) -> int:
-    """Finish what was cut off, where its data were or where KEY=FOLDER says that they are by now; of `bnexp compare`,
-    with its comparison.
+    """`bnexp resume`: train the remaining runs of some directories. Return the exit status.
+
+    KEY=FOLDER, as dataset.root=DIR, gives the new path of a folder that was moved. A sweep of `bnexp compare` is
+    compared, too.
     """
     from bnexp.runs.config import PATHS
 
     keys = tuple(f"{key}=" for key in PATHS)
-    moves = [word for word in arguments if word.startswith(keys) and not Path(word).is_dir()]
-    moved = {key: os.path.abspath(os.path.expanduser(path)) for key, _, path in (word.partition("=") for word in moves)}
-    directories, _ = take_directories("resume", [word for word in arguments if word not in moves])
+    moves = [argument for argument in arguments if argument.startswith(keys) and not Path(argument).is_dir()]
+    pairs = (argument.partition("=") for argument in moves)
+    moved = {key: os.path.abspath(os.path.expanduser(path)) for key, _, path in pairs}
+    directories, _ = parse_directories("resume", [argument for argument in arguments if argument not in moves])
     from bnexp.runs.console import print_line
     from bnexp.runs.lock import Lock
     from bnexp.runs.sweep_record import comparison_of
@@ -149,21 +156,23 @@ def resume(arguments: list[str]) -> int:
 
 
 def probe(arguments: list[str]) -> int:
-    directories, given = take_directories("probe", arguments, ("by", "out"))
+    """`bnexp probe`: measure the loss around the checkpoints of runs. Return the exit status."""
+    directories, options = parse_directories("probe", arguments, ("by", "out"))
     from bnexp.compare.landscape_report import report_probes
 
-    report_probes(directories, given["by"], folder(given["out"]))
+    report_probes(directories, options["by"], folder_of(options["out"]))
     return 0
 
 
 def data(arguments: list[str]) -> int:
+    """`bnexp data`: show which data sets are ready, or fetch one. Return the exit status."""
     from bnexp.cli.arguments import with_quoted_path
     from bnexp.runs.config import ConfigError
 
     action, *overrides = arguments if arguments and "=" not in arguments[0] else ["status", *arguments]
-    stray = next((word for word in overrides if "=" not in word), None)
-    if stray is not None:
-        raise ConfigError(f"data {action} {stray} is not allowed: bnexp data {action} dataset=NAME")
+    invalid = next((override for override in overrides if "=" not in override), None)
+    if invalid is not None:
+        raise ConfigError(f"data {action} {invalid} is not allowed: bnexp data {action} dataset=NAME")
     overrides = list(map(with_quoted_path, overrides))
     if action == "fetch":
         return data_fetch(overrides)
@@ -173,7 +182,7 @@ def data(arguments: list[str]) -> int:
 
 
 def data_fetch(overrides: list[str]) -> int:
-    """Download, check and decode a data set, whatever of it is needed."""
+    """Download, check and decode a data set, as far as that has not been done. Return the exit status."""
     from bnexp.cli.compose import configurations
     from bnexp.data.load import load_data, show_contents
     from bnexp.runs.console import print_line
@@ -189,13 +198,14 @@ def data_fetch(overrides: list[str]) -> int:
 
 
 def data_status(overrides: list[str]) -> int:
+    """Print which data sets are ready, and where they are. Return the exit status."""
     from bnexp.cli.compose import configurations
     from bnexp.data.load import DATASETS, find_loader
     from bnexp.runs.console import show_table
 
-    chosen = any(word.startswith("dataset=") for word in overrides)
+    chosen = any(override.startswith("dataset=") for override in overrides)
     with configurations() as composer:
-        jobs = [overrides] if chosen else with_each(composer, list(DATASETS), overrides)
+        jobs = [overrides] if chosen else for_each_dataset(composer, list(DATASETS), overrides)
         configs = [composer.compose_run(job).dataset for job in jobs]
     rows = []
     for config in configs:
@@ -205,26 +215,32 @@ def data_status(overrides: list[str]) -> int:
     return 0
 
 
-def with_each(composer: Composer, names: list[str], overrides: list[str]) -> list[list[str]]:
-    """The overrides with every data set, without those whose key it doesn't have. Raises ConfigError for one that none
-    has.
+def for_each_dataset(composer: Composer, names: list[str], overrides: list[str]) -> list[list[str]]:
+    """Return the overrides for each data set, without those whose key it doesn't have.
+
+    Raises ConfigError for a key that no data set has.
     """
     from bnexp.cli.errors import unknown_key
     from bnexp.runs.config import ConfigError
 
     keys = {name: composer.composed((f"dataset={name}",)).keys for name in names}
-    for key in (word.partition("=")[0].lstrip("+") for word in overrides):
+    for key in map(key_of, overrides):
         if key.startswith("dataset.") and key not in set().union(*keys.values()):
             raise ConfigError(unknown_key(key))
 
-    def fits(word: str, name: str) -> bool:
-        key = word.partition("=")[0].lstrip("+")
+    def fits(key: str, name: str) -> bool:
         return key in keys[name] or not key.startswith("dataset.")
 
-    return [[f"dataset={name}", *(word for word in overrides if fits(word, name))] for name in names]
+    return [[f"dataset={name}", *(text for text in overrides if fits(key_of(text), name))] for name in names]
+
+
+def key_of(override: str) -> str:
+    """Return the key of an override: norm.eps of +norm.eps=1e-3."""
+    return override.partition("=")[0].lstrip("+")
 
 
 def bench(arguments: list[str]) -> int:
+    """`bnexp bench`: measure training steps a second, with every norm and without. Return the exit status."""
     from bnexp.cli.arguments import with_quoted_path
     from bnexp.cli.compose import configurations
     from bnexp.cli.overrides import parse_overrides

@@ -1,7 +1,7 @@
 """Configurations as Hydra composes them from conf/ and a command's overrides, typed and range-checked.
 
-Hydra composes once for each choice of files, through its public API. The values of single keys are checked once each
-and set on copies of the typed configuration: a sweep of thousands of jobs is planned in seconds.
+Hydra composes once for each choice of files, through its public API. Each value of a single key is checked once, and
+set on copies of the typed configuration, so that a sweep of thousands of jobs is planned in seconds.
 """
 
 import copy
@@ -29,56 +29,56 @@ LONGEST_SHOWN = 100  # characters of an override in a message
 
 @contextmanager
 def naming_overrides(overrides: list[str]) -> Iterator[None]:
-    """Whatever is raised inside becomes a ConfigError that names one of the overrides."""
+    """Turn every error of the block into a ConfigError that names one of the overrides."""
     try:
         yield
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:  # OmegaConf's, of a file that is no table, has none
             raise
         text = "nested too deeply" if isinstance(error, RecursionError) else explain(error)[1]
-        keys = [word.lstrip("+~").split("=")[0].split("@")[0] for word in overrides]
+        keys = [override.lstrip("+~").split("=")[0].split("@")[0] for override in overrides]
         line = text.split(", did you mean")[0]
         named = any(key and re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", line) for key in keys)
         raise ConfigError(text if named else f"{abridged(overrides)}: {text}") from error
 
 
 def abridged(overrides: list[str]) -> str:
-    """The overrides in a line, the long ones shortened."""
-    return " ".join(word if len(word) <= LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}…" for word in overrides)
+    """Return overrides in a line, with long ones abbreviated."""
+    return " ".join(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…" for text in overrides)
 
 
 @dataclass(frozen=True)
 class Composition:
-    """What Hydra composed of one choice of files: everything, and the typed configuration of a run."""
+    """What Hydra composed from one choice of files: the whole configuration, and the typed one of a run."""
 
     whole: DictConfig
     run: RunConfig
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The run's part, its interpolations unresolved."""
+        """The run's part as a table, with unresolved interpolations."""
         values: Any = OmegaConf.to_container(run_part(self.whole), resolve=False)
         return dict(values)
 
     @cached_property
     def keys(self) -> set[str]:
-        """The keys that these files have: norm.eps, seed, …"""
+        """The keys of these files: norm.eps, seed, …"""
         return {*dotted(self.values)}
 
     @cached_property
     def record(self) -> HydraRecord:
-        """For the folder .hydra/ of its runs."""
+        """What its runs record in their folders .hydra/."""
         settings: Any = OmegaConf.to_container(self.whole.hydra, resolve=False, enum_to_str=True)
         return HydraRecord(self.values, settings)
 
     @property
     def executor(self) -> dict[str, Any]:
-        """The executor's part."""
+        """The executor's part as a table."""
         values: Any = OmegaConf.to_container(self.whole.executor, resolve=True)
         return dict(values)
 
     def directory(self, key: str, name: str) -> Path:
-        """`hydra.run.dir` or `hydra.sweep.dir`, resolved; `name` is what ${hydra:job.override_dirname} stands for."""
+        """Return the path of `hydra.run.dir` or `hydra.sweep.dir`; ${hydra:job.override_dirname} becomes `name`."""
         whole = editable(self.whole)
         whole.hydra.job.override_dirname = name
         HydraConfig.instance().set_config(whole)
@@ -86,25 +86,25 @@ class Composition:
 
 
 def editable(whole: DictConfig) -> DictConfig:
-    """A copy of a composition, without Hydra's locks on it."""
-    found = copy.deepcopy(whole)
-    OmegaConf.set_readonly(found.hydra, False)
-    return found
+    """Return a copy of a composition that can be changed."""
+    copied = copy.deepcopy(whole)
+    OmegaConf.set_readonly(copied.hydra, False)
+    return copied
 
 
 def run_part(whole: DictConfig) -> DictConfig:
-    """The run's part of a composition: without Hydra's and the executor's."""
+    """Return the run's part of a composition, without those of Hydra and of the executor."""
     return OmegaConf.masked_copy(whole, [str(key) for key in whole if key not in ("hydra", "executor")])
 
 
-_shipped: dict[tuple[str, ...], Composition] = {}  # compositions of conf/ alone, which doesn't change under a process
+_shipped: dict[tuple[str, ...], Composition] = {}  # from conf/ alone, which doesn't change during a process
 
 
 @contextmanager
 def configurations(folder: str | None = None, name: str = "config") -> Iterator["Composer"]:
-    """What composes from conf/ and, behind it, from a folder of the user's, as --config-dir has it.
+    """Yield a composer of configurations from conf/ and then from the user's folder (--config-dir).
 
-    Where the primary configuration is the user's, their folder comes first: Hydra looks for it there alone.
+    The user's folder comes first where it holds the primary configuration, which Hydra looks up in the first one only.
     """
     ours, theirs = str(conf_dir()), folder and str(Path(folder).absolute())
     plain_hydra = flat(shipped_composition().whole.hydra) if theirs else {}
@@ -116,19 +116,20 @@ def configurations(folder: str | None = None, name: str = "config") -> Iterator[
 
 
 def shipped_composition() -> Composition:
-    """What Hydra composes of conf/ without any override."""
+    """Return what Hydra composes from conf/ without overrides."""
     with configurations() as composer:
         return composer.composed(())
 
 
 def escaped(path: str) -> str:
-    """A path inside single quotes of Hydra's grammar."""
+    """Escape a path for single quotes in Hydra's grammar."""
     return path.replace("\\", "\\\\").replace("'", "\\'")
 
 
 class Composer:
-    """Composes the jobs of one command. `search`: the override that names the folder Hydra reads besides;
-    `plain_hydra`: Hydra's own part without the user's files.
+    """Composes the jobs of one command.
+
+    search: the override that names the second folder, if any. plain_hydra: Hydra's own part without the user's files.
     """
 
     def __init__(self, name: str, folder: str | None, search: list[str], plain_hydra: dict[str, object]) -> None:
@@ -139,33 +140,38 @@ class Composer:
         self.by_parts = False
 
     def prepare(self, rows: list[list[Setting]]) -> None:
-        """Decide how choices are composed: all of a job's at once, or each once, where there are fewer of these."""
+        """Decide whether the choices of a job are composed together, or one by one and then combined.
+
+        The second way is taken where it needs fewer compositions for all jobs.
+        """
         combinations = {tuple(setting.text for setting in row if setting.is_choice) for row in rows}
         self.by_parts = len(combinations) > 1 + len({text for texts in combinations for text in texts})
 
     def compose_run(self, overrides: list[str]) -> RunConfig:
-        """The configuration of one run. Raises ConfigError."""
+        """Return the configuration of one run. Raises ConfigError."""
         with naming_overrides(overrides):
             return self.compose_job([single(override) for override in parse_overrides(overrides)])[0]
 
     def compose_job(self, settings: list[Setting]) -> tuple[RunConfig, Composition, dict[str, Any]]:
-        """A job's configuration, what Hydra composed for it, and the values that are to be set there.
+        """Return a job's configuration, what Hydra composed for it, and the values that are to be set in the latter.
 
-        Raises ConfigError or what `explain` says in a line.
+        Raises ConfigError and errors of Hydra and OmegaConf.
         """
         fixed, choices, values = divided([setting for setting in settings if not setting.is_set_afterwards])
         try:
-            found = self.adjusted(self.combined(fixed, choices), [s for s in settings if s.is_set_afterwards])
-            if "${" not in str(found.values):
-                return self.with_settings(found, values), found, {setting.key: setting.value for setting in values}
+            composition = self.adjusted(self.combined(fixed, choices), [s for s in settings if s.is_set_afterwards])
+            if "${" not in str(composition.values):
+                run = self.with_settings(composition, values)
+                return run, composition, {setting.key: setting.value for setting in values}
         except ConfigError:
             if not values:
                 raise
-        found = self.composed(tuple(setting.text for setting in settings))  # values that depend on one another, say
-        return found.run, found, {}
+        # Hydra composes all of it, as for values that depend on one another
+        composition = self.composed(tuple(setting.text for setting in settings))
+        return composition.run, composition, {}
 
     def with_settings(self, composition: Composition, settings: list[Setting]) -> RunConfig:
-        """The composed run with these values. Raises ConfigError."""
+        """Return the composed run with these values. Raises ConfigError."""
         for setting in settings:
             if setting.key not in composition.keys:
                 raise ConfigError(unknown_key(setting.key))
@@ -174,8 +180,9 @@ class Composer:
         return with_values(composition.run, {setting.key: self.checked[setting.text] for setting in settings})
 
     def combined(self, fixed: tuple[str, ...], choices: list[Setting]) -> Composition:
-        """What Hydra composes of some choices. For many of them, it is put together from the compositions of single
-        choices, where each changes its own group alone.
+        """Return what Hydra composes from these choices.
+
+        By parts, the compositions of single choices are combined, provided that each changes only its own group.
         """
         last = {setting.key: setting for setting in choices}
         texts = tuple(setting.text for setting in last.values())
@@ -196,7 +203,7 @@ class Composer:
         return self.compositions[key]
 
     def adjusted(self, composition: Composition, settings: list[Setting]) -> Composition:
-        """A composition with values for keys of Hydra's and the executor's. Raises ConfigError."""
+        """Return a composition with these values of keys of Hydra and the executor. Raises ConfigError."""
         key = (str(id(composition)), *(setting.text for setting in settings))
         if settings and key not in self.adjustments:
             whole = editable(composition.whole)
@@ -210,7 +217,7 @@ class Composer:
         return self.adjustments[key] if settings else composition
 
     def composed(self, overrides: tuple[str, ...]) -> Composition:
-        """What Hydra composes of these overrides."""
+        """Return what Hydra composes from these overrides, which is done once for each choice."""
         if overrides in self.compositions:
             return self.compositions[overrides]
         for text in overrides:
@@ -218,15 +225,15 @@ class Composer:
         whole = hydra.compose(self.name, [*overrides, *self.search], return_hydra_config=True)
         if self.search:
             check_files(whole, self.plain_hydra)
-        HydraConfig.instance().set_config(whole)  # which ${hydra:…} asks
+        HydraConfig.instance().set_config(whole)  # ${hydra:…} reads it there
         composition = Composition(whole, parse(run_part(whole)))
         check_names(composition)
-        if "${" not in "".join(overrides):  # which may ask for the directory, say
+        if "${" not in "".join(overrides):  # an interpolation may depend on the directory, for example
             self.compositions[overrides] = composition
         return composition
 
     def check_choice(self, text: str) -> None:
-        """Refuse the path of a file in the place of a group's choice. Raises ConfigError."""
+        """Raise ConfigError where the choice of a group is the path of a file."""
         key, _, choice = text.lstrip("+").partition("=")
         group = key.partition("@")[0]
         if "/" in choice and (options := group_options(group, self.folder)):
@@ -234,31 +241,33 @@ class Composer:
 
 
 def divided(settings: list[Setting]) -> tuple[tuple[str, ...], list[Setting], list[Setting]]:
-    """What Hydra has to compose whatever the job, the choices of files, and the values of keys.
+    """Divide a job's settings into those that Hydra always composes, the choices of files, and the values of keys.
 
-    Overrides act in their order: values in front of a table ({lr: 1}) or an added key are Hydra's too.
+    Overrides apply in their order, so Hydra also composes the values before a table ({lr: 1}) or an added key.
     """
-    odd = [n for n, s in enumerate(settings) if s.is_run and not (s.is_choice or s.is_value or s.key == "experiment")]
-    first = odd[-1] + 1 if odd else 0
+    by_hydra = [
+        n for n, s in enumerate(settings) if s.is_run and not (s.is_choice or s.is_value or s.key == "experiment")
+    ]
+    first = by_hydra[-1] + 1 if by_hydra else 0
     values = [setting for number, setting in enumerate(settings) if setting.is_value and number >= first]
-    choices = [setting for setting in settings if setting.is_choice] if not odd else []
+    choices = [setting for setting in settings if setting.is_choice] if not by_hydra else []
     fixed = [setting.text for setting in settings if setting not in values and setting not in choices]
     return tuple(fixed), choices, values
 
 
 def differs_elsewhere(part: Composition, base: Composition, group: str) -> bool:
-    """Whether a choice changes anything but its own group."""
+    """Whether a choice changes anything outside of its own group."""
     return {**part.values, group: None} != {**base.values, group: None}
 
 
 @cache
 def shipped_names(group: str) -> frozenset[str]:
-    """The names of the files of a group in conf/."""
+    """Return the names of the files of a group in conf/."""
     return frozenset(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
 def check_names(composition: Composition) -> None:
-    """A file may rename a shipped choice no more than an override may. Raises ConfigError."""
+    """Raise ConfigError where a user's file gives a choice of bnexp's another name."""
     for group in GROUPS:
         choice = composition.whole.hydra.runtime.choices.get(group)
         name = OmegaConf.select(composition.whole, f"{group}.name")
@@ -271,25 +280,26 @@ FREE += ["job.override_dirname", "job.config_name"]
 
 
 def check_files(whole: DictConfig, expected: dict[str, object]) -> None:
-    """A user's file may set no more of Hydra's keys than an override may, and nothing of what submitit is given, which
-    runs some of it in a shell. Raises ConfigError.
+    """Raise ConfigError where a user's file sets a key of Hydra that an override may not, or submitit's parameters.
+
+    submitit executes some of its parameters in a shell, so they have to be typed as overrides.
     """
-    found = flat(whole.hydra)
-    for key in found | expected:
-        if found.get(key) != expected.get(key) and not any(is_under(key, name) for name in FREE):
-            raise ConfigError(f"hydra.{key}={found.get(key)} is not allowed in a file: use {', '.join(USABLE)}")
+    values = flat(whole.hydra)
+    for key in values | expected:
+        if values.get(key) != expected.get(key) and not any(is_under(key, name) for name in FREE):
+            raise ConfigError(f"hydra.{key}={values.get(key)} is not allowed in a file: use {', '.join(USABLE)}")
     for key in flat(whole.executor):
         if key.startswith("parameters."):
-            raise ConfigError(f"executor.{key} is not allowed in a file: what submitit is given has to be typed")
+            raise ConfigError(f"executor.{key} is not allowed in a file: parameters of submitit have to be typed")
 
 
 def flat(config: DictConfig) -> dict[str, object]:
-    """Values, unresolved, by their dotted keys and places in lists."""
+    """Return the unresolved values by their dotted keys, with indices in lists."""
     return dict(leaves(OmegaConf.to_container(config, resolve=False), ""))
 
 
 def leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
-    """The values inside tables and lists, with their paths; an empty one is its own value."""
+    """Yield the values inside tables and lists with their dotted paths; an empty table or list is itself a value."""
     parts = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
     for key, part in parts:
         yield from leaves(part, f"{path}.{key}" if path else str(key))

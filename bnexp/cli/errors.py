@@ -1,4 +1,4 @@
-"""What went wrong, in one line for a person: the key, the value, what is allowed, and what was probably meant."""
+"""Errors as one line for the user: the key, the value, what is allowed, and what was probably meant."""
 
 import re
 from difflib import get_close_matches
@@ -10,20 +10,20 @@ from bnexp.runs.config import ConfigError, known_keys
 
 
 def explain(error: Exception) -> tuple[int, str]:
-    """Exit status and line: 2 for invalid arguments, 1 for a run that failed."""
+    """Return the exit status and the line of an error: 2 for invalid arguments, 1 for a run that failed."""
     if isinstance(error, ConfigError):
         return 2, str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return 2, composition_error(error)
     if isinstance(error, OSError) and error.filename:
         return 1, f"{error.filename}: {error.strerror}"
-    if hasattr(error, "status"):  # a SweepError, which says it all
+    if hasattr(error, "status"):  # a SweepError
         return int(error.status), str(error)
     return 1, f"{type(error).__name__}: {error}" if not str(error).startswith(type(error).__name__) else str(error)
 
 
 def composition_error(error: Exception) -> str:
-    """Hydra's and OmegaConf's errors, which take several lines and speak of structs."""
+    """Return the line for an error of Hydra or OmegaConf, whose own messages have several lines."""
     if isinstance(error, OverrideParseException):
         return f"{error.override} cannot be read: an override is KEY=VALUE ({first_line(error.message)})"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
@@ -38,14 +38,14 @@ def composition_error(error: Exception) -> str:
 
 
 def unknown_choice(group: str, choice: str, options: list[str]) -> str:
-    """What is said of a choice that a group doesn't have."""
+    """Return the error for a choice that a group doesn't have."""
     near = suggest_choice(group, choice, options)
     hint = f", did you mean {group}={near}? Choose" if near else ": choose"
     return f"{group}={choice} is unknown{hint} from {', '.join(options)}"
 
 
 def unknown_key(key: str) -> str:
-    """What is said of a key that a configuration doesn't have."""
+    """Return the error for a key that a configuration doesn't have."""
     if key in known_keys() or key.startswith("executor."):
         return f"{key} is a key that the chosen {key.split('.', maxsplit=1)[0]} doesn't have"
     near = suggest_key(key, known_keys())
@@ -54,19 +54,21 @@ def unknown_key(key: str) -> str:
 
 
 def first_line(text: str) -> str:
+    """Return the first line of a text that is not empty."""
     return next((line.strip() for line in text.splitlines() if line.strip()), text)
 
 
-def unknown_command(word: str, commands: list[str]) -> ConfigError:
-    near = get_close_matches(word, commands, n=1, cutoff=0.4)
+def unknown_command(name: str, commands: list[str]) -> ConfigError:
+    """Make the error for an unknown command."""
+    near = get_close_matches(name, commands, n=1, cutoff=0.4)
     return ConfigError(
-        f"{word} is not a command{f', did you mean {near[0]}?' if near else ':'} choose from {', '.join(commands)}"
+        f"{name} is not a command{f', did you mean {near[0]}?' if near else ':'} choose from {', '.join(commands)}"
     )
 
 
-# ---- what was probably meant: the field's aliases first, then spelling
+# ---- suggestions: aliases that are common in the field first, then similar spelling
 
-KEYS = {  # what people call it elsewhere → its key, or the override that does it
+KEYS = {  # alias → the key, or the override that has this effect
     "lr": "optim.lr",
     "learning_rate": "optim.lr",
     "momentum": "optim.momentum",
@@ -127,7 +129,7 @@ KEYS = {  # what people call it elsewhere → its key, or the override that does
     "launcher": "executor",
     "jobs": "executor.workers",
 }
-CHOICES = {  # a group's name for what people call it elsewhere
+CHOICES = {  # group → alias → the name of the choice
     "norm": {"bn": "batch", "ln": "layer", "gn": "group", "in": "instance", "rmsnorm": "rms", "syncbn": "sync_batch"},
     "act": {"swish": "silu", "lrelu": "leaky_relu", "logistic": "sigmoid", "linear": "identity"},
     "arch": {"cnn": "convnet", "fc": "mlp", "dense": "mlp", "wrn": "resnet"},
@@ -136,13 +138,13 @@ CHOICES = {  # a group's name for what people call it elsewhere
     "executor": {"local": "processes", "submitit": "slurm", "basic": "inline", "serial": "inline"},
     "optim": {"adam_w": "adamw"},
 }
-SUFFIXES = ("norm", "_norm", "net")  # batchnorm is batch
+SUFFIXES = ("norm", "_norm", "net")  # that an alias may have: batchnorm for batch
 
 
 def suggest_key(key: str, known: tuple[str, ...]) -> str | None:
-    """The key, or the override, that was probably meant by one that doesn't exist; None where nothing is near.
+    """Return the key, or the override, that was probably meant by an unknown key; None where none is similar.
 
-    `known`: groups and keys: norm, norm.eps, seed, …
+    known: the names of all groups and keys: norm, norm.eps, seed, …
     """
     if key in KEYS:
         return KEYS[key]
@@ -158,7 +160,7 @@ def suggest_key(key: str, known: tuple[str, ...]) -> str | None:
 
 
 def suggest_choice(group: str, choice: str, options: list[str]) -> str | None:
-    """The choice of a group that was probably meant by one that doesn't exist; None where nothing is near."""
+    """Return the choice of a group that was probably meant by an unknown one; None where none is similar."""
     plain = choice.lower()
     names = [CHOICES.get(group, {}).get(plain), *(plain.removesuffix(suffix) for suffix in SUFFIXES)]
     exact = next((name for name in names if name in options), None)
@@ -167,9 +169,9 @@ def suggest_choice(group: str, choice: str, options: list[str]) -> str | None:
 
 
 def suggest_override(flag: str, value: str | None, known: tuple[str, ...]) -> str | None:
-    """The override for what was typed as a flag: optim.lr=0.1 for --lr 0.1; None where there is none."""
-    name, _, own = flag.lstrip("-").replace("-", "_").partition("=")
+    """Return the override that was probably meant by a flag: optim.lr=0.1 for --lr 0.1; None where none is similar."""
+    name, _, inline = flag.lstrip("-").replace("-", "_").partition("=")
     key = name if name in known else suggest_key(name, known)
     if key is None:
         return None
-    return key if "=" in key else f"{key}={own or value or '…'}"
+    return key if "=" in key else f"{key}={inline or value or '…'}"

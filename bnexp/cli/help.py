@@ -1,4 +1,4 @@
-"""What is answered without running anything: --help, --cfg, --info and completion."""
+"""Answers that need no run: --help, --cfg, --info and completion."""
 
 import os
 import sys
@@ -20,19 +20,19 @@ WIDEST = 120  # columns
 
 @dataclass(frozen=True)
 class Page:
-    """The help of a command: how it is typed, what it does, its arguments with their defaults, and one example."""
+    """The help of a command: usage, purpose, arguments with their defaults, and one example."""
 
     usage: str
     purpose: str
     arguments: dict[str, str] = field(default_factory=dict)
     example: str = ""
-    takes_keys: bool = False
+    takes_keys: bool = False  # whether the choices and keys of a configuration are listed, too
 
 
 OVERRIDE = "GROUP=CHOICE or KEY=VALUE, as listed below"
 BY = "the key whose values are the arms (default: all that differ but the seed)"
 OUT = "where the files go (default: the directory itself; needed for several)"
-DRY_RUN = "only say how it would be done and about how long it takes (default: false)"
+DRY_RUN = "only print the plan and about how long it takes (default: false)"
 PAGES = {
     "train": Page(
         "bnexp train [-m] [OVERRIDE …] [dry_run=true]",
@@ -42,7 +42,7 @@ PAGES = {
             "-m, --multirun": "a sweep: norm=none,batch lists values, 'seed=range(5)' too",
             "dry_run=true": DRY_RUN,
             "--cfg job": "print the configuration and run nothing (hydra, all: with Hydra's part)",
-            "--config-dir DIR": "a folder with configurations of your own, beside those of bnexp",
+            "--config-dir DIR": "a folder with configurations of your own, in addition to those of bnexp",
             "--config-name NAME": "the primary configuration (default: config)",
             "--info": "how Hydra composes the configuration",
         },
@@ -61,13 +61,13 @@ PAGES = {
         "Resume an interrupted run or sweep; the result is bit-identical.",
         {
             "DIR": "the directory of a run or a sweep",
-            "dataset.root=DIR": "where the data set is by now (default: where it was); likewise the others",
+            "dataset.root=DIR": "the data set's present folder (default: the recorded one); likewise the others",
         },
         "bnexp resume results/sweeps/mine",
     ),
     "report": Page(
         "bnexp report DIR … [by=KEY] [out=DIR]",
-        "Compare runs that are there, paired by seed: table, figure and page.",
+        "Compare existing runs, paired by seed: table, figure and page.",
         {"DIR": "directories of runs or sweeps", "by=KEY": BY, "out=DIR": OUT},
         "bnexp report results/sweeps/mine by=norm",
     ),
@@ -79,10 +79,10 @@ PAGES = {
     ),
     "reproduce": Page(
         "bnexp reproduce [CLAIM …] [--list] [--seeds N] [--out DIR]",
-        "Train what published claims need, and judge them.",
+        "Train the sweeps of published claims, and judge the claims.",
         {
             "CLAIM": "a claim's id, or what ids begin with: udacity, wiki.sooner (default: all)",
-            "--list": "show the claims, and about how long what they still need takes here",
+            "--list": "show the claims, and about how long their remaining runs take here",
             "--seeds N": "seeds an arm, 0 to N - 1 (default: 10)",
             "--out DIR": "where claims.json, README.md and figures/ go (default: results/sweeps/claims)",
         },
@@ -92,7 +92,7 @@ PAGES = {
         "bnexp bench [OVERRIDE …] [modes=LIST] [rounds=N] [seconds=N] [stack=N] [out=DIR]",
         "Measure steps a second of every norm against none, uncompiled, compiled and stacked, in interleaved rounds.",
         {
-            "OVERRIDE": "what is measured, as in bnexp train; of lists all combinations",
+            "OVERRIDE": "the runs to measure, as in bnexp train; every combination of listed values",
             "modes=LIST": "of eager, compiled and stacked (default: all)",
             "rounds=N": "rounds, of which the median is taken (default: 9)",
             "seconds=N": "seconds of a measurement (default: 0.3)",
@@ -103,7 +103,7 @@ PAGES = {
     ),
     "data": Page(
         "bnexp data [status|fetch] [dataset=NAME] [dataset.root=DIR]",
-        "Show which data sets are there (status, the default), or download, check and decode one (fetch).",
+        "Show which data sets are ready (status, the default), or download, check and decode one (fetch).",
         {"dataset=NAME": "the data set (default: all of them)", "dataset.root=DIR": "its folder (default: data)"},
         "bnexp data fetch dataset=mnist",
     ),
@@ -111,7 +111,7 @@ PAGES = {
 
 
 def command_help(command: str) -> str:
-    """The help of a command, in lines that fit the terminal."""
+    """Return the help of a command, in lines that fit the terminal."""
     page = PAGES[command]
     parts = [f"{page.usage}\n", *textwrap.wrap(page.purpose, width()), "", *columns(page.arguments), ""]
     parts += ["Example:", f"  {page.example}"]
@@ -119,73 +119,73 @@ def command_help(command: str) -> str:
 
 
 def help_of_keys() -> list[str]:
-    """Every choice of every group, and every key with its default and what it is for."""
+    """Return lines with every choice of every group, and every key with its default and explanation."""
     with configurations():
         choices = {f"{group}=": ", ".join(group_options(group, None)) for group in (*GROUPS, "executor")}
     keys = {f"{key.name}={key.default}": key.help for key in explain_keys()}
-    ours = {
+    extra = {
         "executor.workers=auto": "worker processes: auto, as many as there are cores or CUDA devices",
         "executor.max_stack=auto": "the most runs of a stack: auto, as many as a core's caches hold",
         "hydra.run.dir=DIR": "the directory of a run (default: results/runs/DATE/TIME_OVERRIDES)",
         "hydra.sweep.dir=DIR": "the directory of a sweep (default: results/sweeps/DATE_TIME)",
-        "hydra.sweep.subdir=NAME": "the folder of a run in it (default: what tells it from the others)",
+        "hydra.sweep.subdir=NAME": "the folder of a run in it (default: its values of the swept keys)",
         "hydra.verbose=true": "log more to bnexp.log (default: false)",
     }
-    return ["", "Choices:", *columns(choices), "", "Keys and their defaults:", *columns(keys | ours)]
+    return ["", "Choices:", *columns(choices), "", "Keys and their defaults:", *columns(keys | extra)]
 
 
 def width() -> int:
-    """Columns of a line."""
+    """Return the number of columns of a line."""
     return min(get_terminal_size().columns, WIDEST)
 
 
 def columns(rows: dict[str, str]) -> list[str]:
-    """Names and their explanations, side by side; a long name stands in a line of its own."""
-    left = min(max(map(len, rows), default=0), 28)
-    indent, lines = " " * (left + 4), []
+    """Return lines with names and explanations in two columns; a long name has a line of its own."""
+    first = min(max(map(len, rows), default=0), 28)  # width of the first column
+    indent, lines = " " * (first + 4), []
     for name, text in rows.items():
-        wrapped = textwrap.wrap(text, max(width() - left - 4, 20), break_long_words=False, break_on_hyphens=False)
-        head = [f"  {name:<{left}}  {wrapped[0]}"] if len(name) <= left else [f"  {name}", indent + wrapped[0]]
+        wrapped = textwrap.wrap(text, max(width() - first - 4, 20), break_long_words=False, break_on_hyphens=False)
+        head = [f"  {name:<{first}}  {wrapped[0]}"] if len(name) <= first else [f"  {name}", indent + wrapped[0]]
         lines += [*head, *(indent + line for line in wrapped[1:])]
     return lines
 
 
 def first_composition(read: Arguments) -> Composition:
-    """What Hydra composes for a run, or for the first of a sweep. Raises ConfigError."""
+    """Return what Hydra composes for a run, or for the first run of a sweep. Raises ConfigError."""
     with configurations(read.config_dir, read.config_name) as composer, naming_overrides(read.overrides):
         overrides = parse_overrides(read.overrides)
         settings = [settings_of(override, composer.folder)[0] for override in overrides]
-        composer.compose_job(settings)  # which checks the values
+        composer.compose_job(settings)  # checks the values
         return composer.composed(tuple(setting.text for setting in settings))
 
 
 def show_configuration(read: Arguments) -> int:
-    """--cfg job|hydra|all, with --package and --resolve as Hydra has them. Raises ConfigError."""
+    """Print a configuration: --cfg job|hydra|all with --package and --resolve. Raises ConfigError."""
     whole, wanted = first_composition(read).whole, read.flags["cfg"]
     keys = [str(key) for key in whole if wanted == "all" or (key == "hydra") == (wanted == "hydra")]
     shown: Any = OmegaConf.masked_copy(whole, keys)
     if package := read.flags.get("package"):
         shown = OmegaConf.select(shown, str(package))
         if shown is None:
-            raise ConfigError(f"--package {package} is not allowed: it is no part of this configuration")
+            raise ConfigError(f"--package {package} is not allowed: this configuration has no such part")
         print(f"# @package {package}")
     print(OmegaConf.to_yaml(shown, resolve="resolve" in read.flags), end="")
     return 0
 
 
 def ask_hydra(read: Arguments) -> int:
-    """--info, which Hydra answers, once the overrides are checked. Raises ConfigError."""
+    """Check the overrides, and let Hydra answer --info. Raises ConfigError."""
     first_composition(read)
     return complete_by_hydra([*read.for_hydra, *read.overrides])
 
 
 def complete_by_hydra(arguments: list[str]) -> int:
-    """Hand arguments to `hydra.main`, for what Hydra answers itself."""
+    """Pass arguments to `hydra.main`, which answers --info and completion itself."""
 
     def task(_: DictConfig) -> None:
         raise AssertionError("nothing is run")
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be said in a line
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     sys.argv = ["bnexp", *arguments]
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
     return 0

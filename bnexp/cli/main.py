@@ -1,4 +1,4 @@
-"""The entry of the program: which command runs, and what becomes of its errors."""
+"""The entry point: run the command that the first argument names, and print its errors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ bnexp: what does normalization do to training?
   bnexp train -m [OVERRIDE …]         a sweep: bnexp train -m norm=none,batch 'seed=range(5)'
   bnexp compare [OVERRIDE …] [by=KEY] a sweep, then the paired comparison: table, figure and page
   bnexp resume DIR … [dataset.root=DIR]   resume an interrupted run or sweep; the result is bit-identical
-  bnexp report DIR … [by=KEY] [out=FOLDER]   the comparison of runs that are there
+  bnexp report DIR … [by=KEY] [out=FOLDER]   the comparison of existing runs
   bnexp probe DIR … [by=KEY] [out=FOLDER]    the loss around checkpoints: smoothness, internal covariate shift
   bnexp reproduce [CLAIM …] [--list] [--seeds N]   published claims, judged
-  bnexp bench [WORD …]                steps/s of every norm against none: eager, compiled, stacked
+  bnexp bench [OVERRIDE …]            steps/s of every norm against none: eager, compiled, stacked
   bnexp data [status|fetch] [dataset=NAME] [dataset.root=DIR]
 
 bnexp COMMAND --help explains each; bnexp train --help lists every choice and key.
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Exit status: 0 done, 1 a run failed, 2 invalid arguments, 129, 130 or 143 a signal."""
+    """Run a command; return the exit status: 0 done, 1 a run failed, 2 invalid arguments, 129, 130 or 143 a signal."""
     from bnexp.runs.log import set_up_logging
 
     set_up_logging()
@@ -57,7 +57,7 @@ def run(arguments: list[str]) -> int:
 
 
 def init_torchrun(arguments: list[str]) -> None:
-    """Under torchrun the processes form a group, and rank 0 alone writes to the terminal."""
+    """Join the process group of torchrun; only rank 0 writes to the terminal. Raises ConfigError."""
     from bnexp.runs import distributed
     from bnexp.runs.config import ConfigError
     from bnexp.runs.console import console, errors
@@ -72,7 +72,7 @@ def init_torchrun(arguments: list[str]) -> None:
 
 
 def dispatch(arguments: list[str]) -> int:
-    """Run the command that the first argument names; its exit status. Raises ConfigError for an unknown one."""
+    """Run the command that the first argument names; return the exit status. Raises ConfigError."""
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(HELP, end="")
         return 0
@@ -100,16 +100,19 @@ def dispatch(arguments: list[str]) -> int:
 
 
 def complete(arguments: list[str]) -> int:
-    """Completion: of commands here; behind a command by Hydra, which knows none, so it is taken out of the line."""
+    """Complete a command line: a command here, its overrides by Hydra.
+
+    Hydra knows no commands, so the command is removed from the line first.
+    """
     from bnexp.cli.help import complete_by_hydra
 
     line = os.environ.get("COMP_LINE", "")
-    words = line.split()
-    if any(word.startswith("query=") for word in arguments):
-        if len(words) < 2 or (len(words) == 2 and not line.endswith(" ")):
-            print(*(name for name in COMMANDS if name.startswith("".join(words[1:2]))), sep="\n")
+    parts = line.split()
+    if any(argument.startswith("query=") for argument in arguments):
+        if len(parts) < 2 or (len(parts) == 2 and not line.endswith(" ")):
+            print(*(name for name in COMMANDS if name.startswith("".join(parts[1:2]))), sep="\n")
             return 0
-        shorter = line.replace(f"{words[1]} ", "", 1)
+        shorter = line.replace(f"{parts[1]} ", "", 1)
         point = int(os.environ.get("COMP_POINT", len(line)))
         os.environ.update(COMP_LINE=shorter, COMP_POINT=str(point - len(line) + len(shorter)))
     return complete_by_hydra(arguments)

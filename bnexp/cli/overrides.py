@@ -1,4 +1,4 @@
-"""Overrides by Hydra's grammar: which are allowed, and which values a sweep gives them."""
+"""Overrides in Hydra's grammar: which are allowed, and their values in a sweep."""
 
 import re
 from collections.abc import Iterator
@@ -14,8 +14,7 @@ from bnexp.runs.config import GROUPS, ConfigError, known_keys, whole_number_keys
 
 USABLE = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.verbose")
 
-
-INSTEAD = {  # of Hydra's keys, those of its launchers and sweepers, which bnexp has executors for
+INSTEAD = {  # a key of Hydra that is not allowed → what to use instead
     "hydra/launcher": "executor=processes, inline or slurm",
     "hydra.launcher.workers": "executor.workers",
     "hydra.launcher.max_stack": "executor.max_stack",
@@ -27,14 +26,14 @@ INSTEAD = {  # of Hydra's keys, those of its launchers and sweepers, which bnexp
 
 
 def conf_dir() -> Path:
-    """The folder conf/: beside the package in a checkout, inside it in a wheel."""
+    """Return the folder conf/, which is next to the package in a checkout, and inside of it in a wheel."""
     package = Path(__file__).resolve().parent.parent
     return next(path for path in (package.parent / "conf", package / "conf") if (path / "config.yaml").exists())
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One KEY=VALUE of a job: its text as Hydra reads it, its key and its parsed value."""
+    """One KEY=VALUE of a job: its text in Hydra's grammar, its key and its parsed value."""
 
     text: str
     key: str
@@ -42,29 +41,29 @@ class Setting:
 
     @property
     def is_run(self) -> bool:
-        """Whether it belongs to the run: neither to Hydra nor to the executor."""
+        """Whether it belongs to the run, not to Hydra or the executor."""
         return re.match(r"\+*(hydra|executor)(?![\w-])", self.key) is None
 
     @property
     def is_choice(self) -> bool:
-        """Whether it chooses a file of one of our groups, and does nothing else."""
+        """Whether it only chooses a file of a group other than experiment."""
         return self.key in (*GROUPS, "executor") and self.key != "experiment" and isinstance(self.value, str)
 
     @property
     def is_set_afterwards(self) -> bool:
-        """Whether it gives a value to a key of Hydra's or the executor's, on which nothing else depends."""
+        """Whether it gives a value to a key of Hydra or the executor, on which no other value depends."""
         key = self.key.lstrip("+")
         return key in USABLE or key.startswith("executor.")
 
     @property
     def is_value(self) -> bool:
-        """Whether it gives a value to a key, and does nothing else."""
-        plain = not isinstance(self.value, dict) and "${" not in self.text
-        return plain and self.key in known_keys() and self.key not in GROUPS
+        """Whether it only gives a value to a key."""
+        is_plain = not isinstance(self.value, dict) and "${" not in self.text
+        return is_plain and self.key in known_keys() and self.key not in GROUPS
 
 
 def parse_overrides(overrides: list[str]) -> list[Override]:
-    """The overrides by Hydra's grammar. Raises ConfigError for one that is not allowed."""
+    """Parse overrides with Hydra's grammar. Raises ConfigError for one that is not allowed."""
     parser = OverridesParser.create()
     parsed = parser.parse_overrides(overrides)
     for override in parsed:
@@ -73,7 +72,7 @@ def parse_overrides(overrides: list[str]) -> list[Override]:
 
 
 def check_override(override: Override) -> None:
-    """Refuse what Hydra would allow but a run cannot have. Raises ConfigError."""
+    """Raise ConfigError for an override that Hydra accepts but a run cannot have."""
     line, key = override.input_line, override.key_or_group
     if not key:
         raise ConfigError(f"{line} cannot be read: an override is KEY=VALUE")
@@ -94,22 +93,25 @@ def check_override(override: Override) -> None:
 
 
 def is_under(key: str, name: str) -> bool:
-    """Whether a key is this one, or one of its parts."""
+    """Whether a key is `name`, or lies below it."""
     return key == name or key.startswith(f"{name}.")
 
 
 def values_of(override: Override) -> Iterator[object]:
-    """Its value, or those of a sweep."""
+    """Yield the value of an override, or its values in a sweep."""
     return override.sweep_iterator() if is_enumerable(override) else iter([override.value()])
 
 
 def is_enumerable(override: Override) -> bool:
-    """Whether it lists the values of a sweep; which those of glob(…) are depends on the files that are there."""
+    """Whether an override lists the values of a sweep; those of glob(…) depend on the existing files."""
     return override.is_discrete_sweep() and not isinstance(override.value(), Glob)
 
 
 def renamed_group(override: Override) -> str | None:
-    """The group whose choice would get another name by this override, so that norm=batch could train layer norm."""
+    """Return the group whose choice this override would rename, else None.
+
+    Otherwise norm=batch could train layer norm.
+    """
     group, _, part = override.key_or_group.partition(".")
     if group not in (*GROUPS, "executor"):
         return None
@@ -118,7 +120,7 @@ def renamed_group(override: Override) -> str | None:
 
 
 def single(override: Override) -> Setting:
-    """An override that has one value, as it was typed. Raises ConfigError for a sweep."""
+    """Return the setting of an override with one value, as it was typed. Raises ConfigError for a sweep."""
     key = override.get_key_element()
     if override.is_sweep_override():
         raise ConfigError(f"{override.input_line} lists several values: add -m for a sweep, or use bnexp compare")
@@ -126,16 +128,17 @@ def single(override: Override) -> Setting:
 
 
 def setting_of(key: str, text: str, value: Any) -> Setting:
-    """One value of a key; 1e3 is 1000 where a whole number belongs."""
+    """Make a setting; 1e3 becomes 1000 for a key whose value is a whole number."""
     if key in whole_number_keys() and isinstance(value, float) and value.is_integer():
         return Setting(f"{key}={int(value)}", key, int(value))
     return Setting(text, key, value)
 
 
 def settings_of(override: Override, folder: str | None) -> list[Setting]:
-    """The values of one override: one, or those of a sweep, in Hydra's order and notation.
+    """Return the settings of an override: one, or those of a sweep, in Hydra's order and notation.
 
-    `folder`: the user's, whose files glob(…) finds too. Raises ConfigError for a sweep that cannot be enumerated.
+    folder: the user's folder of configurations, whose files glob(…) matches, too. Raises ConfigError for a sweep that
+    cannot be enumerated.
     """
     key = override.get_key_element()
     if not override.is_sweep_override():
@@ -150,7 +153,7 @@ def settings_of(override: Override, folder: str | None) -> list[Setting]:
 
 
 def plain(element: Any) -> Any:
-    """A parsed element without Hydra's marks of quotes."""
+    """Return a parsed value without Hydra's wrappers of quoted texts."""
     if isinstance(element, QuotedString):
         return element.text
     if isinstance(element, list):
@@ -159,8 +162,8 @@ def plain(element: Any) -> Any:
 
 
 def group_options(group: str, folder: str | None) -> list[str]:
-    """The names of a group's files, the user's included."""
+    """Return the names of a group's files, including those in the user's folder."""
     options = {*GlobalHydra.instance().config_loader().get_group_options(group)}
-    for place in (conf_dir(), *([Path(folder)] if folder else [])):
-        options |= {path.stem for path in (place / group).glob("*.y*ml")}
+    for root in (conf_dir(), *([Path(folder)] if folder else [])):
+        options |= {path.stem for path in (root / group).glob("*.y*ml")}
     return sorted(options)

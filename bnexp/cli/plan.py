@@ -1,6 +1,4 @@
-"""What a command line asks for: every job of it composed, typed and range-checked before the first one starts, and
-before any directory is made.
-"""
+"""Plan a command line: compose and check all of its jobs, before the first one starts or a directory is made."""
 
 import os
 import shutil
@@ -34,8 +32,10 @@ DIRNAME = ("${hydra:job.override_dirname}", "${hydra.job.override_dirname}")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command line makes, all of it checked. `directory` is that of the run or the sweep; `jobs` are all of its
-    runs, `sweep` those that aren't finished; `resumed`: the directory holds some of them.
+    """The checked jobs of a command line.
+
+    directory: that of the run or the sweep. jobs: all of its runs. sweep: the plan of those that are not finished.
+    resumed: whether the directory holds some of the runs already.
     """
 
     arguments: Arguments
@@ -53,22 +53,24 @@ class Plan:
 
 
 def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan:
-    """Compose and check every job; name the runs after what is swept. `resume`: the directory may hold other runs;
-    `timed`: estimate the seconds. Raises what `explain` says in a line.
+    """Compose and check every job of a command line.
+
+    resume: the directory may hold other runs. timed: estimate the seconds. Raises ConfigError and errors of Hydra and
+    OmegaConf.
     """
     from bnexp.runs.distributed import processes
     from bnexp.sweeps.job import parse_executor
-    from bnexp.sweeps.resume import check_holds, check_runs, remaining_jobs, runs_of, with_compilation
+    from bnexp.sweeps.resume import check_directory, check_runs, remaining_jobs, runs_of, with_compilation
     from bnexp.sweeps.stacks import plan_sweep
 
     directory, jobs, first, named = compose_jobs(arguments)
     executor = parse_executor(first.executor)
     contents = check_runs([job.config for job in jobs])
     check_place(directory, place_key(arguments.multirun))
-    twice = len({job.digest for job in jobs}) < len(jobs)
-    require(not twice, "the sweep", " ".join(arguments.overrides), "it has the same run more than once")
+    unique = len({job.digest for job in jobs}) == len(jobs)
+    require(unique, "the sweep", " ".join(arguments.overrides), "it has the same run more than once")
     numbered = any(token in subdirectory_of(first) for token in NUMBER) if named else True
-    runs = runs_of(directory) if resume else check_holds(directory, jobs, numbered, named)
+    runs = runs_of(directory) if resume else check_directory(directory, jobs, numbered, named)
     if runs and processes() > 1:
         raise ConfigError(f"{directory} holds this run already, which torchrun cannot resume: choose another one")
     remaining = with_compilation(remaining_jobs(jobs, runs), runs)
@@ -77,7 +79,7 @@ def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan
 
 
 def place_key(multirun: bool) -> str:
-    """The key of a sweep's or a run's directory."""
+    """Return the key of the directory of a sweep or of a run."""
     return "hydra.sweep.dir" if multirun else "hydra.run.dir"
 
 
@@ -85,8 +87,10 @@ def place_key(multirun: bool) -> str:
 
 
 def compose_jobs(arguments: Arguments) -> "tuple[Path, list[Job], Composition, bool]":
-    """The directory and the jobs of a run or a sweep, what Hydra composed for the first, and whether the user named the
-    directories of a sweep's runs. Raises ConfigError.
+    """Compose the jobs of a run or a sweep.
+
+    Return its directory, its jobs, what Hydra composed for the first job, and whether the user chose the names of the
+    jobs' directories. Raises ConfigError.
     """
     overrides, multirun = arguments.overrides, arguments.multirun
     with configurations(arguments.config_dir, arguments.config_name) as composer, naming_overrides(overrides):
@@ -106,35 +110,37 @@ def compose_jobs(arguments: Arguments) -> "tuple[Path, list[Job], Composition, b
 
 
 def split_jobs(overrides: list[Override], folder: str | None) -> list[list[Setting]]:
-    """The settings of every job of a sweep: the product of what is swept, the last one changing fastest."""
+    """Return the settings of every job of a sweep: the product of the listed values, the last key changing fastest."""
     rows = [list(row) for row in product(*(settings_of(override, folder) for override in overrides))]
     line = " ".join(str(override.input_line) for override in overrides if override.is_sweep_override())
     if not rows:
         raise ConfigError(f"{line} is an empty sweep: give each key a value at least")
-    known = set[tuple[str, ...]]()
+    seen = set[tuple[str, ...]]()
     for row in rows:
         texts = tuple(setting.text for setting in row)
-        if texts in known:
+        if texts in seen:
             raise ConfigError(f"{line} has the same run more than once: {' '.join(texts)}")
-        known.add(texts)
+        seen.add(texts)
     return rows
 
 
 def make_jobs(rows: list[list[Setting]], composed: list[tuple[RunConfig, Composition, dict[str, Any]]]) -> "list[Job]":
-    """A job for each row of settings, without a directory yet."""
+    """Make a job from each row of settings, without a directory yet."""
     from bnexp.sweeps.job import Job
 
     texts = [[setting.text for setting in row if setting.is_run] for row in rows]
     common = set(texts[0]).intersection(*texts) if len(texts) > 1 else set()
     return [
-        Job(number, words, [w for w in words if w not in common], config, record=composition.record, values=values)
-        for number, (words, (config, composition, values)) in enumerate(zip(texts, composed, strict=True))
+        Job(number, row, [text for text in row if text not in common], config, record=composition.record, values=values)
+        for number, (row, (config, composition, values)) in enumerate(zip(texts, composed, strict=True))
     ]
 
 
 def subdirectories(overrides: list[Override], rows: list[list[Setting]], first: Composition, named: bool) -> list[str]:
-    """The folders of a sweep's runs: after the swept keys, numbers where that makes no name, or as the user names them.
-    Raises ConfigError.
+    """Return the names of the folders of a sweep's runs.
+
+    They are the settings of the swept keys, or numbers where these can't be a file's name, unless the user chose them
+    (hydra.sweep.subdir). Raises ConfigError.
     """
     swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
     if not named:
@@ -157,20 +163,20 @@ def subdirectories(overrides: list[Override], rows: list[list[Setting]], first: 
 
 
 def subdirectory_of(composition: Composition) -> str:
-    """`hydra.sweep.subdir`, its interpolations unresolved."""
+    """Return `hydra.sweep.subdir` with unresolved interpolations."""
     settings: Any = OmegaConf.to_container(composition.whole.hydra.sweep, resolve=False)
     return str(settings["subdir"])
 
 
 def with_tokens(template: str, values: dict[str, str]) -> str:
-    """A template with its tokens replaced."""
+    """Return a template with its tokens replaced."""
     for token, value in values.items():
         template = template.replace(token, value)
     return template
 
 
 def name_of_run(overrides: list[Override]) -> str:
-    """A run's directory is named after its overrides, without paths, long values and what is too much."""
+    """Return the name of a run's directory: its overrides, without paths and long ones, up to a maximal length."""
     lines, length = list[str](), 0
     for override in overrides:
         line, key = str(override.input_line), override.key_or_group
@@ -186,14 +192,14 @@ def name_of_run(overrides: list[Override]) -> str:
 
 
 def check_output(directory: Path, key: str) -> None:
-    """Refuse to write a table where runs are."""
+    """Raise ConfigError where a directory for tables holds runs, or can't be written to."""
     if holds_run(directory):
         raise ConfigError(f"{directory} holds a run already: choose another directory")
     check_place(directory, key)
 
 
 def check_place(directory: Path, key: str) -> None:
-    """Refuse a directory where nothing can be written, before it is made. `key`: what the user names it by."""
+    """Raise ConfigError where a directory, which may not exist yet, can't be written to. key: the override for it."""
     require_path(key, str(directory))
     name = f"{key}={directory}"
     if not is_utf8(shortest(directory)):
@@ -210,14 +216,14 @@ def check_place(directory: Path, key: str) -> None:
 
 
 def is_read_only(folder: Path) -> bool:
-    """As far as its file system says."""
+    """Whether a folder's file system is mounted read-only; False where it does not say."""
     with suppress(OSError):
         return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
     return False
 
 
 def free_bytes(folder: Path) -> int | None:
-    """None where the file system doesn't say: one made of a cloud's storage has no size, or calls it 0."""
+    """Return the free bytes of a folder's file system; None for one without a size, as of cloud storage."""
     with suppress(OSError):
         usage = shutil.disk_usage(folder)
         return usage.free if usage.total else None

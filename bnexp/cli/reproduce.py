@@ -1,4 +1,4 @@
-"""`bnexp reproduce`: the sweeps of published claims are trained, and the claims judged."""
+"""`bnexp reproduce`: train the sweeps of published claims, and judge the claims."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from bnexp.cli.start import start
 
 
 def reproduce(arguments: list[str]) -> int:
-    """Run what the claims still need, a sweep after the other, and judge them. Claims whose sweep cannot run here, as
-    one on photographs that aren't there, are said and left as they were.
+    """`bnexp reproduce`: train the remaining runs of the claims' sweeps, and judge the claims. Return the exit status.
+
+    A claim whose sweep cannot run here, as one on missing photographs, is reported and keeps its record.
     """
     from bnexp.claims.judge import check_readme, judge, load_runs, show, sweeps_of, take_options, without, write
     from bnexp.cli.plan import check_place
@@ -49,9 +50,9 @@ def reproduce(arguments: list[str]) -> int:
 
 
 def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> None:
-    """What their sweeps still need, each in a line as soon as it is known, then the claims in a table.
+    """Print about how long the remaining runs of each sweep take, in a line each, then the claims in a table.
 
-    A sweep that starts from runs which aren't there yet cannot be planned.
+    A sweep whose runs start from those of another sweep cannot be planned before that one is finished.
     """
     from bnexp.claims.judge import show_list
     from bnexp.runs.config import ConfigError
@@ -65,27 +66,27 @@ def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> No
             try:
                 plans[sweep.name] = plan = plan_claim(sweep, seeds).sweep
                 times[sweep.name] = duration_range(plan.seconds) if plan.stacks else "done"
-            except ConfigError:  # its data isn't there
+            except ConfigError:  # its data are missing
                 times[sweep.name] = "cannot run here"
         print_line(f"sweep {number} of {len(sweeps)}, {sweep.name}: {times[sweep.name]}")
     show_list(claims, times)
     later = len(sweeps) - len(plans)
-    besides = f", besides {count(later, 'sweep')} that cannot be planned yet" if later else ""
-    print_line(f"all that is left: about {duration_range(sum(plan.seconds for plan in plans.values()))}{besides}")
+    unplanned = f", without {count(later, 'sweep')} that cannot be planned yet" if later else ""
+    print_line(f"all remaining runs: about {duration_range(sum(plan.seconds for plan in plans.values()))}{unplanned}")
 
 
 def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
-    """What is left of a claim's sweep."""
-    from bnexp.claims.judge import folder_of, words_of
-    from bnexp.cli.arguments import read_arguments
+    """Plan the remaining runs of a claim's sweep. Raises ConfigError."""
+    from bnexp.claims.judge import folder_of, sweep_arguments
+    from bnexp.cli.arguments import parse_arguments
     from bnexp.cli.plan import plan
 
-    words = ["--multirun", *words_of(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"]
-    return plan(read_arguments(words), resume=True)
+    arguments = ["--multirun", *sweep_arguments(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"]
+    return plan(parse_arguments(arguments), resume=True)
 
 
 def run_claim(sweep: ClaimSweep, seeds: int) -> list[RunConfig]:
-    """Train what is left of a claim's sweep; the runs that make it up."""
+    """Train the remaining runs of a claim's sweep; return the configurations of all of its runs."""
     from bnexp.runs.lock import Lock
     from bnexp.sweeps.resume import remove_superseded_runs
 

@@ -1,4 +1,4 @@
-"""What `bnexp train` and `bnexp compare` planned, started."""
+"""Start what `bnexp train`, `bnexp compare` and `bnexp reproduce` have planned."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 
 
 def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
-    """Take the directory, and run there what was planned and isn't finished. `compare`: how it is then compared."""
+    """Lock the directory and train its remaining runs; return the exit status.
+
+    compare: {"by": KEY or None} where the sweep is then compared, which is recorded.
+    """
     from bnexp.cli.plan import check_output, place_key
     from bnexp.data.load import show_contents
     from bnexp.runs import distributed
     from bnexp.runs.console import command, print_line
     from bnexp.runs.lock import Lock
-    from bnexp.sweeps.resume import clear_leftovers, runs_of, write_jobs
+    from bnexp.sweeps.resume import clear_partial_files, runs_of, write_jobs
     from bnexp.sweeps.run import run_sweep
 
     directory, multirun = checked.directory, checked.arguments.multirun
@@ -28,43 +31,43 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
             show_contents(contents)
     with Lock(directory):
         if checked.resumed and checked.sweep.stacks:
-            clear_leftovers(directory, runs_of(directory))
-        elif not checked.resumed:  # again, now that nobody else can write there
+            clear_partial_files(directory, runs_of(directory))
+        elif not checked.resumed:  # again, now that the directory is locked
             check_output(directory, place_key(multirun))
         if multirun and (checked.sweep.stacks or compare is not None):
             write_jobs(directory, checked.jobs, checked.executor, compare)
         if not checked.sweep.stacks:
-            print_line(f"{directory} is finished: nothing is left to do")
+            print_line(f"{directory} is finished: no run remains")
             return 0
         try:
-            run_sweep(one_by_one(checked))
+            run_sweep(plan_to_run(checked))
             return 0
         except KeyboardInterrupt:
-            if distributed.processes() == 1:  # torchrun's cannot be resumed
+            if distributed.processes() == 1:  # a run of torchrun cannot be resumed
                 print_line(f"resume it by: {command('resume', directory)}")
             raise
 
 
-def one_by_one(checked: Plan) -> SweepPlan:
-    """The plan of a sweep, or that of a run alone, which trains in this process unless it is sent elsewhere."""
-    alone = not checked.arguments.multirun and checked.executor.name == "processes"
-    return replace(checked.sweep, inline=True) if alone else checked.sweep
+def plan_to_run(checked: Plan) -> SweepPlan:
+    """Return the plan of a sweep, or of a single run, which trains in this process unless Slurm is chosen."""
+    single = not checked.arguments.multirun and checked.executor.name == "processes"
+    return replace(checked.sweep, inline=True) if single else checked.sweep
 
 
 def train_in_parallel(checked: Plan) -> int:
-    """Under torchrun: rank 0 is the run, the others take their shares of its batches."""
+    """Train one run under torchrun: rank 0 writes it, and the others train their shares of its batches."""
     from bnexp.runs import distributed
-    from bnexp.training.loop import follow
+    from bnexp.training.loop import train_share
 
     distributed.barrier()
     if distributed.rank() == 0:
         return start(checked)
-    follow(checked.jobs[0].config)
+    train_share(checked.jobs[0].config)
     return 0
 
 
 def train_and_compare(train: Callable[[], object], directory: Path, by: str | None) -> int:
-    """The comparison of what finished comes also where some runs failed. Raises SweepError for these."""
+    """Train a sweep, then compare its finished runs, also where others failed. Raises SweepError for those."""
     from bnexp.compare.report import report
     from bnexp.runs.config import ConfigError
     from bnexp.sweeps.run import SweepError
@@ -76,7 +79,7 @@ def train_and_compare(train: Callable[[], object], directory: Path, by: str | No
         failed = error
     try:
         report([directory], by)
-    except ConfigError:  # there is none
+    except ConfigError:  # nothing to compare
         if failed is None:
             raise
     if failed is not None:
@@ -85,11 +88,11 @@ def train_and_compare(train: Callable[[], object], directory: Path, by: str | No
 
 
 def announce(checked: Plan) -> int:
-    """Say how what is planned would be done, and about how long it takes."""
+    """Print the plan and about how long it takes, for dry_run=true; return the exit status."""
     from bnexp.data.load import show_contents
     from bnexp.runs.console import print_line
 
     for contents in checked.contents:
         show_contents(contents)
-    print_line(str(one_by_one(checked)))
+    print_line(str(plan_to_run(checked)))
     return 0

@@ -1,6 +1,6 @@
 """Run directories → what is compared: the runs of each arm, and their statistics, times and curves.
 
-The numbers themselves are computed by `stats`, which takes plain arrays; report.py shows them.
+The numbers themselves are computed by `statistics`, which takes plain arrays; `report` shows them.
 """
 
 from collections.abc import Iterable
@@ -13,6 +13,7 @@ from bnexp.compare.figures import Curve
 from bnexp.compare.statistics import (
     Estimate,
     Pairing,
+    Random,
     TimeResult,
     compare_arm,
     compare_times,
@@ -30,7 +31,8 @@ TARGETS = (0.90, 0.95)  # validation accuracies whose times are compared
 UNITS = ("steps", "seconds")
 NOT_ARMS = {"seed", "dataset.root", "checkpoint.every_seconds"}  # keys that do not tell arms apart
 Settings = dict[str, Any]  # dotted key → value
-Arms = dict[str, list[RunRecord]]  # arm → its runs, the control first
+Runs = list[RunRecord]
+Arms = dict[str, Runs]  # arm → its runs, the control first
 Panels = dict[str, Arms]  # what the arms of a panel share besides, as "act=relu" → its arms
 
 
@@ -77,7 +79,7 @@ def settings(config: dict[str, Any]) -> Settings:
     return {printable(key): printable(value) if isinstance(value, str) else value for key, value in flat.items()}
 
 
-def settings_of(runs: list[RunRecord]) -> list[Settings]:
+def settings_of(runs: Runs) -> list[Settings]:
     """Return the settings of each run, without init_from where every seed starts from a run of its own."""
     configs = [settings(run.config) for run in runs]
     if goes_with_seed(runs, "init_from"):
@@ -85,7 +87,7 @@ def settings_of(runs: list[RunRecord]) -> list[Settings]:
     return configs
 
 
-def goes_with_seed(runs: list[RunRecord], key: str) -> bool:
+def goes_with_seed(runs: Runs, key: str) -> bool:
     """Return whether each seed has one value of `key`, and each value one seed."""
     pairs = {(run.seed, str(run.config.get(key))) for run in runs}
     seeds, values = zip(*pairs, strict=True)
@@ -127,7 +129,7 @@ def pick_by(by: str | None, swept: list[str]) -> str | None:
     return by
 
 
-def arrange(runs: list[RunRecord], by: str | None) -> Panels:
+def arrange(runs: Runs, by: str | None) -> Panels:
     """Sort runs into panels of arms, in the order of the sweep; the values of `by` make the arms."""
     configs = settings_of(runs)
     swept = swept_keys(configs)
@@ -140,7 +142,7 @@ def arrange(runs: list[RunRecord], by: str | None) -> Panels:
     return panels
 
 
-def only(panels: Panels, kept: list[RunRecord]) -> Panels:
+def only(panels: Panels, kept: Runs) -> Panels:
     """Return the same panels and arms with those of their runs that are in `kept`."""
     digests = {run.digest for run in kept}
     return {
@@ -174,7 +176,7 @@ def compare_runs(place: tuple[str, str], planned: Arms, arms: Arms, control_arm:
     runs, control = arms[arm], arms.get(control_arm, [])
     finished = [run for arm_runs in arms.values() for run in arm_runs]
     numbers = compare_arm(accuracies(runs), {} if is_control else accuracies(control), random)
-    times = [compare_run_times(runs, control, finished, target, unit, random) for target in TARGETS for unit in UNITS]
+    times = [compare_run_times((target, unit), runs, control, finished, random) for target in TARGETS for unit in UNITS]
     speed, control_speed = median_speed(runs), median_speed(control)
     recalibrated = recalibrated_accuracies(runs)
     return ArmResult(
@@ -199,13 +201,13 @@ def compare_runs(place: tuple[str, str], planned: Arms, arms: Arms, control_arm:
     )
 
 
-def data_notes(runs: list[RunRecord]) -> list[str]:
+def data_notes(runs: Runs) -> list[str]:
     """Return a note where runs saw different images, as where a folder changed between two sweeps."""
     checksums = {run.record["dataset"]["sha256"] for run in runs if fits(run.record, {"dataset": {"sha256": str}})}
     return [f"compared with runs of other data ({len(checksums)} checksums)"] if len(checksums) > 1 else []
 
 
-def seeds_of(runs: list[RunRecord]) -> set[int]:
+def seeds_of(runs: Runs) -> set[int]:
     """Return the seeds of runs."""
     return {run.seed for run in runs}
 
@@ -215,12 +217,12 @@ def accuracy(run: RunRecord) -> float:
     return float(run.summary["test"]["accuracy"])
 
 
-def accuracies(runs: list[RunRecord]) -> dict[int, float]:
+def accuracies(runs: Runs) -> dict[int, float]:
     """Return the test accuracies of an arm's runs by their seeds."""
     return {run.seed: accuracy(run) for run in runs}
 
 
-def recalibrated_accuracies(runs: list[RunRecord]) -> list[float]:
+def recalibrated_accuracies(runs: Runs) -> list[float]:
     """Return the test accuracies that `eval.recalibrate` measured; of a run that diverged, the plain one.
 
     Empty where no run has one.
@@ -230,7 +232,7 @@ def recalibrated_accuracies(runs: list[RunRecord]) -> list[float]:
     return [run.summary.get("test_recalibrated", run.summary["test"])["accuracy"] for run in runs]
 
 
-def median_speed(runs: list[RunRecord]) -> float | None:
+def median_speed(runs: Runs) -> float | None:
     """Return the median of the runs' training steps a second; None without runs."""
     return float(np.median([run.summary["steps_per_second"] for run in runs])) if runs else None
 
@@ -238,22 +240,17 @@ def median_speed(runs: list[RunRecord]) -> float | None:
 # ---- times and curves
 
 
-def compare_run_times(
-    runs: list[RunRecord],
-    control: list[RunRecord],
-    panel: list[RunRecord],
-    target: float,
-    unit: str,
-    random: np.random.Generator,
-) -> TimeResult:
+def compare_run_times(goal: tuple[float, str], runs: Runs, control: Runs, panel: Runs, random: Random) -> TimeResult:
     """Compare how soon an arm's runs reach an accuracy with the control's runs.
 
-    `panel` holds all finished runs that share the horizon, `runs` and `control` among them.
+    `goal` is the target accuracy and the unit of the times. `panel` holds all finished runs that share the horizon,
+    `runs` and `control` among them.
     """
+    target, unit = goal
     times, others = ({run.seed: crossing(run, target, unit) for run in group} for group in (runs, control))
     ends = {run.seed: watched_until(run, panel, unit) for run in runs}
     end = horizon(panel, unit) if panel else None
-    return compare_times((target, unit), times, ends, {} if runs is control else others, end, random)
+    return compare_times(goal, times, ends, {} if runs is control else others, end, random)
 
 
 def crossing(run: RunRecord, target: float, unit: str = "steps") -> float | None:
@@ -265,12 +262,12 @@ def crossing(run: RunRecord, target: float, unit: str = "steps") -> float | None
     return None if step is None else run.seconds[int(step)] if unit == "seconds" else float(step)
 
 
-def horizon(runs: list[RunRecord], unit: str) -> float:
+def horizon(runs: Runs, unit: str) -> float:
     """Return the time up to which every run that finished was watched; one that diverged counts only if all did."""
     return min(end_of(run, unit) for run in [run for run in runs if run.summary["status"] == "finished"] or runs)
 
 
-def watched_until(run: RunRecord, panel: list[RunRecord], unit: str) -> float:
+def watched_until(run: RunRecord, panel: Runs, unit: str) -> float:
     """Return a run's own end; of one that diverged, which will never get there, the longest end of its panel."""
     return max(end_of(other, unit) for other in (panel if run.summary["status"] == "diverged" else [run]))
 
@@ -280,15 +277,14 @@ def end_of(run: RunRecord, unit: str) -> float:
     return float(max(run.seconds.values()) if unit == "seconds" else run.config["steps"])
 
 
-def make_curve(name: str, runs: list[RunRecord]) -> Curve:
+def make_curve(name: str, runs: Runs) -> Curve:
     """Return an arm's validation accuracy over all steps at which any of its runs was evaluated.
 
     A run that diverged keeps its last accuracy from there on, and has no part in the mean of the seconds from there on.
     An arm without runs has a curve without points.
     """
     if not runs:
-        none = np.array([])
-        return Curve(name, none, none, none, none, none)
+        return Curve(name, *[np.array([])] * 5)
     curves = ({step: row["accuracy"] for step, row in run.validation.items()} for run in runs)
     steps, mean, low, high = curve_band(dict(enumerate(curves)))
     seconds = [np.interp(steps, list(run.seconds), list(run.seconds.values()), right=np.nan) for run in runs]

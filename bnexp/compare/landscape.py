@@ -70,8 +70,7 @@ class Landscape:
     def probe(self, path: Path) -> Probe:
         """Return the probe at a checkpoint. Raises ConfigError."""
         step = self.restore(path)
-        self.stack.set_rates(step)
-        self.stack.set_noise(step)
+        self.stack.prepare(step)
         member, train = self.stack.members[0], self.stack.data.train
         batch = train[self.order.batch(step).to(train.labels.device)]
         self.batch = (batch.pixels, batch.labels, batch.condition)

@@ -65,7 +65,7 @@ def report_probes(directories: list[Path], by: str | None, out: Path | None) -> 
         print_line("one checkpoint a run: train with eval.keep=true for one at every evaluation")
     print_line(", ".join(map(str, files)))
     commands = (f"resume it by: {command}" for command in planned.commands())
-    for line in filter(None, (warning, *describe_missing(planned.lacking(panels)), *commands)):
+    for line in filter(None, (warning, *describe_missing(planned.missing_runs(panels)), *commands)):
         print_line(line)
 
 

@@ -1,7 +1,7 @@
-"""What a comparison was planned with, and which of it is missing: an incomplete one must not look complete.
+"""The planned runs of a comparison, and which of them are missing: an incomplete comparison must not look complete.
 
-A sweep's record names all of its runs, those that never started included; of other runs, those that are there are the
-plan.
+A sweep's record names all of its runs, also those that never started. Outside of a sweep, the existing runs are those
+that were planned.
 """
 
 import shlex
@@ -14,17 +14,19 @@ from bnexp.compare.arms import Panels
 from bnexp.runs.config import ConfigError
 from bnexp.runs.console import command, count, print_error, printable
 from bnexp.runs.directory import SWEEP
-from bnexp.runs.record import RunRecord, find_runs, order_of_sweep, run_places
+from bnexp.runs.record import RunRecord, find_runs, order_of_sweep, run_directories
 from bnexp.runs.sweep_record import SweepRecord, read_sweep, run_name, sweep_files
 
 NOT_STARTED, DAMAGED = "not started", "damaged"
-LONGEST_REASON = 200  # characters of what made a run fail
+UNREADABLE = "its record cannot be read"
+LONGEST_REASON = 200  # characters of a run's error in a report
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A planned run that can't be compared. `panel`, `arm` and `seed` are None where its record can't be read,
-    `directory` where it never started; `why`: what made it fail, or what is damaged.
+    """A planned run that can't be compared; `why` is its error, or what is damaged.
+
+    `panel`, `arm` and `seed` are None where its record can't be read, `directory` where it never started.
     """
 
     panel: str | None
@@ -38,9 +40,10 @@ class Missing:
 
 @dataclass(frozen=True)
 class Planned:
-    """The runs below some directories, each once, in the order of their sweeps: all that were planned, and those that
-    finished. `unreadable`: directories of runs whose record can't be read, and that no sweep names; `unknown`: records
-    of sweeps that can't be read.
+    """The runs below some directories, without duplicates and in the order of their sweeps.
+
+    runs: all that were planned. finished: those that can be compared. unreadable: directories of runs whose record
+    can't be read, and which no sweep names. unknown: records of sweeps that can't be read.
     """
 
     runs: list[RunRecord]
@@ -52,66 +55,70 @@ class Planned:
 
     @property
     def size(self) -> int:
+        """The number of planned runs that are known."""
         return len(self.runs) + len(self.unreadable)
 
     @property
     def complete(self) -> bool:
+        """Whether no planned run is missing."""
         return len(self.finished) == self.size and not self.unknown
 
     @property
     def tally(self) -> str:
-        """1 of 8 planned runs finished; empty where nothing is missing."""
+        """The number of finished runs as text: 1 of 8 planned runs finished. Empty where none is missing."""
         if self.complete:
             return ""
-        words = f"{len(self.finished)} of {count(self.size, 'planned run')} finished"
-        return words + (f" and {SWEEP} cannot be read" if self.unknown else "")
+        text = f"{len(self.finished)} of {count(self.size, 'planned run')} finished"
+        return text + (f" and {SWEEP} cannot be read" if self.unknown else "")
 
-    def lacking(self, panels: Panels) -> list[Missing]:
-        """The planned runs that are missing, each with its place in the panels."""
+    def missing_runs(self, panels: Panels) -> list[Missing]:
+        """Return the planned runs that are missing, with their panels and arms."""
         done = {run.digest for run in self.finished}
-        found = [
+        missing = [
             missing_run(run, panel, arm)
             for panel, arms in panels.items()
             for arm, runs in arms.items()
             for run in runs
             if run.digest not in done
         ]
-        lost = "its record cannot be read"
-        return found + [Missing(None, None, None, DAMAGED, lost, str(place), []) for place in self.unreadable]
+        return missing + [Missing(None, None, None, DAMAGED, UNREADABLE, str(path), []) for path in self.unreadable]
 
     def commands(self) -> list[str]:
-        """What finishes the missing runs, for a shell: one command a sweep, and one for all other runs."""
+        """Return shell commands that finish the missing runs: one for each sweep, and one for all other runs."""
         done = {run.digest for run in self.finished}
-        found, alone = list[str](), list[str]()
+        commands, single_runs = list[str](), list[str]()
         for run in self.runs:
             if run.digest not in done:
                 sweep = next((sweep for sweep in self.sweeps if run.digest in sweep.jobs), None)
                 if sweep is not None:
-                    if run.complete:  # and damaged: it is over, and starts anew once it is gone
-                        found.append(shlex.join(["rm", "-r", str(run.directory)]))
-                    found.append(sweep.command)
+                    if run.complete:  # but damaged: it has to be removed to start anew
+                        commands.append(shlex.join(["rm", "-r", str(run.directory)]))
+                    commands.append(sweep.command)
                 elif not run.complete:
-                    alone.append(str(self.resumable(run.directory)))
-        others = [command("resume", *dict.fromkeys(alone))] if alone else []
-        return [*dict.fromkeys(found), *others]
+                    single_runs.append(str(self.resumable(run.directory)))
+        others = [command("resume", *dict.fromkeys(single_runs))] if single_runs else []
+        return [*dict.fromkeys(commands), *others]
 
     def resumable(self, directory: Path) -> Path:
-        """A run's directory, or the one above where that holds runs alone."""
-        above = directory.parent
-        inside = any(above.is_relative_to(root) for root in self.roots)
-        runs = [run.directory.parent for run in self.runs if run.directory.is_relative_to(above)]
-        flat = all(parent == above for parent in runs)
-        return above if inside and flat and not (above / SWEEP).exists() else directory
+        """Return the directory to resume a run by: its own, or its parent where that holds only runs."""
+        parent = directory.parent
+        inside = any(parent.is_relative_to(root) for root in self.roots)
+        below = [run.directory for run in self.runs if run.directory.is_relative_to(parent)]
+        flat = all(other.parent == parent for other in below)
+        return parent if inside and flat and not (parent / SWEEP).exists() else directory
 
 
 def missing_run(run: RunRecord, panel: str, arm: str) -> Missing:
+    """Describe a run that can't be compared."""
     status, why = outcome(run)
     directory = None if status == NOT_STARTED else printable(str(run.directory))
-    return Missing(panel, arm, run.seed, status, why, directory, [printable(str(w)) for w in run.record["overrides"]])
+    return Missing(
+        panel, arm, run.seed, status, why, directory, [printable(str(text)) for text in run.record["overrides"]]
+    )
 
 
 def outcome(run: RunRecord) -> tuple[str, str | None]:
-    """Status of a run that can't be compared, and why."""
+    """Return the status of a run that can't be compared, and the reason."""
     if run.complete:
         return DAMAGED, f"{run.flaw()}; it starts anew once its folder is removed"
     why = run.summary.get("error")
@@ -119,6 +126,7 @@ def outcome(run: RunRecord) -> tuple[str, str | None]:
 
 
 def shortened(text: str) -> str:
+    """Return a text in one line of at most LONGEST_REASON characters."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
 
@@ -127,22 +135,25 @@ def shortened(text: str) -> str:
 
 
 def read_planned(roots: list[Path]) -> Planned:
-    """Names runs that are left out. Raises ConfigError where no run finished."""
+    """Read the planned runs below some directories, and print which of them are left out.
+
+    Raises ConfigError where no run finished.
+    """
     runs = find_runs(roots)
-    finished = once(without_flaws(runs))
+    finished = without_duplicates(without_flaws(runs))
     records = {path: read_sweep(path) for path in sweep_files(roots)}
     sweeps = [record for record in records.values() if record is not None]
-    read = {run.directory.resolve() for run in runs}
-    unreadable = [place for root in roots for place in run_places(root) if place.resolve() not in read]
-    named = never_started(sweeps, {run.digest for run in runs}, {place.resolve() for place in unreadable})
-    known = {run.directory.resolve() for run in named}
-    every = {run.digest: run for run in [*reversed([*runs, *named]), *finished]}  # the finished one of two
+    readable = {run.directory.resolve() for run in runs}
+    unreadable = [path for root in roots for path in run_directories(root) if path.resolve() not in readable]
+    not_started = not_started_runs(sweeps, {run.digest for run in runs}, {path.resolve() for path in unreadable})
+    known = {run.directory.resolve() for run in not_started}
+    by_digest = {run.digest: run for run in [*reversed([*runs, *not_started]), *finished]}  # finished ones win
     planned = Planned(
-        runs=sorted(every.values(), key=place_in(roots)),
-        finished=sorted(finished, key=place_in(roots)),
+        runs=sorted(by_digest.values(), key=sweep_order(roots)),
+        finished=sorted(finished, key=sweep_order(roots)),
         roots=roots,
         sweeps=sweeps,
-        unreadable=[place for place in unreadable if place.resolve() not in known],
+        unreadable=[path for path in unreadable if path.resolve() not in known],
         unknown=[path for path, record in records.items() if record is None],
     )
     if not finished:
@@ -151,14 +162,15 @@ def read_planned(roots: list[Path]) -> Planned:
 
 
 def nothing_finished(planned: Planned, roots: list[Path]) -> str:
-    text = f"{', '.join(map(str, roots))}: no finished run is there to report"
+    """Return the error where no run finished, with a command to resume by."""
+    text = f"{', '.join(map(str, roots))}: no run has finished"
     commands = planned.commands()
     more = f" and {len(commands) - 1} more" if len(commands) > 1 else ""
     return f"{text}; resume it by: {commands[0]}{more}" if commands else text
 
 
 def without_flaws(runs: list[RunRecord]) -> list[RunRecord]:
-    """The runs that can be compared; the others are named."""
+    """Return the runs that can be compared, and print the others."""
     flaws = [run.flaw() for run in runs]
     for run, flaw in zip(runs, flaws, strict=True):
         if flaw is not None:
@@ -166,33 +178,33 @@ def without_flaws(runs: list[RunRecord]) -> list[RunRecord]:
     return [run for run, flaw in zip(runs, flaws, strict=True) if flaw is None]
 
 
-def once(runs: list[RunRecord]) -> list[RunRecord]:
-    """Without those that are there a second time, which are named."""
-    found: dict[str, RunRecord] = {}
+def without_duplicates(runs: list[RunRecord]) -> list[RunRecord]:
+    """Return the runs without duplicates, and print these."""
+    unique: dict[str, RunRecord] = {}
     for run in runs:
-        earlier = found.setdefault(run.digest, run)
+        earlier = unique.setdefault(run.digest, run)
         if earlier is not run:
             print_error(f"{run.directory} is left out: the same run as {earlier.directory}")
-    return list(found.values())
+    return list(unique.values())
 
 
-def never_started(sweeps: list[SweepRecord], begun: set[str], unreadable: set[Path]) -> list[RunRecord]:
-    """Planned runs without a record of their own, one for each."""
-    found: dict[str, RunRecord] = {}
+def not_started_runs(sweeps: list[SweepRecord], started: set[str], unreadable: set[Path]) -> list[RunRecord]:
+    """Return the planned runs of sweeps that have no readable record, each once."""
+    missing: dict[str, RunRecord] = {}
     for sweep in sweeps:
         for number, (digest, entry) in enumerate(sweep.jobs.items()):
-            if digest not in begun:
-                overrides = [str(word) for word in entry["overrides"]]
-                directory = sweep.folder / run_name(overrides, number)
+            if digest not in started:
+                own_overrides = [str(text) for text in entry["overrides"]]
+                directory = sweep.folder / run_name(own_overrides, number)
                 record = {"config": entry["config"], "job": number, "created": "", "overrides": entry["words"]}
-                lost = directory.resolve() in unreadable
-                summary = {"status": DAMAGED, "error": "its record cannot be read"} if lost else {"status": NOT_STARTED}
-                found.setdefault(digest, RunRecord(directory, record, summary))
-    return list(found.values())
+                damaged = directory.resolve() in unreadable
+                summary = {"status": DAMAGED, "error": UNREADABLE} if damaged else {"status": NOT_STARTED}
+                missing.setdefault(digest, RunRecord(directory, record, summary))
+    return list(missing.values())
 
 
-def place_in(roots: list[Path]) -> Callable[[RunRecord], tuple[int, int, str]]:
-    """A run's place among others, as `find_runs` has it: by root, place in its sweep, time."""
+def sweep_order(roots: list[Path]) -> Callable[[RunRecord], tuple[int, int, str]]:
+    """Return the key that sorts runs as `find_runs` does: by root, position in the sweep, and time."""
     order = cache(order_of_sweep)
 
     def key(run: RunRecord) -> tuple[int, int, str]:
@@ -202,26 +214,26 @@ def place_in(roots: list[Path]) -> Callable[[RunRecord], tuple[int, int, str]]:
     return key
 
 
-# ---- words
+# ---- description
 
 
 def describe_missing(missing: list[Missing]) -> list[str]:
-    """A line for all runs of an arm that are missing for the same reason."""
+    """Return one line for all runs of an arm that are missing for the same reason."""
     groups: dict[tuple[str, str], list[int]] = {}
     for run in missing:
         arm = ", ".join(part for part in (run.panel, run.arm) if part) or printable(str(run.directory))
         reason = run.status + (f" ({run.why})" if run.why else "")
         groups.setdefault((arm, reason), []).extend([] if run.seed is None else [run.seed])
-    return [f"{arm}: {f'{seed_words(seeds)} {reason}'.strip()}" for (arm, reason), seeds in groups.items()]
+    return [f"{arm}: {f'{seed_ranges(seeds)} {reason}'.strip()}" for (arm, reason), seeds in groups.items()]
 
 
-def seed_words(seeds: list[int]) -> str:
-    """seeds 0 to 3, 7; empty without any."""
+def seed_ranges(seeds: list[int]) -> str:
+    """Return seeds as text: seeds 0 to 3, 7. Empty without any."""
     ranges: list[list[int]] = []
     for seed in sorted(set(seeds)):
         if ranges and seed == ranges[-1][-1] + 1:
             ranges[-1].append(seed)
         else:
             ranges.append([seed])
-    words = [f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in ranges]
-    return f"seed{'s' * (len(set(seeds)) > 1)} {', '.join(words)}" if words else ""
+    texts = [f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in ranges]
+    return f"seed{'s' * (len(set(seeds)) > 1)} {', '.join(texts)}" if texts else ""

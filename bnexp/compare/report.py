@@ -270,7 +270,7 @@ def make_notice(planned: Planned, arranged: Panels) -> Notice | None:
     """Return which runs are missing and the commands that finish them; None where none is."""
     if planned.complete:
         return None
-    lines = describe_missing(planned.lacking(arranged))
+    lines = describe_missing(planned.missing_runs(arranged))
     lines += [f"{path} cannot be read: what was planned there is not known" for path in planned.unknown]
     return Notice(f"INCOMPLETE: {planned.tally}", lines, planned.commands())
 
@@ -284,7 +284,7 @@ def as_data(
         "by": by,
         "finished": len(planned.finished),
         "planned": planned.size,
-        "missing": [asdict(run) for run in planned.lacking(arranged)],
+        "missing": [asdict(run) for run in planned.missing_runs(arranged)],
         "unreadable": [str(path) for path in planned.unknown],
         "go_on": planned.commands(),
         "arms": [asdict(result) for result in all_results(panels)],

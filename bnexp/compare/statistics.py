@@ -19,6 +19,7 @@ ROUNDING = 1e-12  # accuracies that differ by less are equal
 FEWEST_PAIRS = 6  # the smallest two-sided sign-flip p-value of n pairs is 2 / 2ⁿ: 0.0625 of 5
 
 Key = TypeVar("Key", bound=Hashable)
+Random = np.random.Generator
 BySeed = Mapping[int, float]  # seed → value
 Times = Mapping[int, float | None]  # seed → time to a target, None where it was never reached
 AccuracyByStep = Mapping[int, float] | Mapping[float, float]  # step (or second) → accuracy, in increasing order
@@ -38,7 +39,7 @@ class Estimate:
 # ---- means and shares
 
 
-def mean_interval(values: ArrayLike, random: np.random.Generator) -> Estimate:
+def mean_interval(values: ArrayLike, random: Random) -> Estimate:
     """Return the mean of `values` (n,) with its 95% interval.
 
     From 6 values on, the BCa bootstrap (Efron 1987), its level expanded for small samples (Hesterberg 2015, §3.3): of
@@ -103,7 +104,7 @@ def wilson_interval(successes: int, n: int) -> Estimate:
 # ---- paired differences
 
 
-def sign_flip_p(differences: ArrayLike, random: np.random.Generator) -> float | None:
+def sign_flip_p(differences: ArrayLike, random: Random) -> float | None:
     """Return the two-sided p-value of paired differences under random signs; None for fewer than two pairs.
 
     Exact for up to 13 pairs, from 9,999 random draws for more.
@@ -186,7 +187,7 @@ def compare_values(arms: Mapping[str, BySeed], control: str) -> dict[str, ArmSta
     return {name: replace(result, p_holm=adjusted.get(name)) for name, result in results.items()}
 
 
-def compare_arm(values: BySeed, control: BySeed, random: np.random.Generator) -> ArmStatistics:
+def compare_arm(values: BySeed, control: BySeed, random: Random) -> ArmStatistics:
     """Compare one arm's values with the control's, seed by seed; `control` is empty for the control itself."""
     numbers, pairs = list(values.values()), matched(values, control)
     mean = mean_interval(numbers, random) if numbers else None
@@ -195,9 +196,7 @@ def compare_arm(values: BySeed, control: BySeed, random: np.random.Generator) ->
     return ArmStatistics(mean, middle, difference, pairing(*pairs) if pairs[0] else None, p)
 
 
-def paired_difference(
-    ours: list[float], control: list[float], random: np.random.Generator
-) -> tuple[Estimate | None, float | None]:
+def paired_difference(ours: list[float], control: list[float], random: Random) -> tuple[Estimate | None, float | None]:
     """Return the mean of `ours` minus `control`, both (n,), and its sign-flip p-value; None of no pairs."""
     differences = np.subtract(ours, control)
     return (mean_interval(differences, random), sign_flip_p(differences, random)) if ours else (None, None)
@@ -291,26 +290,15 @@ def compare_curves(
         arm: {seed: first_crossing(curve, target) for seed, curve in curves.items()} for arm, curves in arms.items()
     }
     horizon = min((end for arm in ends.values() for end in arm.values()), default=None)
-    return {
-        arm: compare_times(
-            (target, unit),
-            times[arm],
-            ends[arm],
-            {} if arm == control else times[control],
-            horizon,
-            np.random.default_rng(0),
-        )
-        for arm in arms
-    }
+    results = {}
+    for arm in arms:
+        others: Times = {} if arm == control else times[control]
+        results[arm] = compare_times((target, unit), times[arm], ends[arm], others, horizon, np.random.default_rng(0))
+    return results
 
 
 def compare_times(
-    goal: tuple[float, str],
-    times: Times,
-    ends: BySeed,
-    control: Times,
-    horizon: float | None,
-    random: np.random.Generator,
+    goal: tuple[float, str], times: Times, ends: BySeed, control: Times, horizon: float | None, random: Random
 ) -> TimeResult:
     """Compare an arm's times with the control's, seed by seed; `control` is empty for the control itself.
 

@@ -20,7 +20,7 @@ from torch.func import vmap
 
 from bnexp.compare.statistics import CONFIDENCE
 from bnexp.compare.throughput_plan import CONTROL, Benchmark, BenchOptions
-from bnexp.data.batches import Batch, Batches
+from bnexp.data.batches import Batch, batches_of
 from bnexp.data.load import Data, load_data
 from bnexp.runs.config import RunConfig
 from bnexp.runs.console import console, count, duration, print_line
@@ -100,7 +100,7 @@ class Contender:
         self.watch = Stopwatch(device)
         configs = [replace(config, seed=seed, compile=mode != "eager") for seed in seeds]
         self.stack = Stack(configs, data, device, decide_compilation(configs[0]).compiled)
-        batches = Batches(seeds, len(data.train), config.batch_size, config.dataset.augment != "none", device)
+        batches = batches_of(configs, len(data.train), device)
         self.batches = [batches.batch(step) for step in range(PREPARED)]
         self.forward = make_forward(self.stack)
         self.steps: list[float] = []

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnexp.runs.config import RunConfig
 from bnexp.runs.distributed import shard
 from bnexp.runs.seeds import generator
 
@@ -101,3 +102,9 @@ def flip_crop(pixels: Tensor, crop: Tensor) -> Tensor:
     images = torch.arange(count, device=pixels.device)[:, None, None, None]
     channel = torch.arange(channels, device=pixels.device)[None, :, None, None]
     return F.pad(pixels, (PADDING,) * 4)[images, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def batches_of(configs: list[RunConfig], examples: int, device: torch.device) -> Batches:
+    """Make the batches of a stack whose members have these configurations, from a training set of `examples` images."""
+    config, seeds = configs[0], [config.seed for config in configs]
+    return Batches(seeds, examples, config.batch_size, config.dataset.augment != "none", device)

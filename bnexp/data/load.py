@@ -241,3 +241,16 @@ def checksum(parts: list[Images]) -> str:
         for tensor in (images.pixels, images.labels):
             digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+_placed: dict[tuple[torch.device, torch.memory_format], tuple[Data, Data]] = {}
+
+
+def data_on(device: torch.device, data: Data, memory_format: torch.memory_format) -> Data:
+    """Return the data set on a device. On CUDA, all stacks share one copy, since a compiled step keeps a reference."""
+    if device.type == "cpu":
+        return data.to(device, memory_format)
+    key = device, memory_format
+    if key not in _placed or _placed[key][0] is not data:
+        _placed[key] = data, data.to(device, memory_format)
+    return _placed[key][1]

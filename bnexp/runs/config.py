@@ -27,17 +27,17 @@ GROUPS = ("dataset", "arch", "act", "norm", "init", "optim", "experiment")
 
 
 class ConfigError(ValueError):
-    """A value the user gave that can't be used. Its text is one line: the key, the value, what is allowed."""
+    """An invalid value from the user. Its text is one line: the key, the value, and what is allowed."""
 
 
 def require(ok: bool, key: str, value: object, allowed: str | None = None) -> None:
-    """Raise ConfigError unless `ok`. Its message says what is allowed: by default what the schema says of the key."""
+    """Raise ConfigError unless `ok`. `allowed` describes the allowed values, by default as the schema does."""
     if not ok:
         raise ConfigError(f"{key}={shown(value)} is not allowed: {allowed or explained()[key].allowed}")
 
 
 def shown(value: object) -> str:
-    """A value as a message has it: of a long one the beginning."""
+    """Return a value as text for a message, with a long one abbreviated."""
     try:
         text = str(value)
     except ValueError:  # Python writes no integer of more than 4300 digits
@@ -51,11 +51,11 @@ def require_choice(key: str, value: str, choices: Collection[str]) -> None:
         raise ConfigError(f"{key}={shown(value)} is unknown: choose from {', '.join(choices)}")
 
 
-SMALLEST = 2.0**-126  # of single precision; what is closer to 0 is computed as 0
+SMALLEST = 2.0**-126  # smallest normal number of single precision; smaller ones are computed as 0
 
 
 def single(value: float) -> float:
-    """What a step computes with: the nearest number of single precision, an infinity beyond its range."""
+    """Return the number of single precision that a step computes with; beyond its range, an infinity."""
     try:
         number: float = struct.unpack("f", struct.pack("f", value))[0]
     except OverflowError:
@@ -66,9 +66,9 @@ def single(value: float) -> float:
 def require_single(key: str, value: float, fits: Callable[[float], bool]) -> None:
     """Raise ConfigError unless the value fits in single precision, where nothing but 0 may be rounded to 0."""
     number = single(value)
-    held = math.isfinite(number) and (number != 0 or value == 0)
-    reach = "" if held else ", which goes from 1.2e-38 to 3.4e+38"
-    if not (held and fits(number)):
+    in_range = math.isfinite(number) and (number != 0 or value == 0)
+    reach = "" if in_range else ", which goes from 1.2e-38 to 3.4e+38"
+    if not (in_range and fits(number)):
         require(False, key, value, f"{explained()[key].allowed} in single precision{reach}")
 
 
@@ -78,19 +78,19 @@ def require_whole(key: str, value: int, least: int) -> None:
 
 
 def require_path(key: str, value: str) -> None:
-    """A folder that is there may have any name; one that is to be made has one that can be printed."""
+    """Raise ConfigError where the part of a path that does not exist yet has characters that can't be printed."""
     new = value[len(existing_part(value)) :]
-    require(new.isprintable(), key, value, "a path that is there, or one of characters that can be printed")
+    require(new.isprintable(), key, value, "an existing path, or one of printable characters")
 
 
 def existing_part(path: str) -> str:
-    """The longest beginning of a path that is there: itself, or one of the folders above."""
+    """Return the longest part of a path, from its beginning, that exists."""
     ends = [len(path), *(place for place in range(len(path) - 1, 0, -1) if path[place] == "/")]
     return next((path[:end] for end in ends if os.path.exists(path[:end])), "")
 
 
 def require_flat(key: str, values: list[Any]) -> None:
-    """OmegaConf lets a list pass for a number or a name."""
+    """Raise ConfigError where a list contains lists, which OmegaConf accepts in place of numbers and names."""
     require(not any(isinstance(value, list) for value in values), key, values, "a list without lists in it")
 
 
@@ -105,12 +105,12 @@ def at_least_0(number: float) -> bool:
 
 
 def setting(default: Any, explanation: str, allowed: str = "") -> Any:
-    """A field of the schema with its default; the rest as in `about`."""
+    """Make a field of the schema with its default and the metadata that `about` makes."""
     return field(default=default, metadata=about(explanation, allowed))
 
 
 def about(explanation: str, allowed: str = "") -> dict[str, str]:
-    """A field's metadata: what it is for in half a line, and the allowed values where its type leaves them open.
+    """Make the metadata of a field: an explanation of half a line, and the allowed values unless its type says them.
 
     Both feed `bnexp train --help` and docs/configuration.md, the allowed values the error messages too.
     """
@@ -118,7 +118,7 @@ def about(explanation: str, allowed: str = "") -> dict[str, str]:
 
 
 def one_of(choices: Collection[str]) -> str:
-    """The allowed values of a key with choices, as in: white, black or grey."""
+    """Return choices as text: white, black or grey."""
     *others, last = choices
     return f"{', '.join(others)} or {last}"
 
@@ -135,7 +135,7 @@ NAME = "the choice of the group"
 
 @dataclass
 class DatasetConfig:
-    """The images: where they are, how they are split and changed before training."""
+    """The data set: where its images are, and how they are split and changed before training."""
 
     name: str = setting("mnist", NAME)
     root: str = setting("data", "folder of downloaded data sets and caches; $BNEXP_DATA is its default", "a path")
@@ -291,7 +291,7 @@ class OptimConfig:
 
 @dataclass
 class EvalConfig:
-    """When the network is evaluated, and what is kept of it."""
+    """When the network is evaluated, and what is kept of an evaluation."""
 
     first_every: int = setting(50, "steps between evaluations up to step eval.first_until", COUNT)
     first_until: int = setting(
@@ -311,7 +311,7 @@ class EvalConfig:
         return step == last or step % (self.first_every if step <= self.first_until else self.every) == 0
 
     def times(self, last: int) -> int:
-        """How many evaluations that makes."""
+        """Return how many evaluations a run of `last` updates has."""
         often = min(self.first_until, last)
         seldom = last // self.every - often // self.every
         return 1 + often // self.first_every + seldom + (not self.due(last, last + 1))
@@ -319,7 +319,7 @@ class EvalConfig:
 
 @dataclass
 class CheckpointConfig:
-    """How often the state is saved that an interrupted run is resumed from."""
+    """How often the state is saved from which an interrupted run is resumed."""
 
     every_seconds: float = setting(60.0, "seconds of training between saved states, which resume starts from", POSITIVE)
 
@@ -373,12 +373,13 @@ class RunConfig:
         require_choice("trainable", self.trainable, TRAINABLE)
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the configuration as nested tables: {"norm": {"eps": 1e-5, …}, "seed": 0, …}."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key of the configuration, as help and the reference show it. `default` is written as one types it."""
+    """A key of the configuration as help and reference show it; `default` is written as in an override."""
 
     name: str
     allowed: str
@@ -387,17 +388,17 @@ class Key:
 
 
 def explain_keys() -> list[Key]:
-    """Every key that a user can set, in the order of the schema: name, allowed values, default and explanation."""
+    """Return every key that a user can set, in the order of the schema."""
     keys = []
     for entry in fields(RunConfig):
         parts = fields(entry.type) if is_dataclass(entry.type) else ()
         keys += [explain_key(f"{entry.name}.{part.name}", part) for part in parts if part.name != "name"]
         keys += [] if parts else [explain_key(entry.name, entry)]
-    return [each for each in keys if each.name not in DERIVED]
+    return [key for key in keys if key.name not in DERIVED]
 
 
 def explain_key(name: str, entry: "Field[Any]") -> Key:
-    """What the schema says of one field."""
+    """Return the key of one field of the schema."""
     default = entry.default if entry.default_factory is MISSING else entry.default_factory()
     allowed = entry.metadata["allowed"] or "true or false"
     written = default if isinstance(default, str) else json.dumps(default, separators=(",", ":"))
@@ -406,19 +407,19 @@ def explain_key(name: str, entry: "Field[Any]") -> Key:
 
 @cache
 def explained() -> dict[str, Key]:
-    """The keys of `explain_keys` by their names."""
-    return {each.name: each for each in explain_keys()}
+    """Return the keys of `explain_keys` by their names."""
+    return {key.name: key for key in explain_keys()}
 
 
 @cache
 def known_keys() -> tuple[str, ...]:
-    """The groups and the keys: norm, norm.eps, seed, …"""
+    """Return the names of all groups and keys: norm, norm.eps, seed, …"""
     return (*GROUPS, *explained(), *DERIVED)
 
 
 @cache
 def whole_number_keys() -> frozenset[str]:
-    """The keys whose value is a whole number."""
+    """Return the names of the keys whose value is a whole number."""
     hints = get_type_hints(RunConfig)
     for name, kind in list(hints.items()):
         if is_dataclass(kind):

@@ -1,4 +1,4 @@
-"""The run directory: this module alone knows its files' names. It writes them and reads them back."""
+"""The run directory: this module alone knows the names of its files."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from bnexp.runs.config import RunConfig
 from bnexp.runs.files import clear_parts, read_json, remove, write_whole
 from bnexp.runs.parse import paths_of
 
-SCHEMA = 2  # of run.json; of 1 `config_sha256` is of the whole configuration, defaults included
+SCHEMA = 2  # of run.json; in version 1, `config_sha256` was computed from the whole configuration
 SWEEP = "sweep.json"
 RUN, METRICS, TIMING, SUMMARY, CHECKPOINT = (
     "run.json",
@@ -33,12 +33,12 @@ KEPT = "checkpoint-*.safetensors"
 PACKAGES = ("bnexp", "torch", "torchvision", "numpy", "hydra-core", "tensorboard")
 
 
-version = cache(metadata.version)  # of a package; each look at its files takes 1 ms
+version = cache(metadata.version)  # of a package; each reading of its files takes 1 ms
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """Whether a run's step is compiled, as it is planned. `problem`: why it isn't, though it was to be."""
+    """Whether a run's step is compiled. `problem` is the reason why it isn't although it was to be."""
 
     compiled: bool = False
     problem: str | None = None
@@ -46,7 +46,7 @@ class Compilation:
 
 @dataclass(frozen=True)
 class Launch:
-    """Where a run came from: its directory, the words the user typed, its number in a sweep; and how it is computed."""
+    """How a run is launched: its directory, the user's overrides, its number in a sweep, and whether it is compiled."""
 
     directory: Path
     overrides: list[str]
@@ -55,36 +55,39 @@ class Launch:
 
 
 def config_digest(config: RunConfig) -> str:
-    """SHA-256 of everything that a curve depends on."""
+    """Return the SHA-256 of everything in a configuration that the curve depends on."""
     return digest_of(config.as_dict())
 
 
 def digest_of(config: dict[str, Any]) -> str:
-    """Of what differs from the schema's defaults, so that a key that is added later changes no digest of a run that is
-    there.
+    """Return the SHA-256 of the values of a configuration that differ from the schema's defaults.
+
+    A key that is added to the schema later therefore changes no digest of an existing run.
     """
     defaults = default_values()
     values = {key: value for key, value in dotted(config).items() if key not in defaults or value != defaults[key]}
-    kept = {key: value for key, value in values.items() if key != "dataset.root" and not key.startswith("checkpoint.")}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    relevant = {
+        key: value for key, value in values.items() if key != "dataset.root" and not key.startswith("checkpoint.")
+    }
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
 @cache
 def default_values() -> dict[str, Any]:
-    """Of the schema, by dotted key."""
+    """Return the defaults of the schema by their dotted keys."""
     return dotted(RunConfig().as_dict())
 
 
 def dotted(config: dict[str, Any]) -> dict[str, Any]:
-    """{"norm": {"eps": 1}, "seed": 2} → {"norm.eps": 1, "seed": 2}"""
-    found = dict[str, Any]()
+    """Flatten a configuration: {"norm": {"eps": 1}, "seed": 2} → {"norm.eps": 1, "seed": 2}."""
+    values = dict[str, Any]()
     for key, value in config.items():
-        found |= {f"{key}.{part}": v for part, v in value.items()} if isinstance(value, dict) else {key: value}
-    return found
+        values |= {f"{key}.{part}": v for part, v in value.items()} if isinstance(value, dict) else {key: value}
+    return values
 
 
 def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None:
-    """Claim the directory with its run.json, under its lock."""
+    """Create a run: write its run.json. The caller holds the lock of the directory."""
     launch.directory.mkdir(parents=True, exist_ok=True)
     record = {
         "schema": SCHEMA,
@@ -104,35 +107,37 @@ def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None
 
 
 def reopen_run(directory: Path, config: RunConfig, step: int) -> None:
-    """For a run that is resumed from a step: it isn't over any more, and checkpoints of later ones were damaged."""
+    """Reopen a run that is resumed from a step: remove its summary, and later checkpoints, which were damaged."""
     record_paths(directory, config)
-    (directory / RUN).touch()  # the time at which it was opened
-    later = (path for path in directory.glob(f"{RESUME}*") if path.name >= f"{resume_at(directory, step + 1).name}")
+    (directory / RUN).touch()  # its time is that at which the run was opened
+    later = (path for path in directory.glob(f"{RESUME}*") if path.name >= f"{progress_path(directory, step + 1).name}")
     for path in (directory / SUMMARY, *later):
         path.unlink(missing_ok=True)
     clear_parts(directory)
 
 
 def record_paths(directory: Path, config: RunConfig) -> None:
-    """Where the folders are by now that a run reads."""
+    """Record the present paths of the folders that a run reads."""
     record, paths = read_json(directory / RUN), paths_of(config, directory)
     if record.get("paths") != paths:
         write_whole(directory / RUN, to_json(record | {"paths": paths}))
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json, with which a run is closed."""
     write_whole(directory / SUMMARY, to_json(summary))
 
 
 def close_interrupted(directory: Path, step: int) -> None:
-    """For a run whose process was killed before it could say so itself."""
+    """Close a run whose process was killed before it wrote a summary."""
     if not (directory / SUMMARY).exists():
         write_summary(directory, {"status": "interrupted", "steps": step})
 
 
 def clear_run(directory: Path) -> None:
-    """Remove what a run wrote, so that it can start again in the same directory. Hydra's record stays, and run.json.
-    Of a directory that is no run's nothing but what was being written as one was killed.
+    """Remove what a run wrote, except run.json and Hydra's record, so that it can start anew in its directory.
+
+    From a directory without a run.json, remove only files that a killed process had half written.
     """
     clear_parts(directory)
     if not (directory / RUN).exists():
@@ -143,30 +148,31 @@ def clear_run(directory: Path) -> None:
 
 
 def clear_progress(directory: Path) -> None:
-    """What a run that is over could have gone on from, and what was being written when a process was killed."""
+    """Remove the states from which a run could be resumed, and files that a killed process had half written."""
     for path in directory.glob(f"{RESUME}*"):
         remove(path)
     clear_parts(directory)
 
 
-def resume_at(directory: Path, step: int) -> Path:
-    """Of a run that isn't over yet."""
+def progress_path(directory: Path, step: int) -> Path:
+    """Return the path of the saved state of an unfinished run after `step` updates."""
     return directory / RESUME.replace("*", f"{step:09d}")
 
 
-def checkpoint_at(directory: Path, step: int) -> Path:
-    """Of an evaluation, where `eval.keep`."""
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """Return the path of the checkpoint of an evaluation after `step` updates (eval.keep)."""
     return directory / KEPT.replace("*", f"{step:09d}")
 
 
 def kept_checkpoints(directory: Path) -> list[Path]:
-    """Those of the evaluations in their order, or the last state alone."""
+    """Return the checkpoints of a run's evaluations in their order, or, without these, the final one."""
     return sorted(directory.glob(KEPT)) or [directory / CHECKPOINT]
 
 
 def to_json(value: Any) -> str:
-    """Indented JSON; NaN and Inf, which JSON lacks, become null. A byte of a path that is not UTF-8, which Python has
-    as half of a character, is written as JSON's escape.
+    """Return a value as indented JSON. NaN and infinities, which JSON lacks, become null.
+
+    Bytes of paths that are not UTF-8, which Python holds as surrogates, are written as escapes.
     """
 
     def finite(part: Any) -> Any:
@@ -182,7 +188,7 @@ def to_json(value: Any) -> str:
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Commit of bnexp's source and whether it has uncommitted changes; null for an installed package."""
+    """Return the commit of bnexp's source and whether it has uncommitted changes; null for an installed package."""
     source = Path(__file__).resolve().parents[2]
     if not (source / ".git").exists():
         return {"commit": None, "dirty": None}
@@ -200,7 +206,7 @@ def git_state() -> dict[str, Any]:
 
 @cache
 def machine() -> str:
-    """Processor, as the system names it."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -209,5 +215,5 @@ def machine() -> str:
 
 
 def holds_run(directory: Path) -> bool:
-    """Whether it is a run's directory or a sweep's."""
+    """Whether a directory is that of a run or of a sweep."""
     return (directory / RUN).exists() or any(directory.glob(f"*/{RUN}"))

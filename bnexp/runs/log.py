@@ -14,7 +14,7 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def set_up_logging() -> None:
-    """Warnings of libraries go to standard error; what bnexp itself logs is for the run's log alone."""
+    """Send warnings of libraries to standard error; what bnexp itself logs goes only to the log of a run."""
     root = logging.getLogger()
     if not any(isinstance(handler, RichHandler) for handler in root.handlers):
         handler = RichHandler(logging.WARNING, console=errors, show_path=False)
@@ -23,7 +23,7 @@ def set_up_logging() -> None:
 
 
 class RunLog(logging.Handler):
-    """Appends each message to the logs of these runs' directories; a log that can't be written is done without."""
+    """Appends each message to the logs of some runs. A log that can't be written is left out, with a message."""
 
     def __init__(self, directories: list[Path]) -> None:
         super().__init__()
@@ -39,24 +39,24 @@ class RunLog(logging.Handler):
             except OSError as error:
                 self.paths.remove(path)
                 if path.parent.is_dir():
-                    complain_once(f"{path}: {error.strerror}: the run goes on without a log")
+                    print_error_once(f"{path}: {error.strerror}: the run continues without a log")
 
 
-_complained: set[str] = set()
+_printed: set[str] = set()
 
 
-def complain_once(text: str) -> None:
-    """One line on standard error, the first time that this process has it to say."""
-    if text not in _complained:
-        _complained.add(text)
+def print_error_once(text: str) -> None:
+    """Print a line on standard error, once for each text in this process."""
+    if text not in _printed:
+        _printed.add(text)
         print_error(text)
 
 
 @contextmanager
 def run_log(directories: list[Path], verbose: object = False) -> Iterator[None]:
-    """Inside, messages from INFO on go to the logs of these runs.
+    """Write messages of level INFO and above to the logs of these runs while the block runs.
 
-    `verbose`, as `hydra.verbose` has it: true for DEBUG, or the names of loggers from which DEBUG is wanted too.
+    verbose: the value of `hydra.verbose`: true for level DEBUG, or the names of loggers with level DEBUG.
     """
     names = [verbose] if isinstance(verbose, str) else verbose if isinstance(verbose, list) else []
     levels = {logging.getLogger(): logging.DEBUG if verbose is True else logging.INFO}

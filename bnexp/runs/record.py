@@ -1,4 +1,4 @@
-"""What runs have left, read back: records, curves and summaries."""
+"""Read what runs have written: records, curves and summaries."""
 
 import csv
 import os
@@ -15,11 +15,11 @@ from bnexp.runs.directory import METRICS, RUN, SUMMARY, SWEEP, TIMING, digest_of
 from bnexp.runs.files import read_json
 from bnexp.runs.parse import located, recorded
 
-TAIL = 8192  # bytes at the end of a table, in which its last rows are
+TAIL = 8192  # bytes at the end of a table that hold its last rows
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
-    """None where there is none that can be read."""
+    """Return the content of run.json; None where it is missing or is no record."""
     try:
         record: dict[str, Any] = read_json(directory / RUN)
     except (FileNotFoundError, ValueError):
@@ -29,7 +29,7 @@ def read_record(directory: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its directory tells it."""
+    """A run as its directory holds it: its record (run.json), its summary (summary.json) and its curve."""
 
     directory: Path
     record: dict[str, Any]
@@ -37,31 +37,39 @@ class RunRecord:
 
     @property
     def config(self) -> dict[str, Any]:
+        """The configuration as nested tables."""
         config: dict[str, Any] = self.record["config"]
         return config
 
     def located(self) -> RunConfig:
-        """Its configuration, with its folders where they are. Raises ConfigError."""
+        """Return the configuration with the present paths of its folders. Raises ConfigError."""
         return locate(recorded(self.config), self.record.get("paths"), self.directory)
 
     @property
     def seed(self) -> int:
+        """The seed."""
         return int(self.config["seed"])
 
     @cached_property
     def digest(self) -> str:
+        """The digest of the configuration, by which a run is identified."""
         return digest_of(self.config)
 
     @property
     def job(self) -> int:
+        """The number of the run in its sweep."""
         return int(self.record["job"])
 
     @property
     def complete(self) -> bool:
+        """Whether the run has ended: it finished or diverged."""
         return self.summary["status"] in COMPLETE
 
     def flaw(self) -> str | None:
-        """Why it can't be compared, or None: it isn't complete, or its tables don't end as its summary says."""
+        """Return why the run can't be compared, else None.
+
+        It can't where it is incomplete, or where its tables and its summary don't agree.
+        """
         if not self.complete:
             return str(self.summary["status"])
         try:
@@ -79,43 +87,46 @@ class RunRecord:
         return None if whole else f"its {METRICS}, {TIMING} or {SUMMARY} is not whole"
 
     @property
-    def of_these_versions(self) -> bool:
+    def same_versions(self) -> bool:
+        """Whether the run was made by the installed versions of bnexp and torch."""
         packages: dict[str, str] = self.record["packages"]
-        return packages.items() >= deciding_versions().items()
+        return packages.items() >= reproducibility_versions().items()
 
     @cached_property
     def validation(self) -> dict[int, dict[str, float]]:
-        """Step → columns of metrics.csv, at each evaluation."""
+        """The validation rows of metrics.csv: step → column → value."""
         return {int(row["step"]): row for row in read_csv(self.directory / METRICS, split="validation")}
 
     @cached_property
     def seconds(self) -> dict[int, float]:
-        """Step → seconds of training until then."""
+        """The seconds of training until each evaluation: step → seconds."""
         return {int(row["step"]): row["seconds"] for row in read_csv(self.directory / TIMING)}
 
 
 def locate(config: RunConfig, paths: object, directory: Path, moved: dict[str, str] | None = None) -> RunConfig:
-    """A recorded run with its folders where its record says they were (`paths`), wherever one stands. One that is gone
-    is looked for beside the run's directory, where both were moved together. `moved`: places by their keys that are
-    known better. A record without paths has them as they were typed.
+    """Return a recorded configuration with the present paths of its folders.
+
+    paths: the absolute paths of the record, whatever the current directory; a record without them has the paths as they
+    were typed. A folder that is missing is looked up relative to `directory`, in case both were moved together.
+    moved: paths by their keys that take precedence.
     """
-    places = {str(key): str(path) for key, path in paths.items()} if isinstance(paths, dict) else {}
-    before, now = moved_part(Path(places.pop("directory", "")), directory.absolute())
-    for key, path in places.items():
-        beside = now / os.path.relpath(path, before)
-        places[key] = path if os.path.exists(path) or not beside.exists() else str(beside)
-    return located(config, places | (moved or {}))
+    present = {str(key): str(path) for key, path in paths.items()} if isinstance(paths, dict) else {}
+    before, now = moved_part(Path(present.pop("directory", "")), directory.absolute())
+    for key, path in present.items():
+        new = now / os.path.relpath(path, before)
+        present[key] = path if os.path.exists(path) or not new.exists() else str(new)
+    return located(config, present | (moved or {}))
 
 
 def moved_part(before: Path, now: Path) -> tuple[Path, Path]:
-    """Where two places of a directory differ: without the names that both end in."""
+    """Return two paths of a directory, the earlier and the present one, without the names that both end in."""
     while before.name and before.name == now.name:
         before, now = before.parent, now.parent
     return before, now
 
 
 def read_csv(path: Path, **where: str) -> Iterator[dict[str, float]]:
-    """Rows as numbers; a column of words is for choosing rows, say split="test"."""
+    """Yield the rows of a CSV file as numbers, those with these values, as split="test", and without empty cells."""
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if all(row[key] == value for key, value in where.items()):
@@ -123,14 +134,14 @@ def read_csv(path: Path, **where: str) -> Iterator[dict[str, float]]:
 
 
 def opened_at(directory: Path) -> int | None:
-    """When a run was created or reopened last, in nanoseconds of the file system's clock; None where there is none."""
+    """Return when a run was last created or reopened, in nanoseconds of the file system's clock; None without a run."""
     with suppress(OSError):
         return (directory / RUN).stat().st_mtime_ns
     return None
 
 
 def last_evaluation(directory: Path) -> tuple[int, float] | None:
-    """Step and validation accuracy of the latest row of metrics.csv; None where there is none that can be read."""
+    """Return step and accuracy of the last validation row of metrics.csv; None where it has none."""
     with suppress(OSError, ValueError, IndexError), (directory / METRICS).open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         rows = [line.split(",") for line in file.read().decode(errors="replace").splitlines(keepends=True)]
@@ -140,7 +151,7 @@ def last_evaluation(directory: Path) -> tuple[int, float] | None:
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
-    """A run's summary.json; None where there is none that can be read."""
+    """Return the content of summary.json; None where it is missing or damaged."""
     with suppress(OSError, ValueError):
         summary: dict[str, Any] = read_json(directory / SUMMARY)
         return summary if fits(summary, {"status": str}) else None
@@ -151,51 +162,51 @@ COMPLETE = ("finished", "diverged")
 
 
 def complete_runs(sweep: Path) -> dict[str, RunRecord]:
-    """Of a sweep's directory the complete runs that these versions of bnexp and torch made, by their configuration's
-    digest.
-    """
-    return {run.digest: run for run in find_runs([sweep]) if run.complete and run.of_these_versions}
+    """Return the complete runs of a sweep by their digests, without those by other versions of bnexp or torch."""
+    return {run.digest: run for run in find_runs([sweep]) if run.complete and run.same_versions}
 
 
 def complete_run(directory: Path) -> RunRecord | None:
-    """The directory's own run, where it is over."""
+    """Return the run of a directory where it is complete, else None."""
     with suppress(OSError, ValueError):
         run = read_run(directory)
         return run if run.complete else None
     return None
 
 
-def deciding_versions() -> dict[str, str]:
-    """Of the packages whose versions a curve depends on."""
+def reproducibility_versions() -> dict[str, str]:
+    """Return the versions of the packages that a curve depends on."""
     return {name: version(name) for name in ("bnexp", "torch")}
 
 
 def find_runs(roots: list[Path]) -> list[RunRecord]:
-    """Every run below the given directories: in their order, within one in the order of its sweep. A run that was cut
-    off without a word is `unfinished`; one whose record cannot be read is named and left out.
+    """Return all runs below some directories: in the order of these, and within each in the order of its sweep.
+
+    The status of a run without a summary is "unfinished". A run whose record can't be read is reported and left out.
     """
     runs: dict[Path, RunRecord] = {}
     for root in roots:
-        found = list[RunRecord]()
-        for place in run_places(root):
+        root_runs = list[RunRecord]()
+        for directory in run_directories(root):
             try:
-                found.append(read_run(place))
+                root_runs.append(read_run(directory))
             except (ValueError, OSError):
-                print_error(f"{place / RUN} cannot be read: left out")
-        orders = {folder: order_of_sweep(folder) for folder in {run.directory.parent for run in found}}
-        found.sort(key=lambda run: (orders[run.directory.parent].get(run.digest, run.job), run.record["created"]))
-        runs.update((run.directory.resolve(), run) for run in found if run.directory.resolve() not in runs)
+                print_error(f"{directory / RUN} cannot be read: left out")
+        orders = {folder: order_of_sweep(folder) for folder in {run.directory.parent for run in root_runs}}
+        root_runs.sort(key=lambda run: (orders[run.directory.parent].get(run.digest, run.job), run.record["created"]))
+        runs.update((run.directory.resolve(), run) for run in root_runs if run.directory.resolve() not in runs)
     return list(runs.values())
 
 
-def run_places(root: Path) -> list[Path]:
-    """Every directory below that a run has written to, also where its record cannot be read."""
+def run_directories(root: Path) -> list[Path]:
+    """Return all directories below `root` that a run has written to, also those without a readable record."""
     return sorted({path.parent for name in (RUN, METRICS, SUMMARY) for path in root.rglob(name)})
 
 
 def order_of_sweep(directory: Path) -> dict[str, int]:
-    """The place of each run, by its digest, in the sweep as it was typed last; runs that were there before it grew have
-    their numbers from then.
+    """Return the position of each run in its sweep, by digest; empty without a readable sweep.json.
+
+    The numbers in the runs' own records are older: a sweep may have been extended since.
     """
     try:
         jobs = read_json(directory / SWEEP)["jobs"]
@@ -217,22 +228,22 @@ RECORD["config"] |= {"seed": int, "steps": int, "eval": dict, "checkpoint": dict
 
 
 def read_run(directory: Path) -> RunRecord:
-    """Raises ValueError or OSError where its record is none."""
+    """Read the run of a directory. Raises ValueError or OSError where its record can't be read."""
     record = read_json(directory / RUN)
     if not fits(record, RECORD):
         raise ValueError(f"{directory / RUN} is not a run's record")
-    summary = read_summary(directory)  # None of one that was killed before it was written
+    summary = read_summary(directory)  # None of a run whose process was killed
     return RunRecord(directory, record, summary or {"status": "unfinished"})
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type, or a table that has these keys, each with what fits."""
+    """Whether a value is an instance of a type, or, of a table of kinds, has these keys with values that fit."""
     if not isinstance(kind, dict):
         return isinstance(value, kind)
     return isinstance(value, dict) and all(key in value and fits(value[key], part) for key, part in kind.items())
 
 
 def write_failure(directory: Path, error: str) -> None:
-    """But of a run that is over: that one stays what it is."""
+    """Close a run as failed, unless it is complete already."""
     if complete_run(directory) is None:
         write_summary(directory, {"status": "failed", "error": error})

@@ -1,4 +1,4 @@
-"""sweep.json: what a sweep is made of, those of its runs included that never started."""
+"""sweep.json: the record of all runs of a sweep, also of those that never started."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,10 @@ from bnexp.runs.record import RECORD, fits
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """A sweep.json. `jobs`: of each run its configuration, its overrides ("words") and those of them that tell it from
-    the others ("overrides"), by its digest.
+    """The record of a sweep.
+
+    jobs: digest of a run → its entry, with the keys "config", "words" (all of its overrides) and "overrides" (those
+    that not every run of the sweep has).
     """
 
     folder: Path
@@ -21,18 +23,18 @@ class SweepRecord:
 
     @property
     def command(self) -> str:
-        """What finishes its runs, for a shell."""
+        """The shell command that finishes its runs."""
         return command("resume", self.folder)
 
 
 def sweep_files(roots: list[Path]) -> list[Path]:
-    """The records of sweeps below some directories, each once."""
-    found = {path.resolve(): path for root in reversed(roots) for path in sorted(root.rglob(SWEEP), reverse=True)}
-    return list(reversed(found.values()))
+    """Return the paths of the records of sweeps below some directories, each once."""
+    paths = {path.resolve(): path for root in reversed(roots) for path in sorted(root.rglob(SWEEP), reverse=True)}
+    return list(reversed(paths.values()))
 
 
 def read_sweep(path: Path) -> SweepRecord | None:
-    """None where it can't be read, which is said in a line."""
+    """Read the record of a sweep. Where it can't be read, print a line and return None."""
     try:
         jobs = read_json(path)["jobs"]
         if not all(fits(entry, {"config": RECORD["config"], "words": list, "overrides": list}) for entry in jobs):
@@ -44,23 +46,24 @@ def read_sweep(path: Path) -> SweepRecord | None:
 
 
 def comparison_of(directory: Path) -> dict[str, str | None] | None:
-    """How a sweep is compared once it is done, {"by": KEY or None}. None where it isn't, as
-    `bnexp train -m` makes it, or where that can't be read.
+    """Return how a finished sweep is to be compared: {"by": KEY or None}.
+
+    None where it is not to be compared, as a sweep of `bnexp train -m`, or where its record can't be read.
     """
     try:
         record = read_json(directory / SWEEP)
     except (OSError, ValueError):
         return None
-    found: Any = record.get("compare") if isinstance(record, dict) else None
-    return {"by": found["by"]} if fits(found, {"by": str | None}) else None
+    compare: Any = record.get("compare") if isinstance(record, dict) else None
+    return {"by": compare["by"]} if fits(compare, {"by": str | None}) else None
 
 
 def recorded_by(directory: Path) -> str | None:
-    """The key that the sweep was first compared by, where it was named."""
+    """Return the key by which the sweep is to be compared; None where its record names none."""
     return (comparison_of(directory) or {"by": None})["by"]
 
 
-def run_name(overrides: list[str], number: int) -> str:
-    """The folder of a sweep's run: the overrides that tell it from the others, or its number where they are no name."""
-    name = ",".join(sorted(overrides))
+def run_name(own_overrides: list[str], number: int) -> str:
+    """Return the folder of a sweep's run: its own overrides, or its number where they can't be a file's name."""
+    name = ",".join(sorted(own_overrides))
     return name if is_name(name) else str(number)

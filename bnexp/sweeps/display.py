@@ -1,6 +1,6 @@
-"""What a person sees while runs train: a live table on a terminal, plain lines elsewhere.
+"""The progress of a sweep: a live table on a terminal, plain lines elsewhere.
 
-It reads the runs' directories, whoever trains them: a thread looks at what has changed there.
+A thread reads it from the runs' directories, so it works the same for every executor.
 """
 
 import threading
@@ -18,34 +18,34 @@ from bnexp.runs.directory import close_interrupted
 from bnexp.runs.record import last_evaluation, opened_at, read_summary
 from bnexp.sweeps.job import Job, StackOfJobs
 
-LOOK_EVERY = 0.5  # seconds between looks at the directories
+POLL_EVERY = 0.5  # seconds between readings of the directories
 LINES_EVERY = 10.0  # seconds between plain lines
 DONE = ("finished", "diverged", "failed")
 
 
 @dataclass
 class RunState:
-    """What the directory of a run says. Times are seconds of a monotonic clock."""
+    """The state of a run as its directory shows it. Times are seconds of a monotonic clock."""
 
     job: Job
     status: str = "waiting"  # waiting | running | finished | diverged | failed | interrupted
     step: int = 0  # of the latest evaluation
-    first: int | None = None  # step of the first evaluation since it was opened
+    first: int | None = None  # step of the first evaluation that was read
     accuracy: float | None = None
     began: float | None = None
     ended: float | None = None
-    opened: int | None = field(default=None)  # when it was opened last, before this sweep or after a loss
+    opened: int | None = field(default=None)  # when it was last opened, before this sweep or before it was lost
 
     def __post_init__(self) -> None:
         self.opened = opened_at(self.job.directory)
 
     @property
     def remaining(self) -> int:
-        """Steps that it still has to make."""
+        """The number of steps that remain."""
         return 0 if self.ended else self.job.config.steps - self.step
 
-    def look(self) -> str | None:
-        """Read what is new in the directory; a line, once the run has ended."""
+    def refresh(self) -> str | None:
+        """Read what is new in the directory; return a line when the run has ended."""
         directory, now = self.job.directory, time.monotonic()
         if self.ended is not None or opened_at(directory) == self.opened:
             return None
@@ -62,7 +62,7 @@ class RunState:
 
 
 class Display:
-    """Progress of runs: the arms of a sweep, or a run alone, as they get on."""
+    """Shows the progress of a sweep, arm by arm, or of a single run."""
 
     def __init__(self, jobs: list[Job]) -> None:
         self.runs = {job.number: RunState(job) for job in jobs}
@@ -71,15 +71,15 @@ class Display:
         self.lock, self.over = threading.Lock(), threading.Event()
 
     def watch(self) -> None:
-        """Look at the directories until the display is over: a thread's work."""
-        while not self.over.wait(LOOK_EVERY):
+        """Refresh the display until it is over; this is the work of its thread."""
+        while not self.over.wait(POLL_EVERY):
             with harmless():
-                self.look()
+                self.refresh()
 
-    def look(self) -> None:
-        """Read what is new, say which runs ended, and draw."""
+    def refresh(self) -> None:
+        """Read what is new in the directories, print which runs have ended, and draw."""
         with self.lock:
-            lines = [run.look() for run in self.runs.values()]
+            lines = [run.refresh() for run in self.runs.values()]
         for line in filter(None, lines):
             print_line(line)
         if console.is_terminal:
@@ -89,25 +89,28 @@ class Display:
             self.line_at = time.monotonic() + LINES_EVERY
 
     def restart(self, stack: StackOfJobs) -> None:
-        """The runs of a stack that was lost wait again."""
+        """Show the runs of a lost stack as waiting again."""
         with self.lock:
             self.runs |= {job.number: RunState(job) for job in stack if self.runs[job.number].ended is None}
 
     def close_interrupted(self) -> None:
-        """Say in the directories of runs whose process was killed that they were interrupted."""
+        """Write to the directories of runs whose process was killed that they were interrupted."""
         with harmless():
-            self.look()
+            self.refresh()
         for run in self.runs.values():
             if run.ended is None and opened_at(run.job.directory) is not None:
                 with suppress(OSError):
                     close_interrupted(run.job.directory, (last_evaluation(run.job.directory) or (0, 0.0))[0])
 
     def tally(self) -> str:
-        """3 of 20 runs done"""
+        """Return how many runs are done: 3 of 20 runs done."""
         return f"{sum(run.status in DONE for run in self.runs.values())} of {len(self.runs)} runs done"
 
     def line(self) -> str:
-        """3 of 20 runs done, 5 running, 5,100 steps/s, 40 s left; of one run, its step and accuracy."""
+        """Return the progress in a line: 3 of 20 runs done, 5 running, 5,100 steps/s, 40 s left.
+
+        Of a single run, its step and accuracy.
+        """
         runs = list(self.runs.values())
         if len(runs) == 1:
             [run] = runs
@@ -123,7 +126,7 @@ class Display:
         return ", ".join(parts)
 
     def table(self) -> Table:
-        """A row an arm."""
+        """Return a table with a row for each arm."""
         table = Table(box=SIMPLE_HEAD, header_style="bold", caption_justify="left", caption=self.line())
         table.add_column("arm", overflow="fold")
         for name in ("done", "running", "diverged", "accuracy", "steps/s", "left"):
@@ -138,7 +141,7 @@ class Display:
 
 @contextmanager
 def displayed(display: Display) -> Iterator[Display]:
-    """The display, shown while the block runs; where showing fails, what it shows is all that is lost."""
+    """Show the display while the block runs. An error of the display does not reach the block."""
     with harmless():
         if console.is_terminal:
             display.live.start()
@@ -150,28 +153,28 @@ def displayed(display: Display) -> Iterator[Display]:
         display.over.set()
         thread.join()
         with harmless():
-            display.look()
+            display.refresh()
         with harmless():
             display.live.stop()
 
 
 def cells(runs: list[RunState]) -> list[str]:
-    """One arm's row. Accuracy is the mean of its runs' latest."""
+    """Return the cells of an arm's row; its accuracy is the mean of its runs' latest."""
     statuses = [run.status for run in runs]
-    known = [run.accuracy for run in runs if run.accuracy is not None]
+    accuracies = [run.accuracy for run in runs if run.accuracy is not None]
     speed, remaining = rate(runs), sum(run.remaining for run in runs)
     return [
         f"{sum(status in DONE for status in statuses)} of {len(runs)}",
         str(statuses.count("running")),
         str(statuses.count("diverged")),
-        f"{sum(known) / len(known):.1%}" if known else "",
+        f"{sum(accuracies) / len(accuracies):.1%}" if accuracies else "",
         f"{speed:,.0f}" if speed else "",
         duration(remaining / speed) if speed and remaining else "",
     ]
 
 
 def rate(runs: list[RunState]) -> float:
-    """Steps a second of all these runs together, since the first evaluation of each was seen."""
+    """Return the steps a second of all these runs together, counted from the first evaluation that was read."""
     now = time.monotonic()
     times = [(run.began, run.ended or now) for run in runs if run.began is not None]
     if not times:

@@ -1,6 +1,6 @@
-"""What trains the stacks of a sweep: the protocol of executors, and the one that trains in this process.
+"""The protocol of executors, which train the stacks of a sweep, and the one that trains in this process.
 
-An executor only says which stacks have ended. How the runs are getting on is read from their directories.
+An executor only reports which stacks have ended. The progress of runs is read from their directories.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from bnexp.sweeps.train import train_stack
 
 @dataclass(frozen=True)
 class Ended:
-    """A stack that an executor has done with: the runs that failed, or why whatever trained it was `lost`."""
+    """A stack that has ended: `failures` of its runs, or, where its process was lost, the reason in `lost`."""
 
     stack: StackOfJobs
     failures: Failures | None = None
@@ -20,18 +20,19 @@ class Ended:
 
 
 class Executor(Protocol):
-    """Trains stacks somewhere, by `train_stack`. `bnexp.sweeps.run` retries the stacks that are lost."""
+    """Trains stacks by `train_stack`, wherever it chooses. `bnexp.sweeps.run` retries the stacks that are lost."""
 
     def start(self, stack: StackOfJobs) -> None:
-        """Accept a stack; it may wait for its turn."""
+        """Accept a stack, which may wait in a queue."""
 
     def poll(self) -> list[Ended]:
-        """The stacks that have ended since the last call. Waits for a fraction of a second at most where none has,
-        but for an executor that trains in this process.
+        """Return the stacks that have ended since the last call.
+
+        Where none has, wait for at most a fraction of a second, except in an executor that trains in this process.
         """
 
     def cancel(self) -> None:
-        """Stop everything: stacks that train close their runs. Nothing of this executor runs when it returns."""
+        """Stop all stacks, whose runs are closed first. When it returns, nothing of this executor is running."""
 
 
 class InlineExecutor:
@@ -41,14 +42,14 @@ class InlineExecutor:
         self.waiting: list[StackOfJobs] = []
 
     def start(self, stack: StackOfJobs) -> None:
-        """Put the stack behind the others."""
+        """Append a stack to the queue."""
         self.waiting.append(stack)
 
     def poll(self) -> list[Ended]:
-        """Train the next stack to its end. Raises Interrupted once its runs are closed."""
+        """Train the next stack to its end. Raises Interrupted after a signal, once its runs are closed."""
         stack = self.waiting.pop(0)
         return [Ended(stack, train_stack(stack))]
 
     def cancel(self) -> None:
-        """Leave the stacks that wait."""
+        """Clear the queue."""
         self.waiting.clear()

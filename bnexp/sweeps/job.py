@@ -1,4 +1,4 @@
-"""A job: one run of a sweep before it trains; and the executor that a sweep is to be trained by."""
+"""A job: one run of a sweep before it trains; and the configuration of the sweep's executor."""
 
 import copy
 import os
@@ -23,37 +23,41 @@ MOST_WORKERS = 1024
 
 @dataclass(frozen=True)
 class HydraRecord:
-    """What Hydra composed for runs with the same choice of files, as plain tables: for their folders .hydra/."""
+    """What Hydra composed for jobs with the same choice of files, as plain tables, for their folders .hydra/."""
 
     config: dict[str, Any]
     hydra: dict[str, Any]
 
     def write(self, job: "Job") -> None:
-        """The three files that Hydra leaves for a run: its configuration, Hydra's own, its overrides."""
+        """Write the three files of a run's folder .hydra/: its configuration, Hydra's own, and its overrides."""
         config, settings = copy.deepcopy((self.config, self.hydra))
         for key, value in job.values.items():
             group, _, name = key.rpartition(".")
             (config[group] if group else config)[name] = value
-        settings["overrides"]["task"] = job.words
-        settings["job"] |= {"num": job.number, "id": str(job.number), "override_dirname": ",".join(sorted(job.words))}
-        place = literal(str(job.directory.absolute()))
-        settings["runtime"] |= {"cwd": literal(os.getcwd()), "output_dir": place}
+        settings["overrides"]["task"] = job.overrides
+        settings["job"] |= {
+            "num": job.number,
+            "id": str(job.number),
+            "override_dirname": ",".join(sorted(job.overrides)),
+        }
+        settings["runtime"] |= {"cwd": literal(os.getcwd()), "output_dir": literal(str(job.directory.absolute()))}
         folder = job.directory / ".hydra"
         folder.mkdir(exist_ok=True)
-        for name, part in (("config", config), ("hydra", {"hydra": settings}), ("overrides", job.words)):
+        for name, part in (("config", config), ("hydra", {"hydra": settings}), ("overrides", job.overrides)):
             OmegaConf.save(OmegaConf.create(part), folder / f"{name}.yaml")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a sweep: its number, its overrides (`words`), those of them that tell it from the others (`overrides`),
-    its configuration, its directory, whether it is compiled; and what Hydra composed for it, with the `values` that
-    were set there, which a job that was read from a record lacks.
+    """A run of a sweep before it trains.
+
+    overrides: all of its overrides. own_overrides: those that not every job of the sweep has. record: what Hydra
+    composed, in which `values` are to be set; a job that was read from a sweep's record has neither.
     """
 
     number: int
-    words: list[str]
     overrides: list[str]
+    own_overrides: list[str]
     config: RunConfig
     directory: Path = Path()
     compilation: Compilation = field(default_factory=Compilation)
@@ -62,23 +66,23 @@ class Job:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of everything that its curve depends on."""
+        """The SHA-256 of everything in its configuration that its curve depends on."""
         return config_digest(self.config)
 
     @property
     def title(self) -> str:
-        """What tells it from the others, for people."""
-        return " ".join(self.overrides) or "defaults"
+        """The overrides that distinguish it from the other jobs, in one line."""
+        return " ".join(self.own_overrides) or "defaults"
 
     @property
     def arm(self) -> str:
         """Its title without the seed."""
-        return " ".join(word for word in self.overrides if not word.startswith("seed=")) or "defaults"
+        return " ".join(text for text in self.own_overrides if not text.startswith("seed=")) or "defaults"
 
     @property
     def launch(self) -> Launch:
-        """What its run is created with."""
-        return Launch(self.directory, self.words, self.number, self.compilation)
+        """What its run records of how it was launched."""
+        return Launch(self.directory, self.overrides, self.number, self.compilation)
 
 
 StackOfJobs = list[Job]
@@ -86,7 +90,10 @@ StackOfJobs = list[Job]
 
 @dataclass(frozen=True)
 class ExecutorConfig:
-    """Which executor trains the stacks of a sweep, and how: conf/executor/. None: chosen from the machine."""
+    """Which executor trains the stacks of a sweep, and how, as conf/executor/ has it.
+
+    `workers` and `max_stack` are None where they follow from the machine.
+    """
 
     name: str = "processes"
     workers: int | None = None
@@ -97,35 +104,35 @@ class ExecutorConfig:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """For a sweep's record; `parse_executor` reads it back."""
-        own = {
+        """Return the keys of this executor for a sweep's record, from which `parse_executor` restores them."""
+        keys = {
             "processes": ("workers", "max_stack"),
             "inline": ("max_stack",),
             "slurm": ("cluster", "timeout_min", "partition", "max_stack", "parameters"),
         }
-        return {"name": self.name} | {key: getattr(self, key) for key in own[self.name]}
+        return {"name": self.name} | {key: getattr(self, key) for key in keys[self.name]}
 
 
 def parse_executor(values: dict[str, Any]) -> ExecutorConfig:
-    """The executor of a composed configuration or of a record. Raises ConfigError."""
+    """Return the executor of a composed configuration or of a record. Raises ConfigError."""
     name = values.get("name")
     require(name in EXECUTORS, "executor", name, f"one of {', '.join(EXECUTORS)}")
-    found = {key: value for key, value in values.items() if key in ExecutorConfig.__dataclass_fields__}
+    checked = {key: value for key, value in values.items() if key in ExecutorConfig.__dataclass_fields__}
     for key, most in (("workers", MOST_WORKERS), ("max_stack", LARGEST_STACK), ("timeout_min", 10**6)):
-        value = found.get(key)
+        value = checked.get(key)
         automatic = key != "timeout_min" and value in ("auto", None)
         whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
-        if key in found:
+        if key in checked:
             auto = "" if key == "timeout_min" else "auto or "
             require(automatic or whole, f"executor.{key}", value, f"{auto}a whole number from 1 to {most}")
-            found[key] = None if automatic else value
+            checked[key] = None if automatic else value
     if name == "slurm":
-        check_slurm(found)
-    return ExecutorConfig(**found)
+        check_slurm(checked)
+    return ExecutorConfig(**checked)
 
 
 def check_slurm(values: dict[str, Any]) -> None:
-    """Raises ConfigError where submitit is missing, or would be given what it cannot have."""
+    """Raise ConfigError where submitit is not installed, or where it would not accept these values."""
     require(values["cluster"] in CLUSTERS, "executor.cluster", values["cluster"], f"one of {', '.join(CLUSTERS)}")
     partition, parameters = values.get("partition"), values.get("parameters", {})
     named = partition is None or (isinstance(partition, str) and re.fullmatch(r"[\w,.-]+", partition))
@@ -137,7 +144,7 @@ def check_slurm(values: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run failed, in a line; `status` is the exit status of a command that trains it alone."""
+    """Why a run failed, in one line; `status` is the exit status of a command that trains this run alone."""
 
     text: str
     status: int = 1

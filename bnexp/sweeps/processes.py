@@ -1,4 +1,4 @@
-"""Worker processes: each trains one stack after another, and is lost alone."""
+"""Worker processes: each trains one stack after another; if one is lost, the others are not."""
 
 import multiprocessing
 import os
@@ -31,19 +31,20 @@ Train = Callable[[StackOfJobs], Failures]
 
 
 def start_method() -> str:
-    """A fork of this process would copy the locks of torch's threads. Where that works, workers are forks of a process
-    that has imported everything and computed nothing: one import for all workers of all sweeps. It is reached by a
-    socket, whose path can be too long; then every worker imports for itself.
+    """Return how worker processes are started: "forkserver" where possible, else "spawn".
+
+    A fork of this process would copy the locks of torch's threads. A fork server has imported everything and computed
+    nothing, so that all workers share one import. It is reached by a socket, whose path can be too long.
     """
     fits = len(os.fsencode(os.path.join(tempfile.gettempdir(), SOCKET))) <= LONGEST_SOCKET
     return "forkserver" if sys.platform == "linux" and fits else "spawn"
 
 
 def serve(pipe: Connection, train: Train, directory: str, device: int | None, environment: dict[str, str]) -> None:
-    """A worker process: train each stack that comes, and send back which runs failed.
+    """Train each stack that is received, and send back which runs failed: the main function of a worker process.
 
-    SIGINT is the business of the parent, which asks to stop by SIGTERM. `environment`: the parent's as it is now; the
-    process that forks the workers has an earlier one. `device`: the number of a CUDA device among the parent's.
+    SIGINT is handled by the parent, which stops its workers by SIGTERM. environment: the parent's present one; that of
+    the fork server is older. device: the number of a CUDA device among those that the parent sees.
     """
     os.environ.update(environment)
     protect_streams()
@@ -52,14 +53,14 @@ def serve(pipe: Connection, train: Train, directory: str, device: int | None, en
     if device is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device] if visible else str(device)
-    threading.Thread(target=follow_parent, daemon=True).start()
-    with suppress(EOFError, Interrupted, OSError):  # the parent is gone, or wants no more
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    with suppress(EOFError, Interrupted, OSError):  # the parent has ended, or stops its workers
         while True:
             pipe.send(train(pipe.recv()))
 
 
-def follow_parent() -> None:
-    """Once the parent is gone, close the runs and end."""
+def end_with_parent() -> None:
+    """Wait for the parent to end; then close the runs and end this process."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -67,7 +68,7 @@ def follow_parent() -> None:
 
 
 class Worker:
-    """A worker process as its parent sees it. `stack` is what it trains, `kind` what it has compiled a step for."""
+    """A worker process as its parent sees it: the stack that it trains, and the kind for which it compiled a step."""
 
     def __init__(self, train: Train, device: int | None) -> None:
         self.train, self.device = train, device
@@ -86,7 +87,7 @@ class Worker:
         theirs.close()
 
     def assign(self, stack: StackOfJobs) -> None:
-        """Send it a stack, to a new process where the old one was lost."""
+        """Send a stack to the process, or to a new one where it was lost."""
         if not self.process.is_alive():
             self.launch()
         self.kind, self.stack = kind_of(stack), stack
@@ -94,19 +95,19 @@ class Worker:
             self.pipe.send(stack)
 
     def receive(self) -> Ended:
-        """What became of its stack, once there is something to read."""
+        """Return how its stack ended, once the pipe can be read."""
         assert self.stack is not None
         stack, self.stack = self.stack, None
         try:
             return Ended(stack, self.pipe.recv())
         except (EOFError, OSError):
             return Ended(stack, lost=self.exit_reason())
-        except Exception:  # what can't be read
+        except Exception:  # what was sent can't be unpickled
             self.process.kill()
             return Ended(stack, lost=self.exit_reason())
 
     def exit_reason(self) -> str:
-        """Why the process is gone."""
+        """Return why the process ended, in a line."""
         self.process.join(GRACE)
         code = self.process.exitcode or 0
         ending = signal.Signals(-code).name if code < 0 else f"exit status {code}"
@@ -114,10 +115,12 @@ class Worker:
 
 
 def start_with_sigint_blocked(process: Any) -> None:
-    """Start a process that has SIGINT blocked, as it inherits it: Ctrl-C reaches it through its parent alone. One that
-    comes meanwhile waits: the first worker starts for seconds, until what it is forked from has imported torch.
+    """Start a process that has SIGINT blocked, so that its parent alone handles Ctrl-C.
+
+    The process inherits the blocked signal from this one. A SIGINT to this process stays pending until it has started;
+    that of the first worker takes seconds, in which the fork server imports torch.
     """
-    resource_tracker.ensure_running()  # as it starts, it unblocks SIGINT
+    resource_tracker.ensure_running()  # its start would unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
@@ -126,12 +129,12 @@ def start_with_sigint_blocked(process: Any) -> None:
 
 
 def kind_of(stack: StackOfJobs) -> tuple[str, int]:
-    """Stacks of the same kind share a compiled step."""
+    """Return the kind of a stack: stacks of the same kind share a compiled step."""
     return stack_key(stack[0].config, stack[0].compilation.compiled), len(stack)
 
 
 class ProcessExecutor:
-    """Trains stacks on worker processes, each in turn on one CUDA device where there are some."""
+    """Trains stacks on worker processes. On CUDA, the workers are distributed over the devices in turn."""
 
     def __init__(self, plan: SweepPlan, train: Train = train_stack) -> None:
         self.number, self.train = plan.workers, train
@@ -144,24 +147,24 @@ class ProcessExecutor:
         self.waiting.append(stack)
 
     def poll(self) -> list[Ended]:
-        """The stacks that have ended."""
+        """Return the stacks that have ended."""
         self.assign()
         busy: dict[Any, Worker] = {worker.pipe: worker for worker in self.workers if worker.stack}
         return [busy[pipe].receive() for pipe in wait(list(busy), POLL)]
 
     def assign(self) -> None:
-        """Give each idle worker a stack, one of its last kind where there is one."""
+        """Assign a stack to each idle worker, preferably one of the kind that it has compiled."""
         while self.waiting and len(self.workers) < self.number:
             number = len(self.workers)
             self.workers.append(Worker(self.train, number % self.devices if self.devices else None))
             self.workers[-1].assign(self.waiting.pop(0))
         for worker in self.workers:
             if worker.stack is None and self.waiting:
-                best = next((i for i, stack in enumerate(self.waiting) if kind_of(stack) == worker.kind), 0)
-                worker.assign(self.waiting.pop(best))
+                index = next((i for i, stack in enumerate(self.waiting) if kind_of(stack) == worker.kind), 0)
+                worker.assign(self.waiting.pop(index))
 
     def cancel(self) -> None:
-        """Ask the workers to close their runs, and kill those that take longer than a few seconds."""
+        """Ask the workers to close their runs, and kill those that make no progress with it for some seconds."""
         self.waiting.clear()
         for worker in self.workers:
             worker.process.terminate()
@@ -173,7 +176,7 @@ class ProcessExecutor:
 
 
 def wait_for_runs(worker: Worker) -> None:
-    """Until its process has ended, or has closed none of its runs for some seconds."""
+    """Wait until the process has ended, or has closed none of its runs for some seconds."""
     before, closed = -1, 0
     while worker.stack is not None and worker.process.is_alive() and closed > before:
         worker.process.join(GRACE)

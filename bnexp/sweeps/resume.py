@@ -1,7 +1,7 @@
-"""`bnexp resume`: what an interrupted run or sweep has left to do.
+"""`bnexp resume`: train the remaining runs of an interrupted run or sweep.
 
-It reads JSON and safetensors alone and composes nothing, so that no file can name what is executed: a run that it
-starts for the first time has no record of Hydra's.
+It reads JSON and safetensors only and composes nothing, so that no file can name code to execute. For that reason a
+run that it starts for the first time has no record of Hydra's.
 """
 
 import shutil
@@ -33,13 +33,14 @@ Runs = dict[str, RunRecord]  # by the digest of their configurations
 def write_jobs(
     directory: Path, jobs: list[Job], executor: ExecutorConfig, compare: dict[str, str | None] | None = None
 ) -> None:
-    """What a sweep is made of, those of its runs that never start included. `compare`: how it is compared once it is
-    done, {"by": KEY or None}; how it was compared first stays.
+    """Write sweep.json: all jobs of a sweep, also those that never start.
+
+    compare: {"by": KEY or None} where the sweep is to be compared; an earlier record of this is kept.
     """
     entries = [
         {
-            "words": job.words,
-            "overrides": job.overrides,
+            "words": job.overrides,
+            "overrides": job.own_overrides,
             "config": job.config.as_dict(),
             "paths": paths_of(job.config, directory),
         }
@@ -49,8 +50,8 @@ def write_jobs(
     write_whole(directory / SWEEP, to_json(record))
 
 
-def clear_leftovers(directory: Path, runs: Runs) -> None:
-    """What was being written when a sweep's process was killed, and what complete runs could be resumed from."""
+def clear_partial_files(directory: Path, runs: Runs) -> None:
+    """Remove files that a killed process had half written, and the states that complete runs no longer need."""
     clear_parts(directory)
     for run in runs.values():
         if run.complete:
@@ -58,48 +59,49 @@ def clear_leftovers(directory: Path, runs: Runs) -> None:
 
 
 def runs_of(directory: Path) -> Runs:
-    """The runs of a run's or a sweep's directory."""
+    """Return the runs in the directory of a run or a sweep."""
     return {run.digest: run for run in find_runs([directory])}
 
 
 def remaining_jobs(jobs: list[Job], runs: Runs) -> list[Job]:
-    """The jobs without the complete runs of these versions of bnexp and torch."""
-    done = {digest for digest, run in runs.items() if run.complete and run.of_these_versions}
+    """Return the jobs without those whose runs are complete, by these versions of bnexp and torch."""
+    done = {digest for digest, run in runs.items() if run.complete and run.same_versions}
     return [job for job in jobs if job.digest not in done]
 
 
 def with_compilation(jobs: list[Job], runs: Runs) -> list[Job]:
-    """Jobs with whether they are compiled: as the record says, where a run has begun, else as this machine can. Says
-    once what is amiss with the compiler. Raises ConfigError.
+    """Return the jobs with the decision whether they are compiled: that of a run's record, else this machine's.
+
+    Problems of the compiler and of its cache are printed once. Raises ConfigError.
     """
     decided = [replace(job, compilation=compilation_of(job, runs.get(job.digest))) for job in jobs]
     for problem in dict.fromkeys(job.compilation.problem for job in decided):
         if problem:
             print_once(f"{problem}: steps run uncompiled, at about half the speed")
-    if any(job.compilation.compiled for job in decided) and (amiss := open_cache().problem):
-        print_once(f"{amiss}: compiled code is not kept there")
+    if any(job.compilation.compiled for job in decided) and (cache_problem := open_cache().problem):
+        print_once(f"{cache_problem}: compiled code is not cached")
     return decided
 
 
 def compilation_of(job: Job, run: RunRecord | None) -> Compilation:
-    """Raises ConfigError."""
+    """Decide whether a job is compiled. Raises ConfigError where its run was, and this machine cannot compile."""
     if run is None:
         return decide_compilation(job.config)
     if not run.record.get("compiled"):
         return Compilation()
-    found = decide_compilation(job.config)
-    if not found.compiled:
-        why = found.problem or "its configuration isn't to be compiled"
-        raise ConfigError(f"{run.directory} began compiled, which it cannot go on here: {why}")
-    return found
+    compilation = decide_compilation(job.config)
+    if not compilation.compiled:
+        why = compilation.problem or "its configuration isn't to be compiled"
+        raise ConfigError(f"{run.directory} began compiled and cannot be resumed so here: {why}")
+    return compilation
 
 
-def check_holds(directory: Path, jobs: list[Job], numbered: bool, own_names: bool) -> Runs:
-    """The runs of these jobs that a directory holds already. `numbered`: the directories of the jobs have their numbers
-    in their names; `own_names`: the user named them.
+def check_directory(directory: Path, jobs: list[Job], numbered: bool, own_names: bool) -> Runs:
+    """Return the runs of these jobs that a directory holds already.
 
-    Raises ConfigError where it holds other runs, or these of other data, or where runs of these jobs would go, or
-    interrupted and under other names: as a sweep grows, numbers in names shift, and so does what tells its runs apart.
+    numbered: the names of the jobs' directories contain their numbers. own_names: the user chose these names.
+    Raises ConfigError where the directory holds other runs, or these runs with other data, or interrupted or in the
+    place of another job: when values are added to a sweep, the numbers and names of its jobs change.
     """
     runs = runs_of(directory) if directory.is_dir() else {}
     by_digest = {job.digest: job for job in jobs}
@@ -129,8 +131,9 @@ def remove_superseded_runs(directory: Path, jobs: list[Job]) -> None:
 
 
 def check_runs(configs: list[RunConfig]) -> list[Contents]:
-    """Check all of them before the first one starts, and say what is worth saying. Returns what each image folder among
-    their data sets was read as. Raises ConfigError.
+    """Check all runs before the first one starts, and print the remarks of the checks.
+
+    Return the contents of each image folder among their data sets. Raises ConfigError.
     """
     lines, contents = dict[str, None](), dict[str, Contents | None]()
     distinct = {repr(replace(config, seed=0)): config for config in configs}
@@ -139,15 +142,17 @@ def check_runs(configs: list[RunConfig]) -> list[Contents]:
         contents[str(config.dataset)] = load_data(config.dataset).contents
     for line in lines:
         print_line(line)
-    return [found for found in contents.values() if found]
+    return [folder for folder in contents.values() if folder]
 
 
 # ---- the command
 
 
 def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
-    """Finish what the directory holds; a line that says what was left. `moved`: where folders are by now that its runs
-    read, by their keys, which is recorded. Raises ConfigError and SweepError.
+    """Train the remaining runs of a run's or a sweep's directory; return a line on what was done.
+
+    moved: new paths of the folders that its runs read, by their keys; they are recorded. Raises ConfigError and
+    SweepError.
     """
     jobs, executor = read_jobs(directory, {})
     if moved:
@@ -158,12 +163,12 @@ def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
         if run.digest in planned:
             check_resumable(run, planned[run.digest], directory)
     if moved:
-        move(directory, jobs, executor, runs)
-    clear_leftovers(directory, runs)
+        record_moves(directory, jobs, executor, runs)
+    clear_partial_files(directory, runs)
     remaining = with_compilation(remaining_jobs(jobs, runs), runs)
     if not remaining:
-        return f"{directory} is finished: nothing is left to do"
-    remaining = [replace(job, directory=place_of(job, directory, runs)) for job in remaining]
+        return f"{directory} is finished: no run remains"
+    remaining = [replace(job, directory=directory_of(job, directory, runs)) for job in remaining]
     for job in sorted(remaining, key=lambda job: str(job.config.dataset)):  # each data set is read once
         check_facts(job.config, job.directory, load_data(job.config.dataset, directory), job.compilation.compiled)
     for contents in check_runs([job.config for job in remaining]):
@@ -177,20 +182,20 @@ def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
 
 
 def check_moves(directory: Path, jobs: list[Job], moved: dict[str, str]) -> None:
-    """One folder can't take the place of several, nor of none. Raises ConfigError."""
-    for key, place in moved.items():
+    """Raise ConfigError where a new path would replace several different folders, or none."""
+    for key, path in moved.items():
         number = len({paths_in(job.config)[key] for job in jobs if key in paths_in(job.config)})
-        require(number > 0, key, place, f"a key that the runs of {directory} have a folder for")
+        require(number > 0, key, path, f"a key that the runs of {directory} have a folder for")
         if number > 1:
             raise ConfigError(
-                f"{key}={place} is not allowed: the runs of {directory} read {number} different folders by this key, "
-                "which can be moved back, but not all be this one"
+                f"{key}={path} is not allowed: the runs of {directory} read {number} different folders by this key, "
+                "which one folder cannot replace: move them back"
             )
-        require(Path(place).is_dir(), key, place, "a folder that is there")
+        require(Path(path).is_dir(), key, path, "an existing folder")
 
 
-def move(directory: Path, jobs: list[Job], executor: ExecutorConfig, runs: Runs) -> None:
-    """Record where the folders are by now that the runs read, those of finished runs included."""
+def record_moves(directory: Path, jobs: list[Job], executor: ExecutorConfig, runs: Runs) -> None:
+    """Record the new paths of the folders that the runs read, those of finished runs included."""
     if (directory / SWEEP).exists():
         write_jobs(directory, jobs, executor)
     for job in jobs:
@@ -199,48 +204,52 @@ def move(directory: Path, jobs: list[Job], executor: ExecutorConfig, runs: Runs)
 
 
 def in_order_of_data(runs: Runs) -> list[RunRecord]:
-    """Such that each data set is read once."""
+    """Return the runs sorted by their data sets, so that each data set is read once."""
     return sorted(runs.values(), key=lambda run: str(run.config["dataset"]))
 
 
 def check_resumable(run: RunRecord, config: RunConfig, directory: Path) -> None:
-    """What would make another curve of a run, or an arm of two kinds of runs; before anything is trained, whichever
-    command finishes it. Raises ConfigError.
+    """Raise ConfigError where a run would not be resumed to the same curve, or does not fit its arm.
+
+    Every command checks this before it trains anything.
     """
     check_versions(run)
     check_data(run, config, directory)
     if run.complete:
-        check_start(config, run.directory, run.record, gone_is_fine=True)
+        check_start(config, run.directory, run.record, may_be_missing=True)
     else:
         check_facts(config, run.directory, load_data(config.dataset))
         Lock(run.directory).release()
 
 
 def check_versions(run: RunRecord) -> None:
-    """Another version of torch would go on to another curve. Raises ConfigError."""
-    if not run.of_these_versions:
+    """Raise ConfigError where a run was made by other versions of bnexp or torch."""
+    if not run.same_versions:
         made = ", ".join(f"{name} {run.record['packages'].get(name)}" for name in ("bnexp", "torch"))
-        raise ConfigError(f"{run.directory} was made by {made}: install these to go on, or start it anew")
+        raise ConfigError(f"{run.directory} was made by {made}: install these to resume it, or start it anew")
 
 
 def check_data(run: RunRecord, config: RunConfig, directory: Path) -> None:
-    """An arm whose seeds saw other images would be two. Raises ConfigError."""
-    known = fits(run.record, {"dataset": {"sha256": str}})
-    if not known or run.record["dataset"]["sha256"] != load_data(config.dataset, directory).checksum:
+    """Raise ConfigError where a run was made with other data than its configuration has now."""
+    recorded_data = fits(run.record, {"dataset": {"sha256": str}})
+    if not recorded_data or run.record["dataset"]["sha256"] != load_data(config.dataset, directory).checksum:
         raise ConfigError(f"{run.directory} was made with other data: choose another directory")
 
 
-def place_of(job: Job, directory: Path, runs: Runs) -> Path:
-    """Where a run is, or where one that never started goes."""
+def directory_of(job: Job, directory: Path, runs: Runs) -> Path:
+    """Return the directory of a job's run, existing or not."""
     digest = job.digest
-    return runs[digest].directory if digest in runs else directory / run_name(job.overrides, job.number)
+    return runs[digest].directory if digest in runs else directory / run_name(job.own_overrides, job.number)
 
 
 def read_jobs(directory: Path, moved: dict[str, str]) -> tuple[list[Job], ExecutorConfig]:
-    """A sweep's as it was planned; of a run, itself. Raises ConfigError."""
+    """Return the jobs and the executor of a sweep's record, or the jobs of the runs in a directory without one.
+
+    Raises ConfigError.
+    """
     path = directory / SWEEP
     if not path.exists():
-        return jobs_begun(directory, moved), ExecutorConfig()
+        return recorded_jobs(directory, moved), ExecutorConfig()
     try:
         record = read_json(path)
         if not fits(record, {"jobs": list}):
@@ -251,18 +260,21 @@ def read_jobs(directory: Path, moved: dict[str, str]) -> tuple[list[Job], Execut
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-def jobs_begun(directory: Path, moved: dict[str, str]) -> list[Job]:
-    found = find_runs([directory])
-    if not found:
+def recorded_jobs(directory: Path, moved: dict[str, str]) -> list[Job]:
+    """Return the jobs of the runs in a directory that is no sweep's. Raises ConfigError."""
+    runs = find_runs([directory])
+    if not runs:
         raise ConfigError(f"{directory} holds neither a run nor a sweep")
-    if any(directory not in (run.directory, run.directory.parent) for run in found):
+    if any(directory not in (run.directory, run.directory.parent) for run in runs):
         raise ConfigError(f"{directory} holds runs deeper down: name one run's directory, or one sweep's")
-    entries = [run.record | {"words": run.record["overrides"]} for run in found]
-    places = [run.directory for run in found]
-    return [make_job(n, entry, place, moved) for n, (entry, place) in enumerate(zip(entries, places, strict=True))]
+    entries = [run.record | {"words": run.record["overrides"]} for run in runs]
+    directories = [run.directory for run in runs]
+    return [make_job(n, entry, path, moved) for n, (entry, path) in enumerate(zip(entries, directories, strict=True))]
 
 
 def make_job(number: int, entry: dict[str, Any], directory: Path, moved: dict[str, str]) -> Job:
-    """`directory`: of the run or the sweep that has the entry."""
-    words, overrides = ([str(word) for word in entry[key]] for key in ("words", "overrides"))
-    return Job(number, words, overrides, locate(recorded(entry["config"]), entry.get("paths"), directory, moved))
+    """Make the job of an entry of a record. directory: that of the run or sweep whose record it is."""
+    overrides, own_overrides = ([str(text) for text in entry[key]] for key in ("words", "overrides"))
+    return Job(
+        number, overrides, own_overrides, locate(recorded(entry["config"]), entry.get("paths"), directory, moved)
+    )

@@ -1,4 +1,4 @@
-"""A sweep while it trains, a single run included: its stacks on an executor, those that are lost, its display."""
+"""Run a sweep, or a single run: start its stacks on an executor, retry those that are lost, show the progress."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +15,7 @@ from bnexp.training.signals import Interrupted, StopRequest
 
 
 class SweepError(RuntimeError):
-    """Some of a sweep's runs failed; the text names them. `status`: the exit status of a command."""
+    """Some runs of a sweep failed; the text names them. `status` is the exit status of the command."""
 
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)
@@ -52,7 +52,7 @@ def run_sweep(plan: SweepPlan, executor: Executor | None = None) -> None:
 
 
 class Sweep:
-    """The stacks of a sweep on their executor, and the runs that failed."""
+    """The stacks of a sweep on their executor, and the failures of their runs."""
 
     def __init__(self, executor: Executor, display: Display) -> None:
         self.executor, self.display = executor, display
@@ -60,13 +60,13 @@ class Sweep:
         self.retried: set[int] = set()  # numbers of jobs whose stack was lost once
 
     def train(self, stacks: list[StackOfJobs]) -> None:
-        """Until all stacks have ended. Raises Interrupted."""
+        """Train until all stacks have ended. Raises Interrupted after a signal."""
         remaining = len(stacks)
         with StopRequest() as stop:
             try:
                 for stack in stacks:
                     self.executor.start(stack)
-                while remaining and not stop.asked():
+                while remaining and not stop.requested():
                     for ended in self.executor.poll():
                         remaining -= 1
                         self.failures |= ended.failures or {}
@@ -79,7 +79,10 @@ class Sweep:
                 raise Interrupted(stop.signum)
 
     def halves(self, stack: StackOfJobs, lost: str) -> list[StackOfJobs]:
-        """A lost stack is tried once more, in halves; runs that are lost for the second time have failed."""
+        """Return the halves of a lost stack, to be tried once more; none where it was lost for the second time.
+
+        The runs of the latter have failed, unless they are complete.
+        """
         numbers = {job.number for job in stack}
         if self.retried.isdisjoint(numbers):
             self.retried |= numbers
@@ -98,7 +101,7 @@ class Sweep:
 
 
 def raise_failures(failures: Failures, plan: SweepPlan) -> None:
-    """Raise SweepError where some runs of a plan failed."""
+    """Raise SweepError where runs of a plan failed."""
     jobs = {job.number: job for stack in plan.stacks for job in stack}
     if plan.alone and failures:
         [failure] = failures.values()

@@ -1,4 +1,4 @@
-"""Stacks as jobs of Slurm, through submitit: stacks within a node, jobs across nodes."""
+"""Stacks as jobs of Slurm, submitted with submitit."""
 
 import os
 import time
@@ -13,25 +13,25 @@ from bnexp.sweeps.job import ExecutorConfig, Failures, StackOfJobs
 from bnexp.sweeps.stacks import SweepPlan
 from bnexp.sweeps.train import train_stack
 
-POLL = 0.5  # seconds between looks at the jobs
+POLL = 0.5  # seconds between polls of the jobs
 
 
 class Submitted:
-    """What a job of Slurm runs: a stack. One that is preempted, or out of time, goes back into the queue."""
+    """What a job of Slurm runs: a stack. A job that is preempted or reaches its time limit is queued again."""
 
     def __call__(self, stack: StackOfJobs) -> Failures:
         """Train the stack."""
         return train_stack(stack)
 
     def checkpoint(self, stack: StackOfJobs) -> Any:
-        """For submitit: the job to put into the queue, which resumes the runs of the stack."""
+        """Return the job that submitit queues again, which resumes the runs of the stack."""
         from submitit.helpers import DelayedSubmission  # noqa: PLC0415 - an extra
 
         return DelayedSubmission(self, stack)
 
 
 class SlurmExecutor:
-    """Each stack is a job of Slurm's (`executor.cluster=local`: a process of this machine, for trying it out)."""
+    """Submits each stack as a job of Slurm; with `executor.cluster=local`, as a process on this machine, for tests."""
 
     def __init__(self, plan: SweepPlan) -> None:
         config = plan.config
@@ -43,7 +43,7 @@ class SlurmExecutor:
         self.jobs.append((stack, self.submitter.submit(Submitted(), stack)))
 
     def poll(self) -> list[Ended]:
-        """The stacks whose jobs are done."""
+        """Return the stacks whose jobs are done."""
         done = [(stack, job) for stack, job in self.jobs if job.done()]
         if not done:
             time.sleep(POLL)
@@ -51,14 +51,14 @@ class SlurmExecutor:
         return [ended(stack, job) for stack, job in done]
 
     def cancel(self) -> None:
-        """Cancel every job that isn't done."""
+        """Cancel the jobs that are not done."""
         for _, job in self.jobs:
             job.cancel(check=False)
         self.jobs.clear()
 
 
 def ended(stack: StackOfJobs, job: Any) -> Ended:
-    """What became of a stack whose job is done."""
+    """Return how the stack of a finished job ended."""
     error = job.exception()
     if error is not None:
         return Ended(stack, lost=f"job {job.job_id} was lost ({type(error).__name__})")
@@ -66,8 +66,10 @@ def ended(stack: StackOfJobs, job: Any) -> Ended:
 
 
 def folder_for_jobs(directory: Path) -> Path:
-    """Where submitit keeps what it sends: beside a sweep's runs, or in the user's own directory where somebody else can
-    write there, since what is read back is unpickled. Raises ConfigError.
+    """Return the folder for submitit's files: in the sweep's directory, or in the user's cache directory.
+
+    The latter is used where other users can write to the former, since submitit unpickles these files. Raises
+    ConfigError where neither is private.
     """
     folder = directory / ".submitit"
     try:
@@ -82,7 +84,7 @@ def folder_for_jobs(directory: Path) -> Path:
 
 
 def make_submitter(config: ExecutorConfig, folder: Path) -> Any:
-    """submitit's executor. Raises ConfigError for parameters that it doesn't know."""
+    """Return submitit's executor. Raises ConfigError for parameters that submitit does not know."""
     import submitit  # noqa: PLC0415 - an extra
 
     parameters = {"timeout_min": config.timeout_min} | config.parameters

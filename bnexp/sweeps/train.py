@@ -1,4 +1,4 @@
-"""A stack of jobs, trained in the process that calls: what every executor runs."""
+"""Train a stack of jobs in this process: what every executor runs."""
 
 import logging
 
@@ -8,21 +8,21 @@ from bnexp.runs.log import run_log
 from bnexp.sweeps.job import Failure, Failures, Job, StackOfJobs
 from bnexp.training.compiled import CompileError
 from bnexp.training.loop import train_together
-from bnexp.training.member import Member, open_member, outcome_of
+from bnexp.training.member import Member, create_or_reopen_run, summary_of_complete_run
 
 
 def train_stack(stack: StackOfJobs) -> Failures:
-    """Open each job's run in its directory and train them as one network; the runs that failed.
+    """Create or reopen each job's run in its directory, train them as one stack, and return the failures.
 
-    Runs that are complete already are left as they are. Raises Interrupted once all are closed.
+    Complete runs stay as they are. Raises Interrupted after a signal, once all runs are closed.
     """
     failures: Failures = {}
     members: list[tuple[Job, Member]] = []
     for job in stack:
         try:
-            if outcome_of(job.config, job.directory) is None:
+            if summary_of_complete_run(job.config, job.directory) is None:
                 members.append((job, open_job(job, len(stack))))
-        except Exception as error:  # one directory's trouble is not the others'
+        except Exception as error:  # an error in one directory does not stop the other runs
             failures[job.number] = failure_of(error)
     try:
         if members:
@@ -35,10 +35,10 @@ def train_stack(stack: StackOfJobs) -> Failures:
     return failures | {number: failure_of(error) for number, error in errors.items()}
 
 
-def open_job(job: Job, companions: int) -> Member:
-    """The job's run, created or reopened, with Hydra's record and its log beside. Raises what `open_member` raises."""
+def open_job(job: Job, stack_size: int) -> Member:
+    """Create or reopen the job's run, and write Hydra's record and its log. Raises ConfigError and OSError."""
     with run_log([job.directory], verbose_of(job)):
-        member = open_member(job.config, job.launch, companions)
+        member = create_or_reopen_run(job.config, job.launch, stack_size)
         try:
             if job.record is not None:
                 job.record.write(job)
@@ -49,26 +49,26 @@ def open_job(job: Job, companions: int) -> Member:
 
 
 def verbose_of(job: Job) -> object:
-    """`hydra.verbose`: true, or the names of the loggers that are to say more."""
+    """Return `hydra.verbose`: true, or the names of the loggers from which DEBUG is wanted."""
     return job.record.hydra["verbose"] if job.record else False
 
 
 def failure_of(error: Exception) -> Failure:
-    """An error in a line that can cross to another process."""
+    """Describe an error in a line, which can be sent to another process."""
     if isinstance(error, ConfigError):
         return Failure(str(error), 2)
     if isinstance(error, OSError) and error.filename:
         return Failure(f"{error.filename}: {error.strerror}")
-    known = str(error).startswith(type(error).__name__)
-    return Failure(str(error) if known else f"{type(error).__name__}: {error}")
+    named = str(error).startswith(type(error).__name__)
+    return Failure(str(error) if named else f"{type(error).__name__}: {error}")
 
 
 def write_outcome(job: Job, member: Member) -> None:
-    """The last line of a run's log."""
+    """Write the last line of a run's log: how it ended."""
     logger, outcome = logging.getLogger("bnexp"), member.outcome
     with run_log([job.directory], verbose_of(job)):
         if isinstance(outcome, Exception):
-            told = isinstance(outcome, ConfigError | OSError | CompileError)  # in one line, which says it all
-            logger.error("%s failed: %s", job.title, outcome, exc_info=None if told else outcome)
+            expected = isinstance(outcome, ConfigError | OSError | CompileError)  # its message suffices
+            logger.error("%s failed: %s", job.title, outcome, exc_info=None if expected else outcome)
         elif outcome is not None:
             logger.info(describe(outcome))

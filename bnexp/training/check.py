@@ -1,4 +1,4 @@
-"""Everything that can be known before a run starts."""
+"""The checks of a run that need no training, made before any run of a sweep starts."""
 
 from bnexp.data.load import load_data
 from bnexp.models.init import INITS
@@ -13,8 +13,9 @@ from bnexp.training.pretrained import find_start
 
 
 def check(config: RunConfig) -> list[str]:
-    """Everything that can be known before a run starts; returns what is worth telling. Raises ConfigError; makes no
-    file but a data set's.
+    """Check all that can be checked before a run starts, and return lines to print, as on the weights it starts from.
+
+    It writes no file except those of the data set. Raises ConfigError.
     """
     require_choice("init", config.init.name, INITS)
     find_optimizer(config.optim)
@@ -30,11 +31,11 @@ def check(config: RunConfig) -> list[str]:
         raise ConfigError(
             f"batch_size={config.batch_size} is not allowed: {distributed.processes()} processes share it equally"
         )
-    together = distributed.processes() > 1
+    parallel = distributed.processes() > 1
     model = check_model(config, data.shape, data.classes)
     trained_names(model, config)
-    left = together and config.eval.recalibrate
-    require(not left, "eval.recalibrate", "true", "one process, not torchrun: the others have left by then")
-    compiled = together and config.compile is True
-    require(not compiled, "compile", "true", "under torchrun gradients are averaged between the passes: auto or false")
+    recalibrates = parallel and config.eval.recalibrate
+    require(not recalibrates, "eval.recalibrate", "true", "one process, not torchrun: the other ones end earlier")
+    compiles = parallel and config.compile is True
+    require(not compiles, "compile", "true", "under torchrun gradients are averaged between the passes: auto or false")
     return [f"init_from={config.init_from}: {find_start(model, config)}"] if config.init_from else []

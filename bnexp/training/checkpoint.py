@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from bnexp.runs.config import RunConfig
-from bnexp.runs.directory import CHECKPOINT, RESUME, config_digest, resume_at
+from bnexp.runs.directory import CHECKPOINT, RESUME, config_digest, progress_path
 from bnexp.runs.files import remove
-from bnexp.runs.record import deciding_versions
+from bnexp.runs.record import reproducibility_versions
 from bnexp.runs.tensors import DamagedFileError, digest_path, load_tensors, load_with_metadata, save_tensors
 from bnexp.training.engine import MemberState
 
@@ -42,7 +42,7 @@ def with_one_nan(tensor: Tensor) -> Tensor:
 
 def made_by(digest: str) -> dict[str, str]:
     """Metadata with the versions and the configuration's digest: one entry, since a file has several in any order."""
-    versions = " ".join(f"{name} {version}" for name, version in deciding_versions().items())
+    versions = " ".join(f"{name} {version}" for name, version in reproducibility_versions().items())
     return {"made_by": f"{versions} config {digest}"}
 
 
@@ -54,7 +54,7 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
 def save_progress(directory: Path, state: MemberState, config: RunConfig, seconds: float) -> None:
     """Save a checkpoint to resume from; those before the last two are deleted once it is on the disk."""
     metadata = {"seconds": f"{seconds:.6f}", **made_by(config_digest(config))}
-    save_tensors(resume_at(directory, int(state.record["step"])), state.flat(), metadata)
+    save_tensors(progress_path(directory, int(state.record["step"])), state.flat(), metadata)
     for path in sorted(directory.glob(RESUME))[:-KEPT_BACK]:
         remove(digest_path(path))
         remove(path)

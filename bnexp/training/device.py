@@ -1,4 +1,4 @@
-"""Where a run computes and how: its device, its threads, whether its step is compiled."""
+"""Where and how a run computes: its device, its threads, and whether its step is compiled."""
 
 import os
 
@@ -14,20 +14,21 @@ COMPILE_FROM = 5_000  # steps; compiling costs 1 to 10 s, a step then takes half
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name; "auto" is CUDA where there is some. Raises ConfigError for one that isn't there."""
+    """Return the device of this name; "auto" is CUDA where available, else the CPU. Raises ConfigError."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device("cuda" if available["cuda"] else "cpu")
     if not available[name]:
         choices = ", ".join(device for device in available if available[device])
-        raise ConfigError(f"device={name} is not there: choose from {choices}")
+        raise ConfigError(f"device={name} is not available: choose from {choices}")
     return torch.device(name)
 
 
 def decide_compilation(config: RunConfig) -> Compilation:
-    """Decide whether a run's step is compiled, by its configuration and the machine, never by its stack: its bytes
-    depend on it. The first time on a machine this takes seconds. Raises ConfigError for compile=true where nothing can
-    be compiled.
+    """Decide whether a run's step is compiled, from its configuration and the machine.
+
+    The stack takes no part, since the bytes of the results depend on the decision. The first call on a machine compiles
+    a small program to test the compiler, which takes seconds. Raises ConfigError for compile=true without a compiler.
     """
     device = pick_device(config.device)
     if not wants_compiled(config, device):
@@ -39,7 +40,7 @@ def decide_compilation(config: RunConfig) -> Compilation:
 
 
 def wants_compiled(config: RunConfig, device: torch.device) -> bool:
-    """Whether a run's step is compiled where a compiler works: compile=auto does it where that saves time."""
+    """Whether a run's step is to be compiled if a compiler works; compile=auto asks for it where that saves time."""
     if distributed.processes() > 1:
         return False  # gradients are averaged between the backward pass and the update
     if config.compile != "auto":
@@ -49,15 +50,19 @@ def wants_compiled(config: RunConfig, device: torch.device) -> bool:
 
 
 def thread_count(config: RunConfig, device: torch.device) -> int:
-    """Threads of a run: one where its architecture stacks, so that it writes the same bytes alone and in a sweep."""
+    """Return the number of threads of a run: one for an architecture that stacks on the CPU, else all cores.
+
+    With one thread a run writes the same bytes alone and in a stack.
+    """
     if isinstance(config.threads, int):
         return config.threads
     return 1 if device.type == "cpu" and stacks(config) else max(1, usable_cores() // distributed.processes_here())
 
 
 def prepare_torch(config: RunConfig, device: torch.device) -> None:
-    """Set the process's threads and flush denormals to zero, before anything of a run is computed; on CUDA also choose
-    deterministic algorithms where there are some, and convolutions in fp32 without TF32.
+    """Set the number of threads, and flush denormal numbers to zero, before anything of a run is computed.
+
+    On CUDA, also choose deterministic algorithms where available, and fp32 without TF32 for convolutions.
     """
     torch.set_num_threads(thread_count(config, device))
     torch.set_flush_denormal(True)  # saturated sigmoids have denormal gradients, which are slow
@@ -68,5 +73,5 @@ def prepare_torch(config: RunConfig, device: torch.device) -> None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,10 +6,9 @@ Uncompiled, and for convolutions on a CPU, which gain nothing from stacking, the
 """
 
 import copy
-import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,16 +17,17 @@ from torch.func import grad_and_value, vmap
 
 from bnexp.data.batches import Batch, flip_crop
 from bnexp.data.images import Images
-from bnexp.data.load import Data
+from bnexp.data.load import Data, data_on
 from bnexp.models.init import initialize
-from bnexp.models.norms import NoisyBatchNorm, find_norm
+from bnexp.models.norms import NoisyBatchNorm
 from bnexp.models.registry import make_model, stacks
 from bnexp.runs import distributed
 from bnexp.runs.config import ConfigError, RunConfig
 from bnexp.runs.seeds import generator
 from bnexp.training.compiled import Compiled
-from bnexp.training.evaluation import Asked, Evaluation, Evaluator, Tensors, make_answer, never
-from bnexp.training.optim import NUMBERS, STACKABLE, find_optimizer, schedule_factor
+from bnexp.training.evaluation import Evaluation, Evaluator, ShouldStop, Tensors, make_answer, never_stop
+from bnexp.training.graph import graph_key
+from bnexp.training.optim import NUMBERS, find_optimizer, schedule_factor
 from bnexp.training.pretrained import load_start
 from bnexp.training.torch_internals import keep_in_place, map_tensors
 
@@ -50,7 +50,7 @@ class MemberState(NamedTuple):
         return map_tensors(change, self)
 
     def flat(self) -> Tensors:
-        """The tensors of a checkpoint by their names there: "parameters.classifier.weight", "record.step", …"""
+        """Return the tensors by their names in a checkpoint: "parameters.classifier.weight", "record.step", …"""
         slots = {f"optimizer.{slot}": tensors for slot, tensors in self.slots.items()}
         groups = {"parameters": self.parameters, "buffers": self.buffers, **slots, "record": self.record}
         return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
@@ -110,7 +110,7 @@ def make_step(model: nn.Module, config: RunConfig, data: Data, traced: bool) -> 
 
 
 def gather(index: Tensor, crop: Tensor | None, train: Examples) -> Examples:
-    """The images, labels and conditions of the training set at an index (N,), augmented where there is a crop."""
+    """Return the images, labels and conditions at an index (N,) of the training set, augmented unless crop is None."""
     images, labels, conditions = train
     pixels = images[index] if crop is None else flip_crop(images[index], crop)
     return pixels, labels[index], None if conditions is None else conditions[index]
@@ -129,7 +129,7 @@ _compiled: dict[str, Compiled] = {}
 
 
 def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool, size: int) -> Compiled:
-    """The compiled step of a graph, one for all stacks of this process that share it. size: members."""
+    """Return the compiled step of a graph, which all stacks of this process share. size: number of members."""
     key = graph_key(config, data, size)
     if key not in _compiled:
         step = make_step(model, config, data, traced=True)
@@ -140,38 +140,14 @@ def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool,
 
 
 def dimensions(config: RunConfig) -> tuple[int | None, ...]:
-    """For vmap, which of a step's arguments have a dimension of members. They share the training set."""
+    """Return vmap's in_dims of a step's arguments. All but the training set have a dimension of members."""
     return 0, 0, None if config.dataset.augment == "none" else 0, None
 
 
-# Keys that a step does not depend on: a member's initial weights and batches, and what happens outside of the step.
-OUTSIDE_THE_STEP = {"seed", "init", "init_from", "steps", "eval", "checkpoint", "device", "threads", "compile"}
-
-
-def shape_of(config: RunConfig) -> dict[str, Any]:
-    """What determines the graph of a step: the configuration without what lies outside of the step and without the
-    scalars that norm and optimizer declare stackable. Runs that differ in these alone share a compiled step.
-    """
-    values = without(config.as_dict(), OUTSIDE_THE_STEP)
-    stackable = find_norm(config.norm).stackable if stacks(config) else ()  # declared of the norms of vectors
-    values["norm"] = without(values["norm"], stackable)
-    values["optim"] = without(values["optim"], STACKABLE)
-    return values
-
-
-def without(values: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    """A copy that lacks these keys."""
-    return {key: value for key, value in values.items() if key not in keys}
-
-
-def graph_key(config: RunConfig, data: Data, size: int) -> str:
-    """Name a compiled step: equal for two stacks of `size` members, if and only if they can share it."""
-    return json.dumps([shape_of(config), data.checksum, str(data.scale.device), torch.get_num_threads(), size])
-
-
 def start_member(config: RunConfig, data: Data) -> MemberState:
-    """A member's state before its first update, on the CPU: weights from its seed or from a finished run, sums and the
-    optimizer's slots 0. A parameter that isn't trained is a buffer.
+    """Return a member's state before its first update, on the CPU. A parameter that isn't trained is a buffer.
+
+    The weights come from its seed or from a finished run (init_from); sums and the optimizer's slots are 0.
     """
     model = make_model(config, data.shape, data.classes, device="cpu")
     initialize(model, config.init, config.seed)
@@ -190,7 +166,7 @@ def start_member(config: RunConfig, data: Data) -> MemberState:
 
 
 def trained_names(model: nn.Module, config: RunConfig) -> list[str]:
-    """Names of the parameters that are trained: all, or those of the norms. Raises ConfigError where there are none."""
+    """Return the names of the trained parameters: all, or those of the norms. Raises ConfigError for none."""
     names = [name for name, _ in model.named_parameters()]
     if config.trainable == "norms":
         names = [name for name in names if "norm" in name.split(".")[:-1]]
@@ -241,16 +217,16 @@ class Stack:
         self.hold([self.members[row] for row in rows])
 
     def placed(self, member: MemberState) -> MemberState:
-        """On the device. An uncompiled step reads numbers as Python's: those stay on the CPU, since to read them from
-        CUDA is to wait for all that was launched there.
+        """Return a member on the stack's device. An uncompiled step reads `numbers` and `step` as Python's numbers, so
+        these stay on the CPU: to read them from CUDA would wait for all kernels that were launched.
         """
-        found = member.map(self.place)
+        placed = member.map(self.place)
         if self.compiled or self.data.scale.device.type != "cuda":
-            return found
-        return found._replace(record=found.record | {"step": member.record["step"]}, numbers=member.numbers)
+            return placed
+        return placed._replace(record=placed.record | {"step": member.record["step"]}, numbers=member.numbers)
 
     def place(self, tensor: Tensor) -> Tensor:
-        """A copy on the stack's device; images and kernels (4 dimensions) in its memory format."""
+        """Return a copy on the stack's device; images and kernels (4 dimensions) get its memory format."""
         memory_format = self.memory_format if tensor.dim() == 4 else torch.preserve_format
         return tensor.to(self.data.scale.device, memory_format=memory_format)
 
@@ -272,49 +248,31 @@ class Stack:
 
     def update(self, step: int, batch: Batch) -> None:
         """Update every member, after `step` updates, with the learning rate and the noise that belong to this one."""
-        self.set_rates(step)
-        self.set_noise(step)
+        self.prepare(step)
         self.step(batch)
 
-    def set_rates(self, step: int) -> None:
-        """Set learning rates by their schedule, for the update that follows `step` updates."""
+    def prepare(self, step: int) -> None:
+        """Set the learning rates, and draw the noise of norms that have some, for the update after `step` updates."""
         for config, member in zip(self.configs, self.members, strict=True):
             if config.optim.schedule != "constant":
                 member.numbers["lr"].fill_(config.optim.lr * schedule_factor(config.optim.schedule, step, config.steps))
-
-    def set_noise(self, step: int) -> None:
-        """Draw the noise of the update that follows `step` updates, in the norms that have some."""
-        for config, member in zip(self.configs, self.members, strict=True):
             for name, norm in self.noisy.items():
                 for key, value in norm.draw(generator(config.seed, "noise", name, step)).items():
                     member.buffers[f"{name}.{key}"].copy_(value)
 
     def take_loss(self, row: int, updates: int) -> float:
-        """Mean training loss of a member's last `updates`; the next mean starts here."""
+        """Return a member's mean training loss over its last `updates`, and start the next mean."""
         losses = self.members[row].record["losses"]
         mean = float(losses.cpu().double().mean()) / updates  # on the CPU: not every device has double precision
         losses.zero_()
         return mean
 
     def diverged_at(self, row: int) -> int | None:
-        """The step at which a member's loss was first not finite."""
+        """Return the step at which a member's loss was first not finite, else None."""
         step = int(self.members[row].record["diverged_at"])
         return step if step >= 0 else None
 
-    def evaluate(self, row: int, images: Images, stopping: Asked = never) -> Evaluation:
+    def evaluate(self, row: int, images: Images, should_stop: ShouldStop = never_stop) -> Evaluation:
         """Evaluate a member. Raises Stopped."""
         member = self.members[row]
-        return self.evaluator.evaluate(member.parameters, member.buffers, images, stopping)
-
-
-_placed: dict[tuple[torch.device, torch.memory_format], tuple[Data, Data]] = {}
-
-
-def data_on(device: torch.device, data: Data, memory_format: torch.memory_format) -> Data:
-    """The data set on the device: once for all stacks, since a compiled step keeps it; on a CPU it is there already."""
-    if device.type == "cpu":
-        return data.to(device, memory_format)
-    key = device, memory_format
-    if key not in _placed or _placed[key][0] is not data:
-        _placed[key] = data, data.to(device, memory_format)
-    return _placed[key][1]
+        return self.evaluator.evaluate(member.parameters, member.buffers, images, should_stop)

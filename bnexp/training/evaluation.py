@@ -1,4 +1,4 @@
-"""The evaluation of one network: loss, accuracy, and the percentiles of what goes into its activations."""
+"""The evaluation of one network: loss, accuracy, and percentiles of the inputs to its activations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from bnexp.models.norms import ConditionalNorm
 Tensors = dict[str, Tensor]
 
 
-Asked = Callable[[], bool]  # whether the process was asked to end
+ShouldStop = Callable[[], bool]  # whether the process was asked to stop
 
 
 EVALUATION_BATCH = 500
@@ -37,11 +37,11 @@ class Evaluation:
 
 
 class Stopped(Exception):
-    """An evaluation was abandoned, since the process was asked to end."""
+    """An evaluation was abandoned because the process was asked to stop."""
 
 
-def never() -> bool:
-    """An `Asked` for callers that can't be stopped."""
+def never_stop() -> bool:
+    """Return False: the `ShouldStop` of a caller that can't be stopped."""
     return False
 
 
@@ -49,8 +49,9 @@ Answer = Callable[[Tensors, Tensors, Tensor, Tensor | None], Tensor]
 
 
 def make_answer(model: nn.Module) -> Answer:
-    """Make of a model a function that returns logits (N, classes) for parameters, buffers, images x (N, C, H, W) and
-    the condition of each (N,), where the data set has conditions.
+    """Make the function (parameters, buffers, images x, condition) → logits of a model.
+
+    Shapes: x (N, C, H, W); condition (N,), or None where the data set has no conditions; logits (N, classes).
     """
     conditional = [name for name, module in model.named_modules() if isinstance(module, ConditionalNorm)]
 
@@ -66,12 +67,12 @@ def make_answer(model: nn.Module) -> Answer:
 
 
 def activation_columns(model: nn.Module) -> list[str]:
-    """Names of the activations' percentiles, "hidden.0/p15", in the order of the network."""
+    """Return the names of the activations' percentiles, "hidden.0/p15", in the order of the network."""
     return [f"{name}/p{p}" for name in activations(model) for p in PERCENTILES]
 
 
 def activations(model: nn.Module) -> dict[str, nn.Module]:
-    """Activations by the name of their layer or block, in the order of the network."""
+    """Return the activation modules by the name of their layer or block, in the order of the network."""
     modules = model.named_modules()
     return {name.removesuffix(".activation"): module for name, module in modules if name.endswith(".activation")}
 
@@ -85,19 +86,21 @@ class Evaluator:
             activation.register_forward_pre_hook(partial(self.record, name))
 
     def record(self, name: str, module: nn.Module, arguments: tuple[Tensor]) -> None:
-        """Keep the first unit's inputs in the first batch; as a copy, since a view would keep every channel."""
+        """Keep a copy of the first unit's inputs in the first batch. A view would keep all channels in memory."""
         if name not in self.inputs:
             self.inputs[name] = arguments[0][:, 0].clone()
 
     @torch.no_grad()
-    def evaluate(self, parameters: Tensors, buffers: Tensors, images: Images, stopping: Asked = never) -> Evaluation:
-        """Evaluate a member on all images. `stopping` is asked before each batch, since deep networks take seconds.
+    def evaluate(
+        self, parameters: Tensors, buffers: Tensors, images: Images, should_stop: ShouldStop = never_stop
+    ) -> Evaluation:
+        """Evaluate a member on all images. `should_stop` is called before each batch, since deep networks take seconds.
         Raises Stopped.
         """
         loss, right = 0.0, 0
         self.inputs.clear()
         for start in range(0, len(images), EVALUATION_BATCH):
-            if stopping():
+            if should_stop():
                 raise Stopped
             batch = images[start : start + EVALUATION_BATCH]
             logits = self.answer(parameters, buffers, self.data.scaled(batch.pixels), batch.condition)
@@ -106,7 +109,7 @@ class Evaluator:
         return Evaluation(loss / len(images), right / len(images), self.percentiles())
 
     def percentiles(self) -> dict[str, float]:
-        """ "layer/p15" → the nearest value that was seen."""
+        """Return the percentiles as {"layer/p15": value}; each is the nearest recorded value, not interpolated."""
         ordered = {layer: values.float().flatten().sort().values for layer, values in self.inputs.items()}
         return {
             f"{layer}/p{p}": float(values[round(p / 100 * (len(values) - 1))])

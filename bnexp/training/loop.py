@@ -1,29 +1,29 @@
-"""The loop: members in, metrics out."""
+"""The training loop: it trains the members of a stack, evaluates them, and closes their runs."""
 
 from contextlib import suppress
 
-from bnexp.data.batches import Batches
+from bnexp.data.batches import Batches, batches_of
 from bnexp.data.load import load_data
 from bnexp.runs import distributed
 from bnexp.runs.config import RunConfig
-from bnexp.runs.directory import CHECKPOINT, checkpoint_at, clear_progress, write_summary
+from bnexp.runs.directory import CHECKPOINT, checkpoint_path, clear_progress, write_summary
 from bnexp.runs.record import write_failure
 from bnexp.training.checkpoint import save_checkpoint, save_progress
 from bnexp.training.device import COMPILE_FROM, pick_device, prepare_torch
 from bnexp.training.engine import Stack
-from bnexp.training.evaluation import Asked, Evaluation, Stopped, never
+from bnexp.training.evaluation import Evaluation, ShouldStop, Stopped, never_stop
 from bnexp.training.member import Member
 from bnexp.training.recalibrate import recalibrated
 from bnexp.training.signals import Interrupted, StopRequest
 from bnexp.training.timing import Stopwatch, Timer
 
 
-def follow(config: RunConfig) -> None:
-    """A process beside rank 0: its share of every batch, and nothing else. Where rank 0 stops, so does it."""
+def train_share(config: RunConfig) -> None:
+    """Train this process's share of each batch of a run that rank 0 writes; stop where rank 0 stops."""
     device, data = pick_device(config.device), load_data(config.dataset)
     prepare_torch(config, device)
     stack = Stack([config], data, device, compiled=False)
-    batches = Batches([config.seed], len(data.train), config.batch_size, config.dataset.augment != "none", device)
+    batches = batches_of([config], len(data.train), device)
     with StopRequest() as stop:
         try:
             stack.warm_up(batches.batch(0))
@@ -31,14 +31,15 @@ def follow(config: RunConfig) -> None:
                 if config.eval.due(step, config.steps) and stack.diverged_at(0) is not None:
                     break
                 stack.update(step, batches.batch(step))
-        except RuntimeError:  # rank 0 has left
-            if not stop.asked():
+        except RuntimeError:  # rank 0 has ended
+            if not stop.requested():
                 raise
 
 
 def train_together(members: list[Member]) -> None:
-    """Train runs of a stack and close their directories; `outcome` of each tells how it ended. Resumed runs train
-    beside members of the same step. Raises Interrupted.
+    """Train the runs of a stack and close their directories; each member's `outcome` holds its result.
+
+    Members that are resumed from different steps train as separate stacks. Raises Interrupted after a signal.
     """
     try:
         for step in sorted({member.start.step for member in members}):
@@ -49,14 +50,14 @@ def train_together(members: list[Member]) -> None:
 
 
 def train_members(members: list[Member]) -> None:
-    """Train members that start from the same step as one stack; whatever fails is the outcome of all of them."""
+    """Train members that start from the same step as one stack; an error becomes the outcome of all of them."""
     config = members[0].config
     device, data = pick_device(config.device), load_data(config.dataset)
     prepare_torch(config, device)
     try:
         compiled = members[0].launch.compilation.compiled
         stack = Stack([member.config for member in members], data, device, compiled)
-        take_places(members, stack)
+        restore_members(members, stack)
         train(members, stack)
     except Exception as error:
         for member in members:
@@ -65,47 +66,48 @@ def train_members(members: list[Member]) -> None:
 
 
 def train(members: list[Member], stack: Stack) -> None:
-    """The loop. A member that diverges or fails is deactivated at the evaluation that finds out. All members start from
-    the same step.
+    """Train a stack to its last step. All members start from the same step.
+
+    A member that diverged is deactivated at the next evaluation, one that can't be written to disk at once. Raises
+    Interrupted after a signal.
     """
     config, data, active = stack.config, stack.data, members
-    augment = config.dataset.augment != "none"
-    seeds = [member.config.seed for member in members]
-    batches = Batches(seeds, len(data.train), config.batch_size, augment, data.train.labels.device)
-    watch = Stopwatch(data.train.labels.device)
+    device = data.train.labels.device
+    batches, watch = batches_of(stack.configs, len(data.train), device), Stopwatch(device)
     saving = Timer(config.checkpoint.every_seconds)
     start = members[0].start.step
     stack.warm_up(batches.batch(start))  # compiling takes seconds to minutes, in which there is nothing to save
     with StopRequest() as stop:
-        asked = stop.asked if distributed.processes() == 1 else never  # torchrun's cannot be resumed: better a late end
+        # a run of torchrun cannot be resumed, so its last evaluation is completed
+        should_stop = stop.requested if distributed.processes() == 1 else never_stop
         watch.start()
         for step in range(start, config.steps + 1):
             if config.eval.due(step, config.steps):
                 watch.stop(len(active))
-                active = [member for member in active if stays_active(member, stack, step, watch.total, asked)]
-                if step == config.steps or not active or asked():
+                active = [member for member in active if stays_active(member, stack, step, watch.total, should_stop)]
+                if step == config.steps or not active or should_stop():
                     break
                 repack(active, stack, batches, step)
                 watch.start()
-            if stop.asked():
+            if stop.requested():
                 watch.stop(len(active))
                 break
             if saving.due():
                 watch.stop(len(active))
-                active = [member for member in active if saved(member, stack, watch.total)]
+                active = [member for member in active if save(member, stack, watch.total)]
                 if not active:
                     break
                 watch.start()
             stack.update(step, batches.batch(step))
         for member in active:
             status = "finished" if member.evaluated(config.steps) else "interrupted"
-            close(member, stack, step, watch.total, status, asked)
+            close(member, stack, step, watch.total, status, should_stop)
     if stop.signum is not None:
         raise Interrupted(stop.signum)
 
 
-def saved(member: Member, stack: Stack, seconds: float) -> bool:
-    """Keep a checkpoint that a killed run is resumed from; whether that went well."""
+def save(member: Member, stack: Stack, seconds: float) -> bool:
+    """Save a checkpoint from which the run can be resumed if it is killed; return whether that succeeded."""
     try:
         member.recorder.sync()
         state = stack.members[member.row]
@@ -116,22 +118,23 @@ def saved(member: Member, stack: Stack, seconds: float) -> bool:
     return True
 
 
-def take_places(members: list[Member], stack: Stack) -> None:
-    """Each in its row, with what it goes on from."""
-    number_rows(members)
+def restore_members(members: list[Member], stack: Stack) -> None:
+    """Give each member its row of the stack, and restore the checkpoint that it is resumed from."""
+    assign_rows(members)
     for member in members:
         if member.start.tensors is not None:
             stack.restore(member.row, member.start.tensors)
 
 
-def number_rows(members: list[Member]) -> None:
+def assign_rows(members: list[Member]) -> None:
+    """Number the members in their order."""
     for row, member in enumerate(members):
         member.row = row
 
 
 def repack(active: list[Member], stack: Stack, batches: Batches, step: int) -> None:
-    """Leave the deactivated members out: at once where that is free; where it means to compile a smaller stack, when
-    half are gone and the remaining steps pay for it.
+    """Remove the deactivated members from the stack. A mapped stack is then compiled anew in its smaller size, so it
+    waits until half of its members are deactivated, and the remaining steps have to be worth it.
     """
     size = len(stack.members)
     pays = len(active) <= size / 2 and stack.config.steps - step >= COMPILE_FROM if stack.mapped else len(active) < size
@@ -139,15 +142,15 @@ def repack(active: list[Member], stack: Stack, batches: Batches, step: int) -> N
         rows = [member.row for member in active]
         stack.keep(rows)
         batches.keep(rows)
-        number_rows(active)
+        assign_rows(active)
         stack.warm_up(batches.batch(step))
 
 
-def stays_active(member: Member, stack: Stack, step: int, seconds: float, asked: Asked) -> bool:
-    """Evaluate a member, unless it was before it was interrupted; whether it trains on."""
+def stays_active(member: Member, stack: Stack, step: int, seconds: float, should_stop: ShouldStop) -> bool:
+    """Evaluate a member, unless that was done before an interruption; return whether it stays active."""
     try:
         if not member.evaluated(step):
-            evaluate(member, stack, step, seconds, asked)
+            evaluate(member, stack, step, seconds, should_stop)
     except Stopped:
         return True
     except OSError as error:
@@ -155,73 +158,73 @@ def stays_active(member: Member, stack: Stack, step: int, seconds: float, asked:
         return False
     member.diverged_at = stack.diverged_at(member.row)
     if member.diverged_at is not None:
-        close(member, stack, step, seconds, "diverged", asked)
+        close(member, stack, step, seconds, "diverged", should_stop)
     return member.diverged_at is None
 
 
-def evaluate(member: Member, stack: Stack, step: int, seconds: float, asked: Asked) -> None:
-    """Note its validation accuracy and training loss. Raises Stopped."""
+def evaluate(member: Member, stack: Stack, step: int, seconds: float, should_stop: ShouldStop) -> None:
+    """Log a member's validation accuracy and mean training loss. Raises Stopped and OSError."""
     updates = step - member.steps[-1] if member.steps else 0
-    result = stack.evaluate(member.row, stack.data.validation, asked)
+    result = stack.evaluate(member.row, stack.data.validation, should_stop)
     loss = stack.take_loss(member.row, updates) if updates else None
-    member.note(step, member.start.seconds + seconds, loss, result)
+    member.log(step, member.start.seconds + seconds, loss, result)
     if member.config.eval.keep:
-        save_checkpoint(checkpoint_at(member.launch.directory, step), stack.members[member.row], member.config)
+        save_checkpoint(checkpoint_path(member.launch.directory, step), stack.members[member.row], member.config)
 
 
-def close(member: Member, stack: Stack, step: int, seconds: float, status: str, asked: Asked) -> None:
-    """Test accuracy, checkpoint and summary."""
+def close(member: Member, stack: Stack, step: int, seconds: float, status: str, should_stop: ShouldStop) -> None:
+    """Test a member unless it was interrupted, and write its checkpoint and its summary, which is its outcome."""
     directory, state = member.launch.directory, stack.members[member.row]
     try:
-        status, tests = tested(member, stack, status, asked)
+        status, tests = evaluate_tests(member, stack, status, should_stop)
         for split, result in tests.items():
             member.recorder.evaluation(step, split, result)
         seconds += member.start.seconds
-        found = member.summary(status, step, seconds, tests)
+        summary = member.summary(status, step, seconds, tests)
         member.recorder.sync()
-        check_kept(member)
+        check_kept_checkpoints(member)
         if status == "interrupted":
             save_progress(directory, state, member.config, seconds)
         save_checkpoint(directory / CHECKPOINT, state, member.config)
-        write_summary(directory, found)
-        member.outcome = found
+        write_summary(directory, summary)
+        member.outcome = summary
         if status != "interrupted":
             clear_progress(directory)
     except OSError as error:
         fail(member, error)
 
 
-def check_kept(member: Member) -> None:
-    """Raises OSError where a checkpoint that an evaluation kept is gone."""
+def check_kept_checkpoints(member: Member) -> None:
+    """Raise OSError where a checkpoint of an earlier evaluation (eval.keep) is missing."""
     for step in member.steps if member.config.eval.keep else []:
-        checkpoint_at(member.launch.directory, step).stat()
+        checkpoint_path(member.launch.directory, step).stat()
 
 
-def tested(member: Member, stack: Stack, status: str, asked: Asked) -> tuple[str, dict[str, Evaluation]]:
-    """Its tests, and its status: interrupted, where it was asked to stop meanwhile; then it is tested when it goes on.
-    What a diverged network answers is its result, so it is tested too.
+def evaluate_tests(
+    member: Member, stack: Stack, status: str, should_stop: ShouldStop
+) -> tuple[str, dict[str, Evaluation]]:
+    """Test a member; return its status and the results by their split.
+
+    A diverged network is tested too: its accuracy is the run's result. Where a signal arrives meanwhile, the status
+    becomes "interrupted" and there are no results: the resumed run is tested.
     """
     if status == "interrupted":
         return status, {}
+    parameters = stack.members[member.row].parameters
     try:
-        tests = {"test": stack.evaluate(member.row, stack.data.test, asked)}
+        tests = {"test": stack.evaluate(member.row, stack.data.test, should_stop)}
         if member.config.eval.recalibrate and status == "finished":
-            tests |= test_recalibrated(member, stack, asked)
+            buffers = recalibrated(stack, member.row, should_stop)
+            if buffers is not None:
+                result = stack.evaluator.evaluate(parameters, buffers, stack.data.test, should_stop)
+                tests["test_recalibrated"] = result
     except Stopped:
         return "interrupted", {}
     return status, tests
 
 
-def test_recalibrated(member: Member, stack: Stack, asked: Asked) -> dict[str, Evaluation]:
-    """The test once more, with population statistics in the place of running averages, where there are some."""
-    parameters, buffers = stack.members[member.row].parameters, recalibrated(stack, member.row, asked)
-    if buffers is None:
-        return {}
-    found = stack.evaluator.evaluate(parameters, buffers, stack.data.test, asked)
-    return {"test_recalibrated": found}
-
-
 def fail(member: Member, error: Exception) -> None:
+    """Make an error the outcome of a member, and write it to the summary of its run."""
     member.outcome = error
-    with suppress(OSError):  # what failed may be the directory itself
+    with suppress(OSError):  # the directory itself may be what failed
         write_failure(member.launch.directory, f"{type(error).__name__}: {error}")

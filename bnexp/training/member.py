@@ -1,4 +1,4 @@
-"""A run while it trains: how it is created or reopened in its directory, its curve, its summary."""
+"""A member: a run while it trains. It is created or reopened in its directory, and holds its curve and summary."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -31,21 +31,20 @@ from bnexp.training.device import pick_device, thread_count
 from bnexp.training.engine import start_member
 from bnexp.training.evaluation import Evaluation, activation_columns
 from bnexp.training.pretrained import describe_start, source_digest
-from bnexp.training.recorder import Recorder, damaged
-from bnexp.training.recorder import number as in_words
+from bnexp.training.recorder import Recorder, damaged, rounded
 
-TARGETS = (80, 90, 95, 97, 98)  # percent of validation accuracy whose first crossing is noted
+TARGETS = (80, 90, 95, 97, 98)  # percent of validation accuracy; the summary has the first step at each
 
 
 @dataclass
 class Member:
-    """A run while it trains: its curve so far, and in the end its summary or what made it fail."""
+    """A run while it trains: its curve so far, and at its end the `outcome`, which is its summary or an error."""
 
     config: RunConfig
     launch: Launch
     lock: Lock
     recorder: Recorder
-    start: Saved = field(default_factory=Saved)  # what it goes on from
+    start: Saved = field(default_factory=Saved)  # the state that it starts or is resumed from
     row: int = 0  # of its stack
     steps: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -53,7 +52,8 @@ class Member:
     diverged_at: int | None = None
     outcome: dict[str, Any] | Exception | None = None
 
-    def note(self, step: int, seconds: float, train_loss: float | None, result: Evaluation) -> None:
+    def log(self, step: int, seconds: float, train_loss: float | None, result: Evaluation) -> None:
+        """Log an evaluation after `step` updates and `seconds` of training."""
         if train_loss is not None:
             self.recorder.train_loss(step, train_loss)
         self.recorder.evaluation(step, "validation", result)
@@ -62,20 +62,21 @@ class Member:
         self.recorder.speed(step, seconds, rate)
         self.steps.append(step)
         self.seconds.append(seconds)
-        self.accuracy.append(float(in_words(result.accuracy)))  # as it is read back
+        self.accuracy.append(rounded(result.accuracy))  # as a resumed run reads it
 
     def evaluated(self, step: int) -> bool:
-        """Whether its latest evaluation is that of this step."""
+        """Whether it was evaluated after `step` updates, and not since."""
         return self.steps[-1:] == [step]
 
     def release(self) -> None:
-        """Let go of its files and its directory."""
+        """Close its files and unlock its directory."""
         self.recorder.close()
         self.lock.release()
 
     def summary(self, status: str, step: int, seconds: float, tests: dict[str, Evaluation]) -> dict[str, Any]:
+        """Return the content of summary.json; `tests` are the results by their split."""
         best = max(range(len(self.accuracy)), key=self.accuracy.__getitem__, default=None)
-        crossings = {target: self.first_above(target / 100) for target in TARGETS}
+        crossings = {target: self.first_crossing(target / 100) for target in TARGETS}
         scores = {name: {"accuracy": result.accuracy, "loss": result.loss} for name, result in tests.items()}
         return {
             "status": status,
@@ -93,48 +94,57 @@ class Member:
             "seconds_to": {str(t): self.seconds[i] if i is not None else None for t, i in crossings.items()},
         } | scores
 
-    def first_above(self, target: float) -> int | None:
+    def first_crossing(self, target: float) -> int | None:
+        """Return the index of the first evaluation with at least this validation accuracy; None for never."""
         return next((i for i, accuracy in enumerate(self.accuracy) if accuracy >= target), None)
 
 
-def outcome_of(config: RunConfig, directory: Path) -> dict[str, Any] | None:
-    """Summary of the run, where the directory holds it complete: since it was planned, another process or a worker that
-    was lost may have finished it.
+def summary_of_complete_run(config: RunConfig, directory: Path) -> dict[str, Any] | None:
+    """Return the summary of a run that its directory holds complete, else None.
+
+    Since it was planned, another process, or a worker that was lost since, may have finished it.
     """
     run = complete_run(directory)
-    return run.summary if run and run.digest == config_digest(config) and run.of_these_versions else None
+    return run.summary if run and run.digest == config_digest(config) and run.same_versions else None
 
 
-def open_member(config: RunConfig, launch: Launch, companions: int) -> Member:
-    """Make a run's directory, or take up the run that was cut off there. `companions`: members of its stack, itself
-    included. Raises ConfigError where another process has the directory, or it is another run's.
+def create_or_reopen_run(config: RunConfig, launch: Launch, stack_size: int) -> Member:
+    """Create a run in its directory, or reopen the interrupted run there.
+
+    stack_size: number of members in its stack. Raises ConfigError where another process uses the directory, or where
+    it holds another run.
     """
     data, lock = load_data(config.dataset), Lock(launch.directory)
     model = make_model(config, data.shape, data.classes)
     try:
-        start = where_cut_off(config, launch.directory, data, launch.compilation.compiled)
+        start = starting_point(config, launch.directory, data, launch.compilation.compiled)
         if start.tensors is None:
             clear_run(launch.directory)
-            create_run(launch, config, facts_of(config, model, data, companions, launch.compilation))
+            create_run(launch, config, run_facts(config, model, data, stack_size, launch.compilation))
         else:
             reopen_run(launch.directory, config, start.step)
-        recorder = Recorder(launch.directory, activation_columns(model), rows_until(start))
+        recorder = Recorder(launch.directory, activation_columns(model), last_row_step(start))
         recorder.hyperparameters(config.as_dict())
-        return with_curve(Member(config, launch, lock, recorder, start))
+        return read_curve(Member(config, launch, lock, recorder, start))
     except BaseException:
         lock.release()
         raise
 
 
-def rows_until(start: Saved) -> int | None:
-    """Step of the last rows that what was saved knows of. An evaluation zeroes the sum of losses: where that isn't,
-    one of the same step came after it, and is made again.
+def last_row_step(start: Saved) -> int | None:
+    """Return the step of the last rows of a table that precede a saved state; None without one.
+
+    An evaluation sets the sum of losses to 0. Where it is not 0, any row of the saved step was written after the state,
+    and will be written again.
     """
     return None if start.tensors is None else start.step - bool(start.tensors["record.losses"].any())
 
 
-def where_cut_off(config: RunConfig, directory: Path, data: Data, compiled: bool) -> Saved:
-    """What a run goes on from. Raises ConfigError where it would go on otherwise than it began, or is another run."""
+def starting_point(config: RunConfig, directory: Path, data: Data, compiled: bool) -> Saved:
+    """Return the state that a run starts or is resumed from.
+
+    Raises ConfigError where the directory holds another run, or this one with other facts.
+    """
     if not check_facts(config, directory, data, compiled):
         return Saved()
     shapes = {name: tensor.shape for name, tensor in start_member(config, data).flat().items()}
@@ -142,8 +152,10 @@ def where_cut_off(config: RunConfig, directory: Path, data: Data, compiled: bool
 
 
 def check_facts(config: RunConfig, directory: Path, data: Data, compiled: bool | None = None) -> bool:
-    """Whether the directory holds the run already. Raises ConfigError where that is another one, or was made with other
-    facts. `compiled`: None, where that is still to be decided, by its record.
+    """Whether the directory holds this run already.
+
+    compiled: whether its step is to be compiled; None leaves this out. Raises ConfigError where the directory holds
+    another run, or where the run was made with other facts, with which its curve would change.
     """
     record = read_record(directory)
     if record is None:
@@ -151,32 +163,36 @@ def check_facts(config: RunConfig, directory: Path, data: Data, compiled: bool |
     digests = {digest_of(record["config"]), *([record["config_sha256"]] if record.get("schema") == SCHEMA else [])}
     if digests != {config_digest(config)}:
         raise ConfigError(f"{directory} holds another run already: choose another directory")
-    for name, fact in deciding_facts(config, data, compiled).items():
-        now, then = (json.loads(json.dumps(found)) for found in (fact, record.get(name)))
+    for name, fact in reproducibility_facts(config, data, compiled).items():
+        now, then = (json.loads(json.dumps(value)) for value in (fact, record.get(name)))
         if now != then:
-            raise ConfigError(f"{directory} was made with {name} {then}: with {now} it would go on to another curve")
+            raise ConfigError(f"{directory} was made with {name} {then}: with {now} its curve would change")
     check_start(config, directory, record)
     return True
 
 
-def check_start(config: RunConfig, directory: Path, record: dict[str, Any], gone_is_fine: bool = False) -> None:
-    """A run starts from the run that its record tells, and an arm's runs from the same one. `gone_is_fine`: of a run
-    that is over. Raises ConfigError.
+def check_start(config: RunConfig, directory: Path, record: dict[str, Any], may_be_missing: bool = False) -> None:
+    """Raise ConfigError where the run whose weights are the initial ones (init_from) is not the recorded one.
+
+    may_be_missing: accept that the other run is gone, as for a run that is complete.
     """
     if not (config.init_from and fits(record.get("start"), {"sha256": str})):
         return
     try:
         digest = source_digest(config)
     except ConfigError:
-        if gone_is_fine:
+        if may_be_missing:
             return
         raise
     if record["start"]["sha256"] != digest:
         raise ConfigError(f"{directory} was made from another run: the checkpoint of {config.init_from} has changed")
 
 
-def deciding_facts(config: RunConfig, data: Data, compiled: bool | None) -> dict[str, Any]:
-    """Of a run's record, those that its curve depends on beside its configuration."""
+def reproducibility_facts(config: RunConfig, data: Data, compiled: bool | None) -> dict[str, Any]:
+    """Return the facts of a run's record that its curve depends on, besides its configuration.
+
+    compiled: whether its step is compiled; None leaves this fact out.
+    """
     device = pick_device(config.device)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -187,8 +203,8 @@ def deciding_facts(config: RunConfig, data: Data, compiled: bool | None) -> dict
     }
 
 
-def with_curve(member: Member) -> Member:
-    """What its tables hold up to where it goes on. Raises OSError where rows are missing."""
+def read_curve(member: Member) -> Member:
+    """Read the curve of a resumed run from its tables, up to its start. Raises OSError where rows are missing."""
     if member.start.step:
         curve = RunRecord(member.launch.directory, {}, {})
         member.steps = list(curve.validation)
@@ -201,8 +217,9 @@ def with_curve(member: Member) -> Member:
 
 
 def check_rows(member: Member, timed: list[int]) -> None:
-    """Both tables have a row for each evaluation before the step that the run goes on from, which an older copy, put in
-    their place, has not. `timed`: steps of timing.csv. Raises OSError.
+    """Raise OSError unless both tables have a row for each evaluation before the step that the run is resumed from.
+
+    An older copy of a table in its place lacks some. timed: the steps of timing.csv.
     """
     config, step = member.config, member.start.step
     due = [number for number in range(step) if config.eval.due(number, config.steps)]
@@ -211,15 +228,15 @@ def check_rows(member: Member, timed: list[int]) -> None:
             raise damaged(member.launch.directory / name)
 
 
-def facts_of(
-    config: RunConfig, model: nn.Module, data: Data, companions: int, compilation: Compilation
+def run_facts(
+    config: RunConfig, model: nn.Module, data: Data, stack_size: int, compilation: Compilation
 ) -> dict[str, Any]:
-    """For the run's record."""
-    facts = deciding_facts(config, data, compilation.compiled)
+    """Return what a run's record holds besides its configuration and where it was launched."""
+    facts = reproducibility_facts(config, data, compilation.compiled)
     dataset = facts.pop("dataset")
     return facts | {
         "not_compiled_because": compilation.problem,
-        "stack": companions,
+        "stack": stack_size,
         "dataset": dataset,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "notes": notes(config),

@@ -8,16 +8,16 @@ from torch import nn
 from bnexp.data.batches import Order
 from bnexp.models.norms import BatchNorm
 from bnexp.training.engine import Stack
-from bnexp.training.evaluation import Asked, Stopped, Tensors, make_answer, never
+from bnexp.training.evaluation import ShouldStop, Stopped, Tensors, make_answer, never_stop
 
 
 @torch.no_grad()
-def recalibrated(stack: Stack, row: int, stopping: Asked = never) -> Tensors | None:
+def recalibrated(stack: Stack, row: int, should_stop: ShouldStop = never_stop) -> Tensors | None:
     """Compute a member's buffers with each running mean and variance replaced by those of its training set.
 
     They are taken over the whole batches of an epoch with the parameters as they are now: the mean of the batches'
     means, and the mean of their (biased) variances plus the variance of their means ("precise BN", Wu & Johnson 2021,
-    §3). None where no norm keeps running averages. `stopping` is asked before each batch. Raises Stopped.
+    §3). None where no norm keeps running averages. `should_stop` is called before each batch. Raises Stopped.
     """
     config, train, member = stack.configs[row], stack.data.train, stack.members[row]
     norms = [name.removesuffix(".momentum") for name in member.buffers if name.endswith(".momentum")]
@@ -32,7 +32,7 @@ def recalibrated(stack: Stack, row: int, stopping: Asked = never) -> Tensors | N
     averages = [f"{norm}.{average}" for norm in norms for average in ("running_mean", "running_var")]
     statistics: list[Tensors] = []
     for number in range(len(train) // config.batch_size):
-        if stopping():
+        if should_stop():
             raise Stopped
         batch = train[order.batch(number).to(train.labels.device)]
         buffers = {name: tensor.clone() for name, tensor in (member.buffers | fixed).items()}

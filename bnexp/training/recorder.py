@@ -18,7 +18,7 @@ from bnexp.training.evaluation import Evaluation
 
 SPEED = "speed"
 Values = Mapping[str, float]
-LoggerFactories = Sequence[Callable[[Path], "Logger"]]  # each is given the run's directory
+LoggerFactories = Sequence[Callable[[Path], "Logger"]]  # each gets the run's directory
 
 
 def defer_disk_errors(arguments: threading.ExceptHookArgs) -> None:
@@ -40,11 +40,11 @@ class Logger(Protocol):
         ...
 
     def hyperparameters(self, config: dict[str, Any]) -> None:
-        """Log the run's configuration, key → value and nested by group, where there is a use for it."""
+        """Log the run's configuration, key → value and nested by group."""
         return
 
     def sync(self) -> None:
-        """Write everything to the disk. Raises OSError where what was logged is not there any more."""
+        """Write everything to the disk. Raises OSError where logged values are missing from the files."""
         return
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class Recorder:
     """Logs a run's curve to metrics.csv and timing.csv, and to other loggers, by default TensorBoard.
 
     layers: columns of the activations' percentiles, "hidden.0/p15". until: of a resumed run, the last step whose rows
-    are kept; the other loggers begin anew and are given these rows again.
+    are kept; the other loggers begin anew, and these rows are logged to them again.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Recorder:
 
     def train_loss(self, step: int, loss: float) -> None:
         """Log the mean training loss since the last evaluation."""
-        self.log(step, "train", {"loss": as_read_back(loss)})
+        self.log(step, "train", {"loss": rounded(loss)})
 
     def evaluation(self, step: int, split: str, result: Evaluation) -> None:
         """Log an evaluation; percentiles of activations for the split "validation" alone."""
         activations = result.activations if split == "validation" else {}
         values = {"loss": result.loss, "accuracy": result.accuracy, **activations}
-        self.log(step, split, {name: as_read_back(value) for name, value in values.items()})
+        self.log(step, split, {name: rounded(value) for name, value in values.items()})
 
     def speed(self, step: int, seconds: float, steps_per_second: float) -> None:
         """Log the seconds trained until `step`, and the rate since the evaluation before."""
@@ -102,7 +102,7 @@ class Recorder:
             raise changed(self.path)
 
     def close(self) -> None:
-        """Close every logger. What fails here failed before, as the run was closed."""
+        """Close every logger. Errors are ignored: `sync` has raised them before."""
         for logger in self.loggers:
             with suppress(OSError):
                 logger.close()
@@ -117,15 +117,15 @@ class CsvLogger(Logger):
         self.timing = Table(directory / TIMING, ["step", "seconds", "steps_per_second"], until)
 
     def log(self, step: int, kind: str, values: Values) -> None:
-        """Append a row; the cell of what wasn't measured stays empty."""
+        """Append a row; the cell of a value that wasn't measured is empty."""
         if kind == SPEED:
             self.timing.append([str(step), f"{values['seconds']:.6f}", f"{values['steps_per_second']:.1f}"])
         else:
-            cells = [number(values[column]) if column in values else "" for column in self.columns]
+            cells = [format_number(values[column]) if column in values else "" for column in self.columns]
             self.metrics.append([str(step), kind, *cells])
 
     def replay(self, logger: Logger) -> None:
-        """Log the rows that were kept of a resumed run to another logger."""
+        """Log the kept rows of a resumed run to another logger."""
         for step, split, *cells in self.metrics.kept:
             values = {column: float(cell) for column, cell in zip(self.columns, cells, strict=True) if cell}
             logger.log(int(step), split, values)
@@ -149,7 +149,7 @@ class Table:
 
     def __init__(self, path: Path, header: list[str], until: int | None) -> None:
         new, self.path = until is None, path
-        self.kept = [] if until is None else cut_back(path, header, until)
+        self.kept = [] if until is None else truncate_rows(path, header, until)
         self.digest = hashlib.sha256(b"" if new else path.read_bytes())
         self.file = path.open("w" if new else "a", encoding="utf-8", newline="")
         if new:
@@ -164,9 +164,10 @@ class Table:
             self.file.flush()
 
     def sync(self) -> None:
-        """Write the rows to the disk. Raises OSError where the file at the path doesn't hold these rows and no others:
-        it was removed, replaced or changed, or its directory was renamed. Comparing inode numbers wouldn't do: a
-        truncated file keeps its number, and some network file systems give numbers anew.
+        """Write the rows to the disk. Raises OSError where the file at the path doesn't hold exactly these rows.
+
+        That is so where it was removed, replaced or changed, or its directory was renamed. Inode numbers don't show
+        it: a truncated file keeps its number, and some network file systems assign new ones.
         """
         with naming(self.path):
             flush(self.file.fileno(), self.path.parent)
@@ -175,8 +176,10 @@ class Table:
 
 
 class TensorBoardLogger(Logger):
-    """Writes an event file, in place of one that is there. Its writer opens the file anew for every record, so one that
-    was removed would begin again without what it held: `sync` looks.
+    """Writes an event file, and replaces an existing one.
+
+    TensorBoard's writer reopens the file for every record. A file that was removed would begin again without its
+    earlier records, so `sync` checks its beginning.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -187,7 +190,7 @@ class TensorBoardLogger(Logger):
         self.start = self.path.read_bytes()
 
     def log(self, step: int, kind: str, values: Values) -> None:
-        """Add a scalar a value: loss/validation, activations/hidden.0/p15, speed/steps_per_second."""
+        """Add a scalar for each value: loss/validation, activations/hidden.0/p15, speed/steps_per_second."""
         if kind == SPEED:
             scalars = {f"speed/{name}": value for name, value in values.items() if step and name != "seconds"}
         else:
@@ -197,8 +200,10 @@ class TensorBoardLogger(Logger):
                 self.board.add_scalar(tag, value, step)
 
     def hyperparameters(self, config: dict[str, Any]) -> None:
-        """Add the records of TensorBoard's session alone: with the experiment's, which `add_hparams` writes too, each
-        run hides the others.
+        """Add the configuration for TensorBoard's HParams tab.
+
+        Only the records of the session are written. `add_hparams` would also write those of an experiment, with which
+        each run hides the others.
         """
         flat = {key: value for key, value in flatten(config).items() if value is not None}
         plain = {key: v if isinstance(v, bool | int | float) else printable(str(v)) for key, v in flat.items()}
@@ -208,7 +213,7 @@ class TensorBoardLogger(Logger):
         self.board.file_writer.add_summary(end)
 
     def sync(self) -> None:
-        """Write the events out. Raises OSError where the file was removed, or doesn't begin any more as it began."""
+        """Write the events out. Raises OSError where the file was removed or replaced."""
         with naming(self.directory):
             self.board.flush()
         with self.path.open("rb") as file:
@@ -221,13 +226,15 @@ class TensorBoardLogger(Logger):
 
 
 def changed(path: Path) -> OSError:
-    """An error for a file that isn't what the run has written."""
+    """Make the error for a file that differs from what the run has written."""
     return OSError(errno.EIO, "was changed or replaced while the run was writing it", str(path))
 
 
-def cut_back(path: Path, header: list[str], until: int) -> list[list[str]]:
-    """Remove a table's rows after the step `until`, a test's, and one that a killed process has half written; return
-    the others. Raises OSError for a table that is missing, damaged or a link.
+def truncate_rows(path: Path, header: list[str], until: int) -> list[list[str]]:
+    """Remove rows from a table, and return the others without the header.
+
+    Removed are the rows after the step `until`, those of tests, and a row that a killed process had half written.
+    Raises OSError for a table that is missing, damaged or a link.
     """
     rows, content = list[list[str]](), b""
     try:
@@ -246,13 +253,13 @@ def cut_back(path: Path, header: list[str], until: int) -> list[list[str]]:
     if path.is_symlink():
         raise OSError(errno.ELOOP, "is a link, which a run's table never is", str(path))
     if path.stat().st_size != len(content):
-        with replaced(path) as beside:  # where a file can't be cut off, as in a cloud's storage
-            beside.write_bytes(content)
+        with replaced(path) as new:  # some file systems, as of cloud storage, can't truncate a file
+            new.write_bytes(content)
     return rows[1:]
 
 
 def check_row(row: list[str], header: list[str], first: bool) -> None:
-    """Raises ValueError where the first row isn't the header, or a later one holds no numbers beside its split."""
+    """Raise ValueError where the first row isn't the header, or a later one has other cells than numbers."""
     if first and row != header:
         raise ValueError
     for name, cell in zip(header, row, strict=True):
@@ -261,22 +268,22 @@ def check_row(row: list[str], header: list[str], first: bool) -> None:
 
 
 def damaged(path: Path) -> OSError:
-    """An error for a table that a run can't be resumed from."""
+    """Make the error for a table from which a run can't be resumed."""
     return OSError(errno.EIO, "is damaged: the run starts anew once its folder is removed", str(path))
 
 
-def number(value: float) -> str:
-    """A value as metrics.csv has it: nine digits tell every single-precision number apart."""
+def format_number(value: float) -> str:
+    """Format a value for metrics.csv: nine digits distinguish all numbers of single precision."""
     return f"{value:.9g}"
 
 
-def as_read_back(value: float) -> float:
-    """A value as it is read from metrics.csv: what other loggers get is the same before and after a resumption."""
-    return float(number(value))
+def rounded(value: float) -> float:
+    """Round a value as metrics.csv does, so that other loggers get the same values from a resumed run."""
+    return float(format_number(value))
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys: {"norm": {"eps": 1}} → {"norm.eps": 1}. The name of a choice gets its group's key, "norm"."""
+    """Flatten a configuration: {"norm": {"name": "batch", "eps": 1}} → {"norm": "batch", "norm.eps": 1}."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         path = prefix if key == "name" else f"{prefix}.{key}" if prefix else key

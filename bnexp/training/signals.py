@@ -8,7 +8,7 @@ from typing import Self
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user or the system asked to stop; the runs were closed."""
+    """A signal asked the process to stop. It is raised once the runs are closed."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -16,31 +16,35 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Turns the first SIGINT, SIGTERM or SIGHUP (a terminal that closes) into a request that the loop heeds between
-    steps; a second one ends at once, but for a worker: its parent repeats what a whole group was told, and ends it
-    where it takes too long. A signal that the process ignores stays ignored.
+    """Turns the first SIGINT, SIGTERM or SIGHUP (a closed terminal) into a request that the loop answers between steps.
+
+    A second signal ends the process at once, except a worker, which ignores further SIGTERMs: a signal to the whole
+    process group reaches it twice, directly and from its parent, and the parent kills it where it takes too long.
+    A signal that the process ignores stays ignored.
     """
 
     signum: int | None = None
 
     def __enter__(self) -> Self:
-        heeded = [
-            s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN
-        ]
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
         main = threading.current_thread() is threading.main_thread()
-        self.previous = {s: signal.signal(s, self.note) for s in heeded} if main else {}
+        self.previous = {number: signal.signal(number, self.record) for number in handled} if main else {}
         return self
 
-    def note(self, signum: int, frame: FrameType | None) -> None:
+    def record(self, signum: int, frame: FrameType | None) -> None:
+        """Record the signal, and restore the handlers for the next one."""
         self.signum = signum
         self.restore()
         if multiprocessing.parent_process() is not None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    def asked(self) -> bool:
+    def requested(self) -> bool:
+        """Whether a signal has arrived."""
         return self.signum is not None
 
     def restore(self) -> None:
+        """Restore the signal handlers as they were before."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 

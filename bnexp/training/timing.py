@@ -1,4 +1,4 @@
-"""Clocks: the seconds of training, and whether it is time to save."""
+"""Clocks: how many seconds training took, and when the next checkpoint is due."""
 
 import time
 
@@ -6,18 +6,21 @@ import torch
 
 
 class Stopwatch:
-    """Seconds of training alone: stopped while the networks are evaluated or compiled. Members share them equally."""
+    """Measures the seconds of training, `total`. It is stopped while the networks are evaluated or compiled."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.total, self.since = device, 0.0, 0.0
 
     def start(self) -> None:
+        """Start the clock."""
         self.since = self.now()
 
     def stop(self, shared_by: int) -> None:
+        """Stop the clock; of the time since its start, each of `shared_by` members gets an equal share."""
         self.total += (self.now() - self.since) / shared_by
 
     def now(self) -> float:
+        """Return seconds of a monotonic clock, once the device has computed all that was queued there."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -26,14 +29,15 @@ class Stopwatch:
 
 
 class Timer:
-    """Whether so many seconds have passed since the last time."""
+    """A timer that is due once in each interval of so many seconds."""
 
-    def __init__(self, every: float) -> None:
-        self.every, self.last = every, time.monotonic()
+    def __init__(self, interval: float) -> None:
+        self.interval, self.last = interval, time.monotonic()
 
     def due(self) -> bool:
+        """Whether `interval` seconds have passed since it was last due, or since the start."""
         now = time.monotonic()
-        if now - self.last < self.every:
+        if now - self.last < self.interval:
             return False
         self.last = now
         return True

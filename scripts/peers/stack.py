@@ -25,7 +25,7 @@ def make_step(stack: Stack) -> Callable[[], None]:
 
     def step() -> None:
         nonlocal made
-        stack.set_rates(made)
+        stack.prepare(made)
         stack.step(batches.batch(made))
         made += 1
 

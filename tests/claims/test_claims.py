@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bnexp.claims.claim import Claim, NoVerdictError, Rule, Runs, Verdict
-from bnexp.claims.judge import adjust, read_records, seen, sweeps_of, words_of
+from bnexp.claims.judge import adjust, read_records, seen, sweep_arguments, sweeps_of
 from bnexp.claims.readme import markdown
 from bnexp.claims.registry import CLAIMS, family, pick
 from bnexp.claims.rules import Directional, Equivalent, Exact, Numeric, Share, Sooner, TimeToAccuracy
@@ -446,7 +446,7 @@ def test_sweeps_compose_and_stack() -> None:
         for sweep in sweeps_of(CLAIMS):
             if re.fullmatch(r"wu_he_.*_(4|8|16)", sweep.name):
                 continue  # made as those of 2 and 32 are
-            jobs = split_jobs(parse_overrides(words_of(sweep, 2)), composer.folder)
+            jobs = split_jobs(parse_overrides(sweep_arguments(sweep, 2)), composer.folder)
             runs = [composer.compose_job(job)[0] for job in jobs[:2] + jobs[-2:]]
             assert {run.seed for run in runs} == {0, 1}
             assert len({stack_key(run, False) for run in runs}) <= len(runs) / 2

@@ -249,7 +249,7 @@ def test_list_runs_nothing(bnexp: Bnexp) -> None:
     outcome = bnexp("reproduce", "--list", "--seeds", "2")
     assert outcome.status == 0
     assert all(claim.id in outcome.out for claim in SMALL)
-    assert "all that is left: about" in outcome.out
+    assert "all remaining runs: about" in outcome.out
     assert not RUNS.exists()
 
 

@@ -46,7 +46,7 @@ def refuse(bnexp: Bnexp, folder: Path, words: tuple[str, ...], *parts: str) -> s
         ("data fetch dataset=foo", ["dataset=foo", "digits"]),
         ("report", ["report needs a directory"]),
         ("report nowhere", ["nowhere is not a directory"]),
-        ("report .", ["no finished run"]),
+        ("report .", ["no run has finished"]),
         ("report . foo=1", ["foo=1", "by=", "out="]),
         ("report . --json", ["--json", "by=", "out="]),
         ("report . act=relu", ["act=relu", "by="]),

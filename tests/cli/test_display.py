@@ -208,7 +208,7 @@ def test_a_log_that_cannot_be_written_is_done_without(kind: str) -> None:
 
 ERRORS: list[BaseException] = [OSError(5, "no"), BrokenPipeError(32, "no"), SystemExit(1)]
 ERRORS += [ValueError("no"), RuntimeError("no"), KeyError("no"), UnicodeEncodeError("ascii", "→", 0, 1, "no")]
-OF_A_RUN = [(display.Display, "look"), (display.RunState, "look")]
+OF_A_RUN = [(display.Display, "refresh"), (display.RunState, "refresh")]
 OF_A_SWEEP = [*OF_A_RUN, (display.Display, "line"), (display.Display, "tally")]
 PRINTING = [(console.Console, "print")]
 

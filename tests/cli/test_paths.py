@@ -284,7 +284,7 @@ def test_the_other_printed_commands(bnexp: Bnexp, tmp_path: Path) -> None:
 @pytest.fixture
 def project(bnexp: Bnexp, tmp_path: Path) -> Path:
     """A folder with pictures, a finished sweep that has them by a relative path, and its copy of which one run is
-    missing and one was cut off.
+    missing and one was interrupted.
     """
     folder = tmp_path / "A"
     folder.mkdir()

@@ -177,7 +177,7 @@ def test_one_checkpoint_says_how_to_have_more(bnexp: Bnexp) -> None:
     [
         ((), "probe needs a directory"),
         (("nowhere",), "nowhere is not a directory"),
-        (("empty",), "empty: no finished run is there"),
+        (("empty",), "empty: no run has finished"),
         (("mine", "by=foo"), "by=foo is not a key that differs"),
     ],
 )

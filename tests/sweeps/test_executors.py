@@ -176,7 +176,7 @@ def sweep() -> Sweep:
 
 
 def open_run(job: Job) -> None:
-    create_run(Launch(job.directory, job.words, job.number), job.config, {})
+    create_run(Launch(job.directory, job.overrides, job.number), job.config, {})
 
 
 def test_first_loss_starts_the_runs_again_in_halves(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,19 +294,19 @@ def test_display_reads_the_directories(clock: Callable[[float], None]) -> None:
     for job in jobs:
         open_run(job)
         evaluate(job, 0, 0.1)
-    display.look()
+    display.refresh()
     clock(2)
     for job in jobs:
         evaluate(job, 200, 0.5 + job.number / 10)
-    display.look()
+    display.refresh()
     assert display.line() == "0 of 4 runs done, 4 running, 400 steps/s, 8 s left"
     (jobs[0].directory / "metrics.csv").open("a").write("300,validation,0.5,0.")  # a row that is being written
-    display.look()
+    display.refresh()
     assert ["norm=none", "0", "of", "2", "2", "0", "60.0%", "200", "8", "s"] in rendered(display)
     assert ["norm=batch", "0", "of", "2", "2", "0", "70.0%", "200", "8", "s"] in rendered(display)
     write_summary(jobs[0].directory, SUMMARY | {"status": "diverged", "diverged_at": 300})
     write_summary(jobs[2].directory, SUMMARY)
-    display.look()
+    display.refresh()
     assert ["norm=none", "2", "of", "2", "0", "1", "60.0%", "200"] in rendered(display)
     assert display.line() == "2 of 4 runs done, 2 running, 400 steps/s, 4 s left"
 
@@ -320,15 +320,15 @@ def test_runs_of_before_and_those_that_are_lost_wait(clock: Callable[[float], No
     open_run(jobs[0])
     evaluate(jobs[0], 100, 0.5)
     display = Display(jobs)
-    display.look()
+    display.refresh()
     assert display.line() == "0 of 2 runs done, 0 running", "it was interrupted before, and isn't resumed yet"
     for job in jobs:
         open_run(job)
         evaluate(job, 200, 0.5)
-    display.look()
+    display.refresh()
     assert display.line().startswith("0 of 2 runs done, 2 running")
     display.restart(jobs[:1])
-    display.look()
+    display.refresh()
     assert display.line().startswith("0 of 2 runs done, 1 running")
     assert ["norm=none", "0", "of", "1", "0", "0"] in rendered(display)
 
@@ -340,10 +340,10 @@ def test_without_a_terminal_a_line_comes_every_ten_seconds(
     display = Display(jobs)
     for _ in range(25):
         clock(1)
-        display.look()
+        display.refresh()
     open_run(jobs[1])
     write_summary(jobs[1].directory, SUMMARY)
-    display.look()
+    display.refresh()
     assert capsys.readouterr().out.splitlines() == [
         "0 of 2 runs done, 0 running",
         "0 of 2 runs done, 0 running",
@@ -352,7 +352,7 @@ def test_without_a_terminal_a_line_comes_every_ten_seconds(
 
 
 def test_brackets_in_a_title_are_no_markup() -> None:
-    job = replace(make_jobs(1)[0], overrides=["arch.hidden=[8]"])
+    job = replace(make_jobs(1)[0], own_overrides=["arch.hidden=[8]"])
     assert any(row[:1] == ["arch.hidden=[8]"] for row in rendered(Display([job, replace(job, number=1)])))
 
 

@@ -1,4 +1,4 @@
-"""What was cut off goes on, and ends in the bytes that it would have had."""
+"""An interrupted run is resumed, and ends in the bytes that it would have had."""
 
 import fcntl
 import json
@@ -326,7 +326,7 @@ def test_what_is_finished_stays_as_it_is(bnexp: Bnexp) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
     outcome = bnexp("resume", str(whole))
     assert outcome.status == 0
-    assert "whole is finished: nothing is left to do" in outcome.out
+    assert "whole is finished: no run remains" in outcome.out
     assert {path: path.stat().st_mtime_ns for path in whole.iterdir() if path.name != ".lock"} == {
         path: at for path, at in before.items() if path.name != ".lock"
     }
@@ -573,7 +573,7 @@ def places_in(value: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]
 @pytest.mark.faults
 @pytest.mark.usefixtures("no_figures")
 def test_records_with_odd_values(bnexp: Bnexp, times: Times, tell: Tell) -> None:
-    """In a sweep of which one run was cut off: refused in a line, read as none, or of no consequence."""
+    """In a sweep of which one run was interrupted: refused in a line, read as none, or of no consequence."""
     assert bnexp("train", "-m", *SHORT, "norm=none,batch", "hydra.sweep.dir=whole").status == 0
     chance, count, statuses = random.Random(0), times(50), list[int]()
     for number in range(count):

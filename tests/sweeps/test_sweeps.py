@@ -257,7 +257,7 @@ def test_nothing_left_to_do_is_said(bnexp: Bnexp) -> None:
     words = ("train", "-m", "dataset=digits", "seed=0,1", "steps=4", "hydra.sweep.dir=mine")
     assert bnexp(*words).status == 0
     outcome = bnexp(*words, "dry_run=true")
-    assert (outcome.status, outcome.out) == (0, "nothing is left to do\n")
+    assert (outcome.status, outcome.out) == (0, "no run remains\n")
 
 
 def test_dry_run_false_trains(bnexp: Bnexp, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from bnexp.runs.config import ArchConfig, DatasetConfig, NormConfig, OptimConfig
 from bnexp.runs.directory import Launch
 from bnexp.training.device import decide_compilation
 from bnexp.training.loop import train_together
-from bnexp.training.member import open_member
+from bnexp.training.member import create_or_reopen_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -25,7 +25,7 @@ CONFIG = RunConfig(
 def curve(configs: list[RunConfig], folder: Path) -> list[float]:
     """Validation accuracies of the first of these, trained together."""
     members = [
-        open_member(c, Launch(folder / str(i), [], i, decide_compilation(c)), len(configs))
+        create_or_reopen_run(c, Launch(folder / str(i), [], i, decide_compilation(c)), len(configs))
         for i, c in enumerate(configs)
     ]
     train_together(members)

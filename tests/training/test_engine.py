@@ -82,7 +82,7 @@ def make_batches(configs: list[RunConfig], data: Data) -> Batches:
 def trained(configs: list[RunConfig], data: Data, steps: int = 30) -> Stack:
     stack, batches = make_stack(configs, data, CPU), make_batches(configs, data)
     for step in range(steps):
-        stack.set_rates(step)
+        stack.prepare(step)
         stack.step(batches.batch(step))
     return stack
 
@@ -242,7 +242,7 @@ def test_schedules_change_the_rate(schedule: str, rates: list[float], compiled: 
     config = replace(mlp(compiled=compiled), optim=OptimConfig(lr=0.4, schedule=schedule), steps=4)
     stack, found = make_stack([config, with_lr(config, 0.8)], data, CPU), []
     for step in range(4):
-        stack.set_rates(step)
+        stack.prepare(step)
         found.append([float(member.numbers["lr"]) for member in stack.members])
         if compiled:
             assert stack.state.numbers["lr"].tolist() == found[-1]  # what the step reads
@@ -253,7 +253,7 @@ def test_the_rate_is_what_an_update_is_multiplied_with() -> None:
     data = toy_data()
     config = replace(mlp("none"), optim=OptimConfig(lr=0.4, schedule="step"), steps=4)
     stack, batch = make_stack([config], data, CPU), make_batches([config], data).batch(0)
-    stack.set_rates(3)
+    stack.prepare(3)
     stack.step(batch)
     constant = trained([with_lr(mlp("none"), 0.004)], data, 1)
     torch.testing.assert_close(stack.members[0].parameters, constant.members[0].parameters)
@@ -405,5 +405,5 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert pick_device("auto") == CPU
-    with pytest.raises(ConfigError, match="device=cuda is not there: choose from cpu"):
+    with pytest.raises(ConfigError, match="device=cuda is not available: choose from cpu"):
         pick_device("cuda")

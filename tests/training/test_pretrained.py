@@ -1,4 +1,4 @@
-"""init_from, trainable and eval.recalibrate: runs that go on from others, and population statistics."""
+"""init_from, trainable and eval.recalibrate: runs that start from others, and population statistics."""
 
 import csv
 import json
@@ -171,7 +171,7 @@ def noisy_stack(seeds: list[int], steps: int) -> Stack:
     ]
     stack, batches = make_stack(configs, load_data(config), CPU), Batches(seeds, 1237, 32, False, CPU)
     for step in range(steps):
-        stack.set_noise(step)
+        stack.prepare(step)
         stack.step(batches.batch(step))
     return stack
 
@@ -227,7 +227,7 @@ def test_recalibration_is_without_noise() -> None:
     """As of batch normalization: without its noise the network is the same."""
     arch = ArchConfig(hidden=[20, 10])
     noisy, plain = (recalibrated_stack(NormConfig(name), arch, 32) for name in ("noisy_batch", "batch"))
-    noisy.set_noise(3)
+    noisy.prepare(3)
     found, expected = recalibrated(noisy, 0), recalibrated(plain, 0)
     assert found is not None
     assert expected is not None

@@ -30,7 +30,7 @@ from bnexp.runs.directory import CHECKPOINT, METRICS, Launch
 from bnexp.training.compiler import has_compiler
 from bnexp.training.device import decide_compilation
 from bnexp.training.loop import train_together
-from bnexp.training.member import open_member
+from bnexp.training.member import create_or_reopen_run
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
 GRAPHS = list(product(sorted(set(NORMS) - IMAGES_ONLY), ("relu", "sigmoid"), ("sgd", "momentum", "adam")))
@@ -84,7 +84,7 @@ def draw(config: RunConfig, dice: random.Random, diverges: bool = False) -> RunC
 def train(configs: list[RunConfig], folder: Path) -> list[tuple[bytes, bytes]]:
     """metrics.csv and the checkpoint of each, trained together."""
     members = [
-        open_member(config, Launch(folder / str(number), [], number, decide_compilation(config)), len(configs))
+        create_or_reopen_run(config, Launch(folder / str(number), [], number, decide_compilation(config)), len(configs))
         for number, config in enumerate(configs)
     ]
     train_together(members)
@@ -93,15 +93,15 @@ def train(configs: list[RunConfig], folder: Path) -> list[tuple[bytes, bytes]]:
 
 
 def check_draw(config: RunConfig, dice: random.Random, sizes: list[int], folder: Path) -> None:
-    """One member alone, then in stacks of these sizes, anywhere in them, some of its companions diverging."""
+    """One member alone, then in stacks of these sizes, anywhere in them, some of its stack_size diverging."""
     member = draw(config, dice)
     [alone] = train([member], folder / "alone")
     for number, size in enumerate(sizes):
         diverging = dice.choice([0, size // 2, size - 1])
-        companions = [draw(config, dice, diverges=i < diverging) for i in range(size - 1)]
-        dice.shuffle(companions)
+        stack_size = [draw(config, dice, diverges=i < diverging) for i in range(size - 1)]
+        dice.shuffle(stack_size)
         place = dice.randrange(size)
-        together = train([*companions[:place], member, *companions[place:]], folder / str(number))
+        together = train([*stack_size[:place], member, *stack_size[place:]], folder / str(number))
         where = f"in place {place} of a stack of {size}, {diverging} diverging ({BUILD})"
         assert together[place][0] == alone[0], f"another metrics.csv {where}"
         assert together[place][1] == alone[1], f"other parameters {where}"

@@ -204,7 +204,7 @@ def test_a_directory_holds_one_run(tmp_path: Path) -> None:
     create_run(launch, config, {"device": "cpu", "threads": 1, "notes": []})
     before = (tmp_path / "mine" / "run.json").read_bytes()
     with pytest.raises(ConfigError, match="holds another run already"):
-        member.open_member(replace(config, seed=1), launch, 1)
+        member.create_or_reopen_run(replace(config, seed=1), launch, 1)
     assert (tmp_path / "mine" / "run.json").read_bytes() == before
     assert json.loads(before)["config_sha256"] == config_digest(config)
 
@@ -221,7 +221,7 @@ def test_a_run_that_is_older_than_a_key_is_still_the_same_run(bnexp: Bnexp, grou
         path.write_text(json.dumps(record))
     outcome = bnexp(*sweep)
     assert outcome.status == 0
-    assert "nothing is left to do" in outcome.out
+    assert "no run remains" in outcome.out
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -1,0 +1,39 @@
+"""The graph of a training step: which runs share a compiled step, and which can form a stack."""
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+import torch
+
+from bnexp.data.load import Data
+from bnexp.models.norms import find_norm
+from bnexp.models.registry import stacks
+from bnexp.runs.config import RunConfig
+from bnexp.training.optim import STACKABLE
+
+# Keys that a step does not depend on: a member's initial weights and batches, and what happens outside of the step.
+OUTSIDE_THE_STEP = {"seed", "init", "init_from", "steps", "eval", "checkpoint", "device", "threads", "compile"}
+
+
+def shape_of(config: RunConfig) -> dict[str, Any]:
+    """Return what determines the graph of a run's step; runs with equal values can share a compiled step.
+
+    It is the configuration without the keys outside of the step and the scalars that norm and optimizer declare
+    stackable.
+    """
+    values = without(config.as_dict(), OUTSIDE_THE_STEP)
+    stackable = find_norm(config.norm).stackable if stacks(config) else ()  # declared for norms of vectors only
+    values["norm"] = without(values["norm"], stackable)
+    values["optim"] = without(values["optim"], STACKABLE)
+    return values
+
+
+def without(values: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """Return a copy without these keys."""
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+def graph_key(config: RunConfig, data: Data, size: int) -> str:
+    """Name a compiled step: equal for two stacks of `size` members, if and only if they can share it."""
+    return json.dumps([shape_of(config), data.checksum, str(data.scale.device), torch.get_num_threads(), size])
