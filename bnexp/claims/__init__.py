@@ -1,1 +1,3 @@
-"""Published claims: the rules that decide them, their verdicts, and the record. Read `claim.py` first."""
+"""Published claims: what each says (`claim.py`, read first), the rules that judge one (`rules.py`), the command that
+applies them and writes the record (`judge.py`).
+"""

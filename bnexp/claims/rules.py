@@ -43,7 +43,9 @@ def both(runs: Runs, ours: Values, control: Values | float) -> tuple[list[float]
 
 
 def number_of(control: Values | float) -> float:
-    """Return the published number that is subtracted; 0 where the control is an arm, and the difference is shown."""
+    """Return what is subtracted from our value and added again for display: the published number, or 0 where the
+    control is another arm, whose difference is shown as it is.
+    """
     return 0.0 if isinstance(control, Values) else control
 
 
@@ -339,7 +341,9 @@ class Exact:
         return f"exact: both sides computed in float64 differ by at most {self.tolerance:g}"
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the largest error."""
+        """Compute the identity and return its largest absolute error; no run is read, so `runs` and `random` have no
+        effect.
+        """
         return Evidence(Estimate(self.error(), None, None, 1), detail="largest difference of any element")
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:

@@ -52,7 +52,7 @@ class Values:
 
 
 def named(control: Values | float, ours: Values) -> str:
-    """Return the control's description; of a number, the number in the unit of the other side."""
+    """Return the control's label or, if it is a number, that number formatted in the unit of `ours`."""
     return control.label if isinstance(control, Values) else f"{ours.scale * control:,.6g}{ours.unit}"
 
 

@@ -51,7 +51,7 @@ class Arguments:
 
     @property
     def for_hydra(self) -> list[str]:
-        """The flags as arguments for Hydra, without --multirun."""
+        """The flags, without the overrides and --multirun, as a list of arguments for Hydra."""
         pairs = ((f"--{name.replace('_', '-')}", value) for name, value in self.flags.items() if name != "multirun")
         return [text for flag, value in pairs for text in ([flag] if value is True else [flag, str(value)])]
 
@@ -65,7 +65,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_arguments(arguments: list[str]) -> Arguments:
-    """Parse flags and overrides, in any order. Raises ConfigError."""
+    """Parse flags and overrides, in any order, and quote paths in overrides. Raises ConfigError for an unknown flag,
+    for --resolve without --cfg, and for a --config-dir that is no folder.
+    """
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--help", "-h", action="store_true")

@@ -125,10 +125,8 @@ def parse_directories(
 
 
 def resume(arguments: list[str]) -> int:
-    """`bnexp resume`: train the remaining runs of some directories. Return the exit status.
-
-    KEY=FOLDER, as dataset.root=DIR, gives the new path of a folder that was moved. A sweep of `bnexp compare` is
-    compared, too.
+    """Resume runs and sweeps. KEY=FOLDER, for example dataset.root=DIR, gives the new path of a moved folder. A sweep
+    that `bnexp compare` started is compared again afterwards.
     """
     from bnexp.runs.config import PATHS
 

@@ -127,9 +127,11 @@ def escaped(path: str) -> str:
 
 
 class Composer:
-    """Composes the jobs of one command.
+    """Composes the configurations of the jobs of one command, and shares compositions among them.
 
-    search: the override that names the second folder, if any. plain_hydra: Hydra's own part without the user's files.
+    name: the primary configuration. folder: the user's --config-dir, if any. search: the override of hydra.searchpath
+    that adds the other of conf/ and that folder, or nothing. plain_hydra: the settings under `hydra` as conf/ alone
+    gives them, to detect what the user's files change.
     """
 
     def __init__(self, name: str, folder: str | None, search: list[str], plain_hydra: dict[str, object]) -> None:

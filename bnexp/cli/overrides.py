@@ -11,11 +11,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, Transformer
 
 from bnexp.runs.config import GROUPS, ConfigError, known_keys, whole_number_keys
+from bnexp.sweeps.job import EXECUTOR_KEYS
 
 USABLE = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.verbose")
 
 INSTEAD = {  # a key of Hydra that is not allowed → what to use instead
-    "hydra/launcher": "executor=processes, inline or slurm",
+    "hydra/launcher": f"executor={' or '.join(EXECUTOR_KEYS)}",
     "hydra.launcher.workers": "executor.workers",
     "hydra.launcher.max_stack": "executor.max_stack",
     "hydra.launcher.submit": "executor=slurm",

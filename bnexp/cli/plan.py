@@ -53,10 +53,10 @@ class Plan:
 
 
 def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan:
-    """Compose and check every job of a command line.
+    """Compose and check every job of a command line, and plan those that are not finished.
 
-    resume: the directory may hold other runs. timed: estimate the seconds. Raises ConfigError and errors of Hydra and
-    OmegaConf.
+    resume: accept a directory with runs that aren't among these jobs. timed: also estimate how long the plan takes.
+    Raises what `explain` says in a line.
     """
     from bnexp.runs.distributed import processes
     from bnexp.sweeps.job import parse_executor

@@ -138,6 +138,6 @@ def moved(theta: Tensors, gradient: Tensors, length: float) -> Tensors:
 
 
 def distance(one: Tensors, two: Tensors) -> float:
-    """Return the Euclidean distance of all parameters together."""
+    """Return the Euclidean distance between two sets of parameters, each taken as one vector."""
     parts: list[Tensor] = [(one[name] - two[name]).square().sum() for name in one]
     return float(torch.stack(parts).sum().sqrt())

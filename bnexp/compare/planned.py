@@ -55,7 +55,7 @@ class Planned:
 
     @property
     def size(self) -> int:
-        """The number of planned runs that are known."""
+        """The number of planned runs, unreadable ones included, without those of sweeps whose record can't be read."""
         return len(self.runs) + len(self.unreadable)
 
     @property

@@ -87,7 +87,9 @@ class PanelReport:
         return [accuracy_plot(self.curves, unit) for unit in UNITS]
 
     def time_plots(self) -> list[Plot]:
-        """Return the Kaplan-Meier curves of the steps to each target, and the throughput."""
+        """Return, for each target accuracy, a plot of the share of runs that have reached it by each step (1 -
+        Kaplan-Meier), and a plot of the throughput.
+        """
         speeds = {
             self.label(result): [run.summary["steps_per_second"] for run in self.runs[result.arm]]
             for result in self.results

@@ -100,7 +100,7 @@ def footnotes(results: list[ArmResult]) -> list[str]:
 
 
 def too_few(pairs: int) -> str:
-    """Return what can be said with fewer pairs than a test needs."""
+    """Return the footnote for fewer pairs than a test needs: the smallest p value that they can give."""
     return (
         f"With {count(pairs, 'pair')} the smallest p-value that a two-sided sign-flip test can give is "
         f"2/2^{pairs} = {smallest_p(pairs):.3g}, which is above 0.05 however large the difference is: the interval of "
@@ -138,7 +138,9 @@ def test_text(result: ArmResult, pairs: int, tests: int) -> str:
 
 
 def markdown_table(header: list[str], rows: list[list[str]], align: str = "---:") -> list[str]:
-    """Return the lines of a table; `align` is the alignment of all columns but the first."""
+    """Return the lines of a Markdown table, with every cell escaped. `align` is the delimiter of all columns but the
+    first (`---:` aligns right).
+    """
     lines = ["| " + " | ".join(map(marked_down, cells)) + " |" for cells in [header, *rows]]
     return [lines[0], "|---" + f"|{align}" * (len(header) - 1) + "|", *lines[1:]]
 

@@ -17,14 +17,18 @@ PADDING = 4  # pixels around an image that a crop may reach into (He et al. 2016
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of S members. index: int64 (S, B); crop: None, or int64 (S, B, 3) of row, column and flip."""
+    """One batch for each of S members, of B examples each.
+
+    index: the examples, int64 (S, B). crop: row, column and flip of each, int64 (S, B, 3), or None without
+    augmentation.
+    """
 
     index: Tensor
     crop: Tensor | None
 
 
 class Order:
-    """One member's batches. They continue across epochs, each with its own shuffle: a batch is never short."""
+    """The batches of one member. Every epoch is shuffled anew, and a batch may span two epochs, so that each is full."""
 
     def __init__(self, seed: int, examples: int, batch_size: int) -> None:
         self.seed, self.examples, self.batch_size = seed, examples, batch_size

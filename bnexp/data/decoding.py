@@ -62,7 +62,9 @@ class Depth:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded file. pixels: uint8 (size, size, 3); depth: of one with 16 bits a sample, else None."""
+    """A decoded image. pixels: uint8 (size, size, 3); coloured: whether the file's mode has colour; depth: what a file
+    with 16 bits a sample says of where white lies, None for every other file.
+    """
 
     pixels: np.ndarray
     coloured: bool
@@ -212,7 +214,9 @@ def opaque(file: BinaryIO, image: Image.Image, png: PngHeader | None, shade: int
 
 
 def is_key(file: BinaryIO, image: Image.Image, png: PngHeader, key: tuple[int, ...]) -> np.ndarray:
-    """Where a PNG has its transparent grey or colour: bool (H, W)."""
+    """Return which pixels have the one grey or colour that a PNG declares transparent (its tRNS chunk, `key`): bool (H,
+    W). `file` is read for the lower bytes of 16-bit colour.
+    """
     samples = np.asarray(image)
     if png.kind == PNG_GREY:
         step = 255 // (2**png.depth - 1) if image.mode == "L" else 1  # samples of 2 and 4 bits are spread to 0 to 255

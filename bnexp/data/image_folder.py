@@ -60,7 +60,7 @@ class Listing:
 
 
 def location(config: DatasetConfig) -> str:
-    """Where the data set is, for a table."""
+    """Return the folder of the data set, or that `dataset.path` is not set, to show to the user."""
     return config.path or "dataset.path is not set"
 
 

@@ -143,7 +143,9 @@ class TorchvisionSet:
 
 
 class IdxSet(TorchvisionSet):
-    """A data set in the four IDX files of MNIST."""
+    """A data set in four IDX files that are named as MNIST's: MNIST and Fashion-MNIST. Their headers, sizes and labels
+    are checked.
+    """
 
     def file_problem(self, path: Path, md5: str | None) -> str | None:
         """What is wrong with the content of a file, or None. Raises OSError where it can't be read."""

@@ -85,7 +85,9 @@ class BatchNorm(nn.Module):
 
     @torch.no_grad()
     def update_averages(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Move the running averages towards a batch's mean and biased variance of `count` values."""
+        """Update the running averages with a batch's statistics. `variance` is the biased one, over `count` values;
+        with `unbiased` it is first multiplied by count / (count - 1).
+        """
         if self.unbiased:
             variance = variance * (count / max(count - 1, 1))
         self.running_mean.add_(self.momentum * (mean - self.running_mean))
@@ -205,7 +207,9 @@ class ConditionalNorm(nn.Module):
         self.register_buffer("condition", torch.zeros(1, dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize, then scale and shift each example by its condition."""
+        """Normalize, then scale and shift each example with the γ and β of its condition, which the buffer `condition`
+        holds.
+        """
         y: Tensor = self.norm(x)
         one_hot = self.condition[:, None] == torch.arange(len(self.weight), device=x.device)
         rows = one_hot.to(self.weight.dtype)  # a product selects: indexing has another gradient in a compiled stack
@@ -312,7 +316,7 @@ def channel_mean(x: Tensor) -> Tensor:
 
 
 def spread(values: Tensor, x: Tensor) -> Tensor:
-    """Reshape (C,) or (N, C) so that it broadcasts over x, (N, C) or (N, C, H, W)."""
+    """Append axes of length 1 to (C,) or (N, C), so that the values broadcast over x, (N, C, …)."""
     return values.reshape(*values.shape, *(1 for _ in x.shape[2:]))
 
 

@@ -33,7 +33,9 @@ def parse(config: DictConfig) -> RunConfig:
 
 
 def typed(config: DictConfig) -> RunConfig:
-    """Do the same as `parse`, without a check of the paths, which may be relative to another directory."""
+    """Return the typed and range-checked configuration, as `parse` does, but don't check its paths, which may be
+    relative to another directory. Raises ConfigError.
+    """
     try:
         merged = pickle.loads(schema())
         merged.merge_with(config)
@@ -159,7 +161,9 @@ def paths_of(config: RunConfig, directory: Path) -> dict[str, str]:
 
 
 def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:
-    """Return an error of OmegaConf as a line in the style of `require`."""
+    """Return the message for a value that OmegaConf rejects, in one line: key=value is not allowed, and what is
+    allowed.
+    """
     first = str(error).splitlines()[0]
     kind = re.search(r"could not be converted to (\w+)", first)
     if "is not a ListConfig" in first:

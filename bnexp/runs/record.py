@@ -134,7 +134,9 @@ def read_csv(path: Path, **where: str) -> Iterator[dict[str, float]]:
 
 
 def opened_at(directory: Path) -> int | None:
-    """Return when a run was last created or reopened, in nanoseconds of the file system's clock; None without a run."""
+    """Return the modification time of run.json in nanoseconds, which changes when a run is created or reopened, or its
+    recorded paths change. None where there is no run.json.
+    """
     with suppress(OSError):
         return (directory / RUN).stat().st_mtime_ns
     return None
@@ -175,7 +177,9 @@ def complete_run(directory: Path) -> RunRecord | None:
 
 
 def reproducibility_versions() -> dict[str, str]:
-    """Return the versions of the packages that a curve depends on."""
+    """Return the versions of bnexp and torch, on which a run's metrics depend: a run that other versions recorded is
+    neither resumed nor reused.
+    """
     return {name: version(name) for name in ("bnexp", "torch")}
 
 

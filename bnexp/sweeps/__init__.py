@@ -1,1 +1,3 @@
-"""How the jobs of a sweep become stacks, and how executors train these. Read `run.py` first."""
+"""How the jobs of a sweep become stacks, and how executors train these (`run.py`, read first). The protocol of an
+executor is in `executor.py`.
+"""

@@ -141,7 +141,9 @@ class Display:
 
 @contextmanager
 def displayed(display: Display) -> Iterator[Display]:
-    """Show the display while the block runs. An error of the display does not reach the block."""
+    """Refresh the display from a thread while the block runs, live on a terminal. An error of the display is logged and
+    never ends the block.
+    """
     with harmless():
         if console.is_terminal:
             display.live.start()

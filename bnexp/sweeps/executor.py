@@ -1,6 +1,7 @@
-"""The protocol of executors, which train the stacks of a sweep, and the one that trains in this process.
+"""What trains the stacks of a sweep: the protocol of executors, and the one that trains in this process.
 
-An executor only reports which stacks have ended. The progress of runs is read from their directories.
+An executor only reports which stacks have ended; the runs' directories show how the runs get on. To add one, write its
+class and register its name in `EXECUTORS` of run.py and its keys in `EXECUTOR_KEYS` of job.py.
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,11 @@ from bnexp.runs.config import ConfigError, RunConfig, require
 from bnexp.runs.directory import Compilation, Launch, config_digest
 from bnexp.runs.parse import literal
 
-EXECUTORS = ("processes", "inline", "slurm")
+EXECUTOR_KEYS = {  # name → its keys in conf/executor/; bnexp/sweeps/run.py has what each name makes
+    "processes": ("workers", "max_stack"),
+    "inline": ("max_stack",),
+    "slurm": ("cluster", "timeout_min", "partition", "max_stack", "parameters"),
+}
 CLUSTERS = ("slurm", "local")  # of submitit
 LARGEST_STACK = 128  # members: the most that was measured, results/performance.md
 MOST_WORKERS = 1024
@@ -23,7 +27,9 @@ MOST_WORKERS = 1024
 
 @dataclass(frozen=True)
 class HydraRecord:
-    """What Hydra composed for jobs with the same choice of files, as plain tables, for their folders .hydra/."""
+    """Hydra's composed configuration, as plain dictionaries, shared by all jobs that select the same configuration
+    files; `write` puts it into a run's .hydra/.
+    """
 
     config: dict[str, Any]
     hydra: dict[str, Any]
@@ -105,18 +111,13 @@ class ExecutorConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the keys of this executor for a sweep's record, from which `parse_executor` restores them."""
-        keys = {
-            "processes": ("workers", "max_stack"),
-            "inline": ("max_stack",),
-            "slurm": ("cluster", "timeout_min", "partition", "max_stack", "parameters"),
-        }
-        return {"name": self.name} | {key: getattr(self, key) for key in keys[self.name]}
+        return {"name": self.name} | {key: getattr(self, key) for key in EXECUTOR_KEYS[self.name]}
 
 
 def parse_executor(values: dict[str, Any]) -> ExecutorConfig:
     """Return the executor of a composed configuration or of a record. Raises ConfigError."""
     name = values.get("name")
-    require(name in EXECUTORS, "executor", name, f"one of {', '.join(EXECUTORS)}")
+    require(name in EXECUTOR_KEYS, "executor", name, f"one of {', '.join(EXECUTOR_KEYS)}")
     checked = {key: value for key, value in values.items() if key in ExecutorConfig.__dataclass_fields__}
     for key, most in (("workers", MOST_WORKERS), ("max_stack", LARGEST_STACK), ("timeout_min", 10**6)):
         value = checked.get(key)

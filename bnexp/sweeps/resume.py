@@ -51,7 +51,9 @@ def write_jobs(
 
 
 def clear_partial_files(directory: Path, runs: Runs) -> None:
-    """Remove files that a killed process had half written, and the states that complete runs no longer need."""
+    """Remove half-written files from a directory and from its complete runs, and the states that complete runs no
+    longer need. Unfinished runs are left as they are.
+    """
     clear_parts(directory)
     for run in runs.values():
         if run.complete:
@@ -204,7 +206,7 @@ def record_moves(directory: Path, jobs: list[Job], executor: ExecutorConfig, run
 
 
 def in_order_of_data(runs: Runs) -> list[RunRecord]:
-    """Return the runs sorted by their data sets, so that each data set is read once."""
+    """Return the runs sorted by data set, so that runs of one data set follow each other and it is loaded once."""
     return sorted(runs.values(), key=lambda run: str(run.config["dataset"]))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from bnexp.runs.console import count, harmless, print_line
-from bnexp.runs.record import complete_run, write_failure
+from bnexp.runs.record import complete_run, opened_at, write_failure
 from bnexp.sweeps.display import Display, displayed
 from bnexp.sweeps.executor import Executor, InlineExecutor
 from bnexp.sweeps.job import Failure, Failures, StackOfJobs
@@ -94,7 +94,7 @@ class Sweep:
         for job in stack:
             if complete_run(job.directory) is None:
                 self.failures[job.number] = Failure(lost)
-                if (job.directory / "run.json").exists():
+                if opened_at(job.directory) is not None:
                     with suppress(OSError):
                         write_failure(job.directory, lost)
         return []

@@ -59,12 +59,9 @@ class SweepPlan:
         sizes = sorted({len(stack) for stack in self.stacks})
         sizes_text = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         shape = f"{count(len(self.stacks), 'stack')} of {sizes_text}" if sizes[-1] > 1 else "one by one"
-        where = {
-            "inline": "in this process",
-            "processes": f"on {count(self.workers, 'worker')}",
-            "slurm": f"as {count(len(self.stacks), 'job')} of {self.config.cluster}",
-        }
-        return f"{count(runs, 'run')}: {shape} {where[self.executor]}, about {duration_range(self.seconds)}"
+        here = {"inline": "in this process", "processes": f"on {count(self.workers, 'worker')}"}
+        where = here.get(self.executor, f"as {count(len(self.stacks), 'job')} of {self.executor}")
+        return f"{count(runs, 'run')}: {shape} {where}, about {duration_range(self.seconds)}"
 
 
 def plan_sweep(jobs: list[Job], config: ExecutorConfig, directory: Path, timed: bool = True) -> SweepPlan:
@@ -86,7 +83,7 @@ def plan_sweep(jobs: list[Job], config: ExecutorConfig, directory: Path, timed: 
     short = config.name == "processes" and config.workers is None and seconds < WORTH_WORKERS
     turns = zip_longest(*stacks)  # workers start with different graphs, so that each graph is compiled once
     ordered = [stack for turn in turns for stack in turn if stack]
-    at_once = {"processes": 1 if short else workers, "inline": 1, "slurm": len(ordered)}[config.name]
+    at_once = {"processes": 1 if short else workers, "inline": 1}.get(config.name, len(ordered))
     return SweepPlan(ordered, config, directory, workers, seconds / at_once, inline=short)
 
 

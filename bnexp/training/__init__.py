@@ -1,4 +1,3 @@
-"""How one stack of runs trains: the loop, the step, compiling, optimizers, evaluation, checkpoints.
-
-Read `loop.py` first.
+"""How one stack of runs trains: the loop over steps (`loop.py`, read first), the step itself (`engine.py`), compiling,
+optimizers, evaluation, checkpoints.
 """

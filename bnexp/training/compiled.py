@@ -35,11 +35,13 @@ class CompileError(RuntimeError):
 
 
 class Compiled:
-    """A function of tensors that is compiled, or loaded from disk, when it is first called.
+    """A function that is compiled at its first call. On a CPU it is compiled ahead of time where torch can do that:
+    such code does not check its arguments, so every call must pass tensors of the same shapes, strides and types as the
+    first.
 
-    On a CPU it is compiled ahead of time, and later calls are not checked: all have to pass tensors of the same shapes,
-    strides and types. With a key it is kept on disk. captured: variables of the function's closure, which are not kept
-    but taken from the process that loads it.
+    key: on a CPU, the function is also saved to disk under this key, and later processes load it; on a GPU it has no
+    effect. captured: variables of the function's closure that are not saved with the code; the loading process supplies
+    its own.
     """
 
     def __init__(

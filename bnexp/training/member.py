@@ -204,7 +204,9 @@ def reproducibility_facts(config: RunConfig, data: Data, compiled: bool | None) 
 
 
 def read_curve(member: Member) -> Member:
-    """Read the curve of a resumed run from its tables, up to its start. Raises OSError where rows are missing."""
+    """Fill in a resumed member's steps, accuracies and seconds from its tables, up to the step it resumes from, and
+    return it. Raises OSError where rows are missing.
+    """
     if member.start.step:
         curve = RunRecord(member.launch.directory, {}, {})
         member.steps = list(curve.validation)

@@ -79,7 +79,7 @@ class Recorder:
         self.log(step, split, {name: rounded(value) for name, value in values.items()})
 
     def speed(self, step: int, seconds: float, steps_per_second: float) -> None:
-        """Log the seconds trained until `step`, and the rate since the evaluation before."""
+        """Log the total seconds of training up to a step, and the steps a second since the previous evaluation."""
         self.log(step, SPEED, {"seconds": round(seconds, 6), "steps_per_second": round(steps_per_second, 1)})
 
     def log(self, step: int, kind: str, values: Values) -> None:
@@ -190,7 +190,9 @@ class TensorBoardLogger(Logger):
         self.start = self.path.read_bytes()
 
     def log(self, step: int, kind: str, values: Values) -> None:
-        """Add a scalar for each value: loss/validation, activations/hidden.0/p15, speed/steps_per_second."""
+        """Add a scalar for each value except `seconds` and the speed at step 0. Tags: loss/validation,
+        activations/hidden.0/p15, speed/steps_per_second.
+        """
         if kind == SPEED:
             scalars = {f"speed/{name}": value for name, value in values.items() if step and name != "seconds"}
         else:

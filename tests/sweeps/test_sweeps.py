@@ -13,12 +13,15 @@ import yaml
 from conftest import Bnexp, restored
 
 import bnexp.sweeps.stacks as bnexp_sweep
+from bnexp.cli.compose import configurations
 from bnexp.cli.main import run
+from bnexp.cli.overrides import conf_dir
 from bnexp.runs.config import ArchConfig, ConfigError, DatasetConfig, EvalConfig, RunConfig
 from bnexp.runs.console import count, duration, duration_range
 from bnexp.runs.directory import Compilation
 from bnexp.runs.record import find_runs
-from bnexp.sweeps.job import LARGEST_STACK, ExecutorConfig, Job, parse_executor
+from bnexp.sweeps.job import EXECUTOR_KEYS, LARGEST_STACK, ExecutorConfig, Job, parse_executor
+from bnexp.sweeps.run import EXECUTORS
 from bnexp.sweeps.stacks import SweepPlan, member_bytes, plan_sweep, stack_key
 from bnexp.training.compiler import has_compiler
 from bnexp.training.engine import Stack
@@ -309,7 +312,7 @@ def test_max_stack_is_a_number_in_range(value: object) -> None:
 
 ARMS = ("norm=none,batch", "seed=0,1")
 NAMES = [f"norm={norm},seed={seed}" for norm in ("none", "batch") for seed in (0, 1)]
-EXECUTORS = {
+WAYS = {
     "two": ("executor.workers=2",),
     "here": (),
     "inline": ("executor=inline",),
@@ -321,7 +324,7 @@ def test_every_executor_leaves_what_a_run_alone_leaves(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     words = (*TRAIN, "compile=false")
     assert run([*words, "norm=batch", "seed=1", "hydra.run.dir=alone"]) == 0
-    for name, executor in EXECUTORS.items():
+    for name, executor in WAYS.items():
         assert run([*words, "-m", *ARMS, f"hydra.sweep.dir={name}", *executor]) == 0
         check_files(tmp_path / name, tmp_path / "alone")
         check_records(tmp_path / name, tmp_path / "alone")
@@ -331,7 +334,7 @@ def test_every_executor_leaves_what_a_run_alone_leaves(tmp_path: Path, monkeypat
     for number, name in enumerate(NAMES):
         check_hydras_record(tmp_path / "here" / name, number)
         for file in ("config.yaml", "overrides.yaml"):
-            records = [(tmp_path / place / name / ".hydra" / file).read_text() for place in EXECUTORS]
+            records = [(tmp_path / place / name / ".hydra" / file).read_text() for place in WAYS]
             assert len(set(records)) == 1
 
 
@@ -441,3 +444,13 @@ def test_a_member_without_a_directory_does_not_stop_its_stack(bnexp: Bnexp, monk
     sweep_with_a_file_in_the_way(bnexp, "compile=true", "executor.max_stack=4", "arch.hidden=[16]")
     found = find_runs([Path("s")])
     assert [run.record["stack"] for run in found] == [4] * 3
+
+
+def test_every_executor_has_its_keys_and_its_file() -> None:
+    """One that is registered in one place alone would be known to a part of the program."""
+    assert set(EXECUTORS) == set(EXECUTOR_KEYS) == {path.stem for path in conf_dir().glob("executor/*.yaml")}
+    for name, keys in EXECUTOR_KEYS.items():
+        with configurations() as composer:
+            composed = composer.composed((f"executor={name}",)).executor
+        assert set(composed) == {"name", *keys}
+        assert set(keys) <= set(ExecutorConfig.__dataclass_fields__)

@@ -63,7 +63,7 @@ def scaled_gradient() -> float:
 
 
 def bias_before() -> float:
-    """Return the largest error of BN(W u + b) = BN(W u), and of the gradient of b being 0."""
+    """Return the largest difference between BN(W u + b) and BN(W u), and the largest gradient of b."""
     u, weight, direction = draw(60, 100), draw(50, 100), draw(60, 50)
     bias = draw(50).requires_grad_()
     y = normalized(u, weight, bias)
@@ -75,19 +75,25 @@ def bias_before() -> float:
 
 
 def one_group_is_layer() -> float:
-    """Return the largest error of one group being layer normalization over all channels and positions."""
+    """Return the largest difference between group normalization with one group and layer normalization over all
+    channels and positions, for images and vectors.
+    """
     inputs = (draw(8, 12, 7, 5), draw(8, 12))
     return max(largest_error(group_norm(12, 1)(x), F.layer_norm(x, x.shape[1:], eps=1e-5)) for x in inputs)
 
 
 def groups_of_one_are_instance() -> float:
-    """Return the largest error of as many groups as channels being instance normalization."""
+    """Return the largest difference between group normalization with as many groups as channels and instance
+    normalization.
+    """
     x = draw(8, 12, 7, 5)
     return largest_error(group_norm(12, 12)(x), F.instance_norm(x, eps=1e-5))
 
 
 def batch_of_one_is_instance() -> float:
-    """Return the largest error of batch normalization of one image, in training mode, being instance normalization."""
+    """Return the largest difference between batch normalization of one image, in training mode, and instance
+    normalization.
+    """
     x = draw(1, 12, 7, 5)
     norm = BatchNorm(NormConfig(affine=False), 12).double().train()
     return largest_error(norm(x), F.instance_norm(x, eps=1e-5))
