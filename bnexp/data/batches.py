@@ -28,7 +28,7 @@ class Batch:
 
 
 class Order:
-    """The batches of one member. Every epoch is shuffled anew, and a batch may span two epochs, so that each is full."""
+    """The batches of one member. Every epoch is shuffled anew; a batch may span two epochs, so that each is full."""
 
     def __init__(self, seed: int, examples: int, batch_size: int) -> None:
         self.seed, self.examples, self.batch_size = seed, examples, batch_size
