@@ -5,6 +5,7 @@ set on copies of the typed configuration, so that a sweep of thousands of jobs i
 """
 
 import copy
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,11 @@ class Composition:
         return dict(values)
 
     @cached_property
+    def has_references(self) -> bool:
+        """Whether a value refers to another one by ${…}: then values can't be set one by one."""
+        return re.search(r"\$\{(?!oc\.env:)", str(self.values)) is not None
+
+    @cached_property
     def keys(self) -> set[str]:
         """The keys of these files: norm.eps, seed, …"""
         return {*dotted(self.values)}
@@ -97,7 +103,9 @@ def run_part(whole: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(whole, [str(key) for key in whole if key not in ("hydra", "executor")])
 
 
-_shipped: dict[tuple[str, ...], Composition] = {}  # from conf/ alone, which doesn't change during a process
+_shipped: dict[str | None, dict[tuple[str, ...], Composition]] = {}  # of conf/ alone, by $BNEXP_DATA
+    str | None, dict[tuple[str, ...], Composition]
+] = {}  # from conf/ alone, which doesn't change during a process
 
 
 @contextmanager
@@ -136,7 +144,8 @@ class Composer:
 
     def __init__(self, name: str, folder: str | None, search: list[str], plain_hydra: dict[str, object]) -> None:
         self.name, self.folder, self.search, self.plain_hydra = name, folder, search, plain_hydra
-        self.compositions: dict[tuple[str, ...], Composition] = _shipped if not search and name == "config" else {}
+        shared = _shipped.setdefault(os.environ.get("BNEXP_DATA"), {})  # which conf/ asks for
+        self.compositions: dict[tuple[str, ...], Composition] = shared if not search and name == "config" else {}
         self.adjustments: dict[tuple[str, ...], Composition] = {}
         self.checked: dict[str, Any] = {}  # the text of a setting → its typed value
         self.by_parts = False
@@ -162,7 +171,7 @@ class Composer:
         fixed, choices, values = divided([setting for setting in settings if not setting.is_set_afterwards])
         try:
             composition = self.adjusted(self.combined(fixed, choices), [s for s in settings if s.is_set_afterwards])
-            if "${" not in str(composition.values):
+            if not composition.has_references:
                 run = self.with_settings(composition, values)
                 return run, composition, {setting.key: setting.value for setting in values}
         except ConfigError:
