@@ -104,8 +104,6 @@ def run_part(whole: DictConfig) -> DictConfig:
 
 
 _shipped: dict[str | None, dict[tuple[str, ...], Composition]] = {}  # of conf/ alone, by $BNEXP_DATA
-    str | None, dict[tuple[str, ...], Composition]
-] = {}  # from conf/ alone, which doesn't change during a process
 
 
 @contextmanager
