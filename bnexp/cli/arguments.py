@@ -134,7 +134,7 @@ def is_quoted(value: str) -> bool:
         parsed = OverridesParser.create().parse_override(f"key={value},{value}")  # twice: a sweep keeps its quotes
     except HydraException:
         return False
-    return all(isinstance(part, QuotedString) for part in parsed.sweep_iterator())
+    return parsed.is_sweep_override() and all(isinstance(part, QuotedString) for part in parsed.sweep_iterator())
 
 
 def split_paths(value: str) -> list[str]:

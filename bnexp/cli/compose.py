@@ -166,18 +166,21 @@ class Composer:
 
         Raises ConfigError and errors of Hydra and OmegaConf.
         """
-        fixed, choices, values = divided([setting for setting in settings if not setting.is_set_afterwards])
+        afterwards = [setting for setting in settings if setting.is_set_afterwards]
+        settings = [setting for setting in settings if not setting.is_set_afterwards]
+        fixed, choices, values = divided(settings)
         try:
-            composition = self.adjusted(self.combined(fixed, choices), [s for s in settings if s.is_set_afterwards])
+            composition = self.combined(fixed, choices)
             if not composition.has_references:
                 run = self.with_settings(composition, values)
-                return run, composition, {setting.key: setting.value for setting in values}
+                values_to_set = {setting.key: setting.value for setting in values}
+                return run, self.adjusted(composition, afterwards), values_to_set
         except ConfigError:
             if not values:
                 raise
         # Hydra composes all of it, as for values that depend on one another
         composition = self.composed(tuple(setting.text for setting in settings))
-        return composition.run, composition, {}
+        return composition.run, self.adjusted(composition, afterwards), {}
 
     def with_settings(self, composition: Composition, settings: list[Setting]) -> RunConfig:
         """Return the composed run with these values. Raises ConfigError."""

@@ -118,6 +118,9 @@ def parse_executor(values: dict[str, Any]) -> ExecutorConfig:
     """Return the executor of a composed configuration or of a record. Raises ConfigError."""
     name = values.get("name")
     require(name in EXECUTOR_KEYS, "executor", name, f"one of {', '.join(EXECUTOR_KEYS)}")
+    others = sorted(values.keys() - {"name", *EXECUTOR_KEYS[str(name)]})
+    if others:
+        raise ConfigError(f"executor.{others[0]} is a key that executor={name} doesn't have")
     checked = {key: value for key, value in values.items() if key in ExecutorConfig.__dataclass_fields__}
     for key, most in (("workers", MOST_WORKERS), ("max_stack", LARGEST_STACK), ("timeout_min", 10**6)):
         value = checked.get(key)

@@ -472,7 +472,7 @@ def sweep_of(config: object, **settings: object) -> str:
         (sweep_of("seed: 1"), "is no table"),
         (sweep_of({"_target_": "os.system"}), "_target_"),
         (sweep_of({"seed": -1}), "seed=-1 is not allowed"),
-        (sweep_of({"seed": -1}, cluster=3), "seed=-1 is not allowed"),
+        (sweep_of({}, cluster=3), "executor.cluster is a key that"),
         (sweep_of({"optim": {"lr": 10**400}}), "sweep.json cannot be read"),
         (sweep_of({"seed": -(10**400)}), "sweep.json cannot be read"),
         (sweep_of({}, workers=10**4000), "sweep.json cannot be read"),

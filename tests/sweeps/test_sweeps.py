@@ -454,3 +454,22 @@ def test_every_executor_has_its_keys_and_its_file() -> None:
             composed = composer.composed((f"executor={name}",)).executor
         assert set(composed) == {"name", *keys}
         assert set(keys) <= set(ExecutorConfig.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "text"),
+    [
+        ("executor: {max_stack: 3}", 0, "3 runs: one by one in this process"),
+        ("executor: {workers: 2}", 0, "3 runs: one by one on 2 workers"),
+        ("defaults: [override /executor: inline]\nexecutor: {max_stack: 3}", 0, "3 runs: one by one in this process"),
+        ("executor: {max_stack: 1000}", 2, "executor.max_stack=1000 is not allowed"),
+        ("executor: {speed: 3}", 2, "executor.speed is a key that executor=processes doesn't have"),
+        ("executor: {name: moon}", 2, "executor=moon is not allowed: one of processes, inline, slurm"),
+    ],
+)
+def test_a_file_may_choose_the_executor(bnexp: Bnexp, tmp_path: Path, content: str, status: int, text: str) -> None:
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{content}\n")
+    outcome = bnexp(*TRAIN, "-m", "seed=range(3)", "--config-dir", "own", "experiment=mine", "dry_run=true")
+    assert outcome.status == status, outcome
+    assert text in outcome.out + outcome.err
