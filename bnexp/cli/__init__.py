@@ -1,1 +1,1 @@
-"""What one types: commands, their arguments, composition by Hydra, help. Read `commands.py` first."""
+"""The command line: commands, their arguments, composition by Hydra, errors, help. Read `commands.py` first."""

@@ -1,4 +1,4 @@
-"""The arguments of a command line: flags and overrides in Hydra's grammar."""
+"""Parse a command line into flags and overrides in Hydra's grammar, and quote the paths in overrides."""
 
 import argparse
 import os
@@ -24,49 +24,55 @@ SWEEP = re.compile(r"(?:choice|shuffle|sort|glob|range|interval|tag)\s*\(.*\)", 
 
 @dataclass(frozen=True)
 class Arguments:
-    """The overrides of a command line, and its flags with their values."""
+    """A parsed command line.
+
+    overrides: the arguments KEY=VALUE, with paths quoted. flags: the flags that were typed, by name (config_dir for
+    --config-dir), with their values, or True for a flag without a value.
+    """
 
     overrides: list[str]
     flags: dict[str, str | bool] = field(default_factory=dict)
 
     @property
     def multirun(self) -> bool:
-        """Whether --multirun is set, for a sweep."""
+        """Whether --multirun was typed, which makes a sweep."""
         return "multirun" in self.flags
 
     @property
     def is_question(self) -> bool:
-        """Whether a flag asks for a print, such as --help, and nothing is to be run."""
+        """Whether --help, --cfg or --info was typed: the command then prints the answer and trains nothing."""
         return not self.flags.keys().isdisjoint(QUESTIONS)
 
     @property
     def config_name(self) -> str:
-        """The name of the primary configuration."""
+        """The name of Hydra's primary configuration: the value of --config-name, by default "config"."""
         return str(self.flags.get("config_name", "config"))
 
     @property
     def config_dir(self) -> str | None:
-        """The user's folder with further configurations."""
+        """The user's folder with further configurations (--config-dir); None where the flag was not typed."""
         return str(self.flags["config_dir"]) if "config_dir" in self.flags else None
 
     @property
     def for_hydra(self) -> list[str]:
-        """The flags, without the overrides and --multirun, as a list of arguments for Hydra."""
+        """The flags as a list of arguments for Hydra, without the overrides and --multirun."""
         pairs = ((f"--{name.replace('_', '-')}", value) for name, value in self.flags.items() if name != "multirun")
         return [text for flag, value in pairs for text in ([flag] if value is True else [flag, str(value)])]
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises ConfigError where argparse would end the process."""
+    """A parser of argparse that raises ConfigError for invalid arguments instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise the message as a ConfigError."""
+        """Raise ConfigError with this message."""
         raise ConfigError(message)
 
 
 def parse_arguments(arguments: list[str]) -> Arguments:
-    """Parse flags and overrides, in any order, and quote paths in overrides. Raises ConfigError for an unknown flag,
-    for --resolve without --cfg, and for a --config-dir that is no folder.
+    """Parse flags and overrides, in any order, and quote the paths in overrides (`with_quoted_path`).
+
+    Raises ConfigError for an unknown flag, an invalid value of a flag, --resolve without --cfg, and a --config-dir that
+    is not a folder.
     """
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -93,7 +99,10 @@ def parse_arguments(arguments: list[str]) -> Arguments:
 
 
 def unknown_flag(arguments: list[str]) -> str:
-    """Return the error for a flag that doesn't exist: most are keys, which are set without dashes."""
+    """Return the error message for an unknown flag, `arguments[0]`; the other arguments follow it in the command line.
+
+    Most unknown flags are keys, which are set without dashes: for --lr 0.1 the message suggests optim.lr=0.1.
+    """
     flag, value = arguments[0], next((text for text in arguments[1:] if not text.startswith("-")), None)
     override = suggest_override(flag, value, known_keys())
     hint = f"an override has no dashes, as {override}" if override else "bnexp train --help lists all arguments"
@@ -101,10 +110,11 @@ def unknown_flag(arguments: list[str]) -> str:
 
 
 def with_quoted_path(override: str) -> str:
-    """Quote the value of an override that is a path, where Hydra's grammar would read it otherwise.
+    """Expand ~ and add quotes in the value of an override whose key takes a path; return any other override unchanged.
 
-    Existing paths, and lists of them, are quoted whatever their names. Other paths are quoted unless the value is
-    already quoted, null, or a function that sweeps, as choice(a,b).
+    The value of an existing path is always quoted as a path. Otherwise, values that are quoted already, null where the
+    key allows it, and functions that sweep, as choice(a,b), are returned unchanged. In a list with commas, each path is
+    quoted by itself if one of them exists or is quoted; if not, the list is quoted as one path.
     """
     named, _, value = override.partition("=")
     key = named.lstrip("+")
@@ -122,12 +132,12 @@ def with_quoted_path(override: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether a path, ~ expanded, exists."""
+    """Return whether a path exists, after ~ in it is expanded."""
     return os.path.exists(os.path.expanduser(path))
 
 
 def is_quoted(value: str) -> bool:
-    """Whether Hydra reads a value as one quoted text, or as several separated by commas."""
+    """Return whether Hydra parses a value as one quoted string, or as several that are separated by commas."""
     if value[:1] not in ("'", '"'):
         return False
     try:
@@ -138,7 +148,7 @@ def is_quoted(value: str) -> bool:
 
 
 def split_paths(value: str) -> list[str]:
-    """Split a list of paths at its commas, except at those in the name of an existing file or folder."""
+    """Split a list of paths at its commas, except at commas in the name of an existing file or folder."""
     pieces, paths = value.split(","), list[str]()
     while pieces:
         joined = (",".join(pieces[:end]) for end in range(len(pieces), 0, -1))
@@ -148,9 +158,11 @@ def split_paths(value: str) -> list[str]:
 
 
 def quoted(path: str) -> str:
-    """Return a path with ~ expanded, which shells don't expand after =, in quotes where Hydra's grammar needs them.
+    """Expand ~ in a path, which shells don't do after =, and add single quotes where Hydra's grammar needs them.
 
-    A ${…} in an existing path is not read as an interpolation, and ??? alone not as a missing value.
+    In the part of the path that exists, ${ is escaped, so that it begins no interpolation. The path ???, which Hydra
+    reads as a missing value, becomes ./???. A path that is quoted already is returned unchanged, unless a file has this
+    name.
     """
     if is_quoted(path) and not exists(path):
         return path

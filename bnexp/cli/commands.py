@@ -1,6 +1,7 @@
-"""The commands except `bnexp reproduce`. `bnexp train` and `bnexp compare` check all jobs before the first one starts.
+"""The commands of the command line except `bnexp reproduce`. All of them return the exit status.
 
-Imports are lazy, so that --help and completion need no torch.
+`bnexp train` and `bnexp compare` check all jobs before the first one starts. Modules are imported inside the functions,
+so that --help and completion need no torch.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def train(arguments: list[str]) -> int:
-    """`bnexp train`: train one run, or with -m a sweep. Return the exit status."""
+    """Run `bnexp train`: train one run, or a sweep with -m; with dry_run=true only print the plan.
+
+    Return the exit status.
+    """
     from bnexp.cli.arguments import parse_arguments
     from bnexp.cli.plan import plan
 
@@ -38,7 +42,10 @@ def train(arguments: list[str]) -> int:
 
 
 def compare(arguments: list[str]) -> int:
-    """`bnexp compare`: train a sweep, then compare its arms, paired by seed. Return the exit status."""
+    """Run `bnexp compare`: train a sweep, then compare its arms, paired by seed; with dry_run=true only print the plan.
+
+    Return the exit status.
+    """
     from bnexp.cli.arguments import parse_arguments
     from bnexp.cli.plan import plan
 
@@ -57,7 +64,7 @@ def compare(arguments: list[str]) -> int:
 
 
 def answer(command: str, read: Arguments) -> int:
-    """Print the answer to --help, --cfg or --info of a command. Return the exit status."""
+    """Print the answer to --help, --cfg or --info; return the exit status. command: the command's name, for --help."""
     from bnexp.cli.help import ask_hydra, command_help, show_configuration
 
     if "help" in read.flags:
@@ -67,14 +74,20 @@ def answer(command: str, read: Arguments) -> int:
 
 
 def pop_value(key: str, arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Return the value of an argument KEY=VALUE of bnexp's own, or None, and the remaining arguments."""
+    """Return the value of an argument KEY=VALUE that is not an override, or None, and the arguments without it.
+
+    Where the key is repeated, the last value counts.
+    """
     values = [argument.removeprefix(f"{key}=") for argument in arguments if argument.startswith(f"{key}=")]
     remaining = [argument for argument in arguments if not argument.startswith(f"{key}=")]
     return (values[-1] if values else None), remaining
 
 
 def pop_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
-    """Return whether dry_run=true is among the arguments, and the remaining ones. Raises ConfigError."""
+    """Return whether dry_run=true is among the arguments, and the arguments without it.
+
+    Raises ConfigError for a value other than true and false.
+    """
     from bnexp.runs.config import require
 
     value, remaining = pop_value("dry_run", arguments)
@@ -86,7 +99,7 @@ def pop_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
 
 
 def report(arguments: list[str]) -> int:
-    """`bnexp report`: compare the runs of some directories. Return the exit status."""
+    """Run `bnexp report`: compare the runs in some directories, and write the report. Return the exit status."""
     directories, options = parse_directories("report", arguments, ("by", "out"))
     from bnexp.compare.report import report as make_report
 
@@ -95,14 +108,19 @@ def report(arguments: list[str]) -> int:
 
 
 def folder_of(text: str | None) -> Path | None:
-    """Return the path of a text, ~ expanded; None of None."""
+    """Convert a text to a path with ~ expanded; return None for None."""
     return None if text is None else Path(text).expanduser()
 
 
 def parse_directories(
     command: str, arguments: list[str], keys: tuple[str, ...] = ()
 ) -> tuple[list[Path], dict[str, str | None]]:
-    """Return the directories, all of which exist, and the values of the keys, KEY=VALUE. Raises ConfigError."""
+    """Parse arguments that are directories or options KEY=VALUE; return the directories and the options' values by key.
+
+    command: its name, for messages. keys: the allowed options; one that is not among the arguments has the value None.
+    Raises ConfigError where no directory is named, one does not exist, an option is empty, or several directories are
+    named without out=FOLDER although "out" is allowed.
+    """
     from bnexp.runs.config import ConfigError
 
     options: dict[str, str | None] = {}
@@ -125,8 +143,10 @@ def parse_directories(
 
 
 def resume(arguments: list[str]) -> int:
-    """Resume runs and sweeps. KEY=FOLDER, for example dataset.root=DIR, gives the new path of a moved folder. A sweep
-    that `bnexp compare` started is compared again afterwards.
+    """Run `bnexp resume`: train the remaining runs of interrupted runs and sweeps. Return the exit status.
+
+    An argument KEY=FOLDER, for example dataset.root=DIR, gives the new path of a folder that was moved. A sweep that
+    `bnexp compare` started is compared again afterwards.
     """
     from bnexp.runs.config import PATHS
 
@@ -154,7 +174,7 @@ def resume(arguments: list[str]) -> int:
 
 
 def probe(arguments: list[str]) -> int:
-    """`bnexp probe`: measure the loss around the checkpoints of runs. Return the exit status."""
+    """Run `bnexp probe`: measure the loss around the checkpoints of runs. Return the exit status."""
     directories, options = parse_directories("probe", arguments, ("by", "out"))
     from bnexp.compare.landscape_report import report_probes
 
@@ -163,7 +183,10 @@ def probe(arguments: list[str]) -> int:
 
 
 def data(arguments: list[str]) -> int:
-    """`bnexp data`: show which data sets are ready, or fetch one. Return the exit status."""
+    """Run `bnexp data`: show which data sets are ready (status, the default), or fetch one. Return the exit status.
+
+    Raises ConfigError for an unknown action and for an argument that is not KEY=VALUE.
+    """
     from bnexp.cli.arguments import with_quoted_path
     from bnexp.runs.config import ConfigError
 
@@ -180,7 +203,10 @@ def data(arguments: list[str]) -> int:
 
 
 def data_fetch(overrides: list[str]) -> int:
-    """Download, check and decode a data set, as far as that has not been done. Return the exit status."""
+    """Load a data set, which downloads, checks and decodes it where necessary, and print its numbers of images.
+
+    overrides: dataset=NAME and values of its keys. Return the exit status.
+    """
     from bnexp.cli.compose import configurations
     from bnexp.data.load import load_data, show_contents
     from bnexp.runs.console import print_line
@@ -196,7 +222,10 @@ def data_fetch(overrides: list[str]) -> int:
 
 
 def data_status(overrides: list[str]) -> int:
-    """Print which data sets are ready, and where they are. Return the exit status."""
+    """Print a table with the status and the location of the data set that dataset=NAME chooses, or of every data set.
+
+    Return the exit status.
+    """
     from bnexp.cli.compose import configurations
     from bnexp.data.load import DATASETS, find_loader
     from bnexp.runs.console import show_table
@@ -214,9 +243,9 @@ def data_status(overrides: list[str]) -> int:
 
 
 def for_each_dataset(composer: Composer, names: list[str], overrides: list[str]) -> list[list[str]]:
-    """Return the overrides for each data set, without those whose key it doesn't have.
+    """Return a list of overrides for each data set: dataset=NAME, then `overrides` without the keys that it lacks.
 
-    Raises ConfigError for a key that no data set has.
+    names: the data sets' names. Raises ConfigError for a key dataset.… that no data set has.
     """
     from bnexp.cli.errors import unknown_key
     from bnexp.runs.config import ConfigError
@@ -233,12 +262,15 @@ def for_each_dataset(composer: Composer, names: list[str], overrides: list[str])
 
 
 def key_of(override: str) -> str:
-    """Return the key of an override: norm.eps of +norm.eps=1e-3."""
+    """Return the key of an override, without a leading +: norm.eps for +norm.eps=1e-3."""
     return override.partition("=")[0].lstrip("+")
 
 
 def bench(arguments: list[str]) -> int:
-    """`bnexp bench`: measure training steps a second, with every norm and without. Return the exit status."""
+    """Run `bnexp bench`: measure training steps per second without a norm and with each norm.
+
+    The norms are those that the overrides choose, by default all. Table and figure are written. Return the exit status.
+    """
     from bnexp.cli.arguments import with_quoted_path
     from bnexp.cli.compose import configurations
     from bnexp.cli.overrides import parse_overrides

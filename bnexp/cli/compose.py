@@ -1,7 +1,8 @@
-"""Configurations as Hydra composes them from conf/ and a command's overrides, typed and range-checked.
+"""Compose configurations with Hydra from conf/ and a command's overrides, and make them typed and range-checked.
 
-Hydra composes once for each choice of files, through its public API. Each value of a single key is checked once, and
-set on copies of the typed configuration, so that a sweep of thousands of jobs is planned in seconds.
+Hydra composes once for each combination of configuration files that the overrides choose, through its public API. Each
+value of a single key is checked once, and set on copies of the typed configuration, so that a sweep of thousands of
+jobs is planned in seconds.
 """
 
 import copy
@@ -30,11 +31,14 @@ LONGEST_SHOWN = 100  # characters of an override in a message
 
 @contextmanager
 def naming_overrides(overrides: list[str]) -> Iterator[None]:
-    """Turn every error of the block into a ConfigError that names one of the overrides."""
+    """Turn errors of the `with` body into a ConfigError that names a key of the overrides, or else all overrides.
+
+    An OSError of the operating system is raised unchanged.
+    """
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:  # OmegaConf's, of a file that is no table, has none
+        if isinstance(error, OSError) and error.errno is not None:  # OmegaConf's for an invalid file has no number
             raise
         text = "nested too deeply" if isinstance(error, RecursionError) else explain(error)[1]
         keys = [override.lstrip("+~").split("=")[0].split("@")[0] for override in overrides]
@@ -44,47 +48,56 @@ def naming_overrides(overrides: list[str]) -> Iterator[None]:
 
 
 def abridged(overrides: list[str]) -> str:
-    """Return overrides in a line, with long ones abbreviated."""
+    """Join overrides with spaces, each cut off after LONGEST_SHOWN characters."""
     return " ".join(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…" for text in overrides)
 
 
 @dataclass(frozen=True)
 class Composition:
-    """What Hydra composed from one choice of files: the whole configuration, and the typed one of a run."""
+    """The result of Hydra for one combination of configuration files.
+
+    whole: the entire configuration, with its parts `hydra` and `executor`. run: the typed configuration of a run.
+    """
 
     whole: DictConfig
     run: RunConfig
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The run's part as a table, with unresolved interpolations."""
+        """The run's part of the configuration as nested dictionaries, with unresolved interpolations."""
         values: Any = OmegaConf.to_container(run_part(self.whole), resolve=False)
         return dict(values)
 
     @cached_property
     def has_references(self) -> bool:
-        """Whether a value refers to another one by ${…}: then values can't be set one by one."""
+        """Whether the run's part has an interpolation ${…} other than ${oc.env:…}, which reads an environment variable.
+
+        Since a value may then depend on another one, values can't be set one by one.
+        """
         return re.search(r"\$\{(?!oc\.env:)", str(self.values)) is not None
 
     @cached_property
     def keys(self) -> set[str]:
-        """The keys of these files: norm.eps, seed, …"""
+        """The dotted keys of the run's part: norm.eps, seed, …"""
         return {*dotted(self.values)}
 
     @cached_property
     def record(self) -> HydraRecord:
-        """What its runs record in their folders .hydra/."""
+        """The record of Hydra's configuration that each run of this composition writes to its folder .hydra/."""
         settings: Any = OmegaConf.to_container(self.whole.hydra, resolve=False, enum_to_str=True)
         return HydraRecord(self.values, settings)
 
     @property
     def executor(self) -> dict[str, Any]:
-        """The executor's part as a table."""
+        """The executor's part of the configuration as a dictionary, with resolved interpolations."""
         values: Any = OmegaConf.to_container(self.whole.executor, resolve=True)
         return dict(values)
 
     def directory(self, key: str, name: str) -> Path:
-        """Return the path of `hydra.run.dir` or `hydra.sweep.dir`; ${hydra:job.override_dirname} becomes `name`."""
+        """Return the path in `hydra.run.dir` or `hydra.sweep.dir` (the key) if hydra:job.override_dirname is `name`.
+
+        This sets Hydra's global HydraConfig, from which ${hydra:…} is resolved.
+        """
         whole = editable(self.whole)
         whole.hydra.job.override_dirname = name
         HydraConfig.instance().set_config(whole)
@@ -92,25 +105,27 @@ class Composition:
 
 
 def editable(whole: DictConfig) -> DictConfig:
-    """Return a copy of a composition that can be changed."""
+    """Return a deep copy of a composed configuration whose part `hydra` is not read-only."""
     copied = copy.deepcopy(whole)
     OmegaConf.set_readonly(copied.hydra, False)
     return copied
 
 
 def run_part(whole: DictConfig) -> DictConfig:
-    """Return the run's part of a composition, without those of Hydra and of the executor."""
+    """Return the run's part of a composed configuration: everything except `hydra` and `executor`."""
     return OmegaConf.masked_copy(whole, [str(key) for key in whole if key not in ("hydra", "executor")])
 
 
-_shipped: dict[str | None, dict[tuple[str, ...], Composition]] = {}  # of conf/ alone, by $BNEXP_DATA
+_shipped: dict[str | None, dict[tuple[str, ...], Composition]] = {}  # compositions from conf/ alone, by $BNEXP_DATA
 
 
 @contextmanager
 def configurations(folder: str | None = None, name: str = "config") -> Iterator["Composer"]:
-    """Yield a composer of configurations from conf/ and then from the user's folder (--config-dir).
+    """Initialize Hydra, and yield a composer of configurations from conf/ and from the user's folder.
 
-    The user's folder comes first where it holds the primary configuration, which Hydra looks up in the first one only.
+    folder: the user's folder (--config-dir), if any. name: the primary configuration, which Hydra looks up in the first
+    folder only. The first folder is conf/, except where the user's folder holds the primary configuration under a name
+    other than "config".
     """
     ours, theirs = str(conf_dir()), folder and str(Path(folder).absolute())
     plain_hydra = flat(shipped_composition().whole.hydra) if theirs else {}
@@ -122,49 +137,51 @@ def configurations(folder: str | None = None, name: str = "config") -> Iterator[
 
 
 def shipped_composition() -> Composition:
-    """Return what Hydra composes from conf/ without overrides."""
+    """Return the composition of conf/ alone, without overrides."""
     with configurations() as composer:
         return composer.composed(())
 
 
 def escaped(path: str) -> str:
-    """Escape a path for single quotes in Hydra's grammar."""
+    """Escape backslashes and single quotes in a path, so that it can be put in single quotes in Hydra's grammar."""
     return path.replace("\\", "\\\\").replace("'", "\\'")
 
 
 class Composer:
-    """Composes the configurations of the jobs of one command, and shares compositions among them.
+    """A composer of the configurations of a command's jobs, which share compositions.
 
-    name: the primary configuration. folder: the user's --config-dir, if any. search: the override of hydra.searchpath
-    that adds the other of conf/ and that folder, or nothing. plain_hydra: the settings under `hydra` as conf/ alone
-    gives them, to detect what the user's files change.
+    name: the primary configuration. folder: the user's --config-dir, if any. search: empty without such a folder, else
+    the one override of hydra.searchpath that adds the second of the two folders. plain_hydra: the settings under
+    `hydra` without the user's files, with which changes by these are detected.
     """
 
     def __init__(self, name: str, folder: str | None, search: list[str], plain_hydra: dict[str, object]) -> None:
         self.name, self.folder, self.search, self.plain_hydra = name, folder, search, plain_hydra
-        shared = _shipped.setdefault(os.environ.get("BNEXP_DATA"), {})  # which conf/ asks for
+        shared = _shipped.setdefault(os.environ.get("BNEXP_DATA"), {})  # conf/ reads this variable
         self.compositions: dict[tuple[str, ...], Composition] = shared if not search and name == "config" else {}
         self.adjustments: dict[tuple[str, ...], Composition] = {}
         self.checked: dict[str, Any] = {}  # the text of a setting → its typed value
         self.by_parts = False
 
     def prepare(self, rows: list[list[Setting]]) -> None:
-        """Decide whether the choices of a job are composed together, or one by one and then combined.
+        """Set `by_parts`: whether the choices of a job, as norm=batch, are composed one by one and then combined.
 
-        The second way is taken where it needs fewer compositions for all jobs.
+        rows: the settings of each job. This is done where it needs fewer compositions for all jobs than composing the
+        choices of each job together.
         """
         combinations = {tuple(setting.text for setting in row if setting.is_choice) for row in rows}
         self.by_parts = len(combinations) > 1 + len({text for texts in combinations for text in texts})
 
     def compose_run(self, overrides: list[str]) -> RunConfig:
-        """Return the configuration of one run. Raises ConfigError."""
+        """Return the configuration of one run. Raises ConfigError, also for an override that lists several values."""
         with naming_overrides(overrides):
             return self.compose_job([single(override) for override in parse_overrides(overrides)])[0]
 
     def compose_job(self, settings: list[Setting]) -> tuple[RunConfig, Composition, dict[str, Any]]:
-        """Return a job's configuration, what Hydra composed for it, and the values that are to be set in the latter.
+        """Return a job's configuration, the composition that it was made from, and the values set in it afterwards.
 
-        Raises ConfigError and errors of Hydra and OmegaConf.
+        These values, by their keys, replace those of the composition. Raises ConfigError and errors of Hydra and
+        OmegaConf.
         """
         afterwards = [setting for setting in settings if setting.is_set_afterwards]
         settings = [setting for setting in settings if not setting.is_set_afterwards]
@@ -183,7 +200,10 @@ class Composer:
         return composition.run, self.adjusted(composition, afterwards), {}
 
     def with_settings(self, composition: Composition, settings: list[Setting]) -> RunConfig:
-        """Return the composed run with these values. Raises ConfigError."""
+        """Return the composition's run with the values of these settings.
+
+        Raises ConfigError for an unknown key and an invalid value.
+        """
         for setting in settings:
             if setting.key not in composition.keys:
                 raise ConfigError(unknown_key(setting.key))
@@ -192,9 +212,10 @@ class Composer:
         return with_values(composition.run, {setting.key: self.checked[setting.text] for setting in settings})
 
     def combined(self, fixed: tuple[str, ...], choices: list[Setting]) -> Composition:
-        """Return what Hydra composes from these choices.
+        """Return the composition of the fixed overrides and the choices.
 
-        By parts, the compositions of single choices are combined, provided that each changes only its own group.
+        If `by_parts` is set and each choice changes only its own group, each choice is composed by itself and the
+        groups of the results are combined.
         """
         last = {setting.key: setting for setting in choices}
         texts = tuple(setting.text for setting in last.values())
@@ -215,7 +236,10 @@ class Composer:
         return self.compositions[key]
 
     def adjusted(self, composition: Composition, settings: list[Setting]) -> Composition:
-        """Return a composition with these values of keys of Hydra and the executor. Raises ConfigError."""
+        """Return the composition with these settings of keys of Hydra and the executor.
+
+        Raises ConfigError for an unknown key of the executor.
+        """
         key = (str(id(composition)), *(setting.text for setting in settings))
         if settings and key not in self.adjustments:
             whole = editable(composition.whole)
@@ -229,7 +253,11 @@ class Composer:
         return self.adjustments[key] if settings else composition
 
     def composed(self, overrides: tuple[str, ...]) -> Composition:
-        """Return what Hydra composes from these overrides, which is done once for each choice."""
+        """Return Hydra's composition of these overrides, from the cache if they were composed before.
+
+        This sets Hydra's global HydraConfig. Compositions of overrides with an interpolation are not cached. Raises
+        ConfigError and errors of Hydra and OmegaConf.
+        """
         if overrides in self.compositions:
             return self.compositions[overrides]
         for text in overrides:
@@ -245,7 +273,7 @@ class Composer:
         return composition
 
     def check_choice(self, text: str) -> None:
-        """Raise ConfigError where the choice of a group is the path of a file."""
+        """Raise ConfigError where an override chooses the file of a group by a path, as in norm=folder/file."""
         key, _, choice = text.lstrip("+").partition("=")
         group = key.partition("@")[0]
         if "/" in choice and (options := group_options(group, self.folder)):
@@ -253,9 +281,10 @@ class Composer:
 
 
 def divided(settings: list[Setting]) -> tuple[tuple[str, ...], list[Setting], list[Setting]]:
-    """Divide a job's settings into those that Hydra always composes, the choices of files, and the values of keys.
+    """Divide a job's settings into texts that Hydra always composes, choices of groups, and values of single keys.
 
-    Overrides apply in their order, so Hydra also composes the values before a table ({lr: 1}) or an added key.
+    Overrides apply in their order. Therefore Hydra also composes every choice, and the values before it, where a
+    setting is a dictionary ({lr: 1}), an added key, or another that is neither a choice nor a plain value.
     """
     by_hydra = [
         n for n, s in enumerate(settings) if s.is_run and not (s.is_choice or s.is_value or s.key == "experiment")
@@ -268,18 +297,18 @@ def divided(settings: list[Setting]) -> tuple[tuple[str, ...], list[Setting], li
 
 
 def differs_elsewhere(part: Composition, base: Composition, group: str) -> bool:
-    """Whether a choice changes anything outside of its own group."""
+    """Return whether the run's parts of two compositions differ outside of this group."""
     return {**part.values, group: None} != {**base.values, group: None}
 
 
 @cache
 def shipped_names(group: str) -> frozenset[str]:
-    """Return the names of the files of a group in conf/."""
+    """Return the names of the files of a group in conf/, without .yaml."""
     return frozenset(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
 def check_names(composition: Composition) -> None:
-    """Raise ConfigError where a user's file gives a choice of bnexp's another name."""
+    """Raise ConfigError where a user's file changes the key `name` of a choice from conf/."""
     for group in GROUPS:
         choice = composition.whole.hydra.runtime.choices.get(group)
         name = OmegaConf.select(composition.whole, f"{group}.name")
@@ -292,9 +321,10 @@ FREE += ["job.override_dirname", "job.config_name"]
 
 
 def check_files(whole: DictConfig, expected: dict[str, object]) -> None:
-    """Raise ConfigError where a user's file sets a key of Hydra that an override may not, or submitit's parameters.
+    """Raise ConfigError where the user's files set a key of Hydra that is not in FREE, or a parameter of submitit.
 
-    submitit executes some of its parameters in a shell, so they have to be typed as overrides.
+    whole: the composed configuration. expected: Hydra's settings without the user's files, by dotted keys. submitit
+    executes some of its parameters in a shell, so they have to be typed as overrides.
     """
     values = flat(whole.hydra)
     for key in values | expected:
@@ -306,12 +336,15 @@ def check_files(whole: DictConfig, expected: dict[str, object]) -> None:
 
 
 def flat(config: DictConfig) -> dict[str, object]:
-    """Return the unresolved values by their dotted keys, with indices in lists."""
+    """Return the unresolved values of a configuration by their dotted keys, in which list elements have their index."""
     return dict(leaves(OmegaConf.to_container(config, resolve=False), ""))
 
 
 def leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
-    """Yield the values inside tables and lists with their dotted paths; an empty table or list is itself a value."""
+    """Yield the dotted path and the value of each leaf of nested dictionaries and lists. path: the path of `value`.
+
+    An empty dictionary or list is a leaf.
+    """
     parts = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
     for key, part in parts:
         yield from leaves(part, f"{path}.{key}" if path else str(key))

@@ -1,4 +1,4 @@
-"""Errors as one line for the user: the key, the value, what is allowed, and what was probably meant."""
+"""Turn errors into one line for the user: the key, the value, the allowed values, and a suggestion."""
 
 import re
 from difflib import get_close_matches
@@ -10,7 +10,10 @@ from bnexp.runs.config import ConfigError, known_keys
 
 
 def explain(error: Exception) -> tuple[int, str]:
-    """Return the exit status and the line of an error: 2 for invalid arguments, 1 for a run that failed."""
+    """Return the exit status and the message for an error.
+
+    The status is 2 for invalid arguments, the error's own (1 or 2) for a SweepError, and 1 for any other error.
+    """
     if isinstance(error, ConfigError):
         return 2, str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -23,7 +26,7 @@ def explain(error: Exception) -> tuple[int, str]:
 
 
 def composition_error(error: Exception) -> str:
-    """Return the line for an error of Hydra or OmegaConf, whose own messages have several lines."""
+    """Return one line for an error of Hydra or OmegaConf, whose own messages have several."""
     if isinstance(error, OverrideParseException):
         return f"{error.override} cannot be read: an override is KEY=VALUE ({first_line(error.message)})"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
@@ -38,14 +41,14 @@ def composition_error(error: Exception) -> str:
 
 
 def unknown_choice(group: str, choice: str, options: list[str]) -> str:
-    """Return the error for a choice that a group doesn't have."""
+    """Return the error message for a choice that a group doesn't have. options: the choices that it has."""
     near = suggest_choice(group, choice, options)
     hint = f", did you mean {group}={near}? Choose" if near else ": choose"
     return f"{group}={choice} is unknown{hint} from {', '.join(options)}"
 
 
 def unknown_key(key: str) -> str:
-    """Return the error for a key that a configuration doesn't have."""
+    """Return the error message for a key that the configuration doesn't have, with a similar key where there is one."""
     if key in known_keys() or key.startswith("executor."):
         return f"{key} is a key that the chosen {key.split('.', maxsplit=1)[0]} doesn't have"
     near = suggest_key(key, known_keys())
@@ -54,12 +57,12 @@ def unknown_key(key: str) -> str:
 
 
 def first_line(text: str) -> str:
-    """Return the first line of a text that is not empty."""
+    """Return the first line of a text that is not blank, stripped; a blank text is returned unchanged."""
     return next((line.strip() for line in text.splitlines() if line.strip()), text)
 
 
 def unknown_command(name: str, commands: list[str]) -> ConfigError:
-    """Make the error for an unknown command."""
+    """Return the error for an unknown command, which lists the commands and suggests a similar one."""
     near = get_close_matches(name, commands, n=1, cutoff=0.4)
     return ConfigError(
         f"{name} is not a command{f', did you mean {near[0]}?' if near else ':'} choose from {', '.join(commands)}"
@@ -142,7 +145,7 @@ SUFFIXES = ("norm", "_norm", "net")  # that an alias may have: batchnorm for bat
 
 
 def suggest_key(key: str, known: tuple[str, ...]) -> str | None:
-    """Return the key, or the override, that was probably meant by an unknown key; None where none is similar.
+    """Return the key or override that an unknown key probably means; None where no single key is similar.
 
     known: the names of all groups and keys: norm, norm.eps, seed, …
     """
@@ -160,7 +163,7 @@ def suggest_key(key: str, known: tuple[str, ...]) -> str | None:
 
 
 def suggest_choice(group: str, choice: str, options: list[str]) -> str | None:
-    """Return the choice of a group that was probably meant by an unknown one; None where none is similar."""
+    """Return which of a group's options an unknown choice probably means; None where none is similar."""
     plain = choice.lower()
     names = [CHOICES.get(group, {}).get(plain), *(plain.removesuffix(suffix) for suffix in SUFFIXES)]
     exact = next((name for name in names if name in options), None)
@@ -169,7 +172,10 @@ def suggest_choice(group: str, choice: str, options: list[str]) -> str | None:
 
 
 def suggest_override(flag: str, value: str | None, known: tuple[str, ...]) -> str | None:
-    """Return the override that was probably meant by a flag: optim.lr=0.1 for --lr 0.1; None where none is similar."""
+    """Return the override that a flag probably means, as optim.lr=0.1 for --lr 0.1; None where no key is similar.
+
+    value: the argument after the flag, if any. known: the names of all groups and keys.
+    """
     name, _, inline = flag.lstrip("-").replace("-", "_").partition("=")
     key = name if name in known else suggest_key(name, known)
     if key is None:

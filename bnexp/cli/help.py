@@ -1,4 +1,4 @@
-"""Answers that need no run: --help, --cfg, --info and completion."""
+"""Answer --help, --cfg, --info and completion of a shell, without training anything."""
 
 import os
 import sys
@@ -20,7 +20,11 @@ WIDEST = 120  # columns
 
 @dataclass(frozen=True)
 class Page:
-    """The help of a command: usage, purpose, arguments with their defaults, and one example."""
+    """The help of a command.
+
+    usage: its syntax. purpose: one or two sentences. arguments: the explanation of each argument, with its default.
+    example: one command line.
+    """
 
     usage: str
     purpose: str
@@ -111,7 +115,7 @@ PAGES = {
 
 
 def command_help(command: str) -> str:
-    """Return the help of a command, in lines that fit the terminal."""
+    """Return the help of a command, wrapped to the width of the terminal."""
     page = PAGES[command]
     parts = [f"{page.usage}\n", *textwrap.wrap(page.purpose, width()), "", *columns(page.arguments), ""]
     parts += ["Example:", f"  {page.example}"]
@@ -135,12 +139,15 @@ def help_of_keys() -> list[str]:
 
 
 def width() -> int:
-    """Return the number of columns of a line."""
+    """Return the number of columns of a line: the terminal's width, but at most WIDEST."""
     return min(get_terminal_size().columns, WIDEST)
 
 
 def columns(rows: dict[str, str]) -> list[str]:
-    """Return lines with names and explanations in two columns; a long name has a line of its own."""
+    """Format names and their explanations as lines in two columns; a name that is too long has a line of its own.
+
+    rows: name → explanation.
+    """
     first = min(max(map(len, rows), default=0), 28)  # width of the first column
     indent, lines = " " * (first + 4), []
     for name, text in rows.items():
@@ -151,7 +158,7 @@ def columns(rows: dict[str, str]) -> list[str]:
 
 
 def first_composition(read: Arguments) -> Composition:
-    """Return what Hydra composes for a run, or for the first run of a sweep. Raises ConfigError."""
+    """Check the overrides, and return the composition of a run or of a sweep's first run. Raises ConfigError."""
     with configurations(read.config_dir, read.config_name) as composer, naming_overrides(read.overrides):
         overrides = parse_overrides(read.overrides)
         settings = [settings_of(override, composer.folder)[0] for override in overrides]
@@ -160,7 +167,10 @@ def first_composition(read: Arguments) -> Composition:
 
 
 def show_configuration(read: Arguments) -> int:
-    """Print a configuration: --cfg job|hydra|all with --package and --resolve. Raises ConfigError."""
+    """Print the part of a configuration that --cfg job|hydra|all and --package select, as YAML; return the exit status.
+
+    With --resolve, interpolations are resolved. Raises ConfigError, also where the configuration has no such package.
+    """
     whole, wanted = first_composition(read).whole, read.flags["cfg"]
     keys = [str(key) for key in whole if wanted == "all" or (key == "hydra") == (wanted == "hydra")]
     shown: Any = OmegaConf.masked_copy(whole, keys)
@@ -174,13 +184,16 @@ def show_configuration(read: Arguments) -> int:
 
 
 def ask_hydra(read: Arguments) -> int:
-    """Check the overrides, and let Hydra answer --info. Raises ConfigError."""
+    """Check the overrides, and let Hydra print the answer to --info; return the exit status. Raises ConfigError."""
     first_composition(read)
     return complete_by_hydra([*read.for_hydra, *read.overrides])
 
 
 def complete_by_hydra(arguments: list[str]) -> int:
-    """Pass arguments to `hydra.main`, which answers --info and completion itself."""
+    """Pass arguments to `hydra.main`, which prints the answer to --info or a completion; return the exit status.
+
+    This replaces sys.argv.
+    """
 
     def task(_: DictConfig) -> None:
         raise AssertionError("nothing is run")

@@ -29,7 +29,7 @@ eval "$(bnexp -sc install=bash)" installs completion (or zsh, fish).
 
 
 def main() -> None:
-    """Run the command of the process's arguments and exit with its status."""
+    """Make the standard streams safe, run the command that the process's arguments name, and exit with its status."""
     from bnexp.runs.streams import protect_streams
 
     protect_streams()
@@ -37,7 +37,11 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command; return the exit status: 0 done, 1 a run failed, 2 invalid arguments, 129, 130 or 143 a signal."""
+    """Run a command, print its errors, and return the exit status.
+
+    The status is 0 where the command is done, 1 where a run failed, 2 for invalid arguments, and 129, 130 or 143 after
+    a signal.
+    """
     from bnexp.runs.log import set_up_logging
 
     set_up_logging()
@@ -57,7 +61,10 @@ def run(arguments: list[str]) -> int:
 
 
 def init_torchrun(arguments: list[str]) -> None:
-    """Join the process group of torchrun; only rank 0 writes to the terminal. Raises ConfigError."""
+    """Join the process group of torchrun, and print nothing from ranks other than 0.
+
+    Raises ConfigError for a sweep and for commands other than train.
+    """
     from bnexp.runs import distributed
     from bnexp.runs.config import ConfigError
     from bnexp.runs.console import console, errors
@@ -72,7 +79,10 @@ def init_torchrun(arguments: list[str]) -> None:
 
 
 def dispatch(arguments: list[str]) -> int:
-    """Run the command that the first argument names; return the exit status. Raises ConfigError."""
+    """Run the command that the first argument names, or print help, version or completions; return the exit status.
+
+    Raises ConfigError for an unknown command and under python -O, and the errors of the command.
+    """
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(HELP, end="")
         return 0
@@ -100,7 +110,7 @@ def dispatch(arguments: list[str]) -> int:
 
 
 def complete(arguments: list[str]) -> int:
-    """Complete a command line: a command here, its overrides by Hydra.
+    """Complete a command line: print the names of commands, or let Hydra print overrides. Return the exit status.
 
     Hydra knows no commands, so the command is removed from the line first.
     """

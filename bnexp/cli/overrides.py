@@ -1,4 +1,4 @@
-"""Overrides in Hydra's grammar: which are allowed, and their values in a sweep."""
+"""Overrides in Hydra's grammar: check which are allowed, and list their values in a sweep."""
 
 import re
 from collections.abc import Iterator
@@ -27,14 +27,14 @@ INSTEAD = {  # a key of Hydra that is not allowed → what to use instead
 
 
 def conf_dir() -> Path:
-    """Return the folder conf/, which is next to the package in a checkout, and inside of it in a wheel."""
+    """Return the folder conf/, which is next to the package in a checkout, and inside it in a wheel."""
     package = Path(__file__).resolve().parent.parent
     return next(path for path in (package.parent / "conf", package / "conf") if (path / "config.yaml").exists())
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One KEY=VALUE of a job: its text in Hydra's grammar, its key and its parsed value."""
+    """One KEY=VALUE of a job: its text in Hydra's grammar, its key, and its value as parsed by Hydra."""
 
     text: str
     key: str
@@ -42,29 +42,32 @@ class Setting:
 
     @property
     def is_run(self) -> bool:
-        """Whether it belongs to the run, not to Hydra or the executor."""
+        """Whether it sets a key of the run, not of Hydra or the executor."""
         return re.match(r"\+*(hydra|executor)(?![\w-])", self.key) is None
 
     @property
     def is_choice(self) -> bool:
-        """Whether it only chooses a file of a group other than experiment."""
+        """Whether it chooses a file of a group, as norm=batch does. The group experiment does not count."""
         return self.key in (*GROUPS, "executor") and self.key != "experiment" and isinstance(self.value, str)
 
     @property
     def is_set_afterwards(self) -> bool:
-        """Whether it gives a value to a key of Hydra or the executor, on which no other value depends."""
+        """Whether it sets a key of Hydra or the executor on which no other value depends: it is set after composing."""
         key = self.key.lstrip("+")
         return key in USABLE or key.startswith("executor.")
 
     @property
     def is_value(self) -> bool:
-        """Whether it only gives a value to a key."""
+        """Whether it sets a known key of the run to a value that is no dictionary and has no interpolation."""
         is_plain = not isinstance(self.value, dict) and "${" not in self.text
         return is_plain and self.key in known_keys() and self.key not in GROUPS
 
 
 def parse_overrides(overrides: list[str]) -> list[Override]:
-    """Parse overrides with Hydra's grammar. Raises ConfigError for one that is not allowed."""
+    """Parse overrides with Hydra's grammar.
+
+    Raises ConfigError for one that is not allowed, and Hydra's error for one that is not in this grammar.
+    """
     parser = OverridesParser.create()
     parsed = parser.parse_overrides(overrides)
     for override in parsed:
@@ -73,7 +76,7 @@ def parse_overrides(overrides: list[str]) -> list[Override]:
 
 
 def check_override(override: Override) -> None:
-    """Raise ConfigError for an override that Hydra accepts but a run cannot have."""
+    """Raise ConfigError for an override that Hydra accepts but bnexp does not, as one that deletes a key."""
     line, key = override.input_line, override.key_or_group
     if not key:
         raise ConfigError(f"{line} cannot be read: an override is KEY=VALUE")
@@ -94,24 +97,27 @@ def check_override(override: Override) -> None:
 
 
 def is_under(key: str, name: str) -> bool:
-    """Whether a key is `name`, or lies below it."""
+    """Return whether a key equals `name` or begins with it and a dot."""
     return key == name or key.startswith(f"{name}.")
 
 
 def values_of(override: Override) -> Iterator[object]:
-    """Yield the value of an override, or its values in a sweep."""
+    """Yield the single value of an override, or each value that it lists for a sweep.
+
+    A function that can't be enumerated, such as glob(…), is yielded as Hydra's object.
+    """
     return override.sweep_iterator() if is_enumerable(override) else iter([override.value()])
 
 
 def is_enumerable(override: Override) -> bool:
-    """Whether an override lists the values of a sweep; those of glob(…) depend on the existing files."""
+    """Return whether an override lists a sweep's values. glob(…) does not: its values depend on the existing files."""
     return override.is_discrete_sweep() and not isinstance(override.value(), Glob)
 
 
 def renamed_group(override: Override) -> str | None:
-    """Return the group whose choice this override would rename, else None.
+    """Return the group whose key `name` an override sets, else None.
 
-    Otherwise norm=batch could train layer norm.
+    Such an override is not allowed: with it, norm=batch could train layer norm.
     """
     group, _, part = override.key_or_group.partition(".")
     if group not in (*GROUPS, "executor"):
@@ -121,7 +127,7 @@ def renamed_group(override: Override) -> str | None:
 
 
 def single(override: Override) -> Setting:
-    """Return the setting of an override with one value, as it was typed. Raises ConfigError for a sweep."""
+    """Return the setting of an override with one value, its text as typed. Raises ConfigError for several values."""
     key = override.get_key_element()
     if override.is_sweep_override():
         raise ConfigError(f"{override.input_line} lists several values: add -m for a sweep, or use bnexp compare")
@@ -129,17 +135,17 @@ def single(override: Override) -> Setting:
 
 
 def setting_of(key: str, text: str, value: Any) -> Setting:
-    """Make a setting; 1e3 becomes 1000 for a key whose value is a whole number."""
+    """Make a setting. For a key that takes whole numbers, a value such as 1e3 becomes 1000, in its text too."""
     if key in whole_number_keys() and isinstance(value, float) and value.is_integer():
         return Setting(f"{key}={int(value)}", key, int(value))
     return Setting(text, key, value)
 
 
 def settings_of(override: Override, folder: str | None) -> list[Setting]:
-    """Return the settings of an override: one, or those of a sweep, in Hydra's order and notation.
+    """Return the settings of an override, in Hydra's order and notation: one for each of its values.
 
     folder: the user's folder of configurations, whose files glob(…) matches, too. Raises ConfigError for a sweep that
-    cannot be enumerated.
+    cannot be enumerated, such as interval(0,1).
     """
     key = override.get_key_element()
     if not override.is_sweep_override():
@@ -154,7 +160,7 @@ def settings_of(override: Override, folder: str | None) -> list[Setting]:
 
 
 def plain(element: Any) -> Any:
-    """Return a parsed value without Hydra's wrappers of quoted texts."""
+    """Convert the quoted strings of Hydra's parser to plain ones, also inside lists and dictionaries."""
     if isinstance(element, QuotedString):
         return element.text
     if isinstance(element, list):
@@ -163,7 +169,7 @@ def plain(element: Any) -> Any:
 
 
 def group_options(group: str, folder: str | None) -> list[str]:
-    """Return the names of a group's files, including those in the user's folder."""
+    """Return the sorted names of a group's files in conf/ and the user's folder. Hydra has to be initialized."""
     options = {*GlobalHydra.instance().config_loader().get_group_options(group)}
     for root in (conf_dir(), *([Path(folder)] if folder else [])):
         options |= {path.stem for path in (root / group).glob("*.y*ml")}

@@ -1,4 +1,4 @@
-"""Plan a command line: compose and check all of its jobs, before the first one starts or a directory is made."""
+"""Plan a command line: compose and check all of its jobs before the first one starts and before a directory is made."""
 
 import os
 import shutil
@@ -34,8 +34,9 @@ DIRNAME = ("${hydra:job.override_dirname}", "${hydra.job.override_dirname}")
 class Plan:
     """The checked jobs of a command line.
 
-    directory: that of the run or the sweep. jobs: all of its runs. sweep: the plan of those that are not finished.
-    resumed: whether the directory holds some of the runs already.
+    directory: the directory of the run or the sweep. jobs: all of its jobs. sweep: the plan of the jobs that are not
+    finished. executor: which executor trains them, and how. resumed: whether the directory holds some of the runs
+    already.
     """
 
     arguments: Arguments
@@ -48,15 +49,15 @@ class Plan:
 
     @property
     def configs(self) -> list[RunConfig]:
-        """The configuration of each run."""
+        """The configuration of each job."""
         return [job.config for job in self.jobs]
 
 
 def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan:
-    """Compose and check every job of a command line, and plan those that are not finished.
+    """Compose and check every job of a command line, print remarks of the checks, and plan the unfinished jobs.
 
-    resume: accept a directory with runs that aren't among these jobs. timed: also estimate how long the plan takes.
-    Raises what `explain` says in a line.
+    resume: accept a directory that holds other runs, and skip the checks of its runs. timed: also estimate how long
+    training takes, by training a few steps. Raises ConfigError and OSError.
     """
     from bnexp.runs.distributed import processes
     from bnexp.sweeps.job import parse_executor
@@ -79,7 +80,7 @@ def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan
 
 
 def place_key(multirun: bool) -> str:
-    """Return the key of the directory of a sweep or of a run."""
+    """Return the key that sets the directory: hydra.sweep.dir for a sweep, hydra.run.dir for a run."""
     return "hydra.sweep.dir" if multirun else "hydra.run.dir"
 
 
@@ -87,10 +88,10 @@ def place_key(multirun: bool) -> str:
 
 
 def compose_jobs(arguments: Arguments) -> "tuple[Path, list[Job], Composition, bool]":
-    """Compose the jobs of a run or a sweep.
+    """Compose the job of a run, or the jobs of a sweep.
 
-    Return its directory, its jobs, what Hydra composed for the first job, and whether the user chose the names of the
-    jobs' directories. Raises ConfigError.
+    Return the directory of the run or sweep, the jobs, the composition of the first job, and whether the user chose the
+    names of the jobs' directories, which is always so for a single run. Raises ConfigError.
     """
     overrides, multirun = arguments.overrides, arguments.multirun
     with configurations(arguments.config_dir, arguments.config_name) as composer, naming_overrides(overrides):
@@ -110,7 +111,10 @@ def compose_jobs(arguments: Arguments) -> "tuple[Path, list[Job], Composition, b
 
 
 def split_jobs(overrides: list[Override], folder: str | None) -> list[list[Setting]]:
-    """Return the settings of every job of a sweep: the product of the listed values, the last key changing fastest."""
+    """Return the settings of every job of a sweep: the product of the listed values, the last key changing fastest.
+
+    folder: the user's folder of configurations, if any. Raises ConfigError for an empty sweep and for equal jobs.
+    """
     rows = [list(row) for row in product(*(settings_of(override, folder) for override in overrides))]
     line = " ".join(str(override.input_line) for override in overrides if override.is_sweep_override())
     if not rows:
@@ -125,7 +129,7 @@ def split_jobs(overrides: list[Override], folder: str | None) -> list[list[Setti
 
 
 def make_jobs(rows: list[list[Setting]], composed: list[tuple[RunConfig, Composition, dict[str, Any]]]) -> "list[Job]":
-    """Make a job from each row of settings, without a directory yet."""
+    """Make a job, without its directory, from each row of settings and the result of `Composer.compose_job` for it."""
     from bnexp.sweeps.job import Job
 
     texts = [[setting.text for setting in row if setting.is_run] for row in rows]
@@ -137,10 +141,12 @@ def make_jobs(rows: list[list[Setting]], composed: list[tuple[RunConfig, Composi
 
 
 def subdirectories(overrides: list[Override], rows: list[list[Setting]], first: Composition, named: bool) -> list[str]:
-    """Return the names of the folders of a sweep's runs.
+    """Return the name of each run's folder inside the sweep's directory.
 
-    They are the settings of the swept keys, or numbers where these can't be a file's name, unless the user chose them
-    (hydra.sweep.subdir). Raises ConfigError.
+    A name consists of the settings of the swept keys; where one of these can't be a file's name, all names are the
+    jobs' numbers. named: the user chose the names by hydra.sweep.subdir, in which the number and the overrides of each
+    job are inserted. first: the first job's composition. Raises ConfigError where such a name is not inside the
+    directory.
     """
     swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
     if not named:
@@ -163,20 +169,24 @@ def subdirectories(overrides: list[Override], rows: list[list[Setting]], first: 
 
 
 def subdirectory_of(composition: Composition) -> str:
-    """Return `hydra.sweep.subdir` with unresolved interpolations."""
+    """Return the value of `hydra.sweep.subdir` with unresolved interpolations."""
     settings: Any = OmegaConf.to_container(composition.whole.hydra.sweep, resolve=False)
     return str(settings["subdir"])
 
 
 def with_tokens(template: str, values: dict[str, str]) -> str:
-    """Return a template with its tokens replaced."""
+    """Replace each token, a key of `values`, in a template by its value."""
     for token, value in values.items():
         template = template.replace(token, value)
     return template
 
 
 def name_of_run(overrides: list[Override]) -> str:
-    """Return the name of a run's directory: its overrides, without paths and long ones, up to a maximal length."""
+    """Return the name of a run's directory: its overrides, sorted and joined by commas.
+
+    Paths, settings of Hydra and the executor, and overrides of more than LONGEST_WORD bytes are left out, as are those
+    that would make the name longer than LONGEST_NAME bytes.
+    """
     lines, length = list[str](), 0
     for override in overrides:
         line, key = str(override.input_line), override.key_or_group
@@ -192,14 +202,21 @@ def name_of_run(overrides: list[Override]) -> str:
 
 
 def check_output(directory: Path, key: str) -> None:
-    """Raise ConfigError where a directory for tables holds runs, or can't be written to."""
+    """Raise ConfigError where a directory for output holds a run or a sweep, or can't be written to.
+
+    key: the argument that sets the directory, for messages.
+    """
     if holds_run(directory):
         raise ConfigError(f"{directory} holds a run already: choose another directory")
     check_place(directory, key)
 
 
 def check_place(directory: Path, key: str) -> None:
-    """Raise ConfigError where a directory, which may not exist yet, can't be written to. key: the override for it."""
+    """Raise ConfigError where a directory, existing or not, has an invalid name, can't be written to, or its disk is
+    full.
+
+    key: the argument that sets the directory, for messages.
+    """
     require_path(key, str(directory))
     name = f"{key}={directory}"
     if not is_utf8(shortest(directory)):
@@ -216,14 +233,14 @@ def check_place(directory: Path, key: str) -> None:
 
 
 def is_read_only(folder: Path) -> bool:
-    """Whether a folder's file system is mounted read-only; False where it does not say."""
+    """Return whether a folder's file system is mounted read-only; False where the system does not say."""
     with suppress(OSError):
         return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
     return False
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Return the free bytes of a folder's file system; None for one without a size, as of cloud storage."""
+    """Return the free bytes of a folder's file system; None where it reports no size, as cloud storage does."""
     with suppress(OSError):
         usage = shutil.disk_usage(folder)
         return usage.free if usage.total else None

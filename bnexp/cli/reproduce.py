@@ -13,9 +13,10 @@ from bnexp.cli.start import start
 
 
 def reproduce(arguments: list[str]) -> int:
-    """`bnexp reproduce`: train the remaining runs of the claims' sweeps, and judge the claims. Return the exit status.
+    """Run `bnexp reproduce`: train the remaining runs of the claims' sweeps, judge the claims, and write the records.
 
-    A claim whose sweep cannot run here, as one on missing photographs, is reported and keeps its record.
+    With --list, only list the claims. A claim whose sweep cannot run here, as one on missing photographs, is reported
+    and its record stays as it is. Return the exit status: 1 where a sweep failed or cannot run.
     """
     from bnexp.claims.judge import check_readme, judge, load_runs, show, sweeps_of, take_options, without, write
     from bnexp.cli.plan import check_place
@@ -50,9 +51,10 @@ def reproduce(arguments: list[str]) -> int:
 
 
 def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> None:
-    """Print about how long the remaining runs of each sweep take, in a line each, then the claims in a table.
+    """Print about how long the remaining runs of each sweep and of all sweeps take, and a table of the claims.
 
-    A sweep whose runs start from those of another sweep cannot be planned before that one is finished.
+    seeds: the number of seeds of each arm. A sweep whose runs start from those of another sweep cannot be planned
+    before that one is finished.
     """
     from bnexp.claims.judge import show_list
     from bnexp.runs.config import ConfigError
@@ -76,7 +78,7 @@ def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> No
 
 
 def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
-    """Plan the remaining runs of a claim's sweep. Raises ConfigError."""
+    """Plan the remaining runs of a claim's sweep. seeds: the number of seeds of each arm. Raises ConfigError."""
     from bnexp.claims.judge import folder_of, sweep_arguments
     from bnexp.cli.arguments import parse_arguments
     from bnexp.cli.plan import plan
@@ -86,7 +88,10 @@ def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
 
 
 def run_claim(sweep: ClaimSweep, seeds: int) -> list[RunConfig]:
-    """Train the remaining runs of a claim's sweep; return the configurations of all of its runs."""
+    """Train the remaining runs of a claim's sweep; return the configurations of all of its runs.
+
+    Runs of an older version of the sweep that are in the way are deleted. Raises ConfigError and SweepError.
+    """
     from bnexp.runs.lock import Lock
     from bnexp.sweeps.resume import remove_superseded_runs
 

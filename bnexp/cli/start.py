@@ -1,4 +1,4 @@
-"""Start what `bnexp train`, `bnexp compare` and `bnexp reproduce` have planned."""
+"""Start the plans of `bnexp train`, `bnexp compare` and `bnexp reproduce`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
-    """Lock the directory and train its remaining runs; return the exit status.
+    """Lock the plan's directory, write sweep.json for a sweep, and train the remaining runs; return the exit status.
 
-    compare: {"by": KEY or None} where the sweep is then compared, which is recorded.
+    compare: {"by": KEY or None} where the sweep is compared afterwards, which sweep.json records. Raises ConfigError
+    where another process uses the directory, and SweepError where runs failed.
     """
     from bnexp.cli.plan import check_output, place_key
     from bnexp.data.load import show_contents
@@ -49,13 +50,16 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
 
 
 def plan_to_run(checked: Plan) -> SweepPlan:
-    """Return the plan of a sweep, or of a single run, which trains in this process unless Slurm is chosen."""
+    """Return the plan to train; a single run trains in this process instead of a worker process."""
     single = not checked.arguments.multirun and checked.executor.name == "processes"
     return replace(checked.sweep, inline=True) if single else checked.sweep
 
 
 def train_in_parallel(checked: Plan) -> int:
-    """Train one run under torchrun: rank 0 writes it, and the others train their shares of its batches."""
+    """Train one run under torchrun; return the exit status.
+
+    Rank 0 trains and writes the run's directory, and the other ranks train their shards of its batches.
+    """
     from bnexp.runs import distributed
     from bnexp.training.loop import train_share
 
@@ -67,7 +71,11 @@ def train_in_parallel(checked: Plan) -> int:
 
 
 def train_and_compare(train: Callable[[], object], directory: Path, by: str | None) -> int:
-    """Train a sweep, then compare its finished runs, also where others failed. Raises SweepError for those."""
+    """Call `train`, which trains a sweep, then compare the finished runs in its directory; return the exit status.
+
+    by: the key whose values are the arms; None for the default. The comparison is made also where runs failed; the
+    SweepError is raised afterwards. Raises ConfigError where no runs can be compared.
+    """
     from bnexp.compare.report import report
     from bnexp.runs.config import ConfigError
     from bnexp.sweeps.run import SweepError

@@ -1,4 +1,4 @@
-"""The ground: the schema of a configuration, the run directory, files, locks, records, the console, seeds.
+"""The lowest layer: the schema of configurations, the run directory, files, locks, records, console output, seeds.
 
 Read `directory.py` first.
 """

@@ -1,4 +1,4 @@
-"""Where compiled code is kept: in a directory that only the user can write to, since what it holds is executed."""
+"""The directories for compiled code. Its files are executed, so that only the user may be able to write to them."""
 
 import atexit
 import hashlib
@@ -21,9 +21,11 @@ DIGEST = 32  # bytes of a SHA-256
 
 @dataclass(frozen=True)
 class Cache:
-    """Directories for compiled code. kept: bnexp's compiled steps; None where nothing is kept. scratch: torch's files;
-    None where nothing can be compiled. problem: why one of them is not where it should be. private: scratch is a
-    temporary directory, which this process will remove.
+    """Directories for compiled code.
+
+    kept: bnexp's compiled steps; None where they can't be stored. scratch: torch's files; None where nothing can be
+    compiled. problem: why a directory is missing or elsewhere than usual, else None. private: scratch is a temporary
+    directory, which this process removes when it ends.
     """
 
     kept: Path | None
@@ -33,15 +35,19 @@ class Cache:
 
 
 class UnsafeError(OSError):
-    """Another user could change what is read there."""
+    """The error raised where another user could change the files in a directory."""
 
 
 _caches: dict[tuple[str, ...], Cache] = {}
-_ours = ("", "")  # what this process has set the variable to, and its value before: the user's choice
+_ours = ("", "")  # VARIABLE as this process has set it, and as the user had set it
 
 
 def open_cache() -> Cache:
-    """Find the directories, make them where they are missing, and set torch's variable to its own."""
+    """Return the directories for compiled code, which are created where they are missing.
+
+    This sets TORCHINDUCTOR_CACHE_DIR to `scratch`, or removes it where there is none, and removes TRITON_CACHE_DIR
+    where its directory can't be used. The result is cached for each environment (`surroundings`).
+    """
     global _ours  # noqa: PLW0603 - as the environment, once a process
     key = surroundings()
     chosen = key[1]
@@ -56,7 +62,7 @@ def open_cache() -> Cache:
 
 
 def surroundings() -> tuple[str, ...]:
-    """What the directories depend on; the second is the directory that the user has chosen for torch, or ""."""
+    """Return the values that the directories depend on; the second is the user's directory for torch, or ""."""
     value = os.environ.get(VARIABLE, "")
     chosen = _ours[1] if value == _ours[0] else value
     homes = (os.environ.get(name, "") for name in ("XDG_CACHE_HOME", "HOME"))
@@ -64,7 +70,11 @@ def surroundings() -> tuple[str, ...]:
 
 
 def find_cache(chosen: str) -> Cache:
-    """Make the directories: torch's where the user has chosen, else beside the kept steps, else a temporary one."""
+    """Create the directories: bnexp's in the user's cache directory, and torch's in the first place that can be used.
+
+    The places are the directory that the user has chosen, one next to bnexp's, and a temporary one. chosen: "" for
+    none.
+    """
     kept, problem = None, None
     try:
         kept = cache_directory() / "steps"
@@ -82,19 +92,22 @@ def find_cache(chosen: str) -> Cache:
 
 
 def temporary_cache(kept: Path | None, problem: str | None) -> Cache:
-    """A cache whose torch files are in a temporary directory, because of a problem elsewhere."""
+    """Make a cache with a temporary directory for torch's files. problem: why they can't be elsewhere."""
     scratch, missing = private_scratch()
     return Cache(kept, scratch, missing or problem, private=True)
 
 
 def without_scratch(problem: str) -> Cache:
-    """Move torch's files to a temporary directory for the rest of this process, since it can't compile elsewhere."""
+    """Move torch's files to a temporary directory for the rest of this process, because of a problem elsewhere."""
     _caches[surroundings()] = temporary_cache(open_cache().kept, problem)
     return open_cache()
 
 
 def cache_directory() -> Path:
-    """$XDG_CACHE_HOME/bnexp, or ~/.cache/bnexp. Raises OSError where there is no home directory."""
+    """Return $XDG_CACHE_HOME/bnexp, or ~/.cache/bnexp where that is unset or relative. The directory may not exist.
+
+    Raises OSError where the user has no home directory.
+    """
     home = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(home):  # the XDG specification says to ignore a relative one
         home = os.path.expanduser("~/.cache")
@@ -105,7 +118,10 @@ def cache_directory() -> Path:
 
 @cache
 def private_scratch() -> tuple[Path | None, str | None]:
-    """A new directory, which is removed when this process ends, and None; or None and the reason."""
+    """Create a temporary directory, once in a process, and return it and None. It is removed when the process ends.
+
+    Where it can't be created or torch can't use it, return None and the reason.
+    """
     try:
         folder = Path(tempfile.mkdtemp(prefix="bnexp-")).absolute()
     except OSError as error:
@@ -116,7 +132,10 @@ def private_scratch() -> tuple[Path | None, str | None]:
 
 
 def remove_scratch(cache: Cache) -> None:
-    """Remove torch's files, of which some are damaged. A directory that the user has chosen is left alone."""
+    """Remove torch's files, some of which are damaged, if they are in bnexp's own directory for them.
+
+    A temporary directory and one that the user has chosen are left as they are. Errors of the system are ignored.
+    """
     if cache.kept is None or cache.scratch != cache.kept.with_name("torch"):
         return
     with suppress(OSError), tempfile.TemporaryDirectory(dir=cache.scratch.parent) as away:
@@ -128,8 +147,9 @@ def remove_scratch(cache: Cache) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Make a directory that the user alone can use, where it is missing. Raises UnsafeError where another user could
-    write into it, and OSError where the user can't.
+    """Create a directory, where it is missing, that only the user can write to, and test that 4 KiB can be written.
+
+    Raises UnsafeError where another user could write to it or replace it, and OSError where this user can't write.
     """
     missing = [part for part in (path, *path.parents) if not os.path.lexists(part)]
     check_owners(path if not missing else missing[-1].parent, last=not missing)
@@ -142,9 +162,11 @@ def make_private(path: Path) -> None:
 
 
 def check_owners(path: Path, last: bool = True) -> None:
-    """Check that a directory and all above it, along the path and along its links, belong to the user or root and can't
-    be written to by others. Above the last one, root's directories with the sticky bit, like /tmp, are safe too: there
-    others can't replace what isn't theirs. Raises UnsafeError.
+    """Check that others can't write to a directory, to one above it, or on the way to the target of a link in the path.
+
+    All have to belong to the user or root. Directories of root with the sticky bit, like /tmp, are also safe, since
+    others can't replace files of this user in them; but not `path` itself if `last` is true. Raises UnsafeError, or
+    OSError for links in a circle.
     """
     os.stat(path)  # raises OSError for links in a circle
     for part in steps_to(path):
@@ -160,7 +182,7 @@ def check_owners(path: Path, last: bool = True) -> None:
 
 
 def steps_to(path: Path) -> Iterator[Path]:
-    """Each directory and link on the way to a path, and on the way to the target of each link."""
+    """Yield each directory and link on the way to a path, and on the way to the target of each link."""
     for part in (*reversed(path.parents), path):
         yield part
         if part.is_symlink():
@@ -168,7 +190,7 @@ def steps_to(path: Path) -> Iterator[Path]:
 
 
 def why_unusable(path: Path) -> str | None:
-    """Why torch can't keep its files there, or None."""
+    """Create a directory for torch's files where it is missing; return why torch can't use it, or None."""
     try:
         if shlex.split(str(path)) != [str(path)]:
             return f"{path}: torch can't compile in a path with spaces or quotes"
@@ -185,7 +207,7 @@ def why_unusable(path: Path) -> str | None:
 
 
 def reason(error: OSError) -> str:
-    """The file and the error of the system, for a message."""
+    """Return the file and the message of a system error."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
@@ -193,7 +215,11 @@ def reason(error: OSError) -> str:
 
 
 def read_kept(path: Path) -> bytes | None:
-    """Read a file of `write_kept`; None where it is not whole, no regular file, or another user's. Raises OSError."""
+    """Return the content of a file that `write_kept` wrote.
+
+    Return None where it is damaged, not a regular file, or owned by another user than this one and root. Raises
+    OSError.
+    """
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
@@ -203,7 +229,7 @@ def read_kept(path: Path) -> bytes | None:
 
 
 def write_kept(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all. Raises OSError."""
+    """Write a file with the digest of its content in front, whole or not at all. Raises OSError."""
     handle, beside = tempfile.mkstemp(dir=path.parent)
     try:
         with open(handle, "wb") as file:
@@ -215,5 +241,5 @@ def write_kept(path: Path, content: bytes) -> None:
 
 
 def digest_of(path: Path, content: bytes) -> bytes:
-    """SHA-256 of a kept file's name and content: under another name the same content is not valid."""
+    """Return the SHA-256 of a file's name and content, so that the content is not valid under another name."""
     return hashlib.sha256(path.name.encode() + content).digest()

@@ -1,6 +1,6 @@
-"""The schema of a run, and the range of every value.
+"""The schema of a run's configuration, and the allowed values of every key.
 
-The dataclasses hold every key of every choice; a YAML file of conf/ lists the keys that its choice has.
+The dataclasses have all keys; a file in conf/, as norm/batch.yaml, lists those that this choice uses.
 """
 
 import json
@@ -12,7 +12,7 @@ from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dat
 from functools import cache
 from typing import Any, get_type_hints
 
-LARGEST = 2**63 - 1  # of whole numbers: what an int64 holds
+LARGEST = 2**63 - 1  # the largest whole number: that of an int64
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16")
 TRAINABLE = ("all", "norms")
@@ -27,17 +27,17 @@ GROUPS = ("dataset", "arch", "act", "norm", "init", "optim", "experiment")
 
 
 class ConfigError(ValueError):
-    """An invalid value from the user. Its text is one line: the key, the value, and what is allowed."""
+    """An error for an invalid value from the user. Its text is one line: the key, the value, and the allowed values."""
 
 
 def require(ok: bool, key: str, value: object, allowed: str | None = None) -> None:
-    """Raise ConfigError unless `ok`. `allowed` describes the allowed values, by default as the schema does."""
+    """Raise ConfigError unless `ok`. allowed: the allowed values, by default those in the schema."""
     if not ok:
         raise ConfigError(f"{key}={shown(value)} is not allowed: {allowed or explained()[key].allowed}")
 
 
 def shown(value: object) -> str:
-    """Return a value as text for a message, with a long one abbreviated."""
+    """Convert a value to text for a message, cut off after LONGEST_VALUE characters."""
     try:
         text = str(value)
     except ValueError:  # Python writes no integer of more than 4300 digits
@@ -55,7 +55,10 @@ SMALLEST = 2.0**-126  # smallest normal number of single precision; smaller ones
 
 
 def single(value: float) -> float:
-    """Return the number of single precision that a step computes with; beyond its range, an infinity."""
+    """Round a number to single precision, as a training step does.
+
+    Beyond its range the result is an infinity, below SMALLEST it is 0.
+    """
     try:
         number: float = struct.unpack("f", struct.pack("f", value))[0]
     except OverflowError:
@@ -64,7 +67,10 @@ def single(value: float) -> float:
 
 
 def require_single(key: str, value: float, fits: Callable[[float], bool]) -> None:
-    """Raise ConfigError unless the value fits in single precision, where nothing but 0 may be rounded to 0."""
+    """Raise ConfigError unless the value, rounded to single precision, is finite and `fits` accepts it.
+
+    A value other than 0 must not be rounded to 0.
+    """
     number = single(value)
     in_range = math.isfinite(number) and (number != 0 or value == 0)
     reach = "" if in_range else ", which goes from 1.2e-38 to 3.4e+38"
@@ -78,47 +84,47 @@ def require_whole(key: str, value: int, least: int) -> None:
 
 
 def require_path(key: str, value: str) -> None:
-    """Raise ConfigError where the part of a path that does not exist yet has characters that can't be printed."""
+    """Raise ConfigError where the part of a path that does not exist yet has characters that are not printable."""
     new = value[len(existing_part(value)) :]
     require(new.isprintable(), key, value, "an existing path, or one of printable characters")
 
 
 def existing_part(path: str) -> str:
-    """Return the longest part of a path, from its beginning, that exists."""
+    """Return the longest beginning of a path that exists, up to a slash or the end; "" where none does."""
     ends = [len(path), *(place for place in range(len(path) - 1, 0, -1) if path[place] == "/")]
     return next((path[:end] for end in ends if os.path.exists(path[:end])), "")
 
 
 def require_flat(key: str, values: list[Any]) -> None:
-    """Raise ConfigError where a list contains lists, which OmegaConf accepts in place of numbers and names."""
+    """Raise ConfigError where a list contains lists, which OmegaConf would accept as numbers or names."""
     require(not any(isinstance(value, list) for value in values), key, values, "a list without lists in it")
 
 
 def above_0(number: float) -> bool:
-    """Whether number > 0."""
+    """Return whether number > 0."""
     return number > 0
 
 
 def at_least_0(number: float) -> bool:
-    """Whether number ≥ 0."""
+    """Return whether number ≥ 0."""
     return number >= 0
 
 
 def setting(default: Any, explanation: str, allowed: str = "") -> Any:
-    """Make a field of the schema with its default and the metadata that `about` makes."""
+    """Make a dataclass field with a default and the metadata of `about`."""
     return field(default=default, metadata=about(explanation, allowed))
 
 
 def about(explanation: str, allowed: str = "") -> dict[str, str]:
-    """Make the metadata of a field: an explanation of half a line, and the allowed values unless its type says them.
+    """Make the metadata of a field: its explanation in half a line, and its allowed values, "" for true or false.
 
-    Both feed `bnexp train --help` and docs/configuration.md, the allowed values the error messages too.
+    Both are shown by `bnexp train --help` and docs/configuration.md, the allowed values in error messages, too.
     """
     return {"help": explanation, "allowed": allowed}
 
 
 def one_of(choices: Collection[str]) -> str:
-    """Return choices as text: white, black or grey."""
+    """Join choices to text: white, black or grey."""
     *others, last = choices
     return f"{', '.join(others)} or {last}"
 
@@ -135,7 +141,7 @@ NAME = "the choice of the group"
 
 @dataclass
 class DatasetConfig:
-    """The data set: where its images are, and how they are split and changed before training."""
+    """The data set: where its images are, how they are split, and how they are changed before training."""
 
     name: str = setting("mnist", NAME)
     root: str = setting("data", "folder of downloaded data sets and caches; $BNEXP_DATA is its default", "a path")
@@ -181,7 +187,7 @@ class DatasetConfig:
 
 @dataclass
 class ArchConfig:
-    """The network: its widths and depth, and where its norms and biases are."""
+    """The network: its widths and depth, and where it has norms and biases."""
 
     name: str = setting("mlp", NAME)
     hidden: list[int] = field(
@@ -265,7 +271,7 @@ class InitConfig:
 
 @dataclass
 class OptimConfig:
-    """The optimizer and its learning rate over time."""
+    """The optimizer and the schedule of its learning rate."""
 
     name: str = setting("sgd", NAME)
     lr: float = setting(0.01, "learning rate", POSITIVE)
@@ -291,7 +297,7 @@ class OptimConfig:
 
 @dataclass
 class EvalConfig:
-    """When the network is evaluated, and what is kept of an evaluation."""
+    """When the network is evaluated, and which additional results of evaluations are saved."""
 
     first_every: int = setting(50, "steps between evaluations up to step eval.first_until", COUNT)
     first_until: int = setting(
@@ -307,11 +313,11 @@ class EvalConfig:
         require_whole("eval.every", self.every, 1)
 
     def due(self, step: int, last: int) -> bool:
-        """Whether the network is evaluated after `step` updates out of `last`."""
+        """Return whether the network is evaluated after `step` updates, in a run of `last` updates."""
         return step == last or step % (self.first_every if step <= self.first_until else self.every) == 0
 
     def times(self, last: int) -> int:
-        """Return how many evaluations a run of `last` updates has."""
+        """Return the number of evaluations in a run of `last` updates. Step 0 is one of them."""
         often = min(self.first_until, last)
         seldom = last // self.every - often // self.every
         return 1 + often // self.first_every + seldom + (not self.due(last, last + 1))
@@ -319,7 +325,7 @@ class EvalConfig:
 
 @dataclass
 class CheckpointConfig:
-    """How often the state is saved from which an interrupted run is resumed."""
+    """How often the state is saved from which an interrupted run can be resumed."""
 
     every_seconds: float = setting(60.0, "seconds of training between saved states, which resume starts from", POSITIVE)
 
@@ -331,7 +337,7 @@ class CheckpointConfig:
 
 @dataclass
 class RunConfig:
-    """One training, fixed by these values: same configuration, same machine, same curve."""
+    """The configuration that fixes one training: on the same machine, its metrics are always the same."""
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     arch: ArchConfig = field(default_factory=ArchConfig)
@@ -373,13 +379,17 @@ class RunConfig:
         require_choice("trainable", self.trainable, TRAINABLE)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the configuration as nested tables: {"norm": {"eps": 1e-5, …}, "seed": 0, …}."""
+        """Return the configuration as nested dictionaries: {"norm": {"eps": 1e-5, …}, "seed": 0, …}."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key of the configuration as help and reference show it; `default` is written as in an override."""
+    """A key of the configuration, for help and documentation.
+
+    name: with its group, as norm.eps. allowed: the allowed values in words. default: as an override has it. help: an
+    explanation.
+    """
 
     name: str
     allowed: str
@@ -388,7 +398,7 @@ class Key:
 
 
 def explain_keys() -> list[Key]:
-    """Return every key that a user can set, in the order of the schema."""
+    """Return every key that a user can set, in the order of the schema, except the choices of groups."""
     keys = []
     for entry in fields(RunConfig):
         parts = fields(entry.type) if is_dataclass(entry.type) else ()
@@ -398,7 +408,7 @@ def explain_keys() -> list[Key]:
 
 
 def explain_key(name: str, entry: "Field[Any]") -> Key:
-    """Return the key of one field of the schema."""
+    """Return the key of a field of the schema. name: the key's, with its group."""
     default = entry.default if entry.default_factory is MISSING else entry.default_factory()
     allowed = entry.metadata["allowed"] or "true or false"
     written = default if isinstance(default, str) else json.dumps(default, separators=(",", ":"))
@@ -419,7 +429,7 @@ def known_keys() -> tuple[str, ...]:
 
 @cache
 def whole_number_keys() -> frozenset[str]:
-    """Return the names of the keys whose value is a whole number."""
+    """Return the names of the keys whose value is a whole number, or a whole number or null."""
     hints = get_type_hints(RunConfig)
     for name, kind in list(hints.items()):
         if is_dataclass(kind):

@@ -1,4 +1,4 @@
-"""Output on the terminal: lines, errors, tables."""
+"""Print lines, errors and tables on the terminal."""
 
 import logging
 import multiprocessing
@@ -28,8 +28,10 @@ _display_failed = False
 
 @contextmanager
 def harmless() -> Iterator[None]:
-    """Let no error of the display end a run: the first one of a process is logged and printed in a line. rich raises
-    SystemExit for a pipe that nobody reads.
+    """Suppress errors of the display in the `with` body, so that none ends a run.
+
+    The first one of a process is logged and printed. rich raises SystemExit for a pipe that nobody reads; it is
+    suppressed, too.
     """
     global _display_failed  # noqa: PLW0603 - once a process
     try:
@@ -43,42 +45,49 @@ def harmless() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Escape control characters as Python does, so that no name of a file or a run steers the terminal."""
+    """Escape characters that are not printable, so that no name of a file or run controls the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def literal(text: str) -> str:
-    """Escape rich's markup and control characters."""
+    """Escape rich's markup and characters that are not printable."""
     return escape(printable(text))
 
 
 def print_line(text: str) -> None:
-    """Print a text as it is, unwrapped."""
+    """Print a text on standard output with its line breaks, unwrapped.
+
+    Characters that are not printable are escaped, and rich's markup is printed as it is.
+    """
     with harmless():
         console.print("\n".join(map(literal, text.splitlines())), soft_wrap=True)
 
 
 def print_error(text: str) -> None:
-    """Print a text on standard error, as one line."""
+    """Print a text on standard error after "bnexp: ", as one line that is cut off after LONGEST characters."""
     line = " ".join(f"bnexp: {text}".split())
     with harmless():
         errors.print(literal(line if len(line) <= LONGEST else f"{line[:LONGEST]}…"), soft_wrap=True)
 
 
 def command(*arguments: object) -> str:
-    """A command of bnexp, quoted for a shell."""
+    """Return a command line of bnexp, with arguments quoted for a shell."""
     return shlex.join(["bnexp", *map(str, arguments)])
 
 
 def print_once(text: str) -> None:
-    """Print a text that this process hasn't printed yet."""
+    """Print a text unless this process has printed it by this function before."""
     if text not in _printed:
         _printed.add(text)
         print_line(text)
 
 
 def describe(summary: dict[str, Any]) -> str:
-    """Describe a run's summary in a line."""
+    """Describe a run's summary in a line.
+
+    It has the error of a failed run, the step of an interrupted one, and otherwise the test accuracy, the step of a
+    divergence, the time to 90% and the speed.
+    """
     if summary["status"] == "failed":
         return f"failed: {summary['error']}"
     if summary["status"] == "interrupted":
@@ -96,12 +105,12 @@ def describe(summary: dict[str, Any]) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Write "1 run", "2 runs"."""
+    """Return a number with a noun, in the plural unless the number is 1: "1 run", "2 runs"."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def duration(seconds: float) -> str:
-    """Write seconds in the unit that suits them: "90 s", "2 min"."""
+    """Return seconds as text in a suitable unit: "89 s", "2 min". The shortest duration is "1 s"."""
     for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -109,7 +118,7 @@ def duration(seconds: float) -> str:
 
 
 def duration_range(seconds: float) -> str:
-    """An estimate of a duration, from half of it to its double: 2 to 8 min."""
+    """Return an estimate of a duration as text, from half of it to its double: "2 to 8 min"."""
     low, high = duration(seconds / 2), duration(seconds * 2)
     if low == high:
         return low
@@ -120,8 +129,8 @@ def duration_range(seconds: float) -> str:
 def show_table(title: str, header: list[str], rows: list[list[str]], numbers: bool = True) -> None:
     """Print a table whose first column is text and whose others are numbers, or text where `numbers` is false.
 
-    Neither a number nor a word is ever broken: a terminal that is too narrow shows fewer columns, and a line names the
-    others. Only text behind the first column wraps, between words.
+    No number or word is broken: a terminal that is too narrow shows only the first columns, at least two, and a line
+    names the others. Only text after the first column wraps, between words.
     """
     columns = [list(map(printable, column)) for column in zip(header, *rows, strict=True)]
     wraps = [not numbers and place > 0 for place in range(len(columns))]
@@ -145,10 +154,10 @@ def show_table(title: str, header: list[str], rows: list[list[str]], numbers: bo
 
 
 def narrowest(column: list[str], wrap: bool) -> int:
-    """Return how many characters wide a column is at least: its longest cell, or its longest word where it wraps."""
+    """Return the smallest width of a column: its longest cell, or its longest word if cells wrap."""
     return max(cell_len(part) for cell in column for part in (cell.split() if wrap else [cell]))
 
 
 def table_width(widths: list[int]) -> int:
-    """Return how wide a table of such columns is: each has a space at both sides and between it and the next."""
+    """Return a table's width from those of its columns, each of which has three characters of space and border."""
     return sum(width + 3 for width in widths) + 1

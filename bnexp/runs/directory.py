@@ -1,4 +1,4 @@
-"""The run directory: this module alone knows the names of its files."""
+"""The files of a run's directory: their names, and functions that write and remove them."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ version = cache(metadata.version)  # of a package; each reading of its files tak
 
 @dataclass(frozen=True)
 class Compilation:
-    """Whether a run's step is compiled. `problem` is the reason why it isn't although it was to be."""
+    """Whether a run's step is compiled. problem: why it isn't although the configuration asks for it, else None."""
 
     compiled: bool = False
     problem: str | None = None
@@ -46,7 +46,11 @@ class Compilation:
 
 @dataclass(frozen=True)
 class Launch:
-    """How a run is launched: its directory, the user's overrides, its number in a sweep, and whether it is compiled."""
+    """How a run is launched.
+
+    directory: the run's directory. overrides: the user's. job: the run's number in its sweep. compilation: whether it
+    is compiled.
+    """
 
     directory: Path
     overrides: list[str]
@@ -55,14 +59,15 @@ class Launch:
 
 
 def config_digest(config: RunConfig) -> str:
-    """Return the SHA-256 of everything in a configuration that the curve depends on."""
+    """Return the SHA-256 of everything in a configuration that the metrics depend on."""
     return digest_of(config.as_dict())
 
 
 def digest_of(config: dict[str, Any]) -> str:
-    """Return the SHA-256 of the values of a configuration that differ from the schema's defaults.
+    """Return the SHA-256 of the values of a configuration, in nested dictionaries, that differ from the defaults.
 
-    A key that is added to the schema later therefore changes no digest of an existing run.
+    dataset.root and checkpoint.… are left out, since metrics do not depend on them. A key that is added to the schema
+    later does not change the digests of existing runs.
     """
     defaults = default_values()
     values = {key: value for key, value in dotted(config).items() if key not in defaults or value != defaults[key]}
@@ -74,12 +79,12 @@ def digest_of(config: dict[str, Any]) -> str:
 
 @cache
 def default_values() -> dict[str, Any]:
-    """Return the defaults of the schema by their dotted keys."""
+    """Return the schema's defaults by dotted keys."""
     return dotted(RunConfig().as_dict())
 
 
 def dotted(config: dict[str, Any]) -> dict[str, Any]:
-    """Flatten a configuration: {"norm": {"eps": 1}, "seed": 2} → {"norm.eps": 1, "seed": 2}."""
+    """Flatten a configuration of one level of groups: {"norm": {"eps": 1}, "seed": 2} → {"norm.eps": 1, "seed": 2}."""
     values = dict[str, Any]()
     for key, value in config.items():
         values |= {f"{key}.{part}": v for part, v in value.items()} if isinstance(value, dict) else {key: value}
@@ -87,7 +92,7 @@ def dotted(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None:
-    """Create a run: write its run.json. The caller holds the lock of the directory."""
+    """Create a run's directory and write run.json. facts: further entries of this record. The caller holds the lock."""
     launch.directory.mkdir(parents=True, exist_ok=True)
     record = {
         "schema": SCHEMA,
@@ -107,9 +112,13 @@ def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None
 
 
 def reopen_run(directory: Path, config: RunConfig, step: int) -> None:
-    """Reopen a run that is resumed from a step: remove its summary, and later checkpoints, which were damaged."""
+    """Reopen a run that is resumed after `step` updates.
+
+    Its recorded paths and the modification time of run.json are updated. Its summary, half-written files, and saved
+    states of later steps, which were damaged, are removed.
+    """
     record_paths(directory, config)
-    (directory / RUN).touch()  # its time is that at which the run was opened
+    (directory / RUN).touch()  # `opened_at` reads its modification time
     later = (path for path in directory.glob(f"{RESUME}*") if path.name >= f"{progress_path(directory, step + 1).name}")
     for path in (directory / SUMMARY, *later):
         path.unlink(missing_ok=True)
@@ -117,27 +126,28 @@ def reopen_run(directory: Path, config: RunConfig, step: int) -> None:
 
 
 def record_paths(directory: Path, config: RunConfig) -> None:
-    """Record the present paths of the folders that a run reads."""
+    """Write the present paths of the folders that a run reads to its run.json, where they have changed."""
     record, paths = read_json(directory / RUN), paths_of(config, directory)
     if record.get("paths") != paths:
         write_whole(directory / RUN, to_json(record | {"paths": paths}))
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
-    """Write summary.json, with which a run is closed."""
+    """Write summary.json, which closes the run."""
     write_whole(directory / SUMMARY, to_json(summary))
 
 
 def close_interrupted(directory: Path, step: int) -> None:
-    """Close a run whose process was killed before it wrote a summary."""
+    """Write a summary with the status "interrupted", unless the run has one. step: the number of updates in it."""
     if not (directory / SUMMARY).exists():
         write_summary(directory, {"status": "interrupted", "steps": step})
 
 
 def clear_run(directory: Path) -> None:
-    """Remove what a run wrote, except run.json and Hydra's record, so that it can start anew in its directory.
+    """Remove the files of a run, except run.json, its log and Hydra's record, so that it can start anew in its
+    directory.
 
-    From a directory without a run.json, remove only files that a killed process had half written.
+    In a directory without run.json, only half-written files are removed.
     """
     clear_parts(directory)
     if not (directory / RUN).exists():
@@ -148,31 +158,31 @@ def clear_run(directory: Path) -> None:
 
 
 def clear_progress(directory: Path) -> None:
-    """Remove the states from which a run could be resumed, and files that a killed process had half written."""
+    """Remove the saved states from which a run could be resumed, and half-written files of killed processes."""
     for path in directory.glob(f"{RESUME}*"):
         remove(path)
     clear_parts(directory)
 
 
 def progress_path(directory: Path, step: int) -> Path:
-    """Return the path of the saved state of an unfinished run after `step` updates."""
+    """Return the path of the saved state after `step` updates, from which the run can be resumed."""
     return directory / RESUME.replace("*", f"{step:09d}")
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
-    """Return the path of the checkpoint of an evaluation after `step` updates (eval.keep)."""
+    """Return the path of the checkpoint that eval.keep=true saves at the evaluation after `step` updates."""
     return directory / KEPT.replace("*", f"{step:09d}")
 
 
 def kept_checkpoints(directory: Path) -> list[Path]:
-    """Return the checkpoints of a run's evaluations in their order, or, without these, the final one."""
+    """Return the paths of the checkpoints of a run's evaluations, in order, or, without these, of its final one."""
     return sorted(directory.glob(KEPT)) or [directory / CHECKPOINT]
 
 
 def to_json(value: Any) -> str:
-    """Return a value as indented JSON. NaN and infinities, which JSON lacks, become null.
+    """Return a value as indented JSON with a line break at the end. NaN and infinities, which JSON lacks, become null.
 
-    Bytes of paths that are not UTF-8, which Python holds as surrogates, are written as escapes.
+    Bytes of paths that are not UTF-8, which Python represents by surrogates, are written as escapes.
     """
 
     def finite(part: Any) -> Any:
@@ -188,7 +198,7 @@ def to_json(value: Any) -> str:
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Return the commit of bnexp's source and whether it has uncommitted changes; null for an installed package."""
+    """Return the commit of bnexp's source and whether it has uncommitted changes; None for both if git can't tell."""
     source = Path(__file__).resolve().parents[2]
     if not (source / ".git").exists():
         return {"commit": None, "dirty": None}
@@ -206,7 +216,7 @@ def git_state() -> dict[str, Any]:
 
 @cache
 def machine() -> str:
-    """Return the name of the processor."""
+    """Return the name of the processor, or its architecture where it has none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -215,5 +225,5 @@ def machine() -> str:
 
 
 def holds_run(directory: Path) -> bool:
-    """Whether a directory is that of a run or of a sweep."""
+    """Return whether a directory, or one of its subfolders, has a run.json."""
     return (directory / RUN).exists() or any(directory.glob(f"*/{RUN}"))

@@ -1,7 +1,7 @@
 """Data-parallel training of one run: `torchrun --nproc-per-node 2 -m bnexp train norm=sync_batch`.
 
-Each process takes its shard of every batch, gradients are averaged, rank 0 writes the run's directory. Without torchrun
-there is one process, and every function here returns its argument as it is.
+Each process trains on its shard of every batch, gradients are averaged, and rank 0 writes the run's directory. Without
+torchrun there is one process: `mean`, `average`, `all_gather` and `shard` return their arguments unchanged.
 """
 
 import atexit
@@ -14,25 +14,28 @@ from torch import Tensor
 
 
 def rank() -> int:
-    """Number of this process."""
+    """Return the rank of this process, 0 without torchrun."""
     return int(os.environ["RANK"]) if processes() > 1 else 0
 
 
 def processes() -> int:
-    """Number of processes of the run, as torchrun sets it; a cluster's own WORLD_SIZE doesn't count."""
+    """Return the number of processes that torchrun started, or 1; a WORLD_SIZE that a cluster sets does not count."""
     return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 def processes_here() -> int:
-    """Number of those on this machine."""
+    """Return the number of the run's processes on this machine."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if processes() > 1 else 1
 
 
 def init_process_group() -> None:
-    """Connect with the other processes, before anything is computed."""
+    """Connect with the other processes, unless this is done.
+
+    CUDA tensors are sent by NCCL if each process on this machine has a GPU; everything else is sent by Gloo.
+    """
     if dist.is_initialized():
         return
-    cuda = torch.cuda.device_count() >= processes_here()  # one each
+    cuda = torch.cuda.device_count() >= processes_here()  # one for each process
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
@@ -40,33 +43,39 @@ def init_process_group() -> None:
 
 
 def barrier() -> None:
-    """Wait until every process is here: what one of them writes from now on, the checks of the others would find."""
+    """Wait until every process has called this.
+
+    Files that rank 0 writes afterwards therefore can't disturb the checks of the other ranks.
+    """
     dist.barrier()
 
 
 def all_reduce(tensor: Tensor) -> Tensor:
-    """Sum over processes."""
+    """Return the sum of a tensor over all processes; the argument is not changed."""
     total = tensor.contiguous().clone()
     dist.all_reduce(total)
     return total
 
 
 class Sum(torch.autograd.Function):
-    """Differentiable sum over processes. Every process computes with the total, so its gradient is summed as well."""
+    """The differentiable sum of a tensor over all processes.
+
+    Every process computes with the total, so the gradients are summed over processes as well.
+    """
 
     @staticmethod
     def forward(context: Any, tensor: Tensor) -> Tensor:
-        """The total."""
+        """Return the sum of the tensor over all processes."""
         return all_reduce(tensor)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Tensor:
-        """The total of the gradients with respect to it."""
+        """Return the sum, over all processes, of the gradient with respect to the total."""
         return all_reduce(gradients[0])
 
 
 def mean(tensor: Tensor) -> Tensor:
-    """Mean over processes, differentiable."""
+    """Return the mean of a tensor over all processes, differentiable."""
     if processes() == 1:
         return tensor
     total: Tensor = Sum.apply(tensor)
@@ -74,7 +83,7 @@ def mean(tensor: Tensor) -> Tensor:
 
 
 def average(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Average gradients by parameter over processes, in one message."""
+    """Return each parameter's gradient averaged over all processes. They are sent in one message."""
     if processes() == 1:
         return gradients
     flat = all_reduce(torch.cat([gradient.flatten() for gradient in gradients.values()]))
@@ -83,7 +92,7 @@ def average(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def all_gather(shard: Tensor) -> Tensor:
-    """Join the processes' shards of a batch, (B / processes, …) each, to (B, …)."""
+    """Return the concatenated shards of all processes, (B, …), from this process's shard, (B / processes, …)."""
     if processes() == 1:
         return shard
     batch = shard.new_empty(processes() * len(shard), *shard.shape[1:])
@@ -92,5 +101,5 @@ def all_gather(shard: Tensor) -> Tensor:
 
 
 def shard(batch: Tensor) -> Tensor:
-    """This process's part, along B, of a batch of a stack (S, B, …): S members, B images."""
+    """Return this process's part, along B, of a batch of a stack (S, B, …): S members, B images."""
     return batch.chunk(processes(), 1)[rank()]

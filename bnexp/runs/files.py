@@ -1,4 +1,4 @@
-"""Reading and writing files such that a killed process or a power cut leaves them whole, where the file system can."""
+"""Read and write files so that a killed process or a power cut leaves them whole, where the file system can."""
 
 import errno
 import json
@@ -15,17 +15,19 @@ from bnexp.runs.config import LARGEST
 from bnexp.runs.console import print_error
 
 LONGEST_NAME = 200  # bytes of a directory's name that is made of overrides; file systems allow 255
-# A file system that lacks an operation answers so (SMB, FUSE, …); a disk that is full or broken never does.
+# Errors of file systems that lack an operation (SMB, FUSE, …); a disk that is full or broken has others.
 UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM}
-UNOPENED = UNSUPPORTED | {errno.EACCES, errno.EBADF, errno.EISDIR}  # of a directory
+UNOPENED = UNSUPPORTED | {errno.EACCES, errno.EBADF, errno.EISDIR}  # errors of opening a directory to flush it
 
-_reported = False  # that files can't be flushed
+_reported = False  # whether it was printed that files can't be flushed
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Write the file whose path this yields: it is flushed to the disk and then replaces `path`. A reader sees the old
-    file or the new one, never half of one, even after a power cut. Its permissions are those of any new file there.
+    """Yield a path for a new file; after the `with` body, flush this file to the disk and replace `path` by it.
+
+    Even after a power cut, a reader sees the old file or the new one, never a part of one. Where the body fails, `path`
+    stays as it was. Raises OSError with this path.
     """
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -41,15 +43,17 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file by one with this text."""
+    """Replace a file by one with this text in UTF-8. Raises OSError."""
     with replaced(path) as beside:
         # JSON, too, escapes a file's name that is in no encoding
         beside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises OSError where it cannot be read, and ValueError where it is no JSON or has a number that
-    no record has: an integer past int64, NaN or infinity.
+    """Return the content of a JSON file.
+
+    Raises OSError where it cannot be read, and ValueError where it is not valid JSON or has an integer beyond int64,
+    NaN or an infinity, which no record has.
     """
     try:
         return json.loads(read_regular(path), parse_int=whole, parse_float=finite, parse_constant=finite)
@@ -58,14 +62,15 @@ def read_json(path: Path) -> Any:
 
 
 def read_regular(path: Path) -> bytes:
-    """Read a whole file that `open_regular` can open. Raises OSError."""
+    """Return the content of a file. Raises OSError, also where it is not a regular file."""
     with open_regular(path) as file:
         return file.read()
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Open a file that somebody else may have put there. Raises OSError, without waiting, where it is a named pipe or a
-    device, which might never end.
+    """Open a regular file for reading.
+
+    Raises OSError, without waiting, where it is a named pipe or a device, which might never end.
     """
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -75,14 +80,14 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def whole(digits: str) -> int:
-    """An integer of JSON. Raises ValueError where an int64 can't hold it."""
+    """Convert the digits of an integer in JSON. Raises ValueError where an int64 can't hold it."""
     if len(digits) > 20 or abs(int(digits)) > LARGEST:
         raise ValueError(f"{digits[:20]}… is too large a number")
     return int(digits)
 
 
 def finite(digits: str) -> float:
-    """A number of JSON. Raises ValueError for NaN and infinity."""
+    """Convert the text of a number in JSON. Raises ValueError for NaN and infinities."""
     number = float(digits)
     if not math.isfinite(number):
         raise ValueError(f"{digits[:20]} is not a finite number")
@@ -90,7 +95,11 @@ def finite(digits: str) -> float:
 
 
 def is_name(text: str) -> bool:
-    """Whether a directory that is named after overrides may have this name: no path, nothing quoted or hidden."""
+    """Return whether a text that consists of overrides can be a directory's name.
+
+    It must not be empty, begin with a dot, contain a slash, a quote or a null character, or be longer than LONGEST_NAME
+    bytes.
+    """
     if text[:1] in ("", ".") or not {"/", "'", '"', "\0"}.isdisjoint(text):
         return False
     try:
@@ -100,7 +109,7 @@ def is_name(text: str) -> bool:
 
 
 def is_utf8(path: Path) -> bool:
-    """Whether a path's bytes are UTF-8, which TensorBoard takes them for."""
+    """Return whether the bytes of a path are valid UTF-8, which TensorBoard needs."""
     try:
         return os.fsencode(path) == str(path).encode()
     except UnicodeEncodeError:
@@ -108,7 +117,7 @@ def is_utf8(path: Path) -> bool:
 
 
 def clear_parts(directory: Path) -> None:
-    """Remove files that `replaced` left in a directory when its process was killed."""
+    """Remove the half-written files that `replaced` left in a directory, unless their processes are still running."""
     for path in directory.glob("*.part"):
         owner = path.name.split(".")[-2]
         if not (owner.isdigit() and is_running(int(owner))):
@@ -116,13 +125,13 @@ def clear_parts(directory: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file that nobody needs, where the file system allows it: SMB keeps a file that is open somewhere."""
+    """Remove a file that is no longer needed. Errors are ignored: SMB, for example, can't remove an open file."""
     with suppress(OSError):
         path.unlink(missing_ok=True)
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is a process of this number."""
+    """Return whether a process with this id is running."""
     try:
         os.kill(pid, 0)
     except OSError as error:
@@ -131,7 +140,7 @@ def is_running(pid: int) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the list of a directory's files, to the disk, where the file system can."""
+    """Flush a file's content, or a directory's entries, to the disk, where the file system can. Raises OSError."""
     if path.is_dir():
         with optional(path, UNOPENED):
             handle = os.open(path, os.O_RDONLY)
@@ -145,15 +154,16 @@ def sync(path: Path) -> None:
 
 
 def flush(handle: int, directory: Path) -> None:
-    """Flush an open file of a directory, by its descriptor, to the disk, where the file system can."""
+    """Flush an open file to the disk, where the file system can. handle: its descriptor. directory: for the message."""
     with optional(directory, UNSUPPORTED):
         os.fsync(handle)
 
 
 @contextmanager
 def optional(directory: Path, codes: set[int]) -> Iterator[None]:
-    """Ignore that a flush fails with one of these error codes, since it only protects files from a power cut. Once a
-    process, a line says so.
+    """Suppress OSErrors with these codes in the `with` body, since flushing only protects files from a power cut.
+
+    The first of a process is printed, with the directory.
     """
     global _reported  # noqa: PLW0603 - once a process
     try:
@@ -169,7 +179,7 @@ def optional(directory: Path, codes: set[int]) -> Iterator[None]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add a path to an OSError: that of a write or a flush names none."""
+    """Add a path to an OSError raised in the `with` body: errors of writing and flushing have none."""
     try:
         yield
     except OSError as error:
@@ -177,5 +187,5 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def shortest(path: Path) -> Path:
-    """A path relative to the working directory, where it is below."""
+    """Return a path relative to the working directory if it is below it, else the path unchanged."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,5 +1,6 @@
-"""Locks between processes: one writer a directory, one download at a time. The system releases a lock when its process
-ends, however it ends.
+"""Locks between processes, so that only one writes to a directory and only one downloads a data set.
+
+The system releases a lock when its process ends, however it ends.
 """
 
 import logging
@@ -16,13 +17,15 @@ from bnexp.runs.config import ConfigError
 
 LOCK = ".lock"
 
-logging.getLogger("filelock").setLevel(logging.WARNING)  # its attempts are no news of a run
+logging.getLogger("filelock").setLevel(logging.WARNING)  # its attempts don't belong in a run's log
 
 
 class Lock:
-    """Exclusive use of a directory, which is created where it is missing, until `release`. A process may hold it more
-    than once. Raises ConfigError where another process holds it, or where nothing can be locked; then no directory is
-    left behind that wasn't there.
+    """The exclusive use of a directory by this process until `release`, or in a `with` block.
+
+    The directory is created where it is missing. A process may lock a directory more than once. Raises ConfigError
+    where another process holds the lock or the directory can't be created or locked; where it can't be locked,
+    directories that were created are removed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -48,7 +51,7 @@ class Lock:
             ) from error
 
     def release(self) -> None:
-        """Give up the directory, once every `Lock` of this process on it is released."""
+        """Release this lock. Others can lock the directory once every `Lock` of this process on it is released."""
         self.lock.release()
 
     def __enter__(self) -> Self:
@@ -59,14 +62,14 @@ class Lock:
 
 
 def sign(handle: int) -> None:
-    """Write into a locked file who holds it, for people to read."""
+    """Write the process's id and machine into a locked file, for people to read. handle: the file's descriptor."""
     with suppress(OSError):
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
 
 
 def holder_of(path: Path) -> str:
-    """What the process that holds a lock has written into its file."""
+    """Return the text that the process with the lock wrote to the file, or "another process" where it can't be read."""
     with suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
         return file.read(100).strip() or "another process"
     return "another process"
@@ -74,8 +77,9 @@ def holder_of(path: Path) -> str:
 
 @contextmanager
 def turn(path: Path) -> Iterator[None]:
-    """Hold a lock file while the block runs, once every other process is done with it; it is removed in the end.
-    Raises ConfigError where nothing can be locked.
+    """Wait for the lock on a file, hold it during the `with` body, and remove the file afterwards.
+
+    Raises ConfigError where the file can't be locked.
     """
     lock = FileLock(path, fallback_to_soft=False)
     while not lock.is_locked:
@@ -95,7 +99,7 @@ def turn(path: Path) -> Iterator[None]:
 
 
 def remove(paths: list[Path]) -> None:
-    """Remove a file and the directories above it, from the deepest up, as far as nothing else is in them."""
+    """Remove files and empty directories in this order, and stop at the first one that can't be removed."""
     with suppress(OSError):
         for path in paths:
             path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""bnexp.log: what is logged while a run is opened, trained and closed, in its directory."""
+"""Write bnexp.log in a run's directory: the messages that are logged while the run is opened, trained and closed."""
 
 import logging
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def set_up_logging() -> None:
-    """Send warnings of libraries to standard error; what bnexp itself logs goes only to the log of a run."""
+    """Send warnings of libraries to standard error. Messages of bnexp itself go only to the logs of runs."""
     root = logging.getLogger()
     if not any(isinstance(handler, RichHandler) for handler in root.handlers):
         handler = RichHandler(logging.WARNING, console=errors, show_path=False)
@@ -23,7 +23,10 @@ def set_up_logging() -> None:
 
 
 class RunLog(logging.Handler):
-    """Appends each message to the logs of some runs. A log that can't be written is left out, with a message."""
+    """A logging handler that appends each message to the logs of several runs.
+
+    A log that can't be written gets no further messages; an error is printed if its directory exists.
+    """
 
     def __init__(self, directories: list[Path]) -> None:
         super().__init__()
@@ -31,7 +34,7 @@ class RunLog(logging.Handler):
         self.setFormatter(logging.Formatter(FORMAT))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append a message."""
+        """Append a message to each log."""
         for path in list(self.paths):
             try:
                 with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -46,7 +49,7 @@ _printed: set[str] = set()
 
 
 def print_error_once(text: str) -> None:
-    """Print a line on standard error, once for each text in this process."""
+    """Print a line on standard error unless this process has printed it by this function before."""
     if text not in _printed:
         _printed.add(text)
         print_error(text)
@@ -54,7 +57,7 @@ def print_error_once(text: str) -> None:
 
 @contextmanager
 def run_log(directories: list[Path], verbose: object = False) -> Iterator[None]:
-    """Write messages of level INFO and above to the logs of these runs while the block runs.
+    """Append messages of level INFO and above to the logs of these runs during the `with` body.
 
     verbose: the value of `hydra.verbose`: true for level DEBUG, or the names of loggers with level DEBUG.
     """

@@ -1,4 +1,4 @@
-"""Read what runs have written: records, curves and summaries."""
+"""Read the files that runs have written: records, metrics, times and summaries."""
 
 import csv
 import os
@@ -15,11 +15,11 @@ from bnexp.runs.directory import METRICS, RUN, SUMMARY, SWEEP, TIMING, digest_of
 from bnexp.runs.files import read_json
 from bnexp.runs.parse import located, recorded
 
-TAIL = 8192  # bytes at the end of a table that hold its last rows
+TAIL = 8192  # bytes at the end of a CSV file that contain its last rows
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
-    """Return the content of run.json; None where it is missing or is no record."""
+    """Return the content of run.json; None where it is missing or is no run's record. Raises OSError."""
     try:
         record: dict[str, Any] = read_json(directory / RUN)
     except (FileNotFoundError, ValueError):
@@ -29,7 +29,11 @@ def read_record(directory: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its directory holds it: its record (run.json), its summary (summary.json) and its curve."""
+    """A run as read from its directory.
+
+    record: the content of run.json. summary: the content of summary.json, or {"status": "unfinished"}. Its tables are
+    read when they are needed.
+    """
 
     directory: Path
     record: dict[str, Any]
@@ -37,22 +41,22 @@ class RunRecord:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration as nested tables."""
+        """The recorded configuration as nested dictionaries."""
         config: dict[str, Any] = self.record["config"]
         return config
 
     def located(self) -> RunConfig:
-        """Return the configuration with the present paths of its folders. Raises ConfigError."""
+        """Return the typed configuration with the present paths of its folders. Raises ConfigError."""
         return locate(recorded(self.config), self.record.get("paths"), self.directory)
 
     @property
     def seed(self) -> int:
-        """The seed."""
+        """The seed of the configuration."""
         return int(self.config["seed"])
 
     @cached_property
     def digest(self) -> str:
-        """The digest of the configuration, by which a run is identified."""
+        """The digest of the configuration, which identifies the run."""
         return digest_of(self.config)
 
     @property
@@ -62,13 +66,14 @@ class RunRecord:
 
     @property
     def complete(self) -> bool:
-        """Whether the run has ended: it finished or diverged."""
+        """Whether the run has finished or diverged, so that it has a result."""
         return self.summary["status"] in COMPLETE
 
     def flaw(self) -> str | None:
         """Return why the run can't be compared, else None.
 
-        It can't where it is incomplete, or where its tables and its summary don't agree.
+        The reason is its status if it is incomplete, or a message if metrics.csv, timing.csv and summary.json don't
+        agree.
         """
         if not self.complete:
             return str(self.summary["status"])
@@ -94,21 +99,21 @@ class RunRecord:
 
     @cached_property
     def validation(self) -> dict[int, dict[str, float]]:
-        """The validation rows of metrics.csv: step → column → value."""
+        """The validation rows of metrics.csv: step → column → value. Reading it may raise OSError or ValueError."""
         return {int(row["step"]): row for row in read_csv(self.directory / METRICS, split="validation")}
 
     @cached_property
     def seconds(self) -> dict[int, float]:
-        """The seconds of training until each evaluation: step → seconds."""
+        """The seconds of training until each evaluation, from timing.csv: step → seconds."""
         return {int(row["step"]): row["seconds"] for row in read_csv(self.directory / TIMING)}
 
 
 def locate(config: RunConfig, paths: object, directory: Path, moved: dict[str, str] | None = None) -> RunConfig:
-    """Return a recorded configuration with the present paths of its folders.
+    """Return a recorded configuration with the present paths of the folders that the run reads.
 
-    paths: the absolute paths of the record, whatever the current directory; a record without them has the paths as they
-    were typed. A folder that is missing is looked up relative to `directory`, in case both were moved together.
-    moved: paths by their keys that take precedence.
+    paths: the absolute paths in the record; without them, paths stay as they were typed. directory: the present
+    directory of the run or sweep. A missing folder is looked up where it would be if it was moved together with this
+    directory. moved: new paths by key, which take precedence.
     """
     present = {str(key): str(path) for key, path in paths.items()} if isinstance(paths, dict) else {}
     before, now = moved_part(Path(present.pop("directory", "")), directory.absolute())
@@ -119,14 +124,20 @@ def locate(config: RunConfig, paths: object, directory: Path, moved: dict[str, s
 
 
 def moved_part(before: Path, now: Path) -> tuple[Path, Path]:
-    """Return two paths of a directory, the earlier and the present one, without the names that both end in."""
+    """Remove the last names that two paths of a directory have in common; return the earlier and the present path.
+
+    So /a/results/x and /b/results/x give /a and /b.
+    """
     while before.name and before.name == now.name:
         before, now = before.parent, now.parent
     return before, now
 
 
 def read_csv(path: Path, **where: str) -> Iterator[dict[str, float]]:
-    """Yield the rows of a CSV file as numbers, those with these values, as split="test", and without empty cells."""
+    """Yield the rows of a CSV file as column → number, without empty cells and the column "split".
+
+    where: values that a row must have to be yielded, as split="test".
+    """
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if all(row[key] == value for key, value in where.items()):
@@ -134,8 +145,9 @@ def read_csv(path: Path, **where: str) -> Iterator[dict[str, float]]:
 
 
 def opened_at(directory: Path) -> int | None:
-    """Return the modification time of run.json in nanoseconds, which changes when a run is created or reopened, or its
-    recorded paths change. None where there is no run.json.
+    """Return the modification time of run.json in nanoseconds; None where it can't be read.
+
+    It changes when a run is created or reopened, or its recorded paths change.
     """
     with suppress(OSError):
         return (directory / RUN).stat().st_mtime_ns
@@ -143,7 +155,7 @@ def opened_at(directory: Path) -> int | None:
 
 
 def last_evaluation(directory: Path) -> tuple[int, float] | None:
-    """Return step and accuracy of the last validation row of metrics.csv; None where it has none."""
+    """Return step and accuracy of the last complete validation row of metrics.csv; None where there is none."""
     with suppress(OSError, ValueError, IndexError), (directory / METRICS).open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         rows = [line.split(",") for line in file.read().decode(errors="replace").splitlines(keepends=True)]
@@ -169,7 +181,7 @@ def complete_runs(sweep: Path) -> dict[str, RunRecord]:
 
 
 def complete_run(directory: Path) -> RunRecord | None:
-    """Return the run of a directory where it is complete, else None."""
+    """Return the run in a directory if it is complete; None where it isn't or can't be read."""
     with suppress(OSError, ValueError):
         run = read_run(directory)
         return run if run.complete else None
@@ -177,16 +189,18 @@ def complete_run(directory: Path) -> RunRecord | None:
 
 
 def reproducibility_versions() -> dict[str, str]:
-    """Return the versions of bnexp and torch, on which a run's metrics depend: a run that other versions recorded is
-    neither resumed nor reused.
+    """Return the installed versions of bnexp and torch, on which metrics depend.
+
+    A run by other versions is neither resumed nor reused.
     """
     return {name: version(name) for name in ("bnexp", "torch")}
 
 
 def find_runs(roots: list[Path]) -> list[RunRecord]:
-    """Return all runs below some directories: in the order of these, and within each in the order of its sweep.
+    """Return the runs in and below some directories, each once: in the order of `roots`, then of their sweeps.
 
-    The status of a run without a summary is "unfinished". A run whose record can't be read is reported and left out.
+    A run without a summary has the status "unfinished". A run whose record can't be read is left out, with a printed
+    error.
     """
     runs: dict[Path, RunRecord] = {}
     for root in roots:
@@ -203,14 +217,14 @@ def find_runs(roots: list[Path]) -> list[RunRecord]:
 
 
 def run_directories(root: Path) -> list[Path]:
-    """Return all directories below `root` that a run has written to, also those without a readable record."""
+    """Return all directories in and below `root` that a run has written to, also those without a readable record."""
     return sorted({path.parent for name in (RUN, METRICS, SUMMARY) for path in root.rglob(name)})
 
 
 def order_of_sweep(directory: Path) -> dict[str, int]:
-    """Return the position of each run in its sweep, by digest; empty without a readable sweep.json.
+    """Return the position of each run in its sweep, by digest; empty where sweep.json can't be read.
 
-    The numbers in the runs' own records are older: a sweep may have been extended since.
+    The numbers in the runs' own records may be outdated, since values can be added to a sweep.
     """
     try:
         jobs = read_json(directory / SWEEP)["jobs"]
@@ -232,7 +246,7 @@ RECORD["config"] |= {"seed": int, "steps": int, "eval": dict, "checkpoint": dict
 
 
 def read_run(directory: Path) -> RunRecord:
-    """Read the run of a directory. Raises ValueError or OSError where its record can't be read."""
+    """Read the run in a directory. Raises ValueError or OSError where its record can't be read."""
     record = read_json(directory / RUN)
     if not fits(record, RECORD):
         raise ValueError(f"{directory / RUN} is not a run's record")
@@ -241,13 +255,16 @@ def read_run(directory: Path) -> RunRecord:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is an instance of a type, or, of a table of kinds, has these keys with values that fit."""
+    """Return whether a value is an instance of the type `kind`.
+
+    If `kind` is a dictionary, the value has to be one with at least the same keys, whose values fit.
+    """
     if not isinstance(kind, dict):
         return isinstance(value, kind)
     return isinstance(value, dict) and all(key in value and fits(value[key], part) for key, part in kind.items())
 
 
 def write_failure(directory: Path, error: str) -> None:
-    """Close a run as failed, unless it is complete already."""
+    """Write a summary with the status "failed" and the error, unless the run is complete."""
     if complete_run(directory) is None:
         write_summary(directory, {"status": "failed", "error": error})

@@ -1,7 +1,7 @@
-"""Random numbers by purpose: every use has its own generator, derived from the run's seed and what it is for.
+"""Random generators by purpose: each use has its own generator, derived from the run's seed and the purpose.
 
-Nothing is drawn from global state, so no draw depends on what was drawn before it: two arms of a comparison share
-the initial values of every parameter they both have and the order of every batch, and there is nothing to save.
+No random number comes from global state, so none depends on earlier ones: two arms of a comparison have the same
+initial values of every parameter that both have, and the same order of batches, and no state needs to be saved.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import torch
 
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """Make the generator of a purpose, say `generator(seed, "order", epoch)`, on the CPU: equal for equal arguments."""
+    """Make the CPU generator of a purpose, as `generator(seed, "order", epoch)`. Equal arguments give equal numbers."""
     name = "/".join(str(part) for part in (seed, *purpose))
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

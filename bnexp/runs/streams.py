@@ -1,4 +1,4 @@
-"""Standard streams whose errors end no run: what can't be written is dropped, what an encoding lacks is spelled."""
+"""Standard streams that never raise: output that can't be written is dropped, missing characters are replaced."""
 
 import codecs
 import errno
@@ -15,27 +15,29 @@ ERRORS = "bnexp"  # name of the error handler
 
 
 class Sink(io.RawIOBase):
-    """Writes to a file descriptor, which it never closes. What the system refuses is dropped, and the next write is
-    tried again: the reader of a pipe may have left for good, a full disk may have room later.
+    """A raw stream that writes to a file descriptor and never closes it.
+
+    Bytes that the system refuses are dropped, and the next write is tried again: the reader of a pipe may have ended, a
+    full disk may have room later.
     """
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """Return the file descriptor."""
         return self.handle
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Return whether the descriptor is a terminal."""
         return os.isatty(self.handle)
 
     def writable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def write(self, data: Any) -> int:
-        """Write bytes, or drop them; returns how many."""
+        """Write bytes and return their number. Bytes that the system refuses are dropped and counted as written."""
         while True:
             try:
                 return os.write(self.handle, data)
@@ -46,7 +48,10 @@ class Sink(io.RawIOBase):
 
 
 def spell(error: UnicodeError) -> tuple[str, int]:
-    """For `codecs.register_error`: spell the characters that an encoding lacks, and return where they end."""
+    """Replace characters that an encoding lacks, as → by ->; return the replacement and the position after them.
+
+    This is an error handler for `codecs.register_error`. Characters without a spelling are written as escapes.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
@@ -54,7 +59,7 @@ def spell(error: UnicodeError) -> tuple[str, int]:
 
 
 def safe_stream(stream: TextIO | None, handle: int) -> TextIO:
-    """A stream like this one, which may be None, on the same descriptor; writing to it never raises."""
+    """Return a text stream on a descriptor that never raises, with the encoding of `stream`, or UTF-8 for None."""
     encoding = stream.encoding if stream is not None else "utf-8"
     if stream is not None:
         stream.flush()
@@ -62,8 +67,9 @@ def safe_stream(stream: TextIO | None, handle: int) -> TextIO:
 
 
 def open_missing() -> None:
-    """Open closed standard descriptors on /dev/null: a file opened later would get their number, and what is printed
-    would go into it.
+    """Open the closed ones of the standard descriptors 0 to 2 on /dev/null.
+
+    Otherwise, a file that is opened later would get one of these numbers, and printed text would be written to it.
     """
     for handle in range(3):
         try:
@@ -75,7 +81,7 @@ def open_missing() -> None:
 
 
 def protect_streams() -> None:
-    """From here on, printing and logging in this process never raise, not even as it ends."""
+    """Replace standard output and standard error so that printing and logging never raise, even at exit."""
     codecs.register_error(ERRORS, spell)
     open_missing()
     sys.stdout, sys.stderr = safe_stream(sys.stdout, 1), safe_stream(sys.stderr, 2)

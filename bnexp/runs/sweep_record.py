@@ -1,4 +1,4 @@
-"""sweep.json: the record of all runs of a sweep, also of those that never started."""
+"""Read sweep.json, the record of all runs of a sweep, also of those that never started."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from bnexp.runs.record import RECORD, fits
 class SweepRecord:
     """The record of a sweep.
 
-    jobs: digest of a run → its entry, with the keys "config", "words" (all of its overrides) and "overrides" (those
-    that not every run of the sweep has).
+    folder: the sweep's directory. jobs: digest of a run → its entry, with the keys "config", "words" (all of its
+    overrides) and "overrides" (those that not every run of the sweep has).
     """
 
     folder: Path
@@ -23,18 +23,18 @@ class SweepRecord:
 
     @property
     def command(self) -> str:
-        """The shell command that finishes its runs."""
+        """The shell command that trains the remaining runs of the sweep."""
         return command("resume", self.folder)
 
 
 def sweep_files(roots: list[Path]) -> list[Path]:
-    """Return the paths of the records of sweeps below some directories, each once."""
+    """Return the paths of every sweep.json in and below some directories, each once."""
     paths = {path.resolve(): path for root in reversed(roots) for path in sorted(root.rglob(SWEEP), reverse=True)}
     return list(reversed(paths.values()))
 
 
 def read_sweep(path: Path) -> SweepRecord | None:
-    """Read the record of a sweep. Where it can't be read, print a line and return None."""
+    """Read a sweep.json. Where it can't be read, print an error and return None."""
     try:
         jobs = read_json(path)["jobs"]
         if not all(fits(entry, {"config": RECORD["config"], "words": list, "overrides": list}) for entry in jobs):
@@ -46,9 +46,9 @@ def read_sweep(path: Path) -> SweepRecord | None:
 
 
 def comparison_of(directory: Path) -> dict[str, str | None] | None:
-    """Return how a finished sweep is to be compared: {"by": KEY or None}.
+    """Return {"by": KEY or None} if a sweep is to be compared when it is finished.
 
-    None where it is not to be compared, as a sweep of `bnexp train -m`, or where its record can't be read.
+    Return None where it isn't, as a sweep of `bnexp train -m`, or where its sweep.json can't be read.
     """
     try:
         record = read_json(directory / SWEEP)
@@ -59,11 +59,11 @@ def comparison_of(directory: Path) -> dict[str, str | None] | None:
 
 
 def recorded_by(directory: Path) -> str | None:
-    """Return the key by which the sweep is to be compared; None where its record names none."""
+    """Return the key by which a sweep is to be compared; None where its sweep.json has none."""
     return (comparison_of(directory) or {"by": None})["by"]
 
 
 def run_name(own_overrides: list[str], number: int) -> str:
-    """Return the folder of a sweep's run: its own overrides, or its number where they can't be a file's name."""
+    """Return the name of a run's folder: its own overrides, or its number if they can't be a directory's name."""
     name = ",".join(sorted(own_overrides))
     return name if is_name(name) else str(number)

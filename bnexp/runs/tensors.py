@@ -1,4 +1,4 @@
-"""Tensors on disk: a safetensors file with its SHA-256 beside it. No pickle is written or read."""
+"""Store tensors in a safetensors file, with its SHA-256 in a second file. No pickle is written or read."""
 
 import hashlib
 import json
@@ -12,22 +12,25 @@ from bnexp.runs.files import read_regular, replaced, write_whole
 
 
 class DamagedFileError(RuntimeError):
-    """A file does not hold the bytes that were written."""
+    """The error raised where a file does not hold the bytes that were written."""
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Digest of a file in hexadecimal."""
+    """Return the digest of a file's content in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def digest_path(path: Path) -> Path:
-    """The file with the SHA-256 of another one."""
+    """Return the path of the file with the SHA-256 of the file at `path`."""
     return path.with_name(path.name + ".sha256")
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a file and then its digest. Until the digest fits, the file is taken for damaged or missing."""
+    """Write tensors and metadata to a file, and then its digest to a second file.
+
+    Until the digest is written, `load_tensors` takes the file as damaged or missing.
+    """
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
     with replaced(path) as beside:
         beside.write_bytes(content)
@@ -35,14 +38,16 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file, by name. Raises what `load_with_metadata` raises."""
+    """Return the tensors of a file by name. Raises the same errors as `load_with_metadata`."""
     return load_with_metadata(path)[0]
 
 
 def load_with_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a file's tensors and metadata, once, so that what is checked is what is used; not mapped into memory, which
-    some file systems refuse. Raises DamagedFileError where file and digest don't agree, FileNotFoundError where one is
-    missing, another OSError where one can't be read.
+    """Return the tensors and the metadata of a file, after checking its digest.
+
+    The file is read once, so that the checked bytes are used, and is not mapped into memory, which some file systems
+    refuse. Raises DamagedFileError where file and digest don't agree, FileNotFoundError where one of them is missing,
+    and OSError where one can't be read.
     """
     digest, content = read_regular(digest_path(path)), read_regular(path)
     if digest.split()[:1] != [hashlib.sha256(content).hexdigest().encode()]:
@@ -54,6 +59,6 @@ def load_with_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def metadata_of(content: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file, which begins with 8 bytes of its header's length and the header in JSON."""
+    """Return the metadata in a safetensors file's content: 8 bytes of the header's length, then the header in JSON."""
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return dict(header.get("__metadata__", {}))

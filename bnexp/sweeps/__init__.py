@@ -1,3 +1,4 @@
-"""How the jobs of a sweep become stacks, and how executors train these (`run.py`, read first). The protocol of an
-executor is in `executor.py`.
+"""Divide the jobs of a sweep into stacks, and train these on an executor. Read `run.py` first.
+
+The protocol of executors is in `executor.py`.
 """

@@ -1,6 +1,6 @@
-"""The progress of a sweep: a live table on a terminal, plain lines elsewhere.
+"""Show the progress of a sweep: a live table on a terminal, plain lines elsewhere.
 
-A thread reads it from the runs' directories, so it works the same for every executor.
+A thread reads the progress from the runs' directories, so it works the same for every executor.
 """
 
 import threading
@@ -25,27 +25,31 @@ DONE = ("finished", "diverged", "failed")
 
 @dataclass
 class RunState:
-    """The state of a run as its directory shows it. Times are seconds of a monotonic clock."""
+    """The state of a run, read from its directory.
+
+    began: when the first evaluation of this sweep was read; ended: when the run's summary was read; both in seconds of
+    a monotonic clock.
+    """
 
     job: Job
     status: str = "waiting"  # waiting | running | finished | diverged | failed | interrupted
     step: int = 0  # of the latest evaluation
-    first: int | None = None  # step of the first evaluation that was read
+    first: int | None = None  # step of the first evaluation that was read in this sweep
     accuracy: float | None = None
     began: float | None = None
     ended: float | None = None
-    opened: int | None = field(default=None)  # when it was last opened, before this sweep or before it was lost
+    opened: int | None = field(default=None)  # `opened_at` before this sweep: a change shows that the run has started
 
     def __post_init__(self) -> None:
         self.opened = opened_at(self.job.directory)
 
     @property
     def remaining(self) -> int:
-        """The number of steps that remain."""
+        """The number of steps from the latest evaluation to the end; 0 where the run has ended."""
         return 0 if self.ended else self.job.config.steps - self.step
 
     def refresh(self) -> str | None:
-        """Read what is new in the directory; return a line when the run has ended."""
+        """Update the state from the directory; return a line with the result if the run has just ended, else None."""
         directory, now = self.job.directory, time.monotonic()
         if self.ended is not None or opened_at(directory) == self.opened:
             return None
@@ -62,7 +66,7 @@ class RunState:
 
 
 class Display:
-    """Shows the progress of a sweep, arm by arm, or of a single run."""
+    """The display of a sweep's progress, with a row for each arm; a single run is shown by its step and accuracy."""
 
     def __init__(self, jobs: list[Job]) -> None:
         self.runs = {job.number: RunState(job) for job in jobs}
@@ -71,13 +75,16 @@ class Display:
         self.lock, self.over = threading.Lock(), threading.Event()
 
     def watch(self) -> None:
-        """Refresh the display until it is over; this is the work of its thread."""
+        """Refresh the display until `over` is set. This is the main function of the display's thread."""
         while not self.over.wait(POLL_EVERY):
             with harmless():
                 self.refresh()
 
     def refresh(self) -> None:
-        """Read what is new in the directories, print which runs have ended, and draw."""
+        """Update the state of every run, print a line for each run that has ended, and draw the progress.
+
+        On a terminal the table is redrawn; elsewhere the progress is printed every LINES_EVERY seconds.
+        """
         with self.lock:
             lines = [run.refresh() for run in self.runs.values()]
         for line in filter(None, lines):
@@ -89,12 +96,12 @@ class Display:
             self.line_at = time.monotonic() + LINES_EVERY
 
     def restart(self, stack: StackOfJobs) -> None:
-        """Show the runs of a lost stack as waiting again."""
+        """Reset the runs of a lost stack that have not ended: they are shown as waiting."""
         with self.lock:
             self.runs |= {job.number: RunState(job) for job in stack if self.runs[job.number].ended is None}
 
     def close_interrupted(self) -> None:
-        """Write to the directories of runs whose process was killed that they were interrupted."""
+        """Write a summary with the status "interrupted" for each run whose process was killed before it wrote one."""
         with harmless():
             self.refresh()
         for run in self.runs.values():
@@ -103,13 +110,13 @@ class Display:
                     close_interrupted(run.job.directory, (last_evaluation(run.job.directory) or (0, 0.0))[0])
 
     def tally(self) -> str:
-        """Return how many runs are done: 3 of 20 runs done."""
+        """Return how many runs have finished, diverged or failed: 3 of 20 runs done."""
         return f"{sum(run.status in DONE for run in self.runs.values())} of {len(self.runs)} runs done"
 
     def line(self) -> str:
         """Return the progress in a line: 3 of 20 runs done, 5 running, 5,100 steps/s, 40 s left.
 
-        Of a single run, its step and accuracy.
+        For a single run, the line begins with its step and accuracy instead.
         """
         runs = list(self.runs.values())
         if len(runs) == 1:
@@ -126,7 +133,7 @@ class Display:
         return ", ".join(parts)
 
     def table(self) -> Table:
-        """Return a table with a row for each arm."""
+        """Return a table with a row for each arm and the progress of all runs as its caption."""
         table = Table(box=SIMPLE_HEAD, header_style="bold", caption_justify="left", caption=self.line())
         table.add_column("arm", overflow="fold")
         for name in ("done", "running", "diverged", "accuracy", "steps/s", "left"):
@@ -141,8 +148,9 @@ class Display:
 
 @contextmanager
 def displayed(display: Display) -> Iterator[Display]:
-    """Refresh the display from a thread while the block runs, live on a terminal. An error of the display is logged and
-    never ends the block.
+    """Refresh the display from a thread while the `with` body runs.
+
+    The first error of the display is logged and printed; none is raised.
     """
     with harmless():
         if console.is_terminal:
@@ -161,7 +169,7 @@ def displayed(display: Display) -> Iterator[Display]:
 
 
 def cells(runs: list[RunState]) -> list[str]:
-    """Return the cells of an arm's row; its accuracy is the mean of its runs' latest."""
+    """Return the cells of an arm's row after its name; its accuracy is the mean of its runs' latest."""
     statuses = [run.status for run in runs]
     accuracies = [run.accuracy for run in runs if run.accuracy is not None]
     speed, remaining = rate(runs), sum(run.remaining for run in runs)
@@ -176,7 +184,10 @@ def cells(runs: list[RunState]) -> list[str]:
 
 
 def rate(runs: list[RunState]) -> float:
-    """Return the steps a second of all these runs together, counted from the first evaluation that was read."""
+    """Return the steps per second of all these runs together, counted from their first evaluations in this sweep.
+
+    It is 0 before an evaluation has been read.
+    """
     now = time.monotonic()
     times = [(run.began, run.ended or now) for run in runs if run.began is not None]
     if not times:

@@ -1,7 +1,7 @@
-"""What trains the stacks of a sweep: the protocol of executors, and the one that trains in this process.
+"""The protocol of executors, which train the stacks of a sweep, and the executor that trains in this process.
 
-An executor only reports which stacks have ended; the runs' directories show how the runs get on. To add one, write its
-class and register its name in `EXECUTORS` of run.py and its keys in `EXECUTOR_KEYS` of job.py.
+An executor only reports which stacks have ended; the progress of runs is read from their directories. To add an
+executor, write its class, and register its name in `EXECUTORS` of run.py and its keys in `EXECUTOR_KEYS` of job.py.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,11 @@ from bnexp.sweeps.train import train_stack
 
 @dataclass(frozen=True)
 class Ended:
-    """A stack that has ended: `failures` of its runs, or, where its process was lost, the reason in `lost`."""
+    """A stack that has ended.
+
+    failures: why runs of it failed, by job number; None where the process that trained it was lost. lost: the reason of
+    that, else None.
+    """
 
     stack: StackOfJobs
     failures: Failures | None = None
@@ -21,7 +25,10 @@ class Ended:
 
 
 class Executor(Protocol):
-    """Trains stacks by `train_stack`, wherever it chooses. `bnexp.sweeps.run` retries the stacks that are lost."""
+    """The protocol of an executor: it calls `train_stack` for each stack, in a process and on a machine of its choice.
+
+    `bnexp.sweeps.run` starts the runs of a lost stack again.
+    """
 
     def start(self, stack: StackOfJobs) -> None:
         """Accept a stack, which may wait in a queue."""
@@ -29,15 +36,16 @@ class Executor(Protocol):
     def poll(self) -> list[Ended]:
         """Return the stacks that have ended since the last call.
 
-        Where none has, wait for at most a fraction of a second, except in an executor that trains in this process.
+        Where there are none, wait for a fraction of a second at most. An executor that trains in this process trains a
+        stack instead.
         """
 
     def cancel(self) -> None:
-        """Stop all stacks, whose runs are closed first. When it returns, nothing of this executor is running."""
+        """Stop all stacks after closing their runs. When this returns, no process of the executor is running."""
 
 
 class InlineExecutor:
-    """Trains one stack after the other in this process."""
+    """An executor that trains one stack after the other in this process."""
 
     def __init__(self) -> None:
         self.waiting: list[StackOfJobs] = []
@@ -47,10 +55,10 @@ class InlineExecutor:
         self.waiting.append(stack)
 
     def poll(self) -> list[Ended]:
-        """Train the next stack to its end. Raises Interrupted after a signal, once its runs are closed."""
+        """Train the next stack to its end. Raises Interrupted after a signal, once the stack's runs are closed."""
         stack = self.waiting.pop(0)
         return [Ended(stack, train_stack(stack))]
 
     def cancel(self) -> None:
-        """Clear the queue."""
+        """Drop the stacks that have not been trained."""
         self.waiting.clear()

@@ -1,4 +1,4 @@
-"""A job: one run of a sweep before it trains; and the configuration of the sweep's executor."""
+"""The job, which is a run of a sweep before it trains, and the configuration of the sweep's executor."""
 
 import copy
 import os
@@ -27,15 +27,20 @@ MOST_WORKERS = 1024
 
 @dataclass(frozen=True)
 class HydraRecord:
-    """Hydra's composed configuration, as plain dictionaries, shared by all jobs that select the same configuration
-    files; `write` puts it into a run's .hydra/.
+    """The configuration as Hydra composed it, in plain dictionaries, for the folders .hydra/ of runs.
+
+    config: the run's part. hydra: Hydra's own settings. It is shared by all jobs that choose the same configuration
+    files.
     """
 
     config: dict[str, Any]
     hydra: dict[str, Any]
 
     def write(self, job: "Job") -> None:
-        """Write the three files of a run's folder .hydra/: its configuration, Hydra's own, and its overrides."""
+        """Write the three files of a run's folder .hydra/: its configuration, Hydra's own, and its overrides.
+
+        The job's `values` replace those of the shared configuration.
+        """
         config, settings = copy.deepcopy((self.config, self.hydra))
         for key, value in job.values.items():
             group, _, name = key.rpartition(".")
@@ -57,8 +62,9 @@ class HydraRecord:
 class Job:
     """A run of a sweep before it trains.
 
-    overrides: all of its overrides. own_overrides: those that not every job of the sweep has. record: what Hydra
-    composed, in which `values` are to be set; a job that was read from a sweep's record has neither.
+    number: its position in the sweep, from 0. overrides: all of its overrides. own_overrides: its overrides that not
+    every job of the sweep has. directory: the run's directory. record: the configuration as Hydra composed it, in which
+    `values`, by dotted keys, are to be set; a job that was read from a sweep's record has neither.
     """
 
     number: int
@@ -72,22 +78,22 @@ class Job:
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of everything in its configuration that its curve depends on."""
+        """The SHA-256 of everything in the configuration that the run's metrics depend on."""
         return config_digest(self.config)
 
     @property
     def title(self) -> str:
-        """The overrides that distinguish it from the other jobs, in one line."""
+        """The job's own overrides in one line, or "defaults" where it has none."""
         return " ".join(self.own_overrides) or "defaults"
 
     @property
     def arm(self) -> str:
-        """Its title without the seed."""
+        """The title without the seed, or "defaults"."""
         return " ".join(text for text in self.own_overrides if not text.startswith("seed=")) or "defaults"
 
     @property
     def launch(self) -> Launch:
-        """What its run records of how it was launched."""
+        """The facts of how the run is launched, which its run.json records."""
         return Launch(self.directory, self.overrides, self.number, self.compilation)
 
 
@@ -96,9 +102,11 @@ StackOfJobs = list[Job]
 
 @dataclass(frozen=True)
 class ExecutorConfig:
-    """Which executor trains the stacks of a sweep, and how, as conf/executor/ has it.
+    """The configuration of the executor of a sweep, as in conf/executor/.
 
-    `workers` and `max_stack` are None where they follow from the machine.
+    workers: the number of worker processes. max_stack: the largest number of runs in a stack. Where one of these is
+    None, `bnexp.sweeps.stacks` chooses it. cluster, timeout_min (minutes of a job), partition and parameters are
+    submitit's.
     """
 
     name: str = "processes"
@@ -110,12 +118,12 @@ class ExecutorConfig:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the keys of this executor for a sweep's record, from which `parse_executor` restores them."""
+        """Return the executor's name and the keys that it has, for a sweep's record. `parse_executor` reads them."""
         return {"name": self.name} | {key: getattr(self, key) for key in EXECUTOR_KEYS[self.name]}
 
 
 def parse_executor(values: dict[str, Any]) -> ExecutorConfig:
-    """Return the executor of a composed configuration or of a record. Raises ConfigError."""
+    """Make an executor's configuration from the values of a composed configuration or a record. Raises ConfigError."""
     name = values.get("name")
     require(name in EXECUTOR_KEYS, "executor", name, f"one of {', '.join(EXECUTOR_KEYS)}")
     others = sorted(values.keys() - {"name", *EXECUTOR_KEYS[str(name)]})
@@ -136,7 +144,7 @@ def parse_executor(values: dict[str, Any]) -> ExecutorConfig:
 
 
 def check_slurm(values: dict[str, Any]) -> None:
-    """Raise ConfigError where submitit is not installed, or where it would not accept these values."""
+    """Raise ConfigError where submitit is not installed, or where cluster, partition or parameters are invalid."""
     require(values["cluster"] in CLUSTERS, "executor.cluster", values["cluster"], f"one of {', '.join(CLUSTERS)}")
     partition, parameters = values.get("partition"), values.get("parameters", {})
     named = partition is None or (isinstance(partition, str) and re.fullmatch(r"[\w,.-]+", partition))
@@ -148,7 +156,7 @@ def check_slurm(values: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run failed, in one line; `status` is the exit status of a command that trains this run alone."""
+    """The reason why a run failed, in one line, and the exit status of a command that trains this run alone."""
 
     text: str
     status: int = 1

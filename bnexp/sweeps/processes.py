@@ -1,4 +1,4 @@
-"""Worker processes: each trains one stack after another; if one is lost, the others are not."""
+"""Train stacks in worker processes: each trains one stack after another, and the others go on where one is lost."""
 
 import multiprocessing
 import os
@@ -31,20 +31,21 @@ Train = Callable[[StackOfJobs], Failures]
 
 
 def start_method() -> str:
-    """Return how worker processes are started: "forkserver" where possible, else "spawn".
+    """Return how worker processes start: "forkserver" on Linux if its socket's path is short enough, else "spawn".
 
     A fork of this process would copy the locks of torch's threads. A fork server has imported everything and computed
-    nothing, so that all workers share one import. It is reached by a socket, whose path can be too long.
+    nothing, so that all workers share one import.
     """
     fits = len(os.fsencode(os.path.join(tempfile.gettempdir(), SOCKET))) <= LONGEST_SOCKET
     return "forkserver" if sys.platform == "linux" and fits else "spawn"
 
 
 def serve(pipe: Connection, train: Train, directory: str, device: int | None, environment: dict[str, str]) -> None:
-    """Train each stack that is received, and send back which runs failed: the main function of a worker process.
+    """Train each stack that comes from the pipe, and send back its failures: the main function of a worker process.
 
-    SIGINT is handled by the parent, which stops its workers by SIGTERM. environment: the parent's present one; that of
-    the fork server is older. device: the number of a CUDA device among those that the parent sees.
+    directory: the working directory. device: the index of a CUDA device among those that the parent sees; None on other
+    devices. environment: the parent's present variables, since the fork server has older ones. SIGINT is handled by the
+    parent, which stops its workers by SIGTERM.
     """
     os.environ.update(environment)
     protect_streams()
@@ -60,7 +61,7 @@ def serve(pipe: Connection, train: Train, directory: str, device: int | None, en
 
 
 def end_with_parent() -> None:
-    """Wait for the parent to end; then close the runs and end this process."""
+    """Wait until the parent process has ended; then send SIGTERM to this one, which closes its runs."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -68,7 +69,11 @@ def end_with_parent() -> None:
 
 
 class Worker:
-    """A worker process as its parent sees it: the stack that it trains, and the kind for which it compiled a step."""
+    """A worker process as its parent sees it.
+
+    device: the index of its CUDA device, if any. stack: the stack that it trains; None while it is idle. kind: the kind
+    (`kind_of`) of its latest stack, for which it has a compiled step.
+    """
 
     def __init__(self, train: Train, device: int | None) -> None:
         self.train, self.device = train, device
@@ -77,7 +82,7 @@ class Worker:
         self.launch()
 
     def launch(self) -> None:
-        """Start the process."""
+        """Start the process with a pipe to it."""
         context: Any = multiprocessing.get_context(start_method())
         context.set_forkserver_preload(PRELOADED)
         self.pipe, theirs = context.Pipe()
@@ -87,7 +92,7 @@ class Worker:
         theirs.close()
 
     def assign(self, stack: StackOfJobs) -> None:
-        """Send a stack to the process, or to a new one where it was lost."""
+        """Send a stack to the process, which is started again where it was lost."""
         if not self.process.is_alive():
             self.launch()
         self.kind, self.stack = kind_of(stack), stack
@@ -95,7 +100,7 @@ class Worker:
             self.pipe.send(stack)
 
     def receive(self) -> Ended:
-        """Return how its stack ended, once the pipe can be read."""
+        """Wait until the process sends its failures or ends, mark it as idle, and return how its stack ended."""
         assert self.stack is not None
         stack, self.stack = self.stack, None
         try:
@@ -107,7 +112,7 @@ class Worker:
             return Ended(stack, lost=self.exit_reason())
 
     def exit_reason(self) -> str:
-        """Return why the process ended, in a line."""
+        """Return a line with the signal or the exit status by which the process ended."""
         self.process.join(GRACE)
         code = self.process.exitcode or 0
         ending = signal.Signals(-code).name if code < 0 else f"exit status {code}"
@@ -115,10 +120,10 @@ class Worker:
 
 
 def start_with_sigint_blocked(process: Any) -> None:
-    """Start a process that has SIGINT blocked, so that its parent alone handles Ctrl-C.
+    """Start a process in which SIGINT is blocked, so that its parent alone handles Ctrl-C.
 
-    The process inherits the blocked signal from this one. A SIGINT to this process stays pending until it has started;
-    that of the first worker takes seconds, in which the fork server imports torch.
+    The process inherits the blocked signal from this one. A SIGINT to this process stays pending until the new one has
+    started, which takes seconds for the first worker, since the fork server imports torch.
     """
     resource_tracker.ensure_running()  # its start would unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -129,12 +134,16 @@ def start_with_sigint_blocked(process: Any) -> None:
 
 
 def kind_of(stack: StackOfJobs) -> tuple[str, int]:
-    """Return the kind of a stack: stacks of the same kind share a compiled step."""
+    """Return the key and the size of a stack: stacks that are equal in both can use the same compiled step."""
     return stack_key(stack[0].config, stack[0].compilation.compiled), len(stack)
 
 
 class ProcessExecutor:
-    """Trains stacks on worker processes. On CUDA, the workers are distributed over the devices in turn."""
+    """An executor that trains stacks in worker processes.
+
+    plan: the sweep, with the number of workers, which are distributed over the CUDA devices in turn. train: the
+    function that trains a stack.
+    """
 
     def __init__(self, plan: SweepPlan, train: Train = train_stack) -> None:
         self.number, self.train = plan.workers, train
@@ -143,17 +152,20 @@ class ProcessExecutor:
         self.workers: list[Worker] = []
 
     def start(self, stack: StackOfJobs) -> None:
-        """Accept a stack, which waits for a worker."""
+        """Append a stack to the queue."""
         self.waiting.append(stack)
 
     def poll(self) -> list[Ended]:
-        """Return the stacks that have ended."""
+        """Assign waiting stacks to idle workers; return the stacks that have ended, after at most POLL seconds."""
         self.assign()
         busy: dict[Any, Worker] = {worker.pipe: worker for worker in self.workers if worker.stack}
         return [busy[pipe].receive() for pipe in wait(list(busy), POLL)]
 
     def assign(self) -> None:
-        """Assign a stack to each idle worker, preferably one of the kind that it has compiled."""
+        """Assign a stack to each idle worker, preferably one of the kind for which it has a compiled step.
+
+        Workers are launched until there are as many as planned.
+        """
         while self.waiting and len(self.workers) < self.number:
             number = len(self.workers)
             self.workers.append(Worker(self.train, number % self.devices if self.devices else None))
@@ -164,7 +176,7 @@ class ProcessExecutor:
                 worker.assign(self.waiting.pop(index))
 
     def cancel(self) -> None:
-        """Ask the workers to close their runs, and kill those that make no progress with it for some seconds."""
+        """Drop the waiting stacks, ask the workers to close their runs and end, and kill those that do not."""
         self.waiting.clear()
         for worker in self.workers:
             worker.process.terminate()
@@ -176,7 +188,7 @@ class ProcessExecutor:
 
 
 def wait_for_runs(worker: Worker) -> None:
-    """Wait until the process has ended, or has closed none of its runs for some seconds."""
+    """Wait until the process has ended, or has closed no further run for GRACE seconds."""
     before, closed = -1, 0
     while worker.stack is not None and worker.process.is_alive() and closed > before:
         worker.process.join(GRACE)

@@ -1,7 +1,7 @@
-"""`bnexp resume`: train the remaining runs of an interrupted run or sweep.
+"""Train the remaining runs of an interrupted run or sweep, for `bnexp resume`; read and check existing runs.
 
-It reads JSON and safetensors only and composes nothing, so that no file can name code to execute. For that reason a
-run that it starts for the first time has no record of Hydra's.
+Resuming reads only JSON and safetensors and composes nothing, so that no file can name code to execute. Therefore a run
+that it starts for the first time has no folder .hydra/.
 """
 
 import shutil
@@ -35,7 +35,8 @@ def write_jobs(
 ) -> None:
     """Write sweep.json: all jobs of a sweep, also those that never start.
 
-    compare: {"by": KEY or None} where the sweep is to be compared; an earlier record of this is kept.
+    compare: {"by": KEY or None} where the sweep is to be compared; a value that sweep.json has already takes
+    precedence.
     """
     entries = [
         {
@@ -51,8 +52,9 @@ def write_jobs(
 
 
 def clear_partial_files(directory: Path, runs: Runs) -> None:
-    """Remove half-written files from a directory and from its complete runs, and the states that complete runs no
-    longer need. Unfinished runs are left as they are.
+    """Remove half-written files from a directory and from its complete runs, and the saved states of complete runs.
+
+    Unfinished runs are left as they are.
     """
     clear_parts(directory)
     for run in runs.values():
@@ -61,20 +63,21 @@ def clear_partial_files(directory: Path, runs: Runs) -> None:
 
 
 def runs_of(directory: Path) -> Runs:
-    """Return the runs in the directory of a run or a sweep."""
+    """Return the runs below the directory of a run or a sweep, by their digests."""
     return {run.digest: run for run in find_runs([directory])}
 
 
 def remaining_jobs(jobs: list[Job], runs: Runs) -> list[Job]:
-    """Return the jobs without those whose runs are complete, by these versions of bnexp and torch."""
+    """Return the jobs whose runs are not complete, or are complete by other versions of bnexp or torch."""
     done = {digest for digest, run in runs.items() if run.complete and run.same_versions}
     return [job for job in jobs if job.digest not in done]
 
 
 def with_compilation(jobs: list[Job], runs: Runs) -> list[Job]:
-    """Return the jobs with the decision whether they are compiled: that of a run's record, else this machine's.
+    """Return the jobs with the decision whether each is compiled: its run's record has it, or this machine makes it.
 
-    Problems of the compiler and of its cache are printed once. Raises ConfigError.
+    Problems of the compiler and of its cache are printed once. Raises ConfigError where a run began compiled and can't
+    be compiled here, or its configuration requires a compiler that is missing.
     """
     decided = [replace(job, compilation=compilation_of(job, runs.get(job.digest))) for job in jobs]
     for problem in dict.fromkeys(job.compilation.problem for job in decided):
@@ -86,7 +89,10 @@ def with_compilation(jobs: list[Job], runs: Runs) -> list[Job]:
 
 
 def compilation_of(job: Job, run: RunRecord | None) -> Compilation:
-    """Decide whether a job is compiled. Raises ConfigError where its run was, and this machine cannot compile."""
+    """Decide whether a job is compiled: as its run was, or, without a run, by its configuration and this machine.
+
+    Raises ConfigError where the run was compiled and this machine cannot compile it.
+    """
     if run is None:
         return decide_compilation(job.config)
     if not run.record.get("compiled"):
@@ -101,9 +107,10 @@ def compilation_of(job: Job, run: RunRecord | None) -> Compilation:
 def check_directory(directory: Path, jobs: list[Job], numbered: bool, own_names: bool) -> Runs:
     """Return the runs of these jobs that a directory holds already.
 
-    numbered: the names of the jobs' directories contain their numbers. own_names: the user chose these names.
-    Raises ConfigError where the directory holds other runs, or these runs with other data, or interrupted or in the
-    place of another job: when values are added to a sweep, the numbers and names of its jobs change.
+    numbered: the names of the jobs' directories contain their numbers. own_names: the user chose these names. Raises
+    ConfigError where the directory holds other runs, or a run can't be resumed. Where values are added to a sweep, the
+    numbers and names of its jobs change: ConfigError is also raised for a run whose name has another number, and for an
+    incomplete run under another name.
     """
     runs = runs_of(directory) if directory.is_dir() else {}
     by_digest = {job.digest: job for job in jobs}
@@ -125,7 +132,10 @@ def check_directory(directory: Path, jobs: list[Job], numbered: bool, own_names:
 
 
 def remove_superseded_runs(directory: Path, jobs: list[Job]) -> None:
-    """Remove other runs, as those of an older grid of a claim, from the directories that these jobs will have."""
+    """Delete the directories of other runs whose names are the same as those of these jobs' directories.
+
+    Such runs belong to an older version of a claim's sweep, for example.
+    """
     digests, names = {job.digest for job in jobs}, {job.directory.name for job in jobs}
     for run in runs_of(directory).values():
         if run.digest not in digests and run.directory.name in names:
@@ -133,7 +143,7 @@ def remove_superseded_runs(directory: Path, jobs: list[Job]) -> None:
 
 
 def check_runs(configs: list[RunConfig]) -> list[Contents]:
-    """Check all runs before the first one starts, and print the remarks of the checks.
+    """Check all configurations before the first run starts, and print the remarks of the checks.
 
     Return the contents of each image folder among their data sets. Raises ConfigError.
     """
@@ -151,10 +161,10 @@ def check_runs(configs: list[RunConfig]) -> list[Contents]:
 
 
 def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
-    """Train the remaining runs of a run's or a sweep's directory; return a line on what was done.
+    """Train the remaining runs in the directory of a run or a sweep; return a line with the number of runs.
 
-    moved: new paths of the folders that its runs read, by their keys; they are recorded. Raises ConfigError and
-    SweepError.
+    moved: new paths of folders that the runs read, by key (dataset.root); they are recorded. The caller locks the
+    directory. Raises ConfigError and SweepError.
     """
     jobs, executor = read_jobs(directory, {})
     if moved:
@@ -184,7 +194,7 @@ def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
 
 
 def check_moves(directory: Path, jobs: list[Job], moved: dict[str, str]) -> None:
-    """Raise ConfigError where a new path would replace several different folders, or none."""
+    """Raise ConfigError where a new path is no folder, or its key does not stand for exactly one folder of the jobs."""
     for key, path in moved.items():
         number = len({paths_in(job.config)[key] for job in jobs if key in paths_in(job.config)})
         require(number > 0, key, path, f"a key that the runs of {directory} have a folder for")
@@ -197,7 +207,7 @@ def check_moves(directory: Path, jobs: list[Job], moved: dict[str, str]) -> None
 
 
 def record_moves(directory: Path, jobs: list[Job], executor: ExecutorConfig, runs: Runs) -> None:
-    """Record the new paths of the folders that the runs read, those of finished runs included."""
+    """Write the new paths of the folders that the runs read to sweep.json and to every run's run.json."""
     if (directory / SWEEP).exists():
         write_jobs(directory, jobs, executor)
     for job in jobs:
@@ -206,13 +216,15 @@ def record_moves(directory: Path, jobs: list[Job], executor: ExecutorConfig, run
 
 
 def in_order_of_data(runs: Runs) -> list[RunRecord]:
-    """Return the runs sorted by data set, so that runs of one data set follow each other and it is loaded once."""
+    """Sort runs by data set, so that each data set is loaded once."""
     return sorted(runs.values(), key=lambda run: str(run.config["dataset"]))
 
 
 def check_resumable(run: RunRecord, config: RunConfig, directory: Path) -> None:
-    """Raise ConfigError where a run would not be resumed to the same curve, or does not fit its arm.
+    """Raise ConfigError where a run can't be resumed with the same result.
 
+    Its versions, data, start and facts are compared with the present ones, and another process must not be training it.
+    directory: the directory of the run or sweep. A complete run is checked, too, since runs may be added to its arm.
     Every command checks this before it trains anything.
     """
     check_versions(run)
@@ -225,29 +237,32 @@ def check_resumable(run: RunRecord, config: RunConfig, directory: Path) -> None:
 
 
 def check_versions(run: RunRecord) -> None:
-    """Raise ConfigError where a run was made by other versions of bnexp or torch."""
+    """Raise ConfigError where other versions of bnexp or torch than the installed ones made a run."""
     if not run.same_versions:
         made = ", ".join(f"{name} {run.record['packages'].get(name)}" for name in ("bnexp", "torch"))
         raise ConfigError(f"{run.directory} was made by {made}: install these to resume it, or start it anew")
 
 
 def check_data(run: RunRecord, config: RunConfig, directory: Path) -> None:
-    """Raise ConfigError where a run was made with other data than its configuration has now."""
+    """Raise ConfigError where the data set of a configuration is not the one that a run was made with.
+
+    config: the run's, with present paths. directory: the directory of the run or sweep.
+    """
     recorded_data = fits(run.record, {"dataset": {"sha256": str}})
     if not recorded_data or run.record["dataset"]["sha256"] != load_data(config.dataset, directory).checksum:
         raise ConfigError(f"{run.directory} was made with other data: choose another directory")
 
 
 def directory_of(job: Job, directory: Path, runs: Runs) -> Path:
-    """Return the directory of a job's run, existing or not."""
+    """Return the directory of a job's run, or, if there is no run yet, the one that it will have."""
     digest = job.digest
     return runs[digest].directory if digest in runs else directory / run_name(job.own_overrides, job.number)
 
 
 def read_jobs(directory: Path, moved: dict[str, str]) -> tuple[list[Job], ExecutorConfig]:
-    """Return the jobs and the executor of a sweep's record, or the jobs of the runs in a directory without one.
+    """Return the jobs and the executor of sweep.json, or, without this file, a job for each run in the directory.
 
-    Raises ConfigError.
+    moved: new paths of folders by key. Raises ConfigError.
     """
     path = directory / SWEEP
     if not path.exists():
@@ -263,7 +278,10 @@ def read_jobs(directory: Path, moved: dict[str, str]) -> tuple[list[Job], Execut
 
 
 def recorded_jobs(directory: Path, moved: dict[str, str]) -> list[Job]:
-    """Return the jobs of the runs in a directory that is no sweep's. Raises ConfigError."""
+    """Make a job from each run in a directory without sweep.json, which is a run's own or has runs as its subfolders.
+
+    Raises ConfigError where it holds no runs, or runs deeper down.
+    """
     runs = find_runs([directory])
     if not runs:
         raise ConfigError(f"{directory} holds neither a run nor a sweep")
@@ -275,7 +293,11 @@ def recorded_jobs(directory: Path, moved: dict[str, str]) -> list[Job]:
 
 
 def make_job(number: int, entry: dict[str, Any], directory: Path, moved: dict[str, str]) -> Job:
-    """Make the job of an entry of a record. directory: that of the run or sweep whose record it is."""
+    """Make a job from an entry of a record.
+
+    directory: the directory of the run or sweep whose record it is. moved: new paths of folders by key. Raises
+    ConfigError for an invalid configuration and KeyError for an incomplete entry.
+    """
     overrides, own_overrides = ([str(text) for text in entry[key]] for key in ("words", "overrides"))
     return Job(
         number, overrides, own_overrides, locate(recorded(entry["config"]), entry.get("paths"), directory, moved)

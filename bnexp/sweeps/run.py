@@ -1,4 +1,4 @@
-"""Run a sweep, or a single run: start its stacks on an executor, retry those that are lost, show the progress."""
+"""Run a sweep or a single run: start its stacks on an executor, start lost ones again, show the progress."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +15,7 @@ from bnexp.training.signals import Interrupted, StopRequest
 
 
 class SweepError(RuntimeError):
-    """Some runs of a sweep failed; the text names them. `status` is the exit status of the command."""
+    """The error raised where runs of a sweep failed; its text names them. status: the exit status of the command."""
 
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)
@@ -30,7 +30,7 @@ EXECUTORS: dict[str, Callable[[SweepPlan], Executor]] = {
 
 
 def run_sweep(plan: SweepPlan, executor: Executor | None = None) -> None:
-    """Train every stack of the plan to its end.
+    """Train every stack of the plan to its end. executor: by default the one that the plan names.
 
     Raises SweepError where runs failed, and Interrupted after a signal, once the runs are closed.
     """
@@ -52,7 +52,7 @@ def run_sweep(plan: SweepPlan, executor: Executor | None = None) -> None:
 
 
 class Sweep:
-    """The stacks of a sweep on their executor, and the failures of their runs."""
+    """The training of a sweep's stacks on an executor, and the failures of their runs by job number."""
 
     def __init__(self, executor: Executor, display: Display) -> None:
         self.executor, self.display = executor, display
@@ -60,7 +60,7 @@ class Sweep:
         self.retried: set[int] = set()  # numbers of jobs whose stack was lost once
 
     def train(self, stacks: list[StackOfJobs]) -> None:
-        """Train until all stacks have ended. Raises Interrupted after a signal."""
+        """Train until all stacks have ended; failures are collected, not raised. Raises Interrupted after a signal."""
         remaining = len(stacks)
         with StopRequest() as stop:
             try:
@@ -79,9 +79,9 @@ class Sweep:
                 raise Interrupted(stop.signum)
 
     def halves(self, stack: StackOfJobs, lost: str) -> list[StackOfJobs]:
-        """Return the halves of a lost stack, to be tried once more; none where it was lost for the second time.
+        """Split a lost stack into its halves, which are to be trained again; return no stack where it was lost before.
 
-        The runs of the latter have failed, unless they are complete.
+        lost: the reason why it was lost. In the second case its runs are recorded as failed, unless they are complete.
         """
         numbers = {job.number for job in stack}
         if self.retried.isdisjoint(numbers):
@@ -101,7 +101,7 @@ class Sweep:
 
 
 def raise_failures(failures: Failures, plan: SweepPlan) -> None:
-    """Raise SweepError where runs of a plan failed."""
+    """Raise SweepError if there are failures; it names the runs and the reasons."""
     jobs = {job.number: job for stack in plan.stacks for job in stack}
     if plan.alone and failures:
         [failure] = failures.values()

@@ -1,4 +1,4 @@
-"""Stacks as jobs of Slurm, submitted with submitit."""
+"""The executor that submits stacks as jobs of Slurm, with submitit."""
 
 import os
 import time
@@ -17,21 +17,24 @@ POLL = 0.5  # seconds between polls of the jobs
 
 
 class Submitted:
-    """What a job of Slurm runs: a stack. A job that is preempted or reaches its time limit is queued again."""
+    """The function that a job of Slurm calls. A job that is preempted or reaches its time limit is queued again."""
 
     def __call__(self, stack: StackOfJobs) -> Failures:
-        """Train the stack."""
+        """Train the stack; return the failures of its runs."""
         return train_stack(stack)
 
     def checkpoint(self, stack: StackOfJobs) -> Any:
-        """Return the job that submitit queues again, which resumes the runs of the stack."""
+        """Return the submission that submitit queues when the job is preempted or out of time."""
         from submitit.helpers import DelayedSubmission  # noqa: PLC0415 - an extra
 
         return DelayedSubmission(self, stack)
 
 
 class SlurmExecutor:
-    """Submits each stack as a job of Slurm; with `executor.cluster=local`, as a process on this machine, for tests."""
+    """An executor that submits each stack as a job of Slurm.
+
+    With executor.cluster=local, a job is a process on this machine, for tests.
+    """
 
     def __init__(self, plan: SweepPlan) -> None:
         config = plan.config
@@ -39,11 +42,11 @@ class SlurmExecutor:
         self.jobs: list[tuple[StackOfJobs, Any]] = []
 
     def start(self, stack: StackOfJobs) -> None:
-        """Submit the stack."""
+        """Submit a stack."""
         self.jobs.append((stack, self.submitter.submit(Submitted(), stack)))
 
     def poll(self) -> list[Ended]:
-        """Return the stacks whose jobs are done."""
+        """Return the stacks whose jobs are done; where there are none, wait for POLL seconds."""
         done = [(stack, job) for stack, job in self.jobs if job.done()]
         if not done:
             time.sleep(POLL)
@@ -58,7 +61,7 @@ class SlurmExecutor:
 
 
 def ended(stack: StackOfJobs, job: Any) -> Ended:
-    """Return how the stack of a finished job ended."""
+    """Return how a finished job's stack ended. job: submitit's."""
     error = job.exception()
     if error is not None:
         return Ended(stack, lost=f"job {job.job_id} was lost ({type(error).__name__})")
@@ -66,10 +69,10 @@ def ended(stack: StackOfJobs, job: Any) -> Ended:
 
 
 def folder_for_jobs(directory: Path) -> Path:
-    """Return the folder for submitit's files: in the sweep's directory, or in the user's cache directory.
+    """Make and return a folder for submitit's files that only the user can write to, since submitit unpickles them.
 
-    The latter is used where other users can write to the former, since submitit unpickles these files. Raises
-    ConfigError where neither is private.
+    It is in the sweep's directory, or, where other users can write to that, in the user's cache directory. Raises
+    ConfigError where neither is safe, and OSError where the first can't be written to.
     """
     folder = directory / ".submitit"
     try:
@@ -84,7 +87,7 @@ def folder_for_jobs(directory: Path) -> Path:
 
 
 def make_submitter(config: ExecutorConfig, folder: Path) -> Any:
-    """Return submitit's executor. Raises ConfigError for parameters that submitit does not know."""
+    """Return submitit's executor for this configuration. Raises ConfigError for parameters that submitit rejects."""
     import submitit  # noqa: PLC0415 - an extra
 
     parameters = {"timeout_min": config.timeout_min} | config.parameters

@@ -23,8 +23,8 @@ from bnexp.training.evaluation import EVALUATION_BATCH
 from bnexp.training.graph import shape_of
 from bnexp.training.optim import find_optimizer
 
-WORKING_SET = 2**22  # bytes of a stack, about the caches of one core; the fastest in results/performance.md
-WORKER_BYTES = 600e6  # about those of torch and a data set
+WORKING_SET = 2**22  # bytes of the fastest stack in results/performance.md: about the caches of one core
+WORKER_BYTES = 600e6  # of a worker's memory, about: torch and a data set
 COMPILED, COMPILING = 0.5, 8.0  # about: time of a compiled step / an uncompiled one; seconds to compile
 LONG_ENOUGH = 0.3  # seconds of calls that are timed
 WORTH_WORKERS = 12.0  # seconds of training; a shorter sweep ends before a second process has started
@@ -32,23 +32,27 @@ WORTH_WORKERS = 12.0  # seconds of training; a shorter sweep ends before a secon
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """The stacks of a sweep, the configuration of their executor, and an estimate of the seconds it will take."""
+    """The plan of a sweep or a single run.
+
+    config: the executor's configuration. directory: the directory of the sweep or the run. workers: the number of
+    worker processes. seconds: about how long it takes.
+    """
 
     stacks: list[StackOfJobs]
     config: ExecutorConfig
     directory: Path
     workers: int = 1
     seconds: float = 0.0
-    inline: bool = False  # too short for worker processes
+    inline: bool = False  # whether it is so short that it trains in this process
 
     @property
     def alone(self) -> bool:
-        """Whether it is a single run, in the plan's own directory."""
+        """Whether the plan is a single run, whose directory is the plan's own."""
         return [job.directory for stack in self.stacks for job in stack] == [self.directory]
 
     @property
     def executor(self) -> str:
-        """The executor's name."""
+        """The name of the executor: "inline" for a plan that is trained in this process, else the configured one."""
         return "inline" if self.inline else self.config.name
 
     def __str__(self) -> str:
@@ -65,9 +69,10 @@ class SweepPlan:
 
 
 def plan_sweep(jobs: list[Job], config: ExecutorConfig, directory: Path, timed: bool = True) -> SweepPlan:
-    """Form stacks of jobs with equal graphs, as large as caches and memory allow, and at least one for each worker.
+    """Divide jobs into stacks with equal graphs and choose the number of workers.
 
-    timed: estimate the seconds, for which a few steps are run. Raises ConfigError where the memory does not suffice.
+    Stacks are as large as caches allow, but there are enough of them to keep every worker busy. timed: estimate the
+    seconds, for which a few steps are run; without it they are 0. Raises ConfigError where the memory does not suffice.
     """
     if not jobs:
         return SweepPlan([], config, directory)
@@ -88,29 +93,33 @@ def plan_sweep(jobs: list[Job], config: ExecutorConfig, directory: Path, timed: 
 
 
 def stack_key(config: RunConfig, compiled: bool) -> str:
-    """Return the key of a run's stack: runs with equal keys have the same graph, steps and evaluations."""
+    """Return a key that is equal for runs that can train in one stack.
+
+    They have the same graph, steps, evaluations, checkpoint settings, device and threads. compiled: whether the run is
+    compiled.
+    """
     values = config.as_dict()
     schedule = {key: values[key] for key in ("steps", "eval", "checkpoint", "device", "threads", "compile")}
     return json.dumps(shape_of(config) | schedule | {"compiled": compiled}, sort_keys=True)
 
 
 def device_workers(config: RunConfig) -> int:
-    """Return how many workers train at a time: one for each CUDA device, or as many as the cores have threads for."""
+    """Return how many workers train at a time: one for each CUDA device, one on MPS, or as many as the cores allow."""
     device = pick_device(config.device)
     on_cpu = max(1, usable_cores() // thread_count(config, device))
     return cuda_devices(config) or (1 if device.type == "mps" else on_cpu)
 
 
 def cuda_devices(config: RunConfig) -> int:
-    """Return the number of CUDA devices for a run's sweep; 0 where it trains on another kind of device."""
+    """Return the number of CUDA devices if the run trains on CUDA, else 0."""
     return torch.cuda.device_count() if pick_device(config.device).type == "cuda" else 0
 
 
 def divide(jobs: list[Job], workers: float, config: ExecutorConfig) -> list[StackOfJobs]:
-    """Divide jobs with equal graphs into stacks whose sizes differ by at most one, as each size is compiled.
+    """Divide jobs with equal graphs into stacks whose sizes differ by at most one, since each size is compiled.
 
-    workers: the share of the workers that these jobs get; the number of stacks is a multiple of it, rounded up, so
-    that no worker is idle.
+    workers: the share of the workers for these jobs. The number of stacks is a multiple of this share, rounded up, so
+    that no worker is idle, but not larger than the number of jobs.
     """
     gains = gains_from_stacking(jobs[0])
     largest = min(config.max_stack or LARGEST_STACK, LARGEST_STACK) if gains else 1
@@ -122,12 +131,12 @@ def divide(jobs: list[Job], workers: float, config: ExecutorConfig) -> list[Stac
 
 
 def gains_from_stacking(job: Job) -> bool:
-    """Whether a run trains faster in a stack, which an uncompiled or convolutional one does not."""
+    """Return whether a run trains faster in a stack: if it is compiled and has no convolutions."""
     return stacks(job.config) and job.compilation.compiled
 
 
 def best_size(config: RunConfig) -> int:
-    """Return the number of members of the fastest stack."""
+    """Return about how many members the fastest stack has: they fill a core's caches, or half of a GPU's memory."""
     device, room = pick_device(config.device), WORKING_SET
     if device.type == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory // 2
@@ -135,7 +144,7 @@ def best_size(config: RunConfig) -> int:
 
 
 def member_bytes(config: RunConfig) -> float:
-    """Return the bytes of a member: its parameters, gradients and optimizer slots."""
+    """Compute the bytes of a member's parameters, gradients and optimizer slots in single precision."""
     data = load_data(config.dataset)
     model = make_model(config, data.shape, data.classes)
     copies = 2 + len(find_optimizer(config.optim).slots)
@@ -143,7 +152,10 @@ def member_bytes(config: RunConfig) -> float:
 
 
 def check_memory(group_stacks: list[StackOfJobs], workers: int) -> None:
-    """Raise ConfigError for stacks that need more than the machine's memory; activations are not counted."""
+    """Raise ConfigError for stacks that need more than the machine's memory on the CPU; activations are not counted.
+
+    group_stacks: the largest stack of each group with equal graphs. On other devices nothing is checked.
+    """
     largest = max(group_stacks, key=lambda stack: len(stack) * member_bytes(stack[0].config))
     config = largest[0].config
     if pick_device(config.device).type != "cpu":
@@ -159,7 +171,7 @@ def check_memory(group_stacks: list[StackOfJobs], workers: int) -> None:
 
 
 def estimate(group: list[StackOfJobs]) -> float:
-    """Estimate the seconds that one worker needs for stacks of the same graph, from a few uncompiled steps."""
+    """Estimate the seconds in which one worker trains these stacks with equal graphs, from a few uncompiled steps."""
     config = group[0][0].config
     runs = sum(len(stack) for stack in group)
     step, evaluation = time_steps(config)
@@ -170,7 +182,7 @@ def estimate(group: list[StackOfJobs]) -> float:
 
 
 def time_steps(config: RunConfig) -> tuple[float, float]:
-    """Measure the seconds of an uncompiled step and of an evaluation of one run."""
+    """Measure the seconds of an uncompiled step and of an evaluation of a run. Sets torch's number of threads."""
     data, device = load_data(config.dataset), pick_device(config.device)
     torch.set_num_threads(thread_count(config, device))
     stack = Stack([config], data, device, compiled=False)
@@ -182,7 +194,7 @@ def time_steps(config: RunConfig) -> tuple[float, float]:
 
 
 def shortest(work: Callable[[], object]) -> float:
-    """Measure the seconds of the fastest of a few calls; a long call is made once."""
+    """Measure the seconds of the fastest of up to 4 calls; a call of LONG_ENOUGH seconds or more is made once."""
     marks = [time.perf_counter()]
     while len(marks) <= 4 and marks[-1] - marks[0] < LONG_ENOUGH:
         work()

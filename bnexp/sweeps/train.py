@@ -1,4 +1,4 @@
-"""Train a stack of jobs in this process: what every executor runs."""
+"""Train a stack of jobs in this process: every executor calls `train_stack`."""
 
 import logging
 
@@ -12,9 +12,10 @@ from bnexp.training.member import Member, create_or_reopen_run, summary_of_compl
 
 
 def train_stack(stack: StackOfJobs) -> Failures:
-    """Create or reopen each job's run in its directory, train them as one stack, and return the failures.
+    """Create or reopen each job's run, train all as one stack, and return the failures by job number.
 
-    Complete runs stay as they are. Raises Interrupted after a signal, once all runs are closed.
+    Complete runs stay as they are. A run that can't be opened does not stop the others. Raises Interrupted after a
+    signal, once all runs are closed.
     """
     failures: Failures = {}
     members: list[tuple[Job, Member]] = []
@@ -36,7 +37,10 @@ def train_stack(stack: StackOfJobs) -> Failures:
 
 
 def open_job(job: Job, stack_size: int) -> Member:
-    """Create or reopen the job's run, and write Hydra's record and its log. Raises ConfigError and OSError."""
+    """Create or reopen the job's run, and write its folder .hydra/. Raises ConfigError and OSError.
+
+    stack_size: the number of jobs in its stack.
+    """
     with run_log([job.directory], verbose_of(job)):
         member = create_or_reopen_run(job.config, job.launch, stack_size)
         try:
@@ -49,12 +53,12 @@ def open_job(job: Job, stack_size: int) -> Member:
 
 
 def verbose_of(job: Job) -> object:
-    """Return `hydra.verbose`: true, or the names of the loggers from which DEBUG is wanted."""
+    """Return the job's `hydra.verbose`: true, the names of loggers with level DEBUG, or False without a record."""
     return job.record.hydra["verbose"] if job.record else False
 
 
 def failure_of(error: Exception) -> Failure:
-    """Describe an error in a line, which can be sent to another process."""
+    """Convert an error to a Failure, which can be sent to another process. Its status is 2 for a ConfigError."""
     if isinstance(error, ConfigError):
         return Failure(str(error), 2)
     if isinstance(error, OSError) and error.filename:
@@ -64,7 +68,7 @@ def failure_of(error: Exception) -> Failure:
 
 
 def write_outcome(job: Job, member: Member) -> None:
-    """Write the last line of a run's log: how it ended."""
+    """Write a line to a run's log with its result or its error; nothing where it has neither."""
     logger, outcome = logging.getLogger("bnexp"), member.outcome
     with run_log([job.directory], verbose_of(job)):
         if isinstance(outcome, Exception):
