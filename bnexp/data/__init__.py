@@ -1,1 +1,1 @@
-"""Data sets, styles of their images, and the order of batches. Read `load.py` first."""
+"""Data sets, conditions (transformed versions of their images), and the order of batches. Read `load.py` first."""

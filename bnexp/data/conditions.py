@@ -1,4 +1,4 @@
-"""Conditions: every image of a data set once in each of the versions that `dataset.conditions` names."""
+"""Conditions: transformed versions of images. A data set contains each image once in each of `dataset.conditions`."""
 
 from collections.abc import Callable
 
@@ -9,13 +9,14 @@ from torch import Tensor
 from bnexp.data.images import Images
 from bnexp.runs.seeds import generator
 
-NOISE = 0.3  # standard deviation, of the peak
+NOISE = 0.3  # standard deviation, as a fraction of the peak
 
 
 def edges(pixels: Tensor, peak: int) -> Tensor:
-    """A quarter of the gradient's length by Sobel's filters, of each channel: a step from 0 to the peak stays in range.
+    """Return the strength of edges: a quarter of the length of the gradient by Sobel's filters, in each channel.
 
-    Pixels, uint8 (N, C, H, W), and their peak → the same shape, like every condition here.
+    A horizontal or vertical edge between black and white gives `peak`; larger values are clipped to it. pixels: uint8
+    (N, C, H, W) from 0 to `peak`; the result has the same shape and type, as in all conditions.
     """
     across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 4
     filters = torch.stack([across, across.T])[:, None]
@@ -25,13 +26,16 @@ def edges(pixels: Tensor, peak: int) -> Tensor:
 
 
 def noise(pixels: Tensor, peak: int) -> Tensor:
-    """Gaussian noise, always the same for an image of a split; the n-th images of all splits share theirs."""
+    """Add Gaussian noise with a standard deviation of 0.3 · peak, and clip to 0 to peak.
+
+    The noise depends only on an image's position in its split, so the n-th images of all splits get the same.
+    """
     added = NOISE * peak * torch.randn(pixels.shape, generator=generator(0, "conditions", "noise"))
     return (pixels + added).round().clamp(0, peak).to(torch.uint8)
 
 
 def blurred(pixels: Tensor, peak: int) -> Tensor:
-    """The mean of 3×3 pixels; pixels beyond the edge are black."""
+    """Replace each pixel by the mean of the 3×3 pixels around it; pixels beyond the edge count as black."""
     return F.avg_pool2d(pixels.float(), 3, stride=1, padding=1).round().to(torch.uint8)
 
 
@@ -47,6 +51,9 @@ CONDITIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 
 def in_conditions(images: Images, names: list[str], peak: int) -> Images:
-    """N images → len(names) · N: all of them in the first condition, then all in the second, and so on."""
+    """Return all images in the first of the named conditions, then all in the second, and so on: len(names) · N images.
+
+    peak: the pixel value of white. The result's `condition` is the index of each image's condition in `names`.
+    """
     pixels = torch.cat([CONDITIONS[name](images.pixels, peak) for name in names])
     return Images(pixels, images.labels.repeat(len(names)), torch.arange(len(names)).repeat_interleave(len(images)))

@@ -1,7 +1,7 @@
-"""Picture files, decoded to RGB of 8 bits: upright, opaque, in the size asked for.
+"""Picture files, decoded to 8-bit RGB: upright, without transparency, in the size asked for.
 
-A file's content decides what it is, and whether it is read at all. Everything that the pixels depend on, but for Pillow
-and its libraries, is in this file: a cache of them is keyed by its source.
+Whether and how a file is decoded depends on its content, not on its name. Everything that the pixels depend on, except
+Pillow and its libraries, is in this file: the name of the cache of decoded pixels depends on its source code.
 """
 
 import logging
@@ -23,16 +23,16 @@ from bnexp.runs.config import ConfigError
 from bnexp.runs.console import console
 from bnexp.runs.files import open_regular
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow starts no program for any of them
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow decodes them without starting another program
 FORMAT_NAMES = "PNG, JPEG, WebP, BMP, GIF or TIFF"
 GREY = {"1", "L", "LA", "La", "I;16", "I;16L", "I;16B"}  # Pillow's modes without colour
-WITH_ALPHA = {"LA", "La", "RGBA", "RGBa"}  # in the last channel
+WITH_ALPHA = {"LA", "La", "RGBA", "RGBa"}  # modes whose last channel is alpha
 SHADES = {"white": 255, "black": 0, "grey": 128}
-UNSCALED = {"I": "whole numbers of 32 bits or with a sign", "F": "floating-point numbers"}  # by Pillow's mode
-FULL = 2**16 - 1  # white, where a sample uses all of its 16 bits
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+UNSCALED = {"I": "whole numbers of 32 bits or with a sign", "F": "floating-point numbers"}  # Pillow's mode → samples
+FULL = 2**16 - 1  # white, if samples use all of their 16 bits
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # two tags of TIFF, a value of the second
 PNG_SIGNATURE, PNG_GREY, PNG_RGB, PNG_RGBA = b"\x89PNG\r\n\x1a\n", 0, 2, 6
-TRANSPOSITIONS = {  # by EXIF's Orientation: what makes the picture upright
+TRANSPOSITIONS = {  # EXIF's Orientation → the transposition that makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -41,16 +41,17 @@ TRANSPOSITIONS = {  # by EXIF's Orientation: what makes the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)  # a picture is decoded, or refused in one line
+logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)  # errors are raised instead
 
 
 @dataclass(frozen=True)
 class Depth:
-    """What a picture with samples of 16 bits says about the value of white.
+    """The information that a picture with 16-bit samples gives about which value is white.
 
-    kind: the number of bits that the file declares significant, if it does, and Pillow's mode; pictures of the same
-    kind have the same white. upper: whether Pillow kept the upper 8 bits alone, so that `lowest` and `highest`, the
-    range of the values, are multiples of 256. ink: black where it isn't transparent, so that no value has to be white.
+    kind: the number of significant bits that the file declares, or None, and Pillow's mode; pictures of the same kind
+    have the same white. upper: whether Pillow loaded only the upper 8 bits of each sample. lowest, highest: the range
+    of the samples, as 16-bit values; multiples of 256 with `upper`. ink: whether all visible pixels of an RGBA PNG are
+    black, so that its highest value says nothing about white.
     """
 
     kind: tuple[int | None, str]
@@ -62,8 +63,10 @@ class Depth:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded image. pixels: uint8 (size, size, 3); coloured: whether the file's mode has colour; depth: what a file
-    with 16 bits a sample says of where white lies, None for every other file.
+    """A decoded picture.
+
+    pixels: uint8 (size, size, 3). coloured: whether the file's mode has colour. depth: for a file with 16-bit samples,
+    what it says about the value of white; else None.
     """
 
     pixels: np.ndarray
@@ -73,10 +76,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class PngHeader:
-    """What Pillow doesn't tell of a PNG, or tells in other units than those of the file.
+    """Facts about a PNG that Pillow doesn't give, or gives in other units than the file's.
 
-    depth: bits of a sample; kind: PNG's type of colour; significant: bits (sBIT) or None; key: the samples of the one
-    grey or colour that is transparent (tRNS), or None.
+    depth: bits per sample. kind: PNG's colour type. significant: number of significant bits (sBIT; the largest of the
+    channels), or None. key: the samples of the one grey value or colour that is transparent (tRNS), or None.
     """
 
     depth: int
@@ -86,14 +89,16 @@ class PngHeader:
 
 
 def decode(files: dict[str, list[str]], size: int, background: str) -> dict[str, np.ndarray]:
-    """Decode the files of each split: uint8 (N, 3, size, size), or (N, 1, size, size) if none of them has colour.
+    """Decode the files of each split: uint8 (N, 3, size, size), or (N, 1, size, size) if no file of any split has
+    colour.
 
-    Raises ConfigError with the name of a file that can't be read, or with the range of 16-bit pictures that don't tell
-    which value is white.
+    files: split → paths. size: height and width of the result. background: a key of SHADES, shown where a picture is
+    transparent. Raises ConfigError that names a file that can't be decoded, or gives the range of 16-bit pictures whose
+    white can't be determined.
     """
     pixels = {split: np.empty((len(paths), size, size, 3), np.uint8) for split, paths in files.items()}
     depths, coloured = dict[str, Depth](), False
-    hidden = multiprocessing.parent_process() is not None or not console.is_terminal  # a worker's parent has a display
+    hidden = multiprocessing.parent_process() is not None or not console.is_terminal  # workers show no progress
     with warnings.catch_warnings(action="ignore"):
         for split, paths in files.items():
             progress = track(paths, f"decoding {split}", console=console, transient=True, disable=hidden)
@@ -116,9 +121,10 @@ def decode(files: dict[str, list[str]], size: int, background: str) -> dict[str,
 
 
 def read_picture(path: str, size: int, background: str, white: int = FULL) -> Picture:
-    """Decode one file; `white` is the value of white where a grey sample has 16 bits.
+    """Decode one file, turn it upright and resize it to size × size, which may change its proportions.
 
-    Raises ConfigError with the name of one that can't be decoded.
+    white: the 16-bit value of a grey sample that becomes 255. Raises ConfigError that names a file that can't be
+    decoded.
     """
     try:
         with open_regular(path) as file:
@@ -136,26 +142,29 @@ def read_picture(path: str, size: int, background: str, white: int = FULL) -> Pi
     except UnidentifiedImageError as error:
         why = f"by its content it is no {FORMAT_NAMES}, or of a kind of these that isn't read, or its header is damaged"
         raise unreadable(path, why) from error
-    except Exception as error:  # decoders raise whatever they come across
+    except Exception as error:  # decoders can raise any exception
         first = next(iter(str(error).splitlines()), "")
         raise unreadable(path, first or type(error).__name__) from error
 
 
 def unreadable(path: str, why: str) -> ConfigError:
-    """The error of a file that can't be read."""
+    """Make the error for a file that can't be read. why: the reason."""
     return ConfigError(f"dataset: {path} is not an image that can be read: {why}")
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's orientation, or 1, upright, if none can be read: what else is wrong with EXIF doesn't matter."""
-    with suppress(Exception):  # Pillow parses all of it, and raises whatever it comes across
+    """Return EXIF's orientation, or 1 (upright) if it can't be read. Errors in EXIF data are ignored."""
+    with suppress(Exception):  # Pillow parses all of EXIF, and can raise any exception
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
 
 
 def load_quietly(image: Image.Image) -> None:
-    """Decode a picture, without what libtiff writes to the process's standard error: what matters is also raised."""
-    if not isinstance(image, TiffImageFile) or sys.__stderr__ is None:  # closed: its number may be another file's
+    """Load a picture's pixels; for a TIFF, discard what libtiff meanwhile writes to the process's standard error.
+
+    Errors that keep the picture from being decoded are raised all the same.
+    """
+    if not isinstance(image, TiffImageFile) or sys.__stderr__ is None:  # if closed, another file may have its number
         image.load()
         return
     stderr = os.dup(2)
@@ -169,14 +178,14 @@ def load_quietly(image: Image.Image) -> None:
 
 
 def read_png_header(file: BinaryIO) -> PngHeader | None:
-    """Read the chunks of a PNG before its pixels; None for another file."""
+    """Read the chunks of a PNG that precede its pixels. Return None for another file or an incomplete header."""
     if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
         return None
     chunks: dict[bytes, bytes] = {}
     while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
         start, length = file.tell(), int.from_bytes(head[:4], "big")
         chunks[head[4:]] = file.read(min(length, 16))
-        file.seek(start + length + 4)  # behind the chunk's CRC, which Pillow checks
+        file.seek(start + length + 4)  # skip the chunk's CRC, which Pillow checks
     header = chunks.get(b"IHDR", b"")
     if len(header) < 13:
         return None
@@ -193,13 +202,17 @@ def read_png_header(file: BinaryIO) -> PngHeader | None:
 
 
 def opaque(file: BinaryIO, image: Image.Image, png: PngHeader | None, shade: int, white: int) -> Image.Image:
-    """Convert a picture to RGB, over a background of this shade where it is transparent."""
+    """Convert a loaded picture to 8-bit RGB; transparent parts get a background of grey value `shade` (0 to 255).
+
+    white: the 16-bit value of a grey sample that becomes 255. Raises ValueError for 32-bit integers and floating-point
+    numbers. A PNG's entry `transparency` is removed from `image.info`.
+    """
     if image.mode in UNSCALED:
         raise ValueError(f"it holds {UNSCALED[image.mode]}, of which none is white by itself: save it with 8 bits")
     picture, alpha = image, None
     if png and png.key is not None:
         alpha = Image.fromarray(np.where(is_key(file, image, png, png.key), 0, 255).astype(np.uint8))
-        image.info.pop("transparency", None)  # Pillow's, in units that may be others than the pixels'
+        image.info.pop("transparency", None)  # Pillow's own key, whose units can differ from the pixels'
     if image.mode.startswith("I;16"):
         picture = Image.fromarray(eight_bits(np.asarray(image), white))
     elif alpha is None and image.has_transparency_data:
@@ -214,12 +227,13 @@ def opaque(file: BinaryIO, image: Image.Image, png: PngHeader | None, shade: int
 
 
 def is_key(file: BinaryIO, image: Image.Image, png: PngHeader, key: tuple[int, ...]) -> np.ndarray:
-    """Return which pixels have the one grey or colour that a PNG declares transparent (its tRNS chunk, `key`): bool (H,
-    W). `file` is read for the lower bytes of 16-bit colour.
+    """Return which pixels have the grey value or colour that a PNG declares transparent: bool (H, W).
+
+    key: that value, in the file's units (tRNS). For 16-bit colour, the lower bytes are read from `file`.
     """
     samples = np.asarray(image)
     if png.kind == PNG_GREY:
-        step = 255 // (2**png.depth - 1) if image.mode == "L" else 1  # samples of 2 and 4 bits are spread to 0 to 255
+        step = 255 // (2**png.depth - 1) if image.mode == "L" else 1  # Pillow scales 2 and 4 bits to 0 to 255
         return np.asarray(samples == key[0] * step)
     differs: np.ndarray = samples ^ (np.array(key) >> (png.depth - 8))
     if png.depth == 16:
@@ -228,9 +242,9 @@ def is_key(file: BinaryIO, image: Image.Image, png: PngHeader, key: tuple[int, .
 
 
 def lower_bytes(file: BinaryIO, mode: str) -> np.ndarray:
-    """The lower bytes of a PNG in RGB or RGBA with samples of 16 bits: uint8 (H, W, channels).
+    """Return the lower bytes of the samples of a 16-bit PNG, with mode RGB or RGBA: uint8 (H, W, channels).
 
-    Pillow keeps the upper bytes; told that the samples are the other way round, it keeps these.
+    Pillow keeps only the upper bytes. If it is told that the byte order is reversed, it keeps the lower ones instead.
     """
     with Image.open(file, formats=("PNG",)) as image:
         image.tile = [tile._replace(args=f"{mode};16L") for tile in image.tile]
@@ -241,13 +255,16 @@ def lower_bytes(file: BinaryIO, mode: str) -> np.ndarray:
 
 
 def eight_bits(samples: np.ndarray, white: int) -> np.ndarray:
-    """Scale samples of 16 bits to 8, rounded: uint8 (H, W)."""
+    """Scale 16-bit samples (H, W) to uint8: `white` and all values above it become 255; others are rounded."""
     steps = (np.arange(FULL + 1) * 255 + white // 2) // white
     return np.take(steps.clip(0, 255).astype(np.uint8), samples)
 
 
 def depth_of(file: BinaryIO, image: Image.Image, png: PngHeader | None) -> Depth | None:
-    """The depth of a picture with 16 bits a sample; None for another one. Raises ValueError where white is 0."""
+    """Return the depth of a picture with more than 8 bits per sample; else, or for samples in UNSCALED, None.
+
+    Raises ValueError for a TIFF with more than 8 bits in which 0 is white.
+    """
     bits, declared = (png.depth, png.significant) if png else (8, None)
     if isinstance(image, TiffImageFile):
         bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
@@ -257,7 +274,7 @@ def depth_of(file: BinaryIO, image: Image.Image, png: PngHeader | None) -> Depth
     if bits <= 8 or image.mode in UNSCALED:
         return None
     samples, upper = np.asarray(image), not image.mode.startswith("I;16")
-    if image.mode in WITH_ALPHA:  # which is full in any picture, and shows no colour where it is 0
+    if image.mode in WITH_ALPHA:  # alpha itself is always high, and hidden colours don't count
         samples = visible(samples)
     lowest, highest = (int(samples.min()), int(samples.max())) if samples.size else (0, 0)
     scale = 256 if upper else 1
@@ -266,22 +283,24 @@ def depth_of(file: BinaryIO, image: Image.Image, png: PngHeader | None) -> Depth
 
 
 def visible(samples: np.ndarray) -> np.ndarray:
-    """Colours of the pixels that aren't transparent, of (H, W, channels and alpha): (N, channels)."""
+    """Return the colours of all pixels whose alpha is above 0: samples (H, W, channels + alpha) → (M, channels)."""
     return np.asarray(samples[samples[..., -1] > 0][..., :-1])
 
 
 def find_white(kind: tuple[int | None, str], depths: dict[str, Depth]) -> int:
-    """The value of white of a folder's pictures of one kind, judged over all of them: a single one may be dark.
+    """Return the value of white of the pictures of one kind. It is judged over all: a single one may be dark.
 
-    Values within the declared bits are those bits; values above them, or in the upper half of 16 bits where nothing is
-    declared, use all 16. Raises ConfigError with the range where neither is so. `depths`: path → of all kinds.
+    If the file declares significant bits and all values fit in them, white is the highest value of so many bits. It is
+    65535 if values exceed these bits, if no bits are declared and values reach the upper half of 16 bits, or if all
+    pictures are `ink`. Otherwise, or if white is below 65535 and Pillow dropped the lower bits, it raises ConfigError
+    with the range. depths: path → depth, for pictures of all kinds.
     """
     same = {path: depth for path, depth in depths.items() if depth.kind == kind}
     if all(depth.ink for depth in same.values()):
         return FULL
     declared, highest = kind[0], max(depth.highest for depth in same.values())
     white = 2**declared - 1 if declared and highest < 2**declared else FULL
-    cut = [path for path, depth in same.items() if depth.upper and white != FULL]  # their lower bits are needed
+    cut = [path for path, depth in same.items() if depth.upper and white != FULL]  # they would need the lower bits
     if cut or (declared is None and highest <= FULL // 2):
         lowest = min(depth.lowest for depth in same.values())
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 scans of 8×8 pixels with values 0 to 16, part of the package."""
+"""scikit-learn's digits: 1,797 images of 8×8 pixels with values 0 to 16, which are installed with it."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,10 @@ TEST_IMAGES = 360
 
 
 def load(config: DatasetConfig) -> Source:
-    """Read 1,437 training and 360 test images of a fixed shuffle: the file is sorted by writer."""
+    """Read the images and shuffle them, always in the same way, since the file is sorted by writer.
+
+    The first 360 are the test images, the other 1,437 the training images.
+    """
     table = torch.from_numpy(np.loadtxt(digits_file(), dtype=np.uint8, delimiter=","))
     table = table[torch.randperm(len(table), generator=generator(0, "digits"))]
     images = Images(table[:, :64].reshape(-1, 1, 8, 8), table[:, 64].long())
@@ -22,19 +25,19 @@ def load(config: DatasetConfig) -> Source:
 
 
 def digits_file() -> Path:
-    """The table behind scikit-learn's `load_digits`: a row of 64 pixels and the label for each scan.
+    """Return the path of the table that `load_digits` reads: each row has the 64 pixels and the label of an image.
 
-    Importing scikit-learn would take 1.3 s, a third of a short run.
+    scikit-learn is not imported: that would take 1.3 s, a third of a short run.
     """
     package = find_spec("sklearn")
     return Path(str(package and package.origin)).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 def problem(config: DatasetConfig) -> str | None:
-    """None: the file is part of a package that bnexp needs."""
+    """Return None: the file is part of a package that bnexp requires."""
     return None
 
 
 def location(config: DatasetConfig) -> str:
-    """Where the data set is, for a table."""
+    """Return where the data set is, as a text to show to the user."""
     return "part of scikit-learn"

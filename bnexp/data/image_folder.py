@@ -1,6 +1,6 @@
-"""Pictures in PATH/train/CLASS/ and PATH/test/CLASS/, decoded once into a cache under dataset.root.
+"""Pictures in PATH/train/CLASS/ and PATH/test/CLASS/, decoded once and cached under dataset.root.
 
-This file lists the folder and keeps the cache; `decoding.py` reads the pictures.
+This file lists the folder, and reads and writes the cache; `decoding.py` decodes the pictures.
 """
 
 import hashlib
@@ -26,14 +26,17 @@ from bnexp.runs.tensors import DamagedFileError, load_tensors, save_tensors
 
 SPLITS = ("train", "test")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # of macOS's archives; of Synology's previews
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # made by macOS in archives, and by Synology for previews
 BESIDE = "beside train/ and test/"
-LIBRARIES = ("libjpeg_turbo", "jpg", "zlib", "libtiff", "webp", "littlecms2")  # of Pillow: what decodes
-TICK = 0.02  # seconds within which a file system may give two changes the same time
+LIBRARIES = ("libjpeg_turbo", "jpg", "zlib", "libtiff", "webp", "littlecms2")  # with which Pillow decodes
+TICK = 0.02  # seconds; a file system may record two changes within them at the same time
 
 
 class File(NamedTuple):
-    """A picture, and what changes when it is replaced: size, times of its content's and inode's change (ns), inode."""
+    """A picture file, with facts that change when it is replaced.
+
+    size: bytes. modified, changed: when its content and its inode last changed, in ns. inode: its number.
+    """
 
     path: str
     size: int
@@ -44,28 +47,31 @@ class File(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a folder by split and class, sorted, and how many files were left out."""
+    """The contents of a folder of images.
+
+    files: split → class → picture files; classes and files are sorted. left_out: number of other files.
+    """
 
     files: dict[str, dict[str, list[File]]]
     left_out: LeftOut
 
     def of(self, split: str) -> list[File]:
-        """The pictures of a split, class by class."""
+        """Return the picture files of a split, class by class."""
         return [file for files in self.files[split].values() for file in files]
 
     def labels(self, split: str) -> torch.Tensor:
-        """The class of each picture of a split by its place among the classes of train/, int64 (N,)."""
+        """Return the labels of a split's pictures, int64 (N,). A label is the position of a class in train/."""
         numbers = {name: number for number, name in enumerate(self.files["train"])}
         return torch.tensor([numbers[name] for name, files in self.files[split].items() for _ in files])
 
 
 def location(config: DatasetConfig) -> str:
-    """Return the folder of the data set, or that `dataset.path` is not set, to show to the user."""
+    """Return the folder of the data set, or that `dataset.path` is not set, as a text to show to the user."""
     return config.path or "dataset.path is not set"
 
 
 def problem(config: DatasetConfig) -> str | None:
-    """What keeps the folder from being used, or None; pictures are looked at when they are decoded."""
+    """Return why the folder can't be used, or None. The pictures are not read: they are checked in decoding."""
     try:
         list_folder(config)
     except ConfigError as error:
@@ -74,7 +80,7 @@ def problem(config: DatasetConfig) -> str | None:
 
 
 def load(config: DatasetConfig) -> Source:
-    """Read the pictures, from the cache where it has them. Raises ConfigError where the folder can't be used."""
+    """Read the pictures from the cache, or decode and cache them. Raises ConfigError if the folder can't be used."""
     listing = list_folder(config)
     pixels, notice = load_pixels(config, listing)
     train, test = (Images(pixels[split], listing.labels(split)) for split in SPLITS)
@@ -85,7 +91,10 @@ def load(config: DatasetConfig) -> Source:
 
 
 def list_folder(config: DatasetConfig) -> Listing:
-    """List the pictures; no file is opened. Raises ConfigError with the file or folder that is at fault."""
+    """List the picture files of both splits, and count all other files. No file is opened.
+
+    Raises ConfigError that names the file or folder at fault.
+    """
     if not config.path:
         raise ConfigError("dataset.path is not set: the folder that holds train/CLASS/*.png|jpg|… and test/CLASS/…")
     left_out: LeftOut = {place: Counter() for place in (*SPLITS, BESIDE)}
@@ -103,7 +112,10 @@ def list_folder(config: DatasetConfig) -> Listing:
 
 
 def check_classes(files: dict[str, dict[str, list[File]]]) -> None:
-    """Drop test/'s empty classes. Raises ConfigError for one that train/ lacks, and where train/ has a single one."""
+    """Remove empty classes of test/ from `files`, in place.
+
+    Raises ConfigError if test/ has a class that train/ lacks, and if train/ has a single class.
+    """
     train = files["train"]
     files["test"] = {name: pictures for name, pictures in files["test"].items() if pictures}
     for name in files["test"]:
@@ -114,9 +126,9 @@ def check_classes(files: dict[str, dict[str, list[File]]]) -> None:
 
 
 def list_split(folder: str, left_out: Counter[str]) -> dict[str, list[File]]:
-    """List the pictures of each class, and count what is left out.
+    """Return the picture files of each class in train/ or test/, and count all other files in `left_out`, in place.
 
-    Raises ConfigError where there are none, or none in a class of train/, and as `list_class` does.
+    Raises ConfigError if the folder holds no picture at all, if a class of train/ holds none, and as `list_class` does.
     """
     place = os.path.realpath(folder)
     above, classes = {place, *map(str, Path(place).parents)}, dict[str, list[File]]()
@@ -135,10 +147,10 @@ def list_split(folder: str, left_out: Counter[str]) -> dict[str, list[File]]:
 
 
 def list_class(folder: str, above: set[str], left_out: Counter[str]) -> list[File]:
-    """List the pictures in a folder and in those below it, sorted, and count what is left out.
+    """Return the picture files in a folder and in all below it, sorted; count other files in `left_out`, in place.
 
-    Links are followed. Raises ConfigError for one to a folder in `above`, or to a folder that was already listed;
-    and as `entries_of` does.
+    Links are followed. Raises ConfigError for a link to a folder in `above` or to one that was already listed, and as
+    `entries_of` does.
     """
     files, folders, seen = list[File](), [folder], set(above)
     while folders:
@@ -158,9 +170,10 @@ def list_class(folder: str, above: set[str], left_out: Counter[str]) -> list[Fil
 
 
 def entries_of(folder: str, left_out: Counter[str]) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
-    """The files and folders in a folder by name, but for those whose names say that they are no data.
+    """Yield the files and folders in a folder, sorted by name, each with its status; links are followed.
 
-    Raises OSError for a link that leads nowhere or to itself, ConfigError for what would hang or act when it is opened.
+    Hidden files and those of the system are not yielded, but counted in `left_out`, in place. Raises OSError for a link
+    that leads nowhere or to itself, and ConfigError for named pipes, devices and sockets, which are not safe to open.
     """
     with os.scandir(folder) as entries:
         by_name = sorted(entries, key=lambda entry: entry.name)
@@ -175,7 +188,7 @@ def entries_of(folder: str, left_out: Counter[str]) -> Iterator[tuple[os.DirEntr
 
 
 def why_left_out(name: str) -> str | None:
-    """Why a file or folder of this name is left out, or None."""
+    """Return why a file or folder with this name is not read, or None: it is hidden, or macOS or Synology made it."""
     if name.startswith("._"):
         return "AppleDouble (._NAME)"
     if name in SYSTEM_FOLDERS:
@@ -184,19 +197,19 @@ def why_left_out(name: str) -> str | None:
 
 
 def files_in(entry: os.DirEntry[str]) -> int:
-    """How many files a folder and those below it hold; 1 for a file."""
+    """Return the number of files in a folder and all folders below it; 1 for a file or a link."""
     if not entry.is_dir(follow_symlinks=False):
         return 1
     return sum(len(files) for _, _, files in os.walk(entry.path))
 
 
 def file_of(path: str, status: os.stat_result) -> File:
-    """A picture by what the system says of its file."""
+    """Make a `File` from a path and its status."""
     return File(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def listed(reasons: Counter[str]) -> str:
-    """The end of a message: what was left out."""
+    """Return the end of a message, with the number of files left out for each reason; "" if there are none."""
     parts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     return f" (left out: {parts})" if parts else ""
 
@@ -205,9 +218,10 @@ def listed(reasons: Counter[str]) -> str:
 
 
 def load_pixels(config: DatasetConfig, listing: Listing) -> tuple[dict[str, torch.Tensor], str | None]:
-    """The pixels of each split, uint8 (N, C, size, size), from the cache or decoded into it.
+    """Return the pixels of each split, uint8 (N, C, size, size), and a notice for the user or None.
 
-    Where the cache can't be used the pictures are decoded all the same, and a notice that says so is returned.
+    The pixels are read from the cache; if it is missing or damaged, the pictures are decoded and the cache is written.
+    The notice says that the cache was damaged or could not be written.
     """
     cache, notice = cache_path(config, listing), None
     try:
@@ -216,20 +230,24 @@ def load_pixels(config: DatasetConfig, listing: Listing) -> tuple[dict[str, torc
         pass
     except (OSError, DamagedFileError) as error:
         notice = f"{describe(error)}: the pictures are decoded anew"
-    time.sleep(TICK)  # from here on a change of a file that was listed gives it another time
+    time.sleep(TICK)  # if a listed file changes after this, its recorded time changes
     paths = {split: [file.path for file in listing.of(split)] for split in SPLITS}
     decoded = decoding.decode(paths, config.size, config.background)
     pixels = {split: torch.from_numpy(part) for split, part in decoded.items()}
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(cache, pixels, {"source": ascii(config.path)})  # bytes may be no UTF-8
+        save_tensors(cache, pixels, {"source": ascii(config.path)})  # a path may not be valid UTF-8
     except OSError as error:
         notice = f"{describe(error)}: without a cache, each process decodes the pictures"
     return pixels, notice
 
 
 def read_cache(path: Path, size: int, listing: Listing) -> dict[str, torch.Tensor]:
-    """Read a cache. Raises OSError where there is none or it can't be read, DamagedFileError for other pictures."""
+    """Read the pixels of each split from a cache.
+
+    Raises FileNotFoundError if there is none, OSError if it can't be read, and DamagedFileError if it is damaged or its
+    shapes don't fit the listing.
+    """
     pixels = load_tensors(path)
     for split in SPLITS:
         shape, part = (len(listing.of(split)), size, size), pixels.get(split)
@@ -239,7 +257,11 @@ def read_cache(path: Path, size: int, listing: Listing) -> dict[str, torch.Tenso
 
 
 def cache_path(config: DatasetConfig, listing: Listing) -> Path:
-    """The cache's path, named after all that the pixels depend on: files, as they are now, size, background, code."""
+    """Return the cache's path. Its name has a digest of everything that the pixels depend on.
+
+    This is the size, the background, the decoder, and the files: their paths, sizes, times and inodes, and their
+    contents if their times don't show every change.
+    """
     files = [file for split in SPLITS for file in listing.of(split)]
     states = [(os.path.relpath(file.path, config.path), *file[1:]) for file in files]
     digests = [] if times_tell(files) else [content_digest(file.path) for file in files]
@@ -249,15 +271,17 @@ def cache_path(config: DatasetConfig, listing: Listing) -> Path:
 
 
 def times_tell(files: list[File]) -> bool:
-    """Whether the file system records when a file changed, in fractions of a second and so that nobody can set it.
+    """Return whether the times of inode changes show every change of a file. No user can set them, but some file
+    systems lack them.
 
-    Some (FAT, SSHFS) give the time of the content instead, which a copy keeps. There the contents have to be read.
+    They count if one has fractions of a second, and one differs from the content's time: FAT and SSHFS give the
+    content's time instead, which copying preserves.
     """
     return any(file.changed != file.modified for file in files) and any(file.changed % 10**9 for file in files)
 
 
 def content_digest(path: str) -> str:
-    """SHA-256 of a picture's file. Raises ConfigError where it can't be read."""
+    """Return the SHA-256 of a picture file. Raises ConfigError if it can't be read."""
     try:
         return hashlib.sha256(read_regular(Path(path))).hexdigest()
     except OSError as error:
@@ -265,11 +289,11 @@ def content_digest(path: str) -> str:
 
 
 def decoder() -> list[str | None]:
-    """What decodes: our own source, and the versions of Pillow and its libraries."""
+    """Return what identifies the decoder: the SHA-256 of `decoding.py`, versions of Pillow and its libraries."""
     source = hashlib.sha256(Path(decoding.__file__).read_bytes()).hexdigest()
     return [source, PIL.__version__, *(features.version(name) for name in LIBRARIES)]
 
 
 def describe(error: Exception) -> str:
-    """An error in a few words."""
+    """Return an error in a few words: the file and the system's message, if it has both, else the error's own text."""
     return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)

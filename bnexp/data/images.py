@@ -1,4 +1,4 @@
-"""What a source of images returns."""
+"""Labelled images, and what the loader of a data set returns."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from torch import Tensor
 class Images:
     """Labelled images.
 
-    pixels: uint8 (N, C, H, W), from 0 to `Source.peak`; labels: int64 (N,); condition: int64 (N,), the place in
-    `dataset.conditions` of each image's condition, or None where there are none.
+    pixels: uint8 (N, C, H, W), from 0 to `Source.peak`. labels: int64 (N,). condition: the index in
+    `dataset.conditions` of each image's condition, int64 (N,); None without conditions.
     """
 
     pixels: Tensor
@@ -29,33 +29,41 @@ class Images:
         return Images(self.pixels[which], self.labels[which], condition)
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Images":
-        """Move them to a device, with the pixels in this memory format."""
+        """Return the images on a device, with the pixels in this memory format."""
         condition = None if self.condition is None else self.condition.to(device)
         return Images(self.pixels.contiguous(memory_format=memory_format).to(device), self.labels.to(device), condition)
 
 
-LeftOut = dict[str, Counter[str]]  # place in a folder of images → reason → number of files that weren't read
+LeftOut = dict[str, Counter[str]]  # files not read: part of the folder → reason → their number
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it is published. left_out: of a folder of images, else None; notice: a line about its cache."""
+    """A data set as it is published, with training and test images.
+
+    classes: their names, by label. left_out: the files that were not read, for a folder of images; else None. notice: a
+    message for the user about the cache of a folder of images, or None.
+    """
 
     train: Images
     test: Images
     classes: tuple[str, ...]
-    peak: int = 255  # the pixel value that becomes 1
+    peak: int = 255  # the pixel value of white, which is scaled to 1
     left_out: LeftOut | None = None
     notice: str | None = None
 
     def map(self, change: Callable[[Images], Images], **fields: Any) -> "Source":
-        """A copy with the images of both parts changed, and other fields replaced."""
+        """Return a copy with `change` applied to training and test images, and with other fields replaced."""
         return replace(self, train=change(self.train), test=change(self.test), **fields)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder of images was read as. classes: class → split (train, validation, test) → number of images."""
+    """A summary of a folder of images.
+
+    path: the folder. classes: class → split (train, validation, test) → number of images. left_out: the files that were
+    not read. notice: a message for the user about the cache, or None.
+    """
 
     path: str
     classes: dict[str, dict[str, int]]
@@ -63,5 +71,5 @@ class Contents:
     notice: str | None
 
     def record(self) -> dict[str, Any]:
-        """Describe it for a run's record: the classes, and the number of files left out by reason."""
+        """Return an entry of run.json: the number of images by class and split, and of files left out by reason."""
         return {"classes": self.classes, "left_out": dict(sum(self.left_out.values(), Counter[str]()))}

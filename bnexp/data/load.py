@@ -1,4 +1,4 @@
-"""Data sets as uint8 tensors in memory, scaled when they are used; every data set, by name."""
+"""All data sets, by name, and their loading: as uint8 tensors in memory, which are scaled when they are used."""
 
 import hashlib
 import json
@@ -17,23 +17,23 @@ from bnexp.runs.console import command, count, print_error, printable, show_tabl
 from bnexp.runs.seeds import generator
 
 SPLITS = ("train", "validation", "test")
-CLASSES_SHOWN = 100  # in the table of a folder of images
+CLASSES_SHOWN = 100  # number of classes in the table of a folder of images
 
 
 class Loader(Protocol):
-    """What a module or object of bnexp/datasets/ offers."""
+    """The interface of a data set's loader, which is a module or an object in bnexp/data/."""
 
     def load(self, config: DatasetConfig) -> Source:
-        """Read the data set, fetching what is missing. Raises ConfigError where it can't be used."""
+        """Read the data set, and download it if it is missing and can be. Raises ConfigError if it can't be used."""
 
     def problem(self, config: DatasetConfig) -> str | None:
-        """What keeps the data set from being used as it is, or None."""
+        """Return why the data set can't be used without downloading anything, or None."""
 
     def location(self, config: DatasetConfig) -> str:
-        """Where the data set is, for a table."""
+        """Return where the data set is, as a text to show to the user."""
 
 
-# Name → module or object in it, imported when it is asked for, since torchvision takes seconds.
+# Name → loader: a module or an object in it. It is imported when needed, since importing torchvision takes seconds.
 DATASETS = {
     "digits": "bnexp.data.digits",
     "mnist": "bnexp.data.torchvision_sets:MNIST",
@@ -44,7 +44,7 @@ DATASETS = {
 
 
 def find_loader(name: str) -> Loader:
-    """Find the loader of a data set. Raises ConfigError for an unknown name."""
+    """Import and return the loader of a data set. Raises ConfigError for an unknown name."""
     require_choice("dataset", name, DATASETS)
     loader: Loader = resolve_name(DATASETS[name])
     return loader
@@ -52,11 +52,11 @@ def find_loader(name: str) -> Loader:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set, split. An image x (C, H, W) enters a network as scale · x + shift.
+    """A data set with its three splits. The input of a network is scale · pixels + shift.
 
-    scale, shift: (C, 1, 1), or (C, H, W) where pixels lie channels_last: a number a channel is then a stripe, which
-    vectorizes badly. checksum: SHA-256 of all pixels and labels, in the order of the splits. contents: of a folder of
-    images, else None.
+    classes: their number. scale, shift: (C, 1, 1), or (C, H, W) for pixels in channels_last, where broadcasting one
+    number per channel would be slow. checksum: SHA-256 of the pixels and labels of all splits. contents: a summary of a
+    folder of images; None for other data sets.
     """
 
     train: Images
@@ -75,12 +75,12 @@ class Data:
         return channels, height, width
 
     def scaled(self, pixels: Tensor) -> Tensor:
-        """Scale pixels (N, C, H, W) to a network's input, float32 of the same shape."""
-        x = pixels.to(torch.float32, copy=True)  # in place from here: fresh memory costs ten times the arithmetic
+        """Return pixels (N, C, H, W) as the input of a network: scaled, float32, in the same shape."""
+        x = pixels.to(torch.float32, copy=True)  # then in place: new memory costs ten times the arithmetic
         return x.mul_(self.scale).add_(self.shift)
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Data":
-        """Move it to a device, with the images in this memory format."""
+        """Return the data set on a device, with the images in this memory format."""
         scale, shift = self.scale, self.shift
         if memory_format == torch.channels_last:
             whole = (1, *self.shape)
@@ -94,10 +94,10 @@ _loaded: dict[str, Data] = {}
 
 
 def load_data(config: DatasetConfig, recorded_in: Path | None = None) -> Data:
-    """Load the data set of a configuration, once a process. Raises ConfigError where it can't be used.
+    """Return the data set of a configuration, on the CPU; cache the last one. Raises ConfigError if it can't be used.
 
-    One that the run in the directory `recorded_in` was trained on is not fetched: if it is missing, it may have been
-    moved.
+    recorded_in: the directory of a run that was trained on the data set, if there is one. If the data set is then
+    missing, it is not downloaded, since it may have been moved: ConfigError says how to name its new place.
     """
     loader = find_loader(config.name)
     key = json.dumps(asdict(config))
@@ -107,16 +107,17 @@ def load_data(config: DatasetConfig, recorded_in: Path | None = None) -> Data:
             moved = "dataset.path=FOLDER" if config.path else "dataset.root=FOLDER"
             remedy = f"where it is elsewhere: {command('resume', recorded_in, moved)}"
             raise ConfigError(f"{recorded_in}: dataset={config.name}: {problem}; {remedy}")
-        _loaded.clear()  # a sweep over data sets needs one at a time
+        _loaded.clear()  # even a sweep over data sets needs only one at a time
         _loaded[key] = split(loader.load(config), config)
     return _loaded[key]
 
 
 def split(source: Source, config: DatasetConfig) -> Data:
-    """Change a data set as its configuration says, and hold out `validation` training images.
+    """Divide a published data set into training, validation and test images, and change them as the configuration says.
 
-    They are the first ones, as in the published experiments; of a folder of images, which is sorted by class, each
-    class has its share of them. Raises ConfigError where the configuration doesn't fit the images.
+    The first `validation` training images are held out, as in the published experiments; of a folder of images, which
+    is sorted by class, each class has its share of them. Raises ConfigError if the configuration doesn't fit the
+    images.
     """
     source = of_classes(source, config.classes) if config.classes else source
     source = source.map(lambda images: binarized(images, source.peak)) if config.binarize else source
@@ -140,9 +141,9 @@ def split(source: Source, config: DatasetConfig) -> Data:
 
 
 def stratified_order(labels: Tensor) -> Tensor:
-    """A fixed order of images, int64 (N,), of which every first part has about the class proportions of the whole.
+    """Return a fixed order of images, int64 (N,). For every n, its first n have about the class proportions of all.
 
-    Each class is shuffled, and the i-th of its n images goes where (i + 1/2) / n of all images are.
+    Each class is shuffled; its i-th image of n, counted from 0, is placed at the fraction (i + 1/2) / n of the order.
     """
     place, random = torch.empty(len(labels), dtype=torch.float64), generator(0, "image_folder")
     for label in range(int(labels.max()) + 1):
@@ -154,9 +155,9 @@ def stratified_order(labels: Tensor) -> Tensor:
 
 
 def contents_of(source: Source, parts: list[Images], config: DatasetConfig) -> Contents | None:
-    """What a folder of images was read as; None for another data set.
+    """Return a summary of a folder of images; None for another data set. parts: training, validation and test images.
 
-    Raises ConfigError for a class that has no image left to train on.
+    Raises ConfigError if a class has no training image left.
     """
     if source.left_out is None:
         return None
@@ -176,7 +177,11 @@ def contents_of(source: Source, parts: list[Images], config: DatasetConfig) -> C
 
 
 def show_contents(contents: Contents) -> None:
-    """Print what a folder of images was read as: a row for each class, up to 100 of them, and each reason."""
+    """Print a table of a folder of images, and its notice as an error.
+
+    The table has the number of images of each class (100 classes at most), of all classes, and of files left out by
+    reason.
+    """
     classes, left_out = contents.classes, contents.left_out
     rows = [[name, *(f"{images[part]:,}" for part in SPLITS)] for name, images in classes.items()]
     if len(rows) > CLASSES_SHOWN:
@@ -194,7 +199,7 @@ def show_contents(contents: Contents) -> None:
 
 
 def check_conditions(names: list[str], images: Images) -> None:
-    """Raises ConfigError for an unknown condition, and for one that doesn't fit the images."""
+    """Raise ConfigError for an unknown condition, and for `rotated90` if the images are not square."""
     for name in names:
         require_choice("dataset.conditions", name, CONDITIONS)
     height, width = images.pixels.shape[2:]
@@ -203,7 +208,10 @@ def check_conditions(names: list[str], images: Images) -> None:
 
 
 def of_classes(source: Source, chosen: list[int]) -> Source:
-    """Take the images of these classes alone, numbered in the order given. Raises ConfigError for one that is none."""
+    """Return the data set with the images of the chosen classes alone. Their new labels are the positions in `chosen`.
+
+    Raises ConfigError if one of the numbers is not a class.
+    """
     classes = len(source.classes)
     known = all(0 <= number < classes for number in chosen)
     require(known, "dataset.classes", chosen, f"the classes are 0 to {classes - 1}")
@@ -218,12 +226,15 @@ def of_classes(source: Source, chosen: list[int]) -> Source:
 
 
 def binarized(images: Images, peak: int) -> Images:
-    """Set every pixel to 0 or the peak, whichever is nearer: the binary images of Ioffe & Szegedy 2015, §4.1."""
+    """Set pixels above half the peak to the peak, others to 0: binary images, as in Ioffe & Szegedy 2015, §4.1."""
     return Images((images.pixels > peak // 2).to(torch.uint8) * peak, images.labels)
 
 
 def scaling(pixels: Tensor, peak: int, standardize: bool) -> tuple[Tensor, Tensor]:
-    """Scale and shift, (C, 1, 1): to [0, 1], or to mean 0 and standard deviation 1 of each channel of the pixels."""
+    """Return the scale and shift, each (C, 1, 1), with which scale · pixels + shift lies in [0, 1].
+
+    With `standardize`, each channel of these pixels (N, C, H, W) gets mean 0 and standard deviation 1 instead.
+    """
     channels = pixels.shape[1]
     if not standardize:
         return torch.full((channels, 1, 1), 1 / peak), torch.zeros(channels, 1, 1)
@@ -235,7 +246,7 @@ def scaling(pixels: Tensor, peak: int, standardize: bool) -> tuple[Tensor, Tenso
 
 
 def checksum(parts: list[Images]) -> str:
-    """SHA-256 of all pixels and labels."""
+    """Return the SHA-256 of the pixels and labels of all parts, in their order."""
     digest = hashlib.sha256()
     for images in parts:
         for tensor in (images.pixels, images.labels):
@@ -247,7 +258,10 @@ _placed: dict[tuple[torch.device, torch.memory_format], tuple[Data, Data]] = {}
 
 
 def data_on(device: torch.device, data: Data, memory_format: torch.memory_format) -> Data:
-    """Return the data set on a device. On CUDA, all stacks share one copy, since a compiled step keeps a reference."""
+    """Return the data set on a device, with the images in this memory format.
+
+    On a GPU all stacks share one copy, which is cached: a compiled step holds a reference to it.
+    """
     if device.type == "cpu":
         return data.to(device, memory_format)
     key = device, memory_format

@@ -1,6 +1,6 @@
-"""MNIST, Fashion-MNIST and CIFAR-10 through torchvision: its layout, its download, its checksums.
+"""MNIST, Fashion-MNIST and CIFAR-10, downloaded by torchvision into its own folders.
 
-Beyond torchvision, the files themselves are checked before they are used, which it leaves out for MNIST.
+The files are checked before each use, also MNIST's, which torchvision itself checks only as archives.
 """
 
 import shutil
@@ -31,33 +31,37 @@ MNIST_MD5 = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-IMAGES = {"train": 60_000, "t10k": 10_000}  # in the IDX files whose names begin so
+IMAGES = {"train": 60_000, "t10k": 10_000}  # number in the IDX files whose names begin with the key
 
 
 @dataclass(frozen=True)
 class TorchvisionSet:
-    """A data set of torchvision, in its folder under `dataset.root`. files: name → published MD5, if there is one."""
+    """The loader of a data set of torchvision.
+
+    factory: torchvision's class. folder: the folder of the files, under `dataset.root`. files: name → published MD5, or
+    None if none is published.
+    """
 
     name: str
-    factory: Any  # one of torchvision.datasets
+    factory: Any  # a class of torchvision.datasets
     folder: str
     files: dict[str, str | None]
 
     def folder_of(self, config: DatasetConfig) -> Path:
-        """The folder that holds the files."""
+        """Return the folder that holds the files."""
         return Path(config.root) / self.folder
 
     def location(self, config: DatasetConfig) -> str:
-        """Where the data set is, for a table."""
+        """Return where the data set is, as a text to show to the user."""
         return str(self.folder_of(config))
 
     def missing(self, config: DatasetConfig) -> Path | None:
-        """The first file that is missing, or None."""
+        """Return the path of the first file that is missing, or None."""
         paths = (self.folder_of(config) / name for name in self.files)
         return next((path for path in paths if not path.is_file()), None)
 
     def problem(self, config: DatasetConfig) -> str | None:
-        """What keeps the data set from being used, or None: a file that is missing, unreadable or damaged."""
+        """Return why the data set can't be used as it is, or None: a file is missing, unreadable or damaged."""
         if missing := self.missing(config):
             return f"{missing} is missing"
         for name, md5 in self.files.items():
@@ -71,11 +75,11 @@ class TorchvisionSet:
         return None
 
     def file_problem(self, path: Path, md5: str | None) -> str | None:
-        """What is wrong with the content of a file, or None. Raises OSError where it can't be read."""
+        """Return what is wrong with a file's content, or None. Raises OSError if it can't be read."""
         return f"its MD5 is not the published {md5}" if md5 and file_digest(path, "md5") != md5 else None
 
     def load(self, config: DatasetConfig) -> Source:
-        """Read the data set, downloading what is missing. Raises ConfigError where it can't be used."""
+        """Read the data set, after downloading it if a file is missing. Raises ConfigError if it can't be used."""
         self.fetch(config)
         if problem := self.problem(config):
             raise ConfigError(f"dataset={self.name}: {problem}; it is not used, delete it to fetch it anew")
@@ -88,7 +92,10 @@ class TorchvisionSet:
         return Source(train, test, tuple(sets[0].classes))
 
     def fetch(self, config: DatasetConfig) -> None:
-        """Download what is missing; another process that needs it waits. Raises ConfigError with what to do by hand."""
+        """Download the data set if a file is missing; if another process is downloading it, wait for that.
+
+        Raises ConfigError that says what can be done by hand. Folders that were created and stayed empty are removed.
+        """
         missing, root = self.missing(config), Path(config.root)
         if missing is None:
             return
@@ -112,10 +119,10 @@ class TorchvisionSet:
                     folder.rmdir()
 
     def download(self, config: DatasetConfig) -> None:
-        """Download from the first mirror that has the data set whole.
+        """Download from the first mirror that has all files, whole.
 
-        It goes into a temporary folder first, so that an interrupted download doesn't count. Raises RuntimeError with
-        what went wrong at each mirror.
+        Files go to a temporary folder first, so that an interrupted download leaves no incomplete files. Raises
+        RuntimeError that says what went wrong at each mirror.
         """
         part = Path(config.root).absolute() / f".{self.name}.part"  # absolute: torchvision would expand ~
         temporary, problems = replace(config, root=str(part)), list[str]()
@@ -134,7 +141,7 @@ class TorchvisionSet:
         raise RuntimeError("; ".join(problems))
 
     def try_download(self, factory: Any, config: DatasetConfig) -> str | None:
-        """Download by a class of torchvision; returns what went wrong, or None."""
+        """Download with a class of torchvision. Return what went wrong, or None."""
         try:
             factory(config.root, download=True)
             return self.problem(config)
@@ -143,12 +150,10 @@ class TorchvisionSet:
 
 
 class IdxSet(TorchvisionSet):
-    """A data set in four IDX files that are named as MNIST's: MNIST and Fashion-MNIST. Their headers, sizes and labels
-    are checked.
-    """
+    """The loader of a data set in four IDX files with MNIST's names. It checks their headers, sizes and labels, too."""
 
     def file_problem(self, path: Path, md5: str | None) -> str | None:
-        """What is wrong with the content of a file, or None. Raises OSError where it can't be read."""
+        """Return what is wrong with a file's content, or None. Raises OSError if it can't be read."""
         header, content = idx_header(path.name), path.read_bytes()
         if content[: len(header)] != header or len(content) != len(header) + prod(idx_shape(path.name)):
             return "its header or size is not that of the published file"
@@ -157,7 +162,7 @@ class IdxSet(TorchvisionSet):
         return super().file_problem(path, md5)
 
     def read(self, config: DatasetConfig) -> Source:
-        """Read the files that were checked: torchvision's class would prefer processed/training.pt of old versions."""
+        """Read the checked files. torchvision's class would prefer processed/training.pt, which old versions wrote."""
 
         def part(name: str) -> Images:
             start = str(self.folder_of(config) / name)
@@ -168,19 +173,25 @@ class IdxSet(TorchvisionSet):
 
 
 def idx_shape(name: str) -> tuple[int, ...]:
-    """The shape of the array in an IDX file of this name."""
+    """Return the shape of the array in the IDX file with this name."""
     count = IMAGES[name.partition("-")[0]]
     return (count, 28, 28) if "images" in name else (count,)
 
 
 def idx_header(name: str) -> bytes:
-    """Magic number and shape (LeCun's format: big-endian, 08 = unsigned byte, then the number of dimensions)."""
+    """Return the header of the IDX file with this name: magic number and shape, as big-endian 32-bit integers.
+
+    The magic number is 0x0800 (unsigned bytes) plus the number of dimensions.
+    """
     shape = idx_shape(name)
     return b"".join(number.to_bytes(4, "big") for number in (0x0800 + len(shape), *shape))
 
 
 def one_per_mirror(factory: Any) -> list[Any]:
-    """A class for each mirror of one of torchvision, which itself gives up where one stops in the middle of a file."""
+    """Return a class for each mirror of a class of torchvision, or the class itself if it has no mirrors.
+
+    torchvision tries no other mirror after one that stops in the middle of a file.
+    """
     mirrors = getattr(factory, "mirrors", None)
     return [type(factory.__name__, (factory,), {"mirrors": [mirror]}) for mirror in mirrors] if mirrors else [factory]
 

@@ -1,1 +1,1 @@
-"""Norms, activations, initialization and architectures: plain modules. Read `norms.py` first."""
+"""Normalization layers, activations, initial weights and architectures: plain torch modules. Read `norms.py` first."""

@@ -1,4 +1,4 @@
-"""Every activation, by name."""
+"""All activations, by name."""
 
 from collections.abc import Callable
 
@@ -19,6 +19,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def make_activation(name: str) -> nn.Module:
-    """Make the activation of this name. Raises ConfigError for an unknown one."""
+    """Make the activation with this name, as a module. Raises ConfigError for an unknown name."""
     require_choice("act", name, ACTIVATIONS)
     return ACTIVATIONS[name]()

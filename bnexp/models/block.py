@@ -1,4 +1,4 @@
-"""The parts that every architecture is made of, above all the block: a layer with its norm and its activation."""
+"""The parts that architectures share, above all the block: a layer with its norm and its activation."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ Shape = tuple[int, int, int]  # channels, height and width of an image
 
 
 class Block(nn.Module):
-    """layer → norm → activation, or layer → activation → norm where `after`; then a pool, where there is one.
+    """A block of a network: layer → norm → activation, or layer → activation → norm if `after` is set; then an optional
+    pool.
 
-    The norm is a part under the same name even when it is the identity, so that a parameter has the same name, and
-    hence the same initial value, in every arm of a comparison.
+    Without normalization, `norm` is nn.Identity: so each parameter of the other parts has the same name, and hence the
+    same initial value, in every arm of a comparison.
     """
 
     def __init__(
@@ -28,33 +29,36 @@ class Block(nn.Module):
         self.layer, self.norm, self.activation, self.after, self.pool = layer, norm, activation, after, pool
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the parts."""
+        """Apply the block's parts in their order."""
         x = self.layer(x)
         y: Tensor = self.norm(self.activation(x)) if self.after else self.activation(self.norm(x))
         return self.pool(y) if self.pool else y
 
 
 class GlobalMean(nn.Module):
-    """The mean over positions: (N, C, H, W) → (N, C)."""
+    """A layer that averages each channel over all positions: (N, C, H, W) → (N, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Average images."""
+        """Return the mean of each channel of each image."""
         return x.mean((2, 3))
 
 
 def chain(**parts: nn.Module) -> nn.Sequential:
-    """Modules that are applied one after the other, each under its name."""
+    """Make a network that applies these modules one after the other; each keyword becomes the name of its module."""
     return nn.Sequential(OrderedDict(parts))
 
 
 def require_side(shape: Shape, smallest: int, network: str) -> None:
-    """Raises ConfigError for images that have fewer pixels on a side; `network` is what needs them."""
+    """Raise ConfigError for images (C, H, W) whose height or width is below `smallest` pixels.
+
+    network: the beginning of the message, for example "arch=vgg".
+    """
     if min(shape[1:]) < smallest:
         raise ConfigError(f"{network} needs at least {smallest}×{smallest} pixels, not {shape[1]}×{shape[2]}")
 
 
 def repetitions(arch: ArchConfig, step: int, rest: int) -> int:
-    """The n for which a network has step · n + rest layers. Raises ConfigError for a depth that is none of these."""
+    """Return the n for which step · n + rest is `arch.depth`. Raises ConfigError if there is no such n ≥ 1."""
     n, remainder = divmod((arch.depth or 0) - rest, step)
     allowed = f"arch={arch.name} has {step}n + {rest} layers: {', '.join(str(step * k + rest) for k in range(1, 5))}, …"
     require(n >= 1 and remainder == 0, "arch.depth", arch.depth, allowed)
@@ -63,7 +67,7 @@ def repetitions(arch: ArchConfig, step: int, rest: int) -> int:
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds the parts of one network, which share their architecture's settings, norm and activation."""
+    """A builder of one network's parts. arch, norm, act: the settings of its architecture, norms and activations."""
 
     arch: ArchConfig
     norm: NormConfig
@@ -71,25 +75,29 @@ class Builder:
 
     @property
     def bias(self) -> bool:
-        """Whether a block's layer has a bias: by default not where a norm follows it, whose β takes its place."""
+        """Whether layers have a bias: `arch.bias`, or if that is "auto", only where no β of a norm follows directly."""
         if isinstance(self.arch.bias, bool):
             return self.arch.bias
         return self.norm.name in WITHOUT_SHIFT or self.arch.norm_position == "after"
 
     def block(self, layer: nn.Module, features: int, pool: nn.Module | None = None) -> Block:
-        """A layer of `features` units or channels, followed by norm, activation and pool."""
+        """Make a block of layer, norm, activation and optional pool. features: units or channels of the layer."""
         norm, activation = make_norm(self.norm, features), make_activation(self.act.name)
         return Block(layer, norm, activation, self.arch.norm_position == "after", pool)
 
     def pre_activation(self, layer: nn.Module, features: int) -> nn.Sequential:
-        """norm → activation → a layer that reads `features` channels (He et al. 2016, "Identity mappings")."""
+        """Make norm → activation → layer (He et al. 2016, "Identity mappings"). features: input channels of layer."""
         return chain(norm=make_norm(self.norm, features), activation=make_activation(self.act.name), layer=layer)
 
     def convolution(self, inputs: int, features: int, size: int = 3, stride: int = 1) -> nn.Conv2d:
-        """A convolution that keeps height and width, or divides them by its stride."""
+        """Make a convolution with a kernel of size × size, for odd sizes, which divides height and width by `stride`,
+        rounded up.
+        """
         return nn.Conv2d(inputs, features, size, stride, padding=size // 2, bias=self.bias)
 
     def dense(self, widths: Sequence[int]) -> nn.Sequential:
-        """Dense blocks from each width to the next. A norm that needs images is left out of them."""
+        """Make fully connected blocks from each width to the next. A norm that needs images is left out, as with
+        norm=none.
+        """
         flat = replace(self, norm=replace(self.norm, name="none")) if self.norm.name in IMAGES_ONLY else self
         return nn.Sequential(*(flat.block(nn.Linear(n, m, bias=flat.bias), m) for n, m in pairwise(widths)))

@@ -8,10 +8,11 @@ from bnexp.models.block import Builder, Shape, chain, require_side
 
 
 def convnet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
-    """Images (N, C, H, W) → logits (N, classes), by convolutions, a dense layer and a classifier.
+    """Make a convolutional network, which maps images (N, C, H, W) to logits (N, classes). shape: (C, H, W).
 
-    A 3×3 convolution for each of `arch.channels`, each with norm, activation and 2×2 max-pool; a dense layer of
-    `arch.dense` units with norm and activation; a linear classifier. Raises ConfigError for images too small to pool.
+    For each width in `arch.channels` it has a 3×3 convolution with norm, activation and 2×2 max-pool; then a dense
+    block (`Builder.dense`) of `arch.dense` units and a linear classifier. Raises ConfigError for images with a side of
+    fewer than 2 ** len(arch.channels) pixels, of which the pools would leave nothing.
     """
     (inputs, height, width), widths, dense = shape, builder.arch.channels, builder.arch.dense
     smallest = 2 ** len(widths)

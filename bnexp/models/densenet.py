@@ -5,18 +5,18 @@ from torch import Tensor, nn
 
 from bnexp.models.block import Builder, GlobalMean, Shape, chain, repetitions, require_side
 
-FIRST_CHANNELS = 16  # of the first convolution
+FIRST_CHANNELS = 16  # output channels of the first convolution
 BLOCKS = 3
 
 
 def densenet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
-    """Images (N, C, H, W) → logits (N, classes), by layers that read what all layers before them in a block wrote.
+    """Make a DenseNet, which maps images (N, C, H, W) to logits (N, classes). shape: (C, H, W).
 
-    A 3×3 convolution to 16 channels; three blocks of n layers, each of norm, activation and a 3×3 convolution whose
-    `arch.growth` channels join its input's; between blocks norm, activation, a 1×1 convolution and a 2×2 average-pool;
-    norm and activation; the mean over positions; a linear classifier. The depth is 3n + 4.
+    It consists of a 3×3 convolution to 16 channels; three dense blocks of n layers (`DenseLayer`); between two blocks
+    norm, activation, a 1×1 convolution and a 2×2 average-pool; norm and activation; the mean over positions; a linear
+    classifier.
 
-    Raises ConfigError for another depth, and for images too small to pool.
+    Raises ConfigError unless `arch.depth` is 3n + 4 with n ≥ 1, and for images smaller than 4×4 pixels.
     """
     layers, features, growth = repetitions(builder.arch, BLOCKS, 4), FIRST_CHANNELS, builder.arch.growth
     require_side(shape, 2 ** (BLOCKS - 1), "arch=densenet")
@@ -37,12 +37,15 @@ def densenet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
 
 
 class DenseLayer(nn.Module):
-    """x (N, n, H, W) → (N, n + growth, H, W): x itself, and what norm, activation and a 3×3 convolution make of it."""
+    """A layer that appends `arch.growth` channels to its input: (N, inputs, H, W) → (N, inputs + growth, H, W).
+
+    The new channels are computed from all channels of the input by norm, activation and a 3×3 convolution.
+    """
 
     def __init__(self, inputs: int, builder: Builder) -> None:
         super().__init__()
         self.branch = builder.pre_activation(builder.convolution(inputs, builder.arch.growth), inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Join the input and the branch's channels."""
+        """Concatenate the input with the new channels."""
         return torch.cat([x, self.branch(x)], 1)

@@ -1,4 +1,4 @@
-"""Initial weights: a parameter's initial value follows from the seed and its name alone."""
+"""Initial weights. Each parameter has its own random numbers, which depend only on the seed and its name."""
 
 import math
 from collections.abc import Callable
@@ -19,10 +19,12 @@ INITS: dict[str, Callable[[InitConfig, Tensor, torch.Generator], Tensor]] = {
 
 @torch.no_grad()
 def initialize(model: nn.Module, config: InitConfig, seed: int) -> None:
-    """Draw the weights of every linear and convolutional layer, in place, on the CPU; norms keep γ = 1 and β = 0.
+    """Draw weights and biases of every linear and convolutional layer, in place. The model has to be on the CPU; its
+    other parameters, such as γ and β of norms, are left as they are.
 
-    normal: N(0, std²). xavier: U(±√(6 / (fan_in + fan_out))). kaiming: N(0, 2 / fan_in). torch: U(±1/√fan_in).
-    Biases are 0, with `torch` U(±1/√fan_in). Raises ConfigError for an unknown name.
+    Weights by `config.name`: normal: N(0, std²). xavier: U(±√(6 / (fan_in + fan_out))). kaiming: N(0, 2 / fan_in).
+    torch: U(±1/√fan_in). Biases are U(±1/√fan_in) with torch, and 0 with the others. Raises ConfigError for an unknown
+    name.
     """
     require_choice("init", config.name, INITS)
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""LeNet, as Dive into Deep Learning (Zhang et al. 2023, §8.5) gives it batch normalization."""
+"""LeNet with batch normalization, as in Dive into Deep Learning (Zhang et al. 2023, §8.5)."""
 
 from torch import nn
 
@@ -7,11 +7,11 @@ from bnexp.runs.config import ConfigError
 
 
 def lenet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
-    """Images (N, C, H, W) → logits (N, classes), by convolutions, dense layers and a classifier.
+    """Make LeNet, which maps images (N, C, H, W) to logits (N, classes). shape: (C, H, W).
 
-    A 5×5 convolution without padding for each of `arch.channels`, each with norm, activation and 2×2 average-pool;
-    dense layers of `arch.hidden` units with norm and activation; a linear classifier. Raises ConfigError for images of
-    which nothing would be left.
+    For each width in `arch.channels` it has a 5×5 convolution without padding, with norm, activation and 2×2
+    average-pool; then dense blocks (`Builder.dense`) of the widths `arch.hidden` and a linear classifier. Raises
+    ConfigError for images so small that convolutions and pools would leave no position.
     """
     (channels, height, width), arch, blocks = shape, builder.arch, list[nn.Module]()
     for features in arch.channels:

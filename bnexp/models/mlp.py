@@ -11,10 +11,11 @@ from bnexp.runs.config import ConfigError
 
 
 def mlp(builder: Builder, shape: Shape, classes: int) -> nn.Module:
-    """Images (N, C, H, W) → logits (N, classes), by dense layers and a classifier.
+    """Make a fully connected network, which maps images (N, C, H, W) to logits (N, classes). shape: (C, H, W).
 
-    Layers of `arch.hidden` units, repeated in turn to `arch.depth` layers where it is set, each with norm and
-    activation; a linear classifier. Raises ConfigError for a norm that needs images.
+    Its hidden layers, each with norm and activation, have the widths `arch.hidden`; if `arch.depth` is set, there are
+    that many hidden layers, and the widths are repeated cyclically. A linear classifier follows. Raises ConfigError for
+    a norm that needs images.
     """
     arch, norm = builder.arch, builder.norm
     if norm.name in IMAGES_ONLY:

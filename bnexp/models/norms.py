@@ -1,9 +1,9 @@
-"""Every normalization: x̂ = (x - mean) / √(variance + ε), then γ x̂ + β. They differ in what they average over.
+"""All normalizations: x̂ = (x - mean) / √(variance + ε), then γ x̂ + β. They differ in what they average over.
 
-Each layer maps (N, C) or (N, C, H, W) to the same shape. Vectors (N, C) are written as this formula: it is the subject
-of the project, the compiler fuses it, and under vmap it gives each member of a stack the very bytes it has alone.
-Images (N, C, H, W) use torch's kernels, which compute the same formula (0.95 against 0.62 thousand images/s in a
-ConvNet on two cores). `batch_scratch` is the formula for both. Start reading at `BatchNorm`.
+Each layer maps (N, C) or (N, C, H, W) to the same shape. For vectors (N, C) the code is this formula: it is the subject
+of the project, the compiler fuses it, and under vmap each member of a stack gets exactly the bytes that it gets alone.
+For images (N, C, H, W) most layers call torch's kernels, which compute the same (950 images/s, the formula 620, in a
+ConvNet on two cores). `batch_scratch` uses the formula for both. Start reading at `BatchNorm`.
 """
 
 from collections.abc import Callable
@@ -21,15 +21,15 @@ from bnexp.runs.distributed import processes
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization: y = γ (x - mean) / √(variance + ε) + β, where mean and variance are a channel's.
+    """Batch normalization: y = γ (x - mean) / √(variance + ε) + β, with a mean and a variance for each channel.
 
     Training: the mean and the biased variance of the batch, over N, or over N, H and W. They also update running
-    averages: average ← (1 - momentum) average + momentum · new, where `unbiased` multiplies the new variance by
-    n / (n - 1) for n values (torch's convention; TensorFlow's dense layers keep the biased one).
+    averages: average ← (1 - momentum) average + momentum · new; `unbiased` first multiplies the variance by n / (n - 1)
+    for n values (torch's convention; TensorFlow's dense layers use the biased one).
     Inference: the running averages replace both, so that the output for an example doesn't depend on the others.
 
-    Shapes: (N, C) or (N, C, H, W) → the same; γ, β and the running averages are (C,).
-    Raises: torch raises ValueError for images of which each channel has one value; such vectors give β.
+    Shapes: (N, C) or (N, C, H, W) → the same; γ, β and the running averages are (C,). Without `affine`, no γ and β.
+    Raises: ValueError (by torch) in training, for images with one value per channel; for such vectors the output is β.
     Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
 
@@ -48,7 +48,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize a batch; in training, update the running averages."""
+        """Normalize a batch; in training, also update the running averages."""
         if x.dim() > 2 and (self.processes() == 1 or not self.training):
             return self.normalize_images(x)
         mean, variance = self.running_mean, self.running_var
@@ -60,23 +60,23 @@ class BatchNorm(nn.Module):
         return affine(normalize(x, mean, variance, self.epsilon), self.weight, self.bias)
 
     def processes(self) -> int:
-        """How many processes share a batch."""
+        """Return how many processes share a batch."""
         return 1
 
     def mean(self, x: Tensor) -> Tensor:
-        """The mean of each channel, (C,)."""
+        """Return the mean of each channel, (C,)."""
         return channel_mean(x)
 
     def values_averaged(self, x: Tensor) -> int:
-        """How many values each mean and variance is taken over in training."""
+        """Return the number of values that each mean and variance is taken over in training."""
         return self.processes() * x.numel() // x.shape[1]
 
     def normalize_images(self, x: Tensor) -> Tensor:
-        """Do the same by torch's kernel."""
+        """Normalize images with torch's kernel; in training, also update the running averages."""
         if not self.training:
             mean, variance = self.running_mean, self.running_var
             return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
-        # With momentum 1 the kernel writes the statistics of this very batch, the variance unbiased.
+        # With momentum 1 the kernel writes this batch's mean and unbiased variance.
         mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         y = F.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
         count = self.values_averaged(x)
@@ -85,8 +85,8 @@ class BatchNorm(nn.Module):
 
     @torch.no_grad()
     def update_averages(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Update the running averages with a batch's statistics. `variance` is the biased one, over `count` values;
-        with `unbiased` it is first multiplied by count / (count - 1).
+        """Update the running averages with a batch's mean and biased variance, (C,), each taken over `count` values.
+        With `unbiased` the variance is first multiplied by count / (count - 1).
         """
         if self.unbiased:
             variance = variance * (count / max(count - 1, 1))
@@ -95,10 +95,10 @@ class BatchNorm(nn.Module):
 
 
 class BatchNormFromScratch(BatchNorm):
-    """Batch normalization as a textbook writes it, line by line: what `BatchNorm` computes, in the same shapes."""
+    """Batch normalization line by line, as in a textbook, for vectors and images. It computes what `BatchNorm` does."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize a batch; in training, update the running averages."""
+        """Normalize a batch; in training, also update the running averages."""
         x = at_least_fp32(x)
         mean, variance = self.running_mean, self.running_var
         if self.training:
@@ -114,25 +114,25 @@ class BatchNormFromScratch(BatchNorm):
 
 
 class SyncBatchNorm(BatchNorm):
-    """Batch normalization whose statistics in training are those of the whole batch, which processes share equally.
+    """Batch normalization whose statistics in training are over the shards of all processes (`bnexp.runs.distributed`).
 
-    With one process it is `BatchNorm`. See `bnexp.runs.distributed`. Shapes: (N, C) or (N, C, H, W) → the same, where N
-    is the share of this process.
+    With one process it is `BatchNorm`.
+    Shapes: (N, C) or (N, C, H, W) → the same, where N is the size of this process's shard.
     """
 
     def processes(self) -> int:
-        """How many processes share a batch."""
+        """Return how many processes share a batch."""
         return processes()
 
     def mean(self, x: Tensor) -> Tensor:
-        """The mean of each channel over all processes, (C,)."""
+        """Return the mean of each channel over all processes, (C,)."""
         return mean_over_processes(channel_mean(x))
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch normalization whose statistics, γ and β stay as they are, in training too: for fine-tuning (`init_from`).
+    """Batch normalization whose statistics, γ and β never change, not even in training: for fine-tuning (`init_from`).
 
-    Training and inference: y = γ (x - running mean) / √(running variance + ε) + β, all of them buffers (C,).
+    Training and inference: y = γ (x - running mean) / √(running variance + ε) + β. All four are buffers (C,).
     Shapes: (N, C) or (N, C, H, W) → the same.
     """
 
@@ -155,12 +155,12 @@ class FrozenBatchNorm(nn.Module):
 
 
 class NoisyBatchNorm(nn.Module):
-    """Batch normalization, then in training a random scale and shift of every channel, drawn anew at each step.
+    """Batch normalization, followed in training by a random scale and shift of each channel, drawn anew for each step.
 
-    Training: y = s BN(x) + m with m ~ U(-noise_shift, noise_shift) and s ~ U(1, noise_scale) a channel; the caller
-    puts what `draw` returns into the buffers `scale` and `shift`, (C,).
+    Training: y = s BN(x) + m, with m ~ U(-noise_shift, noise_shift) and s ~ U(1, noise_scale) for each channel. The
+    caller copies the result of `draw` into the buffers `scale` (s) and `shift` (m), (C,).
     Inference: y = BN(x). The running averages were taken under the noise and don't fit the network without it;
-    `eval.recalibrate` takes them anew.
+    `eval.recalibrate` computes them anew.
 
     Shapes: (N, C) or (N, C, H, W) → the same.
     Source: Santurkar et al. 2018, §2.1 and appendix A, whose noise also differs between examples.
@@ -177,12 +177,12 @@ class NoisyBatchNorm(nn.Module):
         self.register_buffer("shift", torch.zeros(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize and, in training, add the noise."""
+        """Normalize and, in training, apply the random scale and shift."""
         y: Tensor = self.norm(x)
         return affine(y, self.scale, self.shift) if self.training else y
 
     def draw(self, random: torch.Generator) -> dict[str, Tensor]:
-        """Draw the noise of one step, by the names of the buffers."""
+        """Draw the scale and shift (C,) for one step; return them by the names of their buffers."""
         shift, scale = torch.rand(2, len(self.shift), generator=random)
         return {"shift": self.noise_shift * (2 * shift - 1), "scale": 1 + (self.noise_scale - 1) * scale}
 
@@ -190,8 +190,8 @@ class NoisyBatchNorm(nn.Module):
 class ConditionalNorm(nn.Module):
     """A norm whose γ and β depend on the example's condition: y = γ[condition] x̂ + β[condition].
 
-    Training and inference differ as in the norm that computes x̂, which has no γ and β of its own. The caller puts
-    the conditions into the buffer `condition`: int64 (N,), or (1,) for all examples.
+    Training and inference differ as in `norm`, which computes x̂ without a γ and β of its own. The caller puts the
+    examples' conditions into the buffer `condition`: int64 (N,), or (1,) for one that all examples share.
 
     Shapes: (N, C) or (N, C, H, W) → the same; γ and β are (conditions, C).
     Source: Dumoulin et al. 2017, eq. 5.
@@ -207,22 +207,21 @@ class ConditionalNorm(nn.Module):
         self.register_buffer("condition", torch.zeros(1, dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize, then scale and shift each example with the γ and β of its condition, which the buffer `condition`
-        holds.
-        """
+        """Normalize, then scale and shift each example with the γ and β of its condition (buffer `condition`)."""
         y: Tensor = self.norm(x)
         one_hot = self.condition[:, None] == torch.arange(len(self.weight), device=x.device)
-        rows = one_hot.to(self.weight.dtype)  # a product selects: indexing has another gradient in a compiled stack
-        with full_precision(x.device.type):  # scales and shifts, as those of other norms
+        rows = one_hot.to(self.weight.dtype)  # select by a product: indexing has another gradient in a compiled stack
+        with full_precision(x.device.type):  # like the γ and β of other norms
             return affine(y, rows @ self.weight, rows @ self.bias)
 
 
 class GroupNorm(nn.Module):
-    """Group normalization: y = γ (x - mean) / √(variance + ε) + β, where mean and variance are a group's of an example.
+    """Group normalization: y = γ (x - mean) / √(variance + ε) + β, with a mean and a variance for each group of each
+    example.
 
-    Training and inference are the same: mean and biased variance over C / groups channels and all positions.
+    Training and inference are the same: mean and biased variance are over C / groups channels and all positions.
     Shapes: (N, C) or (N, C, H, W) → the same; γ and β are (C,).
-    Raises: ConfigError where the groups don't divide C.
+    Raises: ConfigError if C is not divisible by the number of groups.
     Source: Wu & He 2018, eq. 1 to 7.
     """
 
@@ -240,11 +239,11 @@ class GroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(features)) if config.affine else None  # β
 
     def values_averaged(self, x: Tensor) -> int:
-        """How many values each mean and variance is taken over."""
+        """Return the number of values that each mean and variance is taken over."""
         return x.numel() // len(x) // self.groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize each example."""
+        """Normalize each group of each example."""
         if x.dim() > 2:
             return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
         grouped = at_least_fp32(x).reshape(len(x), self.groups, -1)
@@ -254,14 +253,14 @@ class GroupNorm(nn.Module):
 
 
 class LayerNorm(GroupNorm):
-    """Layer normalization (Ba et al. 2016): one group; γ and β are a channel's, as in Wu & He 2018. See `GroupNorm`."""
+    """Layer normalization (Ba et al. 2016): `GroupNorm` with one group. γ and β are per channel, as in Wu & He 2018."""
 
     def __init__(self, config: NormConfig, features: int) -> None:
         super().__init__(replace(config, groups=1), features)
 
 
 class InstanceNorm(GroupNorm):
-    """Instance normalization (Ulyanov et al. 2016): each channel is a group. See `GroupNorm`."""
+    """Instance normalization (Ulyanov et al. 2016): `GroupNorm` with one group for each channel."""
 
     def __init__(self, config: NormConfig, features: int) -> None:
         super().__init__(replace(config, groups=features), features)
@@ -270,7 +269,7 @@ class InstanceNorm(GroupNorm):
 class RMSNorm(nn.Module):
     """Root mean square normalization: y = γ x / √(mean(x²) + ε), which subtracts no mean and has no β.
 
-    Training and inference are the same: the mean square of an example over all channels and positions.
+    Training and inference are the same: mean(x²) is taken over all channels and positions of each example.
     Shapes: (N, C) or (N, C, H, W) → the same; γ is (C,).
     Source: Zhang & Sennrich 2019, eq. 4.
     """
@@ -283,7 +282,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(features)) if config.affine else None  # γ
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale each example, then each channel."""
+        """Divide each example by its root mean square, then scale each channel."""
         x = at_least_fp32(x)
         mean_square = x.square().flatten(1).mean(1, keepdim=True)
         x = x * spread(torch.rsqrt(mean_square + self.epsilon), x)
@@ -291,42 +290,42 @@ class RMSNorm(nn.Module):
 
 
 def register_scalars(module: nn.Module, **scalars: float) -> None:
-    """Register hyperparameters as buffers, so that the members of a stack may differ in them.
+    """Register hyperparameters as float64 buffers, so that the members of a stack can have different values.
 
-    torch's kernels for images take a float, so norms that call one keep ε as a float, too.
+    torch's kernels for images take ε as a float: norms that call one also have it as the attribute `eps`.
     """
     for name, value in scalars.items():
         module.register_buffer(name, torch.tensor(value, dtype=torch.float64))
 
 
 def full_precision(device_type: str) -> AbstractContextManager[object]:
-    """Turn autocast off, on devices that have it: the meta device has none."""
+    """Return a context that turns autocast off; it does nothing for devices without autocast, such as meta."""
     available = torch.amp.is_autocast_available(device_type)
     return torch.autocast(device_type, enabled=False) if available else nullcontext()
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """Convert bf16 to fp32, in which statistics are taken, as torch's kernels do."""
+    """Convert bf16 to fp32, in which statistics are computed, as in torch's kernels; return other types unchanged."""
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def channel_mean(x: Tensor) -> Tensor:
-    """The mean of each channel over examples and positions, (C,)."""
+    """Return the mean of each channel over examples and positions, (C,)."""
     return x.mean([axis for axis in range(x.dim()) if axis != 1])
 
 
 def spread(values: Tensor, x: Tensor) -> Tensor:
-    """Append axes of length 1 to (C,) or (N, C), so that the values broadcast over x, (N, C, …)."""
+    """Append axes of length 1 to values (C,) or (N, C), so that they broadcast over x (N, C, …)."""
     return values.reshape(*values.shape, *(1 for _ in x.shape[2:]))
 
 
 def normalize(x: Tensor, mean: Tensor, variance: Tensor, eps: Tensor) -> Tensor:
-    """x̂ = (x - mean) / √(variance + ε), with a mean and a variance (C,) or (N, C)."""
+    """Return (x - mean) / √(variance + eps), where mean and variance are (C,) or (N, C)."""
     return (x - spread(mean, x)) * spread(torch.rsqrt(variance + eps), x)
 
 
 def affine(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-    """scale · x + shift, each (C,) or (N, C); x itself where a norm has none."""
+    """Return scale · x + shift, where both are (C,) or (N, C); return x unchanged if either is None."""
     return x if scale is None or shift is None else x * spread(scale, x) + spread(shift, x)
 
 
@@ -335,9 +334,8 @@ Make = Callable[[NormConfig, int], nn.Module]  # configuration, channels → the
 
 @dataclass(frozen=True)
 class Norm:
-    """How a normalization's layers are made, and in which keys of NormConfig the members of a stack may differ.
-
-    Those, `stackable`, are read from a buffer by the layer for vectors (`register_scalars`).
+    """An entry of NORMS. make: makes the layer. stackable: keys of NormConfig in which the members of a stack may
+    differ; the layer for vectors reads them from buffers (`register_scalars`).
     """
 
     make: Make
@@ -358,17 +356,17 @@ NORMS: dict[str, Norm] = {
     "conditional_instance": Norm(partial(ConditionalNorm, InstanceNorm), ("eps",)),
     "rms": Norm(RMSNorm, ("eps",)),
 }
-WITHOUT_SHIFT = {"none", "rms"}  # have no β, which would take the place of a layer's bias
+WITHOUT_SHIFT = {"none", "rms"}  # have no β, which could replace a layer's bias
 CONDITIONAL = {"conditional_batch", "conditional_instance"}  # one γ and β for each of dataset.conditions
-IMAGES_ONLY = {"instance", "conditional_instance"}  # a vector has one value a channel: β would be all that is left
+IMAGES_ONLY = {"instance", "conditional_instance"}  # a vector has one value per channel: only β would be left
 
 
 def make_norm(config: NormConfig, features: int) -> nn.Module:
-    """Make the layer for `features` channels. Raises ConfigError for an unknown name."""
+    """Make the normalization layer for `features` units or channels. Raises ConfigError for an unknown name."""
     return find_norm(config).make(config, features)
 
 
 def find_norm(config: NormConfig) -> Norm:
-    """Find a configuration's normalization. Raises ConfigError for an unknown name."""
+    """Return the entry of NORMS that a configuration names. Raises ConfigError for an unknown name."""
     require_choice("norm", config.name, NORMS)
     return NORMS[config.name]

@@ -1,4 +1,4 @@
-"""Every architecture, by name, and the checks of a network before it is trained."""
+"""All architectures, by name, and checks of a network before it is trained."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ from bnexp.models.vgg import vgg
 from bnexp.runs.config import ConfigError, RunConfig, require_choice
 from bnexp.runs.distributed import processes
 
-# Each makes a network from the builder of its parts, the shape of an image and the number of classes.
+# Each function makes a network from a builder of its parts, the shape of an image and the number of classes.
 ARCHS: dict[str, Callable[[Builder, Shape, int], nn.Module]] = {
     "mlp": mlp,
     "convnet": convnet,
@@ -27,14 +27,15 @@ ARCHS: dict[str, Callable[[Builder, Shape, int], nn.Module]] = {
     "resnet": resnet,
     "densenet": densenet,
 }
-DENSE = {"convnet", "lenet", "vgg"}  # have dense layers behind convolutions
-STACKS = {"mlp"}  # grouped convolutions are slower on a CPU than one network after the other
+DENSE = {"convnet", "lenet", "vgg"}  # architectures with dense layers after convolutions
+STACKS = {"mlp"}  # architectures trained as one network; on a CPU, stacked convolutions are slower than separate ones
 
 
 def make_model(config: RunConfig, shape: Shape, classes: int, device: str = "meta") -> nn.Module:
-    """Make the network of a run for images (C, H, W); on the meta device it has shapes and names, but no values.
+    """Make the network of a run, without drawing its initial weights. shape: (C, H, W) of an image.
 
-    Raises ConfigError where the architecture, the norm and the data don't fit one another.
+    On the meta device, the default, parameters and buffers have names and shapes but no values. Raises ConfigError for
+    an unknown architecture, and where architecture, norm and images don't fit together.
     """
     require_choice("arch", config.arch.name, ARCHS)
     norm = replace(config.norm, conditions=max(1, len(config.dataset.conditions)))
@@ -42,13 +43,15 @@ def make_model(config: RunConfig, shape: Shape, classes: int, device: str = "met
         return ARCHS[config.arch.name](Builder(config.arch, norm, config.act), shape, classes)
 
 
-_checked: set[str] = set()  # networks and batches that passed: a sweep has few of them and many runs of each
+_checked: set[str] = set()  # descriptions of networks and batches that passed; many runs of a sweep have the same
 
 
 def check_model(config: RunConfig, shape: Shape, classes: int) -> nn.Module:
-    """Make the network on the meta device and check that each norm averages two values or more.
+    """Make the network on the meta device, check that each batch or group norm averages at least two values, and return
+    it.
 
-    Of a single one nothing would be left but β. Raises ConfigError, also as `make_model` does.
+    Normalizing a single value would leave only β. Networks that passed before are not checked again. Raises
+    ConfigError, also where `make_model` does.
     """
     model, batch = make_model(config, shape, classes), (config.batch_size // processes(), *shape)
     network = repr((config.arch, config.norm, config.act, config.dataset.conditions, batch, classes))
@@ -59,7 +62,11 @@ def check_model(config: RunConfig, shape: Shape, classes: int) -> nn.Module:
 
 
 def check_statistics(model: nn.Module, config: RunConfig, batch: tuple[int, ...]) -> None:
-    """Raises ConfigError where a batch of this shape gives a norm of the network a single value to average."""
+    """Raise ConfigError if a batch of this shape (N, C, H, W) gives a batch or group norm fewer than two values to
+    average.
+
+    model: the network on the meta device, to which a batch without values is passed.
+    """
     hooks = [
         norm.register_forward_pre_hook(partial(require_two_values, config, name))
         for name, norm in model.named_modules()
@@ -72,7 +79,10 @@ def check_statistics(model: nn.Module, config: RunConfig, batch: tuple[int, ...]
 
 
 def require_two_values(config: RunConfig, layer: str, norm: BatchNorm | GroupNorm, inputs: tuple[Tensor]) -> None:
-    """Raises ConfigError where a norm, in the layer of this name, averages fewer than two values of its input."""
+    """Raise ConfigError if a norm averages fewer than two values of its input.
+
+    This is a forward pre-hook of the norm. layer: name of the norm in the network; inputs: the norm's arguments.
+    """
     values = norm.values_averaged(inputs[0])
     if values >= 2:
         return
@@ -86,12 +96,14 @@ def require_two_values(config: RunConfig, layer: str, norm: BatchNorm | GroupNor
 
 
 def stacks(config: RunConfig) -> bool:
-    """Whether runs of this architecture gain from training as one network on a CPU."""
+    """Return whether runs of this architecture are trained as one network; on a CPU only MLPs gain from it."""
     return config.arch.name in STACKS
 
 
 def notes(config: RunConfig) -> list[str]:
-    """List what else sets an arm apart that has this norm; a comparison's table names it."""
+    """Return remarks for a comparison's table: how this configuration's norm changes the network besides adding the
+    norm.
+    """
     remarks = []
     if config.norm.name not in WITHOUT_SHIFT and config.arch.norm_position == "before" and config.arch.bias == "auto":
         remarks.append("no bias where the norm follows")

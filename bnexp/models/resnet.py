@@ -13,18 +13,19 @@ ZERO_INIT = ("arch.residual_init_zero", "true")
 
 
 def resnet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
-    """Images (N, C, H, W) → logits (N, classes), by residual blocks and a classifier.
+    """Make a ResNet, which maps images (N, C, H, W) to logits (N, classes). shape: (C, H, W).
 
-    A 3×3 convolution with norm and activation; a stage for each of `arch.channels`, each of n residual blocks of two
-    3×3 convolutions, the first of a later stage with stride 2; the mean over positions; a linear classifier. With three
-    stages the depth is 6n + 2.
+    It has a 3×3 convolution with norm and activation; a stage for each width in `arch.channels`; the mean over
+    positions; a linear classifier. A stage consists of n residual blocks of two 3×3 convolutions; its first block has
+    stride 2, except in the first stage. With three stages the depth is 6n + 2.
 
-    `pre_activation`: norm and activation precede each convolution, and follow the last block (He et al. 2016,
-    "Identity mappings"). `residual_init_zero`: the last γ of a block starts at 0 (Goyal et al. 2017, §5.1).
-    `skip_init`: a learned factor on a block's branch, which starts at 0 (De & Smith 2020).
+    `arch.pre_activation`: norm and activation precede each convolution, and follow the last block instead of the first
+    convolution (He et al. 2016, "Identity mappings"). `arch.residual_init_zero`: the last γ of a block starts at 0
+    (Goyal et al. 2017, §5.1). `arch.skip_init`: each block's branch is multiplied by a learned factor that starts at 0
+    (De & Smith 2020).
 
-    Raises ConfigError for another depth, for widths that shrink, and for `residual_init_zero` where a branch doesn't
-    end in a γ.
+    Raises ConfigError unless `arch.depth` is 2 · stages · n + 2 with n ≥ 1, if a stage has fewer channels than the one
+    before, and for `residual_init_zero` together with `pre_activation`, with `skip_init` or with a norm that has no γ.
     """
     arch, stages = builder.arch, list[nn.Module]()
     blocks, features = repetitions(arch, 2 * len(arch.channels), 2), arch.channels[0]
@@ -46,10 +47,12 @@ def resnet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
 
 
 class Residual(nn.Module):
-    """x (N, inputs, H, W) → shortcut(x) + factor · branch(x), (N, features, H / stride, W / stride).
+    """Base class of residual blocks: (N, inputs, H, W) → shortcut + factor · branch, (N, features, H / stride, W /
+    stride).
 
-    The shortcut has no parameters (option A of §4.2): it takes every second position where the branch has stride 2,
-    and 0 in new channels. Raises ConfigError where there are fewer channels than before.
+    H / stride and W / stride are rounded up. `factor` is a learned scalar with `arch.skip_init`, else None and counts
+    as 1. The shortcut has no parameters (option A of §4.2): it takes every stride-th row and column of the input, and 0
+    in the added channels. Raises ConfigError if features < inputs.
     """
 
     def __init__(self, inputs: int, features: int, stride: int, builder: Builder) -> None:
@@ -63,13 +66,15 @@ class Residual(nn.Module):
         self.factor = nn.Parameter(torch.zeros(())) if builder.arch.skip_init else None
 
     def add(self, x: Tensor, branch: Tensor) -> Tensor:
-        """Add a block's input to the output of its branch."""
+        """Return shortcut(x) + factor · branch, where `branch` is the output of the block's branch."""
         shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.features - x.shape[1]))
         return shortcut + (branch if self.factor is None else self.factor * branch)
 
 
 class BasicBlock(Residual):
-    """Convolution, norm, activation, convolution, norm; the activation once more on the sum."""
+    """A residual block whose branch is convolution, norm, activation, convolution, norm; the activation follows the
+    sum.
+    """
 
     def __init__(self, inputs: int, features: int, stride: int, builder: Builder) -> None:
         super().__init__(inputs, features, stride, builder)
@@ -81,13 +86,13 @@ class BasicBlock(Residual):
             start_at_zero(self.norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the branch, then activate."""
+        """Compute the branch, add the shortcut, and apply the activation."""
         y: Tensor = self.activation(self.add(x, self.norm(self.layer(self.first(x)))))
         return y
 
 
 class PreActivationBlock(Residual):
-    """Norm, activation, convolution, twice; nothing on the sum."""
+    """A residual block whose branch is norm, activation, convolution, twice; no activation follows the sum."""
 
     def __init__(self, inputs: int, features: int, stride: int, builder: Builder) -> None:
         super().__init__(inputs, features, stride, builder)
@@ -95,12 +100,12 @@ class PreActivationBlock(Residual):
         self.second = builder.pre_activation(builder.convolution(features, features), features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the branch."""
+        """Compute the branch, and add the shortcut."""
         return self.add(x, self.second(self.first(x)))
 
 
 def check_zero_init(arch: ArchConfig) -> None:
-    """Raises ConfigError where `residual_init_zero` doesn't fit the other keys."""
+    """Raise ConfigError if `residual_init_zero` is combined with `pre_activation` or `skip_init`."""
     if arch.residual_init_zero:
         require(not arch.pre_activation, *ZERO_INIT, "a pre-activation block ends in a convolution")
         both = "with arch.skip_init=true both factors of a branch would be 0, and so its gradient for ever"
@@ -108,7 +113,7 @@ def check_zero_init(arch: ArchConfig) -> None:
 
 
 def start_at_zero(norm: nn.Module) -> None:
-    """Set the initial γ of a norm to 0. Raises ConfigError where it has none."""
+    """Set a norm's γ to 0, in place. Raises ConfigError if it has none."""
     scales = [parameter for name, parameter in norm.named_parameters() if name.split(".")[-1] == "weight"]
     scale = "it needs a norm that learns a scale; arch.skip_init=true does the same without one"
     require(bool(scales), *ZERO_INIT, scale)

@@ -1,4 +1,4 @@
-"""VGG-A (Simonyan & Zisserman 2015, table 1) for images of 32 pixels."""
+"""VGG-A (Simonyan & Zisserman 2015, table 1), adapted to images of 32 pixels."""
 
 from math import prod
 
@@ -7,18 +7,19 @@ from torch import nn
 from bnexp.models.block import Builder, Shape, chain, require_side
 from bnexp.runs.config import require
 
-POOLED = (0, 1, 3, 5, 7)  # convolutions that a 2×2 max-pool follows
-SMALLEST_SIDE = 17  # pixels: 17, 9, 5, 3, 2
+POOLED = (0, 1, 3, 5, 7)  # numbers, from 0, of the convolutions that a 2×2 max-pool follows
+SMALLEST_SIDE = 17  # pixels; the first four pools leave 9, 5, 3 and 2
 
 
 def vgg(builder: Builder, shape: Shape, classes: int) -> nn.Module:
-    """Images (N, C, H, W) → logits (N, classes), by eight convolutions, two dense layers and a classifier.
+    """Make VGG-A, which maps images (N, C, H, W) to logits (N, classes). shape: (C, H, W).
 
-    3×3 convolutions with norm and activation, and five max-pools that round up, so that 28 pixels also leave one; two
-    dense layers of `arch.dense` units (512 where ImageNet's have 4,096) with norm and activation; a linear classifier.
+    It has eight 3×3 convolutions with norm and activation; five 2×2 max-pools, which round sizes up, so that images of
+    28 pixels, like those of 32, end as a single position; two dense blocks (`Builder.dense`) of `arch.dense` units (512
+    by default, 4,096 in the paper); a linear classifier.
 
-    Raises ConfigError unless there are eight widths, and for images below 17 pixels, which the last convolutions would
-    see as a single one.
+    Raises ConfigError unless `arch.channels` has eight widths, and for images with a side of fewer than 17 pixels, of
+    which the last two convolutions would see a single position.
     """
     (channels, *size), arch, blocks = shape, builder.arch, list[nn.Module]()
     require(len(arch.channels) == 8, "arch.channels", arch.channels, "arch=vgg has 8 convolutions")

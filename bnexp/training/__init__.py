@@ -1,3 +1,3 @@
-"""How one stack of runs trains: the loop over steps (`loop.py`, read first), the step itself (`engine.py`), compiling,
-optimizers, evaluation, checkpoints.
+"""Training one stack of runs: the loop over steps (`loop.py`, read first), the step itself (`engine.py`), compilation,
+optimizers, evaluation and checkpoints.
 """

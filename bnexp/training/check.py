@@ -1,4 +1,4 @@
-"""The checks of a run that need no training, made before any run of a sweep starts."""
+"""The checks of a run that need no training. They are made before any run of a sweep starts."""
 
 from bnexp.data.load import load_data
 from bnexp.models.init import INITS
@@ -13,9 +13,10 @@ from bnexp.training.pretrained import find_start
 
 
 def check(config: RunConfig) -> list[str]:
-    """Check all that can be checked before a run starts, and return lines to print, as on the weights it starts from.
+    """Check everything about a run that can be checked before it starts, and return lines to print.
 
-    It writes no file except those of the data set. Raises ConfigError.
+    Without `init_from` there are none; with it, one line counts and names the tensors that are loaded or not. The data
+    set is loaded, and downloaded if it is missing; no other file is written. Raises ConfigError.
     """
     require_choice("init", config.init.name, INITS)
     find_optimizer(config.optim)

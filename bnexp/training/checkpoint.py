@@ -1,4 +1,4 @@
-"""Checkpoints: a member's complete state on disk, saved, verified, and found again by a run that is resumed."""
+"""Checkpoints: a member's complete state on disk. They are saved, verified, and searched when a run is resumed."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,12 +15,15 @@ from bnexp.runs.record import reproducibility_versions
 from bnexp.runs.tensors import DamagedFileError, digest_path, load_tensors, load_with_metadata, save_tensors
 from bnexp.training.engine import MemberState
 
-KEPT_BACK = 2  # checkpoints of an unfinished run: the last one and, should it be damaged, the one before
+KEPT_BACK = 2  # checkpoints of an unfinished run: the last one, and the one before in case that is damaged
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A member's state after `step` updates and `seconds` of training. tensors None: its initial state."""
+    """A member's state after `step` updates and `seconds` of training.
+
+    tensors: as `MemberState.flat` names them; None for the initial state.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -28,31 +31,35 @@ class Saved:
 
 
 def save_checkpoint(path: Path, state: MemberState, config: RunConfig) -> None:
-    """Save parameters, buffers, optimizer state and step. Random numbers follow from the seed and the step."""
+    """Save parameters, buffers, optimizer state and step. Random numbers follow from seed and step."""
     tensors = {name: with_one_nan(tensor) for name, tensor in state.flat().items()}
     save_tensors(path, tensors, made_by(config_digest(config)))
 
 
 def with_one_nan(tensor: Tensor) -> Tensor:
-    """Give every NaN the same bits. Its sign depends on the order in which a compiler adds, and so would the bytes of a
-    diverged network differ with its stack.
+    """Return a copy in which every NaN has the same bits.
+
+    A NaN's sign depends on the order in which compiled code adds: the bytes of a diverged network would depend on its
+    stack.
     """
     return tensor.masked_fill(tensor.isnan(), torch.nan) if tensor.is_floating_point() else tensor
 
 
 def made_by(digest: str) -> dict[str, str]:
-    """Metadata with the versions and the configuration's digest: one entry, since a file has several in any order."""
+    """Return a checkpoint's metadata: versions and the configuration's digest, as one entry, since a file orders
+    several at random.
+    """
     versions = " ".join(f"{name} {version}" for name, version in reproducibility_versions().items())
     return {"made_by": f"{versions} config {digest}"}
 
 
 def load_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read tensors by the names of `MemberState.flat`. Raises DamagedFileError where a byte has changed, OSError."""
+    """Read the tensors of a checkpoint by name (`MemberState.flat`). Raises DamagedFileError and OSError."""
     return load_tensors(path)
 
 
 def save_progress(directory: Path, state: MemberState, config: RunConfig, seconds: float) -> None:
-    """Save a checkpoint to resume from; those before the last two are deleted once it is on the disk."""
+    """Save a checkpoint from which the run can be resumed, then delete all such checkpoints except the last two."""
     metadata = {"seconds": f"{seconds:.6f}", **made_by(config_digest(config))}
     save_tensors(progress_path(directory, int(state.record["step"])), state.flat(), metadata)
     for path in sorted(directory.glob(RESUME))[:-KEPT_BACK]:
@@ -61,9 +68,10 @@ def save_progress(directory: Path, state: MemberState, config: RunConfig, second
 
 
 def newest_checkpoint(directory: Path, config: RunConfig, shapes: dict[str, torch.Size]) -> Saved:
-    """The latest whole checkpoint of this configuration, these versions of bnexp and torch, and these shapes; without
-    one, the initial state. The final checkpoint of a diverged run is left out: that run lacks its summary alone,
-    which is made again by resuming from before.
+    """Return the latest undamaged checkpoint of a configuration, or the initial state if there is none.
+
+    It must be from these versions of bnexp and torch, and have tensors of these names and shapes. The final checkpoint
+    of a diverged run is ignored: such a run is resumed if its summary is missing, and writes it when it diverges again.
     """
     candidates = [Saved()]
     for path in (*directory.glob(RESUME), directory / CHECKPOINT):

@@ -35,13 +35,14 @@ class CompileError(RuntimeError):
 
 
 class Compiled:
-    """A function that is compiled at its first call. On a CPU it is compiled ahead of time where torch can do that:
-    such code does not check its arguments, so every call must pass tensors of the same shapes, strides and types as the
-    first.
+    """A function that is compiled at its first call.
 
-    key: on a CPU, the function is also saved to disk under this key, and later processes load it; on a GPU it has no
-    effect. captured: variables of the function's closure that are not saved with the code; the loading process supplies
-    its own.
+    On a CPU it is compiled ahead of time if torch can do that. Such code does not check its arguments, so every call
+    must pass tensors of the same shapes, strides and types as the first.
+
+    key: on a CPU, the compiled function is saved to disk under this key, from where later processes load it; "" saves
+    nothing, and on a GPU it has no effect. captured: variables of the function's closure, by name, that are not saved
+    with the code; the loading process passes its own.
     """
 
     def __init__(
@@ -55,8 +56,9 @@ class Compiled:
         return self.ready(*arguments) if self.ready is not None else self.first_call(arguments)
 
     def first_call(self, arguments: tuple[Any, ...]) -> Any:
-        """Call what was kept on disk, or else compile. A damaged file shows here at the latest, and is replaced. A call
-        that fails halfway may have changed its arguments; `Stack.warm_up` restores them.
+        """Call the function that is saved on disk; if there is none or it fails, compile it, call it and save it.
+
+        A call that fails halfway may have changed its arguments; `Stack.warm_up` restores them.
         """
         cache = set_up_torch(self.device)
         path = path_of(self.key, cache) if self.key and self.device.type == "cpu" else None
@@ -72,7 +74,10 @@ class Compiled:
         return result
 
     def compiled_call(self, arguments: tuple[Any, ...], cache: Cache) -> Any:
-        """Compile and call. Where that fails it is tried once more without torch's own files, which may be damaged."""
+        """Compile the function and call it; if that fails, once more without torch's own files, which may be damaged.
+
+        If the second try succeeds, these files are removed. If it fails too, raises CompileError.
+        """
         try:
             return self.adopt(self.compile(arguments), arguments)
         except Exception as error:
@@ -88,14 +93,14 @@ class Compiled:
         return result
 
     def adopt(self, ready: Any, arguments: tuple[Any, ...]) -> Any:
-        """Make the first call with this function, and if it succeeds all later ones."""
+        """Call `ready`, and if that succeeds, use it for all later calls."""
         result = ready(*arguments)
         self.ready = ready
         return result
 
     def compile(self, arguments: tuple[Any, ...]) -> Any:
-        """Compile the function: on a CPU ahead of time where torch can, else when it is first called."""
-        mode = "reduce-overhead" if self.device.type == "cuda" else None  # a CUDA graph: one launch a call
+        """Return the compiled function. It is compiled now on a CPU if torch can do that, else at its first call."""
+        mode = "reduce-overhead" if self.device.type == "cuda" else None  # with a CUDA graph: one launch per call
         compiled: Any = torch.compile(self.function, fullgraph=True, dynamic=False, mode=mode)
         if self.device.type != "cpu":
             return compiled
@@ -107,20 +112,20 @@ class Compiled:
 
 
 def set_up_torch(device: torch.device) -> Cache:
-    """Set up torch's compiler and its directory. Raises CompileError where no directory is safe to use."""
+    """Set up torch's compiler, and return the directories for compiled code. Raises CompileError without one."""
     cache = open_cache()
     if cache.scratch is None:
         raise CompileError(f"there is no directory for compiled code ({cache.problem})")
-    processes = 1 if device.type == "cpu" else None  # on a CPU there is one kernel, on CUDA there are many
+    processes = 1 if device.type == "cpu" else None  # that compile kernels: a CPU's step is one kernel, CUDA's many
     set_up_compiler(cache.scratch, VARIABLE, compiler_command(), processes)
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # off on purpose: fp32 is meant
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # TF32 is off on purpose: steps compute in fp32
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no CUDA
     return cache
 
 
 @contextmanager
 def empty_scratch(cache: Cache) -> Iterator[None]:
-    """Torch's files are in an empty directory while the block runs."""
+    """Make torch's compiler use an empty temporary directory for its files within a `with` block."""
     assert cache.scratch is not None
     beside = cache.scratch.parent if os.access(cache.scratch.parent, os.W_OK) else None
     with TemporaryDirectory(dir=beside) as folder, compiler_directory(folder, VARIABLE):
@@ -128,17 +133,18 @@ def empty_scratch(cache: Cache) -> Iterator[None]:
 
 
 def brief(error: Exception) -> str:
-    """The line of a compiler's output that holds its error, else the first line."""
+    """Return the line of a compiler's output that contains its error, else the first line; 200 characters at most."""
     lines = [" ".join(line.split()) for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
     return next((line for line in lines if "error: " in line), lines[0])[:LONGEST]
 
 
-# ---- what is kept
+# ---- compiled steps on disk
 
 
 def path_of(key: str, cache: Cache) -> Path | None:
-    """The file of a kept step, another for each version of bnexp's code, Python, torch and CPU; None where the cache
-    keeps nothing.
+    """Return the path of a saved step, or None if nothing can be saved.
+
+    It differs for each key, and for each version of bnexp's code, Python and torch and each kind of CPU.
     """
     versions = [code_digest(), sys.version, torch.__version__, torch.backends.cpu.get_cpu_capability()]
     name = hashlib.sha256(json.dumps([key, *versions]).encode()).hexdigest()
@@ -147,35 +153,36 @@ def path_of(key: str, cache: Cache) -> Path | None:
 
 @functools.cache
 def code_digest() -> str:
-    """SHA-256 of this package's code."""
+    """Return the SHA-256 of the source code of bnexp."""
     files = sorted(Path(bnexp.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def load(path: Path, captured: dict[str, Any]) -> Any:
-    """The compiled step in a file, or None: whatever is wrong with the file, the step can be compiled again."""
+    """Return the compiled step that is saved in a file, or None if it can't be loaded, for whatever reason."""
     try:
         content = read_kept(path)
         return None if content is None else load_compiled(content, captured)
-    except Exception as error:  # unpickling raises what it likes
+    except Exception as error:  # unpickling can raise any exception
         log.debug("%s is compiled again: %s", path, error)
         return None
 
 
 def save(compiled: Any, path: Path, captured: dict[str, Any]) -> None:
-    """Keep a compiled step in a file; where that fails it is compiled again next time."""
+    """Save a compiled step to a file. If that fails, only log a debug message: the next process compiles it."""
     try:
         with TemporaryDirectory(dir=path.parent) as folder:
             whole = Path(folder, path.name)
             save_compiled(compiled, whole, captured)
             write_kept(path, whole.read_bytes())
-    except Exception as error:  # pickling raises what it likes
+    except Exception as error:  # pickling can raise any exception
         log.debug("%s is not kept: %s", path, error)
 
 
 def main() -> int:
-    """Compile a small function, run it forward and backward, and compare with the uncompiled one: what another process
-    does for `compiler_problem`. Returns the exit status.
+    """Compile a small function with its gradient, and compare the result with the uncompiled one.
+
+    `compiler_problem` runs this in another process. Prints what went wrong, and returns the exit status: 0 or 1.
     """
 
     def loss(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

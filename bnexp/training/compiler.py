@@ -1,5 +1,7 @@
-"""Whether this machine can compile. A compiler that is installed need not work: before the first compiled run is
-planned, a small function is compiled in another process, once for each compiler and version of torch.
+"""Whether this machine can compile.
+
+An installed compiler need not work: before the first compiled run is planned, a small function is compiled in another
+process, once for each compiler and version of torch.
 """
 
 import functools
@@ -19,12 +21,12 @@ PATIENCE = 600.0  # seconds for compiling a small function
 
 
 def has_compiler(device_type: str = "cpu") -> bool:
-    """Whether a compiler is installed, working or not."""
+    """Return whether a compiler is installed, working or not."""
     return missing_compiler(device_type) is None
 
 
 def missing_compiler(device_type: str) -> str | None:
-    """Why there is no compiler, or None. With $CXX or, on CUDA, $CC only that one counts."""
+    """Return why there is no compiler, or None if there is. If $CXX (on CUDA $CC) is set, only that one counts."""
     variable, names = ("CC", ("gcc", "clang")) if device_type == "cuda" else ("CXX", ("g++", "clang++"))
     if device_type == "cuda" and find_spec("triton") is None:
         return NO_COMPILER
@@ -35,7 +37,11 @@ def missing_compiler(device_type: str) -> str | None:
 
 
 def compiler_problem(device_type: str = "cpu") -> str | None:
-    """Why nothing can be compiled here, or None. The first time a small function is compiled, which takes seconds."""
+    """Return why nothing can be compiled on this machine, or None.
+
+    On a CPU, the first call compiles a small function, which takes seconds. If that fails in torch's cache directory, a
+    temporary one is tried, and used for the rest of the process.
+    """
     missing = missing_compiler(device_type)
     if missing or device_type != "cpu":
         return missing
@@ -43,15 +49,17 @@ def compiler_problem(device_type: str = "cpu") -> str | None:
     if cache.scratch is None:
         return cache.problem
     problem = try_compiler(cache)
-    if problem and not cache.private:  # a file system from which nothing can be loaded, for example
+    if problem and not cache.private:  # for example, if the file system doesn't allow loading code
         cache = without_scratch(f"{cache.scratch}: {problem}")
         problem = try_compiler(cache) if cache.scratch else cache.problem
     return problem
 
 
 def try_compiler(cache: Cache) -> str | None:
-    """Why a small function doesn't compile with these directories, or None. Success is noted in the cache; failure is
-    not, since nothing would tell when it is mended.
+    """Return why a small function can't be compiled with these directories, or None.
+
+    Success is recorded in the cache, and then the function is not compiled again. Failure is not recorded, since
+    nothing would show that the cause was removed.
     """
     facts = facts_of_compiler(cache)
     note = cache.kept and cache.kept / f"compiler-{hashlib.sha256(facts.encode()).hexdigest()}"
@@ -59,15 +67,16 @@ def try_compiler(cache: Cache) -> str | None:
         return None
     problem = run_small_function(str(cache.scratch), facts)
     if note and problem is None:
-        with suppress(OSError):  # then it is tried again next time
+        with suppress(OSError):  # then the next process compiles the function again
             note.touch(mode=0o600)
     return problem
 
 
 @functools.cache
 def run_small_function(scratch: str, facts: str) -> str | None:
-    """Why a small function can't be compiled and run in another process, which may crash, or None. The arguments are
-    what the answer depends on.
+    """Return why a small function can't be compiled and run in another process, which may crash, or None.
+
+    Results are cached for this process. scratch and facts are not used: they are what the result depends on.
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-P", "-m", "bnexp.training.compiled"]

@@ -1,4 +1,4 @@
-"""Which C++ compiler is used, and what is remembered of it."""
+"""Which C++ compiler is used, and the record that it works."""
 
 import json
 import os
@@ -16,13 +16,16 @@ LONGEST = 200  # characters of a compiler's message
 
 
 def compiler_command() -> str:
-    """The C++ compiler for torch, which by itself would look for g++ alone: $CXX, else one that is installed."""
+    """Return the command of the C++ compiler that torch is to use: $CXX, else g++ or clang++, whichever is installed.
+
+    Without this, torch would look for g++ alone.
+    """
     names = ("clang++", "g++") if sys.platform == "darwin" else ("g++", "clang++")
     return os.environ.get("CXX") or next(filter(shutil.which, names), names[0])
 
 
 def program(command: str) -> str:
-    """The program that a command starts: "ccache" of "ccache g++ -m64"."""
+    """Return the program that a command starts, such as "ccache" for "ccache g++ -m64"; "" if there is none."""
     try:
         return shlex.split(command)[0]
     except (ValueError, IndexError):
@@ -30,14 +33,16 @@ def program(command: str) -> str:
 
 
 def forget_compiler() -> None:
-    """Remove the notes of success, after a compiler that had compiled the small function has failed."""
+    """Delete the records that a compiler works, after it failed to compile a step."""
     kept = open_cache().kept
     for note in kept.glob("compiler-*") if kept else ():
         note.unlink(missing_ok=True)
 
 
 def facts_of_compiler(cache: Cache) -> str:
-    """What it depends on whether a compiler works, as JSON."""
+    """Return everything that decides whether a compiler works, as JSON: versions, machine, command, program and
+    directory.
+    """
     command = compiler_command()
     path = Path(shutil.which(program(command)) or "").resolve()
     status = path.stat()

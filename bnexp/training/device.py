@@ -14,7 +14,7 @@ COMPILE_FROM = 5_000  # steps; compiling costs 1 to 10 s, a step then takes half
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of this name; "auto" is CUDA where available, else the CPU. Raises ConfigError."""
+    """Return the device of this name; "auto" is CUDA if available, else the CPU. Raises ConfigError without it."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device("cuda" if available["cuda"] else "cpu")
@@ -27,8 +27,9 @@ def pick_device(name: str) -> torch.device:
 def decide_compilation(config: RunConfig) -> Compilation:
     """Decide whether a run's step is compiled, from its configuration and the machine.
 
-    The stack takes no part, since the bytes of the results depend on the decision. The first call on a machine compiles
-    a small program to test the compiler, which takes seconds. Raises ConfigError for compile=true without a compiler.
+    The stack plays no role, since the bytes of the results depend on the decision. The first call on a machine compiles
+    a small program to test the compiler, which takes seconds. Raises ConfigError for compile=true without a working
+    compiler.
     """
     device = pick_device(config.device)
     if not wants_compiled(config, device):
@@ -40,7 +41,7 @@ def decide_compilation(config: RunConfig) -> Compilation:
 
 
 def wants_compiled(config: RunConfig, device: torch.device) -> bool:
-    """Whether a run's step is to be compiled if a compiler works; compile=auto asks for it where that saves time."""
+    """Return whether a run's step should be compiled if a compiler works; with compile=auto, if it saves time."""
     if distributed.processes() > 1:
         return False  # gradients are averaged between the backward pass and the update
     if config.compile != "auto":
@@ -50,9 +51,10 @@ def wants_compiled(config: RunConfig, device: torch.device) -> bool:
 
 
 def thread_count(config: RunConfig, device: torch.device) -> int:
-    """Return the number of threads of a run: one for an architecture that stacks on the CPU, else all cores.
+    """Return the number of threads of a run: one for an architecture that stacks on the CPU, else this process's share
+    of cores.
 
-    With one thread a run writes the same bytes alone and in a stack.
+    `config.threads` overrides that if it is a number. With one thread a run writes the same bytes alone and in a stack.
     """
     if isinstance(config.threads, int):
         return config.threads
@@ -60,9 +62,9 @@ def thread_count(config: RunConfig, device: torch.device) -> int:
 
 
 def prepare_torch(config: RunConfig, device: torch.device) -> None:
-    """Set the number of threads, and flush denormal numbers to zero, before anything of a run is computed.
+    """Set the number of threads, and flush denormal numbers to zero. Call this before anything of a run is computed.
 
-    On CUDA, also choose deterministic algorithms where available, and fp32 without TF32 for convolutions.
+    On CUDA, also choose deterministic algorithms (cuBLAS, cuDNN), and fp32 without TF32 for convolutions.
     """
     torch.set_num_threads(thread_count(config, device))
     torch.set_flush_denormal(True)  # saturated sigmoids have denormal gradients, which are slow

@@ -1,8 +1,8 @@
 """The training step of a stack (`make_step`), and the evaluation of a member.
 
-A stack's members have the same computation graph and differ in scalars alone. Compiled, the step of one member is
-mapped over all of them with vmap: the machine sees one network, and each member gets the very bytes that it has alone.
-Uncompiled, and for convolutions on a CPU, which gain nothing from stacking, the members step one after the other.
+A stack's members have the same computation graph and differ in scalars alone. If the step is compiled, it is mapped
+over all members with vmap: they compute as one network, and each gets exactly the bytes that it gets alone. If it is
+not, and for convolutions, which gain nothing from stacking on a CPU, the members step one after the other.
 """
 
 import copy
@@ -33,24 +33,24 @@ from bnexp.training.torch_internals import keep_in_place, map_tensors
 
 Examples = tuple[Tensor, Tensor, Tensor | None]  # pixels, labels, conditions
 
-WARM_UP = {"cuda": 3}  # steps before the first: compile, record a CUDA graph, replay it; elsewhere 1
+WARM_UP = {"cuda": 3}  # steps to warm up: compile, record a CUDA graph, replay it; other devices: 1
 
 
 class MemberState(NamedTuple):
-    """Everything of a member that a step reads and changes. Mapped, every tensor has a leading dimension of members."""
+    """The tensors of a member that a step uses. In a mapped stack, each has a leading dimension of members."""
 
     parameters: Tensors
     buffers: Tensors
     slots: dict[str, Tensors]  # slot of the optimizer → parameter → tensor
-    record: Tensors  # step: updates made; losses: summed since the last evaluation; diverged_at: its step, or -1
-    numbers: Tensors  # the optimizer's: lr, weight_decay, …
+    record: Tensors  # step: updates made; losses: (N,), sums since the last evaluation; diverged_at: step or -1
+    numbers: Tensors  # hyperparameters of the optimizer: lr, weight_decay, …
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "MemberState":
-        """Apply a function to every tensor."""
+        """Return a copy with a function applied to every tensor."""
         return map_tensors(change, self)
 
     def flat(self) -> Tensors:
-        """Return the tensors by their names in a checkpoint: "parameters.classifier.weight", "record.step", …"""
+        """Return all tensors but `numbers` by their names in a checkpoint, such as "parameters.classifier.weight"."""
         slots = {f"optimizer.{slot}": tensors for slot, tensors in self.slots.items()}
         groups = {"parameters": self.parameters, "buffers": self.buffers, **slots, "record": self.record}
         return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
@@ -60,8 +60,8 @@ Loss = Callable[[Tensors, Tensors, Examples], tuple[Tensor, Tensor]]
 
 
 def make_loss(model: nn.Module, config: RunConfig, data: Data) -> Loss:
-    """Make the function (parameters, buffers, batch) → mean cross-entropy and that of each example (N,). The latter is
-    what is recorded: the compiler sums a mean in another order where a run is alone.
+    """Make the function (parameters, buffers, batch) → (mean cross-entropy, cross-entropy of each example (N,)). The
+    latter is recorded, since the compiler sums a mean in another order if a run is alone.
     """
     device_type, answer = data.scale.device.type, make_answer(model)
 
@@ -76,8 +76,8 @@ def make_loss(model: nn.Module, config: RunConfig, data: Data) -> Loss:
 
 
 def make_step(model: nn.Module, config: RunConfig, data: Data, traced: bool) -> Callable[..., Tensor]:
-    """Make the training step of one member, in place: gather the batch, differentiate, update, keep the record. It
-    returns the loss of each example (N,).
+    """Make the function (state, index, crop, training set) that updates one member once, in place: parameters, buffers,
+    slots and record. It returns the loss of each example of the whole batch, (N,).
 
     traced: differentiate with torch.func, which can be mapped and compiled whole; uncompiled, autograd is 1.5 times as
     fast.
@@ -117,11 +117,11 @@ def gather(index: Tensor, crop: Tensor | None, train: Examples) -> Examples:
 
 
 def keep_record(record: Tensors, losses: Tensor) -> None:
-    """Count the update, add the losses (N,), and note the first step whose loss isn't finite: it diverged."""
+    """Count the update, add the losses (N,), and record the first step with a loss that isn't finite; in place."""
     record["step"].add_(1)
     record["losses"].add_(losses)
     diverges = (record["diverged_at"] < 0) & ~torch.isfinite(losses).all()
-    # no torch.where: of a step that lies on the CPU it would make a copy on the device, and wait for it
+    # no torch.where: it would copy a step that is on the CPU to the device, and wait for the copy
     record["diverged_at"].add_(diverges * (record["step"] - record["diverged_at"]))
 
 
@@ -129,7 +129,7 @@ _compiled: dict[str, Compiled] = {}
 
 
 def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool, size: int) -> Compiled:
-    """Return the compiled step of a graph, which all stacks of this process share. size: number of members."""
+    """Return the compiled step for `size` members, cached for all stacks of this process with the same graph."""
     key = graph_key(config, data, size)
     if key not in _compiled:
         step = make_step(model, config, data, traced=True)
@@ -140,14 +140,14 @@ def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool,
 
 
 def dimensions(config: RunConfig) -> tuple[int | None, ...]:
-    """Return vmap's in_dims of a step's arguments. All but the training set have a dimension of members."""
+    """Return vmap's in_dims for the arguments of a step: members are dimension 0, except of the training set."""
     return 0, 0, None if config.dataset.augment == "none" else 0, None
 
 
 def start_member(config: RunConfig, data: Data) -> MemberState:
     """Return a member's state before its first update, on the CPU. A parameter that isn't trained is a buffer.
 
-    The weights come from its seed or from a finished run (init_from); sums and the optimizer's slots are 0.
+    Weights are drawn from its seed or loaded from a finished run (init_from); sums and the optimizer's slots are 0.
     """
     model = make_model(config, data.shape, data.classes, device="cpu")
     initialize(model, config.init, config.seed)
@@ -166,7 +166,7 @@ def start_member(config: RunConfig, data: Data) -> MemberState:
 
 
 def trained_names(model: nn.Module, config: RunConfig) -> list[str]:
-    """Return the names of the trained parameters: all, or those of the norms. Raises ConfigError for none."""
+    """Return the names of the trained parameters: all, or those of the norms. Raises ConfigError if there are none."""
     names = [name for name, _ in model.named_parameters()]
     if config.trainable == "norms":
         names = [name for name in names if "norm" in name.split(".")[:-1]]
@@ -176,9 +176,7 @@ def trained_names(model: nn.Module, config: RunConfig) -> list[str]:
 
 
 class Stack:
-    """Members that train together: their configurations have the same graph. `compiled`: what `decide_compilation` said
-    of them.
-    """
+    """Members that train together, with the same computation graph. compiled: whether their step is compiled."""
 
     def __init__(self, configs: list[RunConfig], data: Data, device: torch.device, compiled: bool) -> None:
         self.configs, self.config = configs, configs[0]
@@ -194,7 +192,7 @@ class Stack:
         self.evaluator = Evaluator(copy.deepcopy(self.model), self.data)
 
     def hold(self, members: list[MemberState]) -> None:
-        """Replace the stack's members; mapped, each becomes a view of one state."""
+        """Set the stack's members and make their step. If mapped, each member becomes a view of `self.state`."""
         self.members = members
         if self.mapped:
             self.state = map_tensors(lambda *tensors: torch.stack(tensors), *members)
@@ -207,18 +205,18 @@ class Stack:
             self.run = make_step(self.model, self.config, self.data, traced=False)
 
     def restore(self, row: int, tensors: Tensors) -> None:
-        """Copy a checkpoint's tensors into a member."""
+        """Copy a checkpoint's tensors into the member in a row."""
         for name, tensor in self.members[row].flat().items():
             tensor.copy_(tensors[name])
 
     def keep(self, rows: list[int]) -> None:
-        """Continue with these members alone."""
+        """Remove all members except those in these rows, and order the members like `rows`."""
         self.configs = [self.configs[row] for row in rows]
         self.hold([self.members[row] for row in rows])
 
     def placed(self, member: MemberState) -> MemberState:
-        """Return a member on the stack's device. An uncompiled step reads `numbers` and `step` as Python's numbers, so
-        these stay on the CPU: to read them from CUDA would wait for all kernels that were launched.
+        """Return a member on the stack's device. For an uncompiled step on CUDA, `numbers` and `step` stay on the CPU:
+        it reads them as Python's numbers, and to read them from CUDA would wait for all kernels that were launched.
         """
         placed = member.map(self.place)
         if self.compiled or self.data.scale.device.type != "cuda":
@@ -226,12 +224,12 @@ class Stack:
         return placed._replace(record=placed.record | {"step": member.record["step"]}, numbers=member.numbers)
 
     def place(self, tensor: Tensor) -> Tensor:
-        """Return a copy on the stack's device; images and kernels (4 dimensions) get its memory format."""
+        """Return a tensor on the stack's device; 4 dimensions (images, kernels) get the stack's memory format."""
         memory_format = self.memory_format if tensor.dim() == 4 else torch.preserve_format
         return tensor.to(self.data.scale.device, memory_format=memory_format)
 
     def step(self, batch: Batch) -> None:
-        """Update every member once. Raises CompileError on the first call, where the step can't be compiled."""
+        """Update every member once. Raises CompileError on the first call, if the step can't be compiled."""
         if self.mapped:
             self.run(self.state, batch.index, batch.crop, self.train)
             return
@@ -239,7 +237,7 @@ class Stack:
             self.run(member, batch.index[row], None if batch.crop is None else batch.crop[row], self.train)
 
     def warm_up(self, batch: Batch) -> None:
-        """Compile and load what a step needs by taking steps and undoing them. Raises CompileError."""
+        """Compile and load everything that a step needs: take steps, then restore the members. Raises CompileError."""
         kept = [member.map(torch.clone) for member in self.members]
         for _ in range(WARM_UP.get(self.data.scale.device.type, 1)):
             self.step(batch)
@@ -247,12 +245,12 @@ class Stack:
             map_tensors(Tensor.copy_, member, before)
 
     def update(self, step: int, batch: Batch) -> None:
-        """Update every member, after `step` updates, with the learning rate and the noise that belong to this one."""
+        """Update every member once. step: number of updates before; it decides the learning rate and the noise."""
         self.prepare(step)
         self.step(batch)
 
     def prepare(self, step: int) -> None:
-        """Set the learning rates, and draw the noise of norms that have some, for the update after `step` updates."""
+        """Set the learning rates, and draw the norms' noise, for the next update. step: number of updates before."""
         for config, member in zip(self.configs, self.members, strict=True):
             if config.optim.schedule != "constant":
                 member.numbers["lr"].fill_(config.optim.lr * schedule_factor(config.optim.schedule, step, config.steps))
@@ -261,18 +259,18 @@ class Stack:
                     member.buffers[f"{name}.{key}"].copy_(value)
 
     def take_loss(self, row: int, updates: int) -> float:
-        """Return a member's mean training loss over its last `updates`, and start the next mean."""
+        """Return a member's mean training loss over its last `updates` updates, and set the sums of its losses to 0."""
         losses = self.members[row].record["losses"]
         mean = float(losses.cpu().double().mean()) / updates  # on the CPU: not every device has double precision
         losses.zero_()
         return mean
 
     def diverged_at(self, row: int) -> int | None:
-        """Return the step at which a member's loss was first not finite, else None."""
+        """Return the number of the update (from 1) in which a member's loss was first not finite, or None."""
         step = int(self.members[row].record["diverged_at"])
         return step if step >= 0 else None
 
     def evaluate(self, row: int, images: Images, should_stop: ShouldStop = never_stop) -> Evaluation:
-        """Evaluate a member. Raises Stopped."""
+        """Evaluate a member on these images. Raises Stopped."""
         member = self.members[row]
         return self.evaluator.evaluate(member.parameters, member.buffers, images, should_stop)

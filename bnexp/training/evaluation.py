@@ -16,19 +16,21 @@ from bnexp.models.norms import ConditionalNorm
 Tensors = dict[str, Tensor]
 
 
-ShouldStop = Callable[[], bool]  # whether the process was asked to stop
+ShouldStop = Callable[[], bool]  # returns whether the process was asked to stop
 
 
 EVALUATION_BATCH = 500
 
 
-PERCENTILES = (15, 50, 85)  # of Ioffe & Szegedy 2015, figure 1b, c
+PERCENTILES = (15, 50, 85)  # as in Ioffe & Szegedy 2015, figure 1b, c
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """loss: mean cross-entropy; accuracy: share of images that are classified correctly; activations: "layer/p15" →
-    percentile of the inputs to the activation of the layer's first unit (or channel), over the first batch of images.
+    """The results of an evaluation.
+
+    loss: mean cross-entropy. accuracy: fraction of images that are classified correctly. activations: "layer/p15" →
+    percentile of the inputs to the activation of the layer's first unit or channel, over the first batch of images.
     """
 
     loss: float
@@ -51,7 +53,7 @@ Answer = Callable[[Tensors, Tensors, Tensor, Tensor | None], Tensor]
 def make_answer(model: nn.Module) -> Answer:
     """Make the function (parameters, buffers, images x, condition) → logits of a model.
 
-    Shapes: x (N, C, H, W); condition (N,), or None where the data set has no conditions; logits (N, classes).
+    Shapes: x (N, C, H, W); condition (N,), or None if the data set has no conditions; logits (N, classes).
     """
     conditional = [name for name, module in model.named_modules() if isinstance(module, ConditionalNorm)]
 
@@ -59,7 +61,7 @@ def make_answer(model: nn.Module) -> Answer:
         if condition is None:
             condition = torch.zeros(1, dtype=torch.int64, device=x.device)
         values = (parameters, buffers, {f"{name}.condition": condition for name in conditional})
-        # looking for tied weights would take a tenth of the time
+        # without tie_weights=False, the search for tied weights would take a tenth of the time
         logits: Tensor = functional_call(model, values, (x,), tie_weights=False)
         return logits
 
@@ -67,7 +69,7 @@ def make_answer(model: nn.Module) -> Answer:
 
 
 def activation_columns(model: nn.Module) -> list[str]:
-    """Return the names of the activations' percentiles, "hidden.0/p15", in the order of the network."""
+    """Return the names of the activations' percentiles, such as "hidden.0/p15", in the order of the network."""
     return [f"{name}/p{p}" for name in activations(model) for p in PERCENTILES]
 
 
@@ -78,7 +80,7 @@ def activations(model: nn.Module) -> dict[str, nn.Module]:
 
 
 class Evaluator:
-    """Evaluates members one by one, uncompiled and in fp32: a member's score can't depend on the others."""
+    """An evaluator of members, one by one, uncompiled and in fp32, so that no member's results depend on the others."""
 
     def __init__(self, model: nn.Module, data: Data) -> None:
         self.answer, self.data, self.inputs = make_answer(model.eval()), data, dict[str, Tensor]()
@@ -86,7 +88,11 @@ class Evaluator:
             activation.register_forward_pre_hook(partial(self.record, name))
 
     def record(self, name: str, module: nn.Module, arguments: tuple[Tensor]) -> None:
-        """Keep a copy of the first unit's inputs in the first batch. A view would keep all channels in memory."""
+        """Save a copy of the inputs to an activation of the first unit or channel, if there is none yet in this
+        evaluation.
+
+        This is a forward pre-hook of the activation. A view instead of a copy would hold all channels in memory.
+        """
         if name not in self.inputs:
             self.inputs[name] = arguments[0][:, 0].clone()
 
@@ -94,8 +100,9 @@ class Evaluator:
     def evaluate(
         self, parameters: Tensors, buffers: Tensors, images: Images, should_stop: ShouldStop = never_stop
     ) -> Evaluation:
-        """Evaluate a member on all images. `should_stop` is called before each batch, since deep networks take seconds.
-        Raises Stopped.
+        """Evaluate a member on all images, in batches of 500.
+
+        `should_stop` is called before each batch, since deep networks take seconds. Raises Stopped if it returns True.
         """
         loss, right = 0.0, 0
         self.inputs.clear()

@@ -17,10 +17,9 @@ OUTSIDE_THE_STEP = {"seed", "init", "init_from", "steps", "eval", "checkpoint", 
 
 
 def shape_of(config: RunConfig) -> dict[str, Any]:
-    """Return what determines the graph of a run's step; runs with equal values can share a compiled step.
+    """Return the part of a configuration that determines the graph of a run's step; equal parts can share a step.
 
-    It is the configuration without the keys outside of the step and the scalars that norm and optimizer declare
-    stackable.
+    It leaves out the keys in OUTSIDE_THE_STEP, and the scalars that norm and optimizer declare stackable.
     """
     values = without(config.as_dict(), OUTSIDE_THE_STEP)
     stackable = find_norm(config.norm).stackable if stacks(config) else ()  # declared for norms of vectors only
@@ -35,5 +34,7 @@ def without(values: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
 
 
 def graph_key(config: RunConfig, data: Data, size: int) -> str:
-    """Name a compiled step: equal for two stacks of `size` members, if and only if they can share it."""
+    """Return a text that identifies a compiled step. Stacks of `size` members with equal texts, and no others, share
+    it.
+    """
     return json.dumps([shape_of(config), data.checksum, str(data.scale.device), torch.get_num_threads(), size])

@@ -19,7 +19,7 @@ from bnexp.training.timing import Stopwatch, Timer
 
 
 def train_share(config: RunConfig) -> None:
-    """Train this process's share of each batch of a run that rank 0 writes; stop where rank 0 stops."""
+    """Train this process's shard of each batch under torchrun, in any process but rank 0; stop when rank 0 stops."""
     device, data = pick_device(config.device), load_data(config.dataset)
     prepare_torch(config, device)
     stack = Stack([config], data, device, compiled=False)
@@ -37,7 +37,7 @@ def train_share(config: RunConfig) -> None:
 
 
 def train_together(members: list[Member]) -> None:
-    """Train the runs of a stack and close their directories; each member's `outcome` holds its result.
+    """Train the runs of a stack and close their directories. Each member's `outcome` is then its summary or an error.
 
     Members that are resumed from different steps train as separate stacks. Raises Interrupted after a signal.
     """
@@ -50,7 +50,7 @@ def train_together(members: list[Member]) -> None:
 
 
 def train_members(members: list[Member]) -> None:
-    """Train members that start from the same step as one stack; an error becomes the outcome of all of them."""
+    """Train members that start from the same step as one stack. An error becomes the outcome of all that have none."""
     config = members[0].config
     device, data = pick_device(config.device), load_data(config.dataset)
     prepare_torch(config, device)
@@ -68,7 +68,7 @@ def train_members(members: list[Member]) -> None:
 def train(members: list[Member], stack: Stack) -> None:
     """Train a stack to its last step. All members start from the same step.
 
-    A member that diverged is deactivated at the next evaluation, one that can't be written to disk at once. Raises
+    A member that diverged is deactivated at the next evaluation, and at once if its files can't be written. Raises
     Interrupted after a signal.
     """
     config, data, active = stack.config, stack.data, members
@@ -107,7 +107,7 @@ def train(members: list[Member], stack: Stack) -> None:
 
 
 def save(member: Member, stack: Stack, seconds: float) -> bool:
-    """Save a checkpoint from which the run can be resumed if it is killed; return whether that succeeded."""
+    """Save a checkpoint from which the run can be resumed. Return whether that succeeded; if not, the member fails."""
     try:
         member.recorder.sync()
         state = stack.members[member.row]
@@ -119,7 +119,7 @@ def save(member: Member, stack: Stack, seconds: float) -> bool:
 
 
 def restore_members(members: list[Member], stack: Stack) -> None:
-    """Give each member its row of the stack, and restore the checkpoint that it is resumed from."""
+    """Assign each member its row of the stack, and restore the checkpoint that it is resumed from."""
     assign_rows(members)
     for member in members:
         if member.start.tensors is not None:
@@ -133,8 +133,8 @@ def assign_rows(members: list[Member]) -> None:
 
 
 def repack(active: list[Member], stack: Stack, batches: Batches, step: int) -> None:
-    """Remove the deactivated members from the stack. A mapped stack is then compiled anew in its smaller size, so it
-    waits until half of its members are deactivated, and the remaining steps have to be worth it.
+    """Remove deactivated members from the stack, if that pays. A mapped stack is compiled anew for its smaller size: so
+    at least half of its members must be deactivated, and at least 5,000 steps must remain.
     """
     size = len(stack.members)
     pays = len(active) <= size / 2 and stack.config.steps - step >= COMPILE_FROM if stack.mapped else len(active) < size
@@ -147,7 +147,7 @@ def repack(active: list[Member], stack: Stack, batches: Batches, step: int) -> N
 
 
 def stays_active(member: Member, stack: Stack, step: int, seconds: float, should_stop: ShouldStop) -> bool:
-    """Evaluate a member, unless that was done before an interruption; return whether it stays active."""
+    """Evaluate a member unless that was done; if it diverged or failed, end its run and return False, else True."""
     try:
         if not member.evaluated(step):
             evaluate(member, stack, step, seconds, should_stop)
@@ -163,7 +163,7 @@ def stays_active(member: Member, stack: Stack, step: int, seconds: float, should
 
 
 def evaluate(member: Member, stack: Stack, step: int, seconds: float, should_stop: ShouldStop) -> None:
-    """Log a member's validation accuracy and mean training loss. Raises Stopped and OSError."""
+    """Log validation results and mean training loss; with eval.keep, save a checkpoint. Raises Stopped, OSError."""
     updates = step - member.steps[-1] if member.steps else 0
     result = stack.evaluate(member.row, stack.data.validation, should_stop)
     loss = stack.take_loss(member.row, updates) if updates else None
@@ -173,7 +173,7 @@ def evaluate(member: Member, stack: Stack, step: int, seconds: float, should_sto
 
 
 def close(member: Member, stack: Stack, step: int, seconds: float, status: str, should_stop: ShouldStop) -> None:
-    """Test a member unless it was interrupted, and write its checkpoint and its summary, which is its outcome."""
+    """Test a member unless it was interrupted, and write its checkpoint and its summary, which becomes its outcome."""
     directory, state = member.launch.directory, stack.members[member.row]
     try:
         status, tests = evaluate_tests(member, stack, status, should_stop)
@@ -195,7 +195,7 @@ def close(member: Member, stack: Stack, step: int, seconds: float, status: str, 
 
 
 def check_kept_checkpoints(member: Member) -> None:
-    """Raise OSError where a checkpoint of an earlier evaluation (eval.keep) is missing."""
+    """Raise OSError if a checkpoint of an earlier evaluation (eval.keep) is missing."""
     for step in member.steps if member.config.eval.keep else []:
         checkpoint_path(member.launch.directory, step).stat()
 
@@ -203,10 +203,10 @@ def check_kept_checkpoints(member: Member) -> None:
 def evaluate_tests(
     member: Member, stack: Stack, status: str, should_stop: ShouldStop
 ) -> tuple[str, dict[str, Evaluation]]:
-    """Test a member; return its status and the results by their split.
+    """Test a member; return its status and its results by split ("test", "test_recalibrated").
 
-    A diverged network is tested too: its accuracy is the run's result. Where a signal arrives meanwhile, the status
-    becomes "interrupted" and there are no results: the resumed run is tested.
+    A diverged network is tested too: its accuracy is the run's result. If a signal arrives meanwhile, the status is
+    "interrupted" and there are no results: the resumed run is tested.
     """
     if status == "interrupted":
         return status, {}
@@ -224,7 +224,7 @@ def evaluate_tests(
 
 
 def fail(member: Member, error: Exception) -> None:
-    """Make an error the outcome of a member, and write it to the summary of its run."""
+    """Make an error the outcome of a member, and record it in the run's directory if that can be written."""
     member.outcome = error
-    with suppress(OSError):  # the directory itself may be what failed
+    with suppress(OSError):  # the error may be that of the directory itself
         write_failure(member.launch.directory, f"{type(error).__name__}: {error}")

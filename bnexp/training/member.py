@@ -1,4 +1,4 @@
-"""A member: a run while it trains. It is created or reopened in its directory, and holds its curve and summary."""
+"""A member: a run while it trains. It is created or reopened in its directory, and has its metrics and summary."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -33,19 +33,24 @@ from bnexp.training.evaluation import Evaluation, activation_columns
 from bnexp.training.pretrained import describe_start, source_digest
 from bnexp.training.recorder import Recorder, damaged, rounded
 
-TARGETS = (80, 90, 95, 97, 98)  # percent of validation accuracy; the summary has the first step at each
+TARGETS = (80, 90, 95, 97, 98)  # percent; the summary has the first step with at least this validation accuracy
 
 
 @dataclass
 class Member:
-    """A run while it trains: its curve so far, and at its end the `outcome`, which is its summary or an error."""
+    """A run while it trains.
+
+    launch: its directory and how it was launched. lock: of the directory. steps, seconds, accuracy: one entry for each
+    evaluation so far. diverged_at: the update whose loss was not finite, or None. outcome: at the end, its summary or
+    an error.
+    """
 
     config: RunConfig
     launch: Launch
     lock: Lock
     recorder: Recorder
     start: Saved = field(default_factory=Saved)  # the state that it starts or is resumed from
-    row: int = 0  # of its stack
+    row: int = 0  # the member's number in its stack
     steps: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
@@ -53,7 +58,10 @@ class Member:
     outcome: dict[str, Any] | Exception | None = None
 
     def log(self, step: int, seconds: float, train_loss: float | None, result: Evaluation) -> None:
-        """Log an evaluation after `step` updates and `seconds` of training."""
+        """Log an evaluation after `step` updates and `seconds` of training, and append it to the member's lists.
+
+        train_loss: mean since the evaluation before, or None.
+        """
         if train_loss is not None:
             self.recorder.train_loss(step, train_loss)
         self.recorder.evaluation(step, "validation", result)
@@ -62,19 +70,19 @@ class Member:
         self.recorder.speed(step, seconds, rate)
         self.steps.append(step)
         self.seconds.append(seconds)
-        self.accuracy.append(rounded(result.accuracy))  # as a resumed run reads it
+        self.accuracy.append(rounded(result.accuracy))  # the same value that a resumed run reads from metrics.csv
 
     def evaluated(self, step: int) -> bool:
-        """Whether it was evaluated after `step` updates, and not since."""
+        """Return whether the latest evaluation was after `step` updates."""
         return self.steps[-1:] == [step]
 
     def release(self) -> None:
-        """Close its files and unlock its directory."""
+        """Close the files of the run, and unlock its directory."""
         self.recorder.close()
         self.lock.release()
 
     def summary(self, status: str, step: int, seconds: float, tests: dict[str, Evaluation]) -> dict[str, Any]:
-        """Return the content of summary.json; `tests` are the results by their split."""
+        """Return the content of summary.json. tests: results of the tests, by split."""
         best = max(range(len(self.accuracy)), key=self.accuracy.__getitem__, default=None)
         crossings = {target: self.first_crossing(target / 100) for target in TARGETS}
         scores = {name: {"accuracy": result.accuracy, "loss": result.loss} for name, result in tests.items()}
@@ -89,30 +97,31 @@ class Member:
                 "best": self.accuracy[best] if best is not None else None,
                 "best_step": self.steps[best] if best is not None else None,
             },
-            "test": None,  # unless it is among the scores
+            "test": None,  # replaced if it is among the scores
             "steps_to": {str(t): self.steps[i] if i is not None else None for t, i in crossings.items()},
             "seconds_to": {str(t): self.seconds[i] if i is not None else None for t, i in crossings.items()},
         } | scores
 
     def first_crossing(self, target: float) -> int | None:
-        """Return the index of the first evaluation with at least this validation accuracy; None for never."""
+        """Return the index of the first evaluation with at least this validation accuracy, or None."""
         return next((i for i, accuracy in enumerate(self.accuracy) if accuracy >= target), None)
 
 
 def summary_of_complete_run(config: RunConfig, directory: Path) -> dict[str, Any] | None:
-    """Return the summary of a run that its directory holds complete, else None.
+    """Return the summary of a run that is complete in its directory, else None.
 
-    Since it was planned, another process, or a worker that was lost since, may have finished it.
+    Another process, or a worker that was lost since, may have finished it after it was planned.
     """
     run = complete_run(directory)
     return run.summary if run and run.digest == config_digest(config) and run.same_versions else None
 
 
 def create_or_reopen_run(config: RunConfig, launch: Launch, stack_size: int) -> Member:
-    """Create a run in its directory, or reopen the interrupted run there.
+    """Create a run in its directory, or reopen an interrupted one there. If none can be resumed, earlier files are
+    removed.
 
-    stack_size: number of members in its stack. Raises ConfigError where another process uses the directory, or where
-    it holds another run.
+    stack_size: number of members in its stack. Raises ConfigError if another process uses the directory, or if it
+    contains another run.
     """
     data, lock = load_data(config.dataset), Lock(launch.directory)
     model = make_model(config, data.shape, data.classes)
@@ -132,10 +141,10 @@ def create_or_reopen_run(config: RunConfig, launch: Launch, stack_size: int) -> 
 
 
 def last_row_step(start: Saved) -> int | None:
-    """Return the step of the last rows of a table that precede a saved state; None without one.
+    """Return the last step whose rows in the tables were written before a saved state; None for the initial state.
 
-    An evaluation sets the sum of losses to 0. Where it is not 0, any row of the saved step was written after the state,
-    and will be written again.
+    An evaluation sets the sums of losses to 0. If they are not 0, rows of the saved step itself were written after the
+    state, and will be written again.
     """
     return None if start.tensors is None else start.step - bool(start.tensors["record.losses"].any())
 
@@ -143,7 +152,7 @@ def last_row_step(start: Saved) -> int | None:
 def starting_point(config: RunConfig, directory: Path, data: Data, compiled: bool) -> Saved:
     """Return the state that a run starts or is resumed from.
 
-    Raises ConfigError where the directory holds another run, or this one with other facts.
+    Raises ConfigError if the directory contains another run, or this run with other facts (`check_facts`).
     """
     if not check_facts(config, directory, data, compiled):
         return Saved()
@@ -152,10 +161,10 @@ def starting_point(config: RunConfig, directory: Path, data: Data, compiled: boo
 
 
 def check_facts(config: RunConfig, directory: Path, data: Data, compiled: bool | None = None) -> bool:
-    """Whether the directory holds this run already.
+    """Return whether the directory contains this run already.
 
-    compiled: whether its step is to be compiled; None leaves this out. Raises ConfigError where the directory holds
-    another run, or where the run was made with other facts, with which its curve would change.
+    compiled: whether its step is to be compiled; None skips this fact. Raises ConfigError if the directory contains
+    another run, or if facts of the machine or the data set have changed, with which its metrics would change.
     """
     record = read_record(directory)
     if record is None:
@@ -172,9 +181,10 @@ def check_facts(config: RunConfig, directory: Path, data: Data, compiled: bool |
 
 
 def check_start(config: RunConfig, directory: Path, record: dict[str, Any], may_be_missing: bool = False) -> None:
-    """Raise ConfigError where the run whose weights are the initial ones (init_from) is not the recorded one.
+    """Raise ConfigError if the checkpoint that the run was started from (init_from) has changed since.
 
-    may_be_missing: accept that the other run is gone, as for a run that is complete.
+    record: the content of run.json. may_be_missing: accept that this checkpoint can't be read, for a run that is
+    complete.
     """
     if not (config.init_from and fits(record.get("start"), {"sha256": str})):
         return
@@ -189,7 +199,7 @@ def check_start(config: RunConfig, directory: Path, record: dict[str, Any], may_
 
 
 def reproducibility_facts(config: RunConfig, data: Data, compiled: bool | None) -> dict[str, Any]:
-    """Return the facts of a run's record that its curve depends on, besides its configuration.
+    """Return the facts in a run's record that its metrics depend on, besides its configuration.
 
     compiled: whether its step is compiled; None leaves this fact out.
     """
@@ -204,8 +214,9 @@ def reproducibility_facts(config: RunConfig, data: Data, compiled: bool | None) 
 
 
 def read_curve(member: Member) -> Member:
-    """Fill in a resumed member's steps, accuracies and seconds from its tables, up to the step it resumes from, and
-    return it. Raises OSError where rows are missing.
+    """Fill in a resumed member's steps, accuracies and seconds from its tables, and return it.
+
+    The seconds it resumes from are at least those in the tables. Raises OSError if rows are missing.
     """
     if member.start.step:
         curve = RunRecord(member.launch.directory, {}, {})
@@ -213,15 +224,15 @@ def read_curve(member: Member) -> Member:
         check_rows(member, list(curve.seconds))
         member.accuracy = [row["accuracy"] for row in curve.validation.values()]
         member.seconds = list(curve.seconds.values())
-        known = max(member.start.seconds, *member.seconds, 0.0)  # the final checkpoint knows no clock
+        known = max(member.start.seconds, *member.seconds, 0.0)  # the final checkpoint has no seconds
         member.start = replace(member.start, seconds=known)
     return member
 
 
 def check_rows(member: Member, timed: list[int]) -> None:
-    """Raise OSError unless both tables have a row for each evaluation before the step that the run is resumed from.
+    """Raise OSError unless both tables have a row for each evaluation before the step from which the run is resumed.
 
-    An older copy of a table in its place lacks some. timed: the steps of timing.csv.
+    This detects a table that was replaced by an older copy. timed: the steps in timing.csv.
     """
     config, step = member.config, member.start.step
     due = [number for number in range(step) if config.eval.due(number, config.steps)]
@@ -233,7 +244,7 @@ def check_rows(member: Member, timed: list[int]) -> None:
 def run_facts(
     config: RunConfig, model: nn.Module, data: Data, stack_size: int, compilation: Compilation
 ) -> dict[str, Any]:
-    """Return what a run's record holds besides its configuration and where it was launched."""
+    """Return the content of a run's record besides its configuration and the facts about its launch."""
     facts = reproducibility_facts(config, data, compilation.compiled)
     dataset = facts.pop("dataset")
     return facts | {

@@ -1,8 +1,8 @@
 """Optimizers as functions of one member: a stack maps them over its members, each with its own hyperparameters.
 
-They compute what torch.optim computes. `numbers` holds a member's scalars: lr, weight_decay, momentum, beta1, beta2,
-eps, and t, the count of this update from 1; tensors where the step is compiled, which fuses the arithmetic, and floats
-where it isn't, which saves passes over the parameters. Parameters and slots are updated in place.
+They compute what torch.optim computes, and update parameters and slots in place. `numbers` are a member's scalars: lr,
+weight_decay, momentum, beta1, beta2, eps, and t, the number of this update, counted from 1. They are tensors if the
+step is compiled, which fuses the arithmetic, and floats if it isn't, which saves passes over the parameters.
 """
 
 import math
@@ -14,16 +14,16 @@ from torch import Tensor
 from bnexp.runs.config import OptimConfig, require_choice
 
 Numbers = Mapping[str, Tensor | float]
-Slots = dict[str, Tensor]  # name → a tensor that the optimizer keeps for a parameter
+Slots = dict[str, Tensor]  # name → state tensor of the optimizer for one parameter
 
 
 def sgd(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) -> None:
-    """Stochastic gradient descent: θ ← θ - lr (g + λ θ)."""
+    """Stochastic gradient descent: θ ← θ - lr (g + λ θ), with λ = weight_decay."""
     descend(parameter, decayed(gradient, parameter, numbers), numbers["lr"])
 
 
 def momentum(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) -> None:
-    """Gradient descent with momentum: v ← μ v + g + λ θ; θ ← θ - lr v (Polyak 1964, as torch writes it)."""
+    """Gradient descent with momentum: v ← μ v + g + λ θ; θ ← θ - lr v (Polyak 1964, in torch's form)."""
     velocity = slots["velocity"]
     velocity.mul_(numbers["momentum"]).add_(decayed(gradient, parameter, numbers))
     descend(parameter, velocity, numbers["lr"])
@@ -35,13 +35,16 @@ def adam(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) ->
 
 
 def adamw(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) -> None:
-    """AdamW (Loshchilov & Hutter 2019, algorithm 2): θ shrinks by lr λ, apart from the gradient."""
+    """AdamW (Loshchilov & Hutter 2019, algorithm 2): θ ← (1 - lr λ) θ, then Adam's update without λ θ."""
     parameter.mul_(1 - numbers["lr"] * numbers["weight_decay"])
     adam_update(parameter, gradient, slots, numbers)
 
 
 def adam_update(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numbers) -> None:
-    """m ← β₁ m + (1 - β₁) g; v ← β₂ v + (1 - β₂) g²; θ ← θ - lr / (1 - β₁ᵗ) m / (√(v / (1 - β₂ᵗ)) + ε)."""
+    """Update Adam's averages m and v and the parameter θ, in place.
+
+    m ← β₁ m + (1 - β₁) g; v ← β₂ v + (1 - β₂) g²; θ ← θ - lr / (1 - β₁ᵗ) m / (√(v / (1 - β₂ᵗ)) + ε).
+    """
     first, second, beta1, beta2, t = (slots["first"], slots["second"], *(numbers[k] for k in ("beta1", "beta2", "t")))
     first.mul_(beta1).add_((1 - beta1) * gradient)
     second.mul_(beta2).add_((1 - beta2) * gradient.square())
@@ -50,13 +53,13 @@ def adam_update(parameter: Tensor, gradient: Tensor, slots: Slots, numbers: Numb
 
 
 def decayed(gradient: Tensor, parameter: Tensor, numbers: Numbers) -> Tensor:
-    """g + λ θ."""
+    """Return the gradient with weight decay, g + λ θ."""
     decay = numbers["weight_decay"]
     return gradient if isinstance(decay, float) and decay == 0 else gradient + decay * parameter
 
 
 def descend(parameter: Tensor, direction: Tensor, rate: Tensor | float) -> None:
-    """θ ← θ - rate · direction, in one pass where the rate is a float."""
+    """Subtract rate · direction from the parameter, in place; if the rate is a float, in one pass."""
     if isinstance(rate, float):
         parameter.add_(direction, alpha=-rate)
     else:
@@ -65,7 +68,9 @@ def descend(parameter: Tensor, direction: Tensor, rate: Tensor | float) -> None:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An update of one parameter, in place, and the names of the tensors of its shape that it keeps from 0."""
+    """An optimizer. update: updates one parameter, in place. slots: names of its state tensors, which have the
+    parameter's shape and start at 0.
+    """
 
     update: Callable[[Tensor, Tensor, Slots, Numbers], None]
     slots: tuple[str, ...] = ()
@@ -82,13 +87,16 @@ STACKABLE = (*NUMBERS, "schedule")  # keys of OptimConfig in which the members o
 
 
 def find_optimizer(config: OptimConfig) -> Optimizer:
-    """Find a configuration's optimizer. Raises ConfigError for an unknown name."""
+    """Return the optimizer that a configuration names. Raises ConfigError for an unknown name."""
     require_choice("optim", config.name, OPTIMIZERS)
     return OPTIMIZERS[config.name]
 
 
 def schedule_factor(schedule: str, step: int, steps: int) -> float:
-    """The factor of the learning rate for the update that follows `step` updates out of `steps`."""
+    """Return the factor by which the learning rate is multiplied after `step` updates, in a run of `steps` updates.
+
+    cosine: (1 + cos(π step / steps)) / 2. step: 1, then 0.1 from half of the updates, and 0.01 from three quarters.
+    """
     if schedule == "cosine":
         return (1 + math.cos(math.pi * step / steps)) / 2
     if schedule == "step":

@@ -1,4 +1,4 @@
-"""`init_from`: a run that starts from the parameters and running averages of a finished one."""
+"""`init_from`: a run that starts from the parameters and running averages of a finished run."""
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -13,15 +13,19 @@ from bnexp.runs.directory import CHECKPOINT
 from bnexp.runs.record import read_run
 from bnexp.runs.tensors import DamagedFileError, file_digest, load_tensors
 
-# Keys of the architecture that have to agree.
+# Keys of the architecture that must be equal in both runs.
 SHAPING = ("name", "hidden", "depth", "channels", "dense", "growth", "norm_position", "pre_activation")
-SCALARS = ("epsilon", "momentum")  # buffers of norms that hold hyperparameters, which are each run's own
-NAMES_SHOWN = 6  # in a line
+SCALARS = ("epsilon", "momentum")  # buffers of norms with hyperparameters: each run has its own
+NAMES_SHOWN = 6  # names of tensors in a message
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run's configuration, its checkpoint's parameters and buffers by name, and the checkpoint's SHA-256."""
+    """A finished run, from which another starts.
+
+    tensors: parameters and buffers of its checkpoint by name, without the norms' hyperparameters. sha256: of the
+    checkpoint.
+    """
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -30,7 +34,11 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Match:
-    """Names of tensors: taken from the finished run, left in it, and those of this network that keep their own."""
+    """How the tensors of a finished run and of a network match, by name.
+
+    loaded: copied from the finished run. skipped: in the finished run only, or of another shape. new: in the network
+    only, or of another shape; they have their own initial values.
+    """
 
     loaded: list[str]
     skipped: list[str]
@@ -41,13 +49,13 @@ class Match:
 
 
 def listed(names: list[str], kind: str) -> str:
-    """Count names, and list the first of them."""
+    """Return a text with the number of names and the first 6 of them."""
     more = ", …" if len(names) > NAMES_SHOWN else ""
     return f"{len(names)} {kind}" + (f" ({', '.join(names[:NAMES_SHOWN])}{more})" if names else "")
 
 
 def load_start(model: nn.Module, config: RunConfig) -> None:
-    """Copy the finished run's values into a network on the CPU. Raises ConfigError before any is copied."""
+    """Copy the finished run's matching tensors into a network on the CPU. Raises ConfigError before copying any."""
     match, targets = find_start(model, config), transferable(model)
     with torch.no_grad():
         for name in match.loaded:
@@ -55,9 +63,10 @@ def load_start(model: nn.Module, config: RunConfig) -> None:
 
 
 def find_start(model: nn.Module, config: RunConfig) -> Match:
-    """Find what a network takes from the finished run: every parameter and running average of equal name and shape.
+    """Find which tensors a network takes from the finished run: parameters and running averages of equal name and
+    shape.
 
-    The network may be on the meta device. Raises ConfigError where the two don't fit or share nothing.
+    The network may be on the meta device. Raises ConfigError if the architectures differ or no tensor matches.
     """
     source = source_of(config)
     for name in SHAPING:
@@ -73,31 +82,31 @@ def find_start(model: nn.Module, config: RunConfig) -> Match:
 
 
 def describe_start(model: nn.Module, config: RunConfig) -> dict[str, Any]:
-    """Describe the start for the run's record."""
+    """Return the description of `init_from` for the run's record: the `Match`, and the SHA-256 of the checkpoint."""
     return asdict(find_start(model, config)) | {"sha256": source_digest(config)}
 
 
 def source_digest(config: RunConfig) -> str:
-    """SHA-256 of the checkpoint that the run starts from. Raises ConfigError."""
+    """Return the SHA-256 of the checkpoint that the run starts from. Raises ConfigError."""
     return source_of(config).sha256
 
 
 def transferable(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and running averages; not the norms' hyperparameters (float64) and conditions (int64)."""
+    """Return parameters and running averages by name, without norms' hyperparameters (float64), conditions (int64)."""
     averages = {name: buffer for name, buffer in model.named_buffers() if buffer.dtype == torch.float32}
     return dict(model.named_parameters()) | averages
 
 
 def source_of(config: RunConfig) -> FinishedRun:
-    """Read the run that this one starts from. Raises ConfigError as `read_source` does."""
+    """Return the finished run that this one starts from. Raises ConfigError as `read_source` does."""
     return read_source(str(config.init_from), Path.cwd())
 
 
 @lru_cache(maxsize=4)
 def read_source(directory: str, working_directory: Path) -> FinishedRun:
-    """Read a finished run. A relative path depends on the working directory, so the cache has to know it.
+    """Read a finished run, and cache it. working_directory: not used, but a relative `directory` depends on it.
 
-    Raises ConfigError where it is no run's directory, or the checkpoint is missing or damaged.
+    Raises ConfigError if the directory is not that of a finished run, or if its checkpoint is missing or damaged.
     """
     key, folder = f"init_from={directory}", Path(directory)
     try:

@@ -1,4 +1,4 @@
-"""`eval.recalibrate`: population statistics taken anew over an epoch, instead of running averages."""
+"""`eval.recalibrate`: population statistics, computed anew over one epoch, replace the running averages."""
 
 from copy import deepcopy
 
@@ -13,11 +13,12 @@ from bnexp.training.evaluation import ShouldStop, Stopped, Tensors, make_answer,
 
 @torch.no_grad()
 def recalibrated(stack: Stack, row: int, should_stop: ShouldStop = never_stop) -> Tensors | None:
-    """Compute a member's buffers with each running mean and variance replaced by those of its training set.
+    """Return a member's buffers, with each running mean and variance replaced by that over its training set.
 
-    They are taken over the whole batches of an epoch with the parameters as they are now: the mean of the batches'
-    means, and the mean of their (biased) variances plus the variance of their means ("precise BN", Wu & Johnson 2021,
-    §3). None where no norm keeps running averages. `should_stop` is called before each batch. Raises Stopped.
+    Statistics are taken over the full batches of one epoch, with the present parameters: the mean of the batches'
+    means, and the mean of their biased variances plus the variance of their means ("precise BN", Wu & Johnson 2021,
+    §3). Returns None if no norm has running averages. `should_stop` is called before each batch. Raises Stopped if it
+    returns True.
     """
     config, train, member = stack.configs[row], stack.data.train, stack.members[row]
     norms = [name.removesuffix(".momentum") for name in member.buffers if name.endswith(".momentum")]
@@ -42,14 +43,14 @@ def recalibrated(stack: Stack, row: int, should_stop: ShouldStop = never_stop) -
 
 
 def over_batches(norm: str, statistics: list[Tensors]) -> Tensors:
-    """The running averages of a norm, (C,), from its means and variances in every batch."""
+    """Return the population mean and variance for a norm, (C,), by buffer name, from its statistics in every batch."""
     mean, variance = f"{norm}.running_mean", f"{norm}.running_var"
     means, variances = (torch.stack([buffers[name] for buffers in statistics]) for name in (mean, variance))
     return {mean: means.mean(0), variance: variances.mean(0) + means.var(0, correction=0)}
 
 
 def with_biased_variance(model: nn.Module) -> nn.Module:
-    """A copy whose running variances are biased: the variance within batches and that between them then add up."""
+    """Return a copy of a model whose running variances are biased: only these add up over batches."""
     copy = deepcopy(model)
     for module in copy.modules():
         if isinstance(module, BatchNorm):

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics.csv, timing.csv and TensorBoard's event file, each by a logger."""
+"""The loggers of a run, which write metrics.csv, timing.csv and TensorBoard's event file while it trains."""
 
 import errno
 import hashlib
@@ -18,11 +18,14 @@ from bnexp.training.evaluation import Evaluation
 
 SPEED = "speed"
 Values = Mapping[str, float]
-LoggerFactories = Sequence[Callable[[Path], "Logger"]]  # each gets the run's directory
+LoggerFactories = Sequence[Callable[[Path], "Logger"]]  # each is called with the run's directory
 
 
 def defer_disk_errors(arguments: threading.ExceptHookArgs) -> None:
-    """Print no traceback for an OSError in TensorBoard's thread: its next call raises it where it fails the run."""
+    """Print no traceback for an OSError in TensorBoard's thread: its next call raises the error, which fails the run.
+
+    It is installed as `threading.excepthook`. All other exceptions are printed as usual.
+    """
     if not isinstance(arguments.exc_value, OSError):
         threading.__excepthook__(arguments)
 
@@ -31,32 +34,35 @@ threading.excepthook = defer_disk_errors
 
 
 class Logger(Protocol):
-    """A place where a run's curve is written while it trains. An OSError of any method but `close` fails the run."""
+    """The interface of a logger of a run's metrics. An OSError of any method but `close` fails the run."""
 
     def log(self, step: int, kind: str, values: Values) -> None:
-        """Log what was measured after `step` updates. kind: a split, whose values are "loss", "accuracy" and
-        percentiles of activations, "hidden.0/p15"; or "speed": "seconds" trained until then and "steps_per_second".
+        """Log values that were measured after `step` updates.
+
+        kind: either a split, with the values "loss", "accuracy" and percentiles of activations such as "hidden.0/p15";
+        or "speed", with the values "seconds" (of training so far) and "steps_per_second".
         """
         ...
 
     def hyperparameters(self, config: dict[str, Any]) -> None:
-        """Log the run's configuration, key → value and nested by group."""
+        """Log the run's configuration: key → value, nested by group."""
         return
 
     def sync(self) -> None:
-        """Write everything to the disk. Raises OSError where logged values are missing from the files."""
+        """Write everything to the disk. Raises OSError if logged values are missing from the files."""
         return
 
     def close(self) -> None:
-        """Release files and threads; nothing is logged afterwards."""
+        """Release files and threads. Nothing is logged afterwards."""
         return
 
 
 class Recorder:
-    """Logs a run's curve to metrics.csv and timing.csv, and to other loggers, by default TensorBoard.
+    """The recorder of a run, which logs its metrics to metrics.csv and timing.csv, and to other loggers.
 
-    layers: columns of the activations' percentiles, "hidden.0/p15". until: of a resumed run, the last step whose rows
-    are kept; the other loggers begin anew, and these rows are logged to them again.
+    layers: columns of the activations' percentiles, such as "hidden.0/p15". until: None for a new run; for a resumed
+    run, the last step whose rows stay in the tables. The other loggers begin anew, and these rows are logged to them
+    again. others: make the other loggers; by default TensorBoard's.
     """
 
     def __init__(
@@ -73,13 +79,13 @@ class Recorder:
         self.log(step, "train", {"loss": rounded(loss)})
 
     def evaluation(self, step: int, split: str, result: Evaluation) -> None:
-        """Log an evaluation; percentiles of activations for the split "validation" alone."""
+        """Log an evaluation. Percentiles of activations are logged for the split "validation" only."""
         activations = result.activations if split == "validation" else {}
         values = {"loss": result.loss, "accuracy": result.accuracy, **activations}
         self.log(step, split, {name: rounded(value) for name, value in values.items()})
 
     def speed(self, step: int, seconds: float, steps_per_second: float) -> None:
-        """Log the total seconds of training up to a step, and the steps a second since the previous evaluation."""
+        """Log the seconds of training so far, and the steps per second since the previous evaluation."""
         self.log(step, SPEED, {"seconds": round(seconds, 6), "steps_per_second": round(steps_per_second, 1)})
 
     def log(self, step: int, kind: str, values: Values) -> None:
@@ -88,13 +94,14 @@ class Recorder:
             logger.log(step, kind, values)
 
     def hyperparameters(self, config: dict[str, Any]) -> None:
-        """Log the run's configuration."""
+        """Log the run's configuration to every logger."""
         for logger in self.loggers:
             logger.hyperparameters(config)
 
     def sync(self) -> None:
-        """Write all rows to the disk, before a checkpoint or a summary that relies on them. Raises OSError where one of
-        the run's files, or its directory, was removed or changed meanwhile.
+        """Write all rows to the disk, before a checkpoint or a summary that relies on them.
+
+        Raises OSError if a file of the run, run.json included, or its directory was removed or changed meanwhile.
         """
         for logger in self.loggers:
             logger.sync()
@@ -102,14 +109,14 @@ class Recorder:
             raise changed(self.path)
 
     def close(self) -> None:
-        """Close every logger. Errors are ignored: `sync` has raised them before."""
+        """Close every logger. An OSError is ignored, since `sync` has raised it before."""
         for logger in self.loggers:
             with suppress(OSError):
                 logger.close()
 
 
 class CsvLogger(Logger):
-    """Appends rows to metrics.csv and timing.csv. The former holds no clock, so equal runs have equal bytes."""
+    """The logger of metrics.csv and timing.csv. metrics.csv has no times, so equal runs write equal bytes."""
 
     def __init__(self, directory: Path, layers: list[str], until: int | None) -> None:
         self.columns = ["loss", "accuracy", *layers]
@@ -117,7 +124,7 @@ class CsvLogger(Logger):
         self.timing = Table(directory / TIMING, ["step", "seconds", "steps_per_second"], until)
 
     def log(self, step: int, kind: str, values: Values) -> None:
-        """Append a row; the cell of a value that wasn't measured is empty."""
+        """Append a row to one of the tables. The cell of a value that wasn't measured is empty."""
         if kind == SPEED:
             self.timing.append([str(step), f"{values['seconds']:.6f}", f"{values['steps_per_second']:.1f}"])
         else:
@@ -125,7 +132,7 @@ class CsvLogger(Logger):
             self.metrics.append([str(step), kind, *cells])
 
     def replay(self, logger: Logger) -> None:
-        """Log the kept rows of a resumed run to another logger."""
+        """Log the rows that a resumed run has already to another logger."""
         for step, split, *cells in self.metrics.kept:
             values = {column: float(cell) for column, cell in zip(self.columns, cells, strict=True) if cell}
             logger.log(int(step), split, values)
@@ -133,7 +140,7 @@ class CsvLogger(Logger):
             logger.log(int(step), SPEED, {"seconds": float(seconds), "steps_per_second": float(rate)})
 
     def sync(self) -> None:
-        """Write both tables to the disk. Raises OSError where one was removed or changed."""
+        """Write both tables to the disk. Raises OSError if one was removed or changed."""
         self.metrics.sync()
         self.timing.sync()
 
@@ -145,7 +152,10 @@ class CsvLogger(Logger):
 
 
 class Table:
-    """A CSV file that grows by rows. `kept`: the rows up to the step `until`, where an earlier table is continued."""
+    """A CSV file to which rows are appended.
+
+    until: None for a new file; else the existing file is continued after this step, and `kept` has its earlier rows.
+    """
 
     def __init__(self, path: Path, header: list[str], until: int | None) -> None:
         new, self.path = until is None, path
@@ -156,7 +166,7 @@ class Table:
             self.append(header)
 
     def append(self, row: list[str]) -> None:
-        """Write a row, in which no cell holds a comma or a quote."""
+        """Append a row. None of its cells may contain a comma or a quote."""
         line = ",".join(row) + "\n"
         self.digest.update(line.encode())
         with naming(self.path):
@@ -164,10 +174,10 @@ class Table:
             self.file.flush()
 
     def sync(self) -> None:
-        """Write the rows to the disk. Raises OSError where the file at the path doesn't hold exactly these rows.
+        """Write the rows to the disk. Raises OSError if the file at the path doesn't contain exactly these rows.
 
-        That is so where it was removed, replaced or changed, or its directory was renamed. Inode numbers don't show
-        it: a truncated file keeps its number, and some network file systems assign new ones.
+        Then it was removed, replaced or changed, or its directory was renamed. Inode numbers don't show this: a
+        truncated file has the same number, and some network file systems assign new ones.
         """
         with naming(self.path):
             flush(self.file.fileno(), self.path.parent)
@@ -176,9 +186,9 @@ class Table:
 
 
 class TensorBoardLogger(Logger):
-    """Writes an event file, and replaces an existing one.
+    """The logger of TensorBoard's event file, which deletes an existing one.
 
-    TensorBoard's writer reopens the file for every record. A file that was removed would begin again without its
+    TensorBoard's writer reopens the file for every record. If the file was removed, it would begin again without the
     earlier records, so `sync` checks its beginning.
     """
 
@@ -190,8 +200,9 @@ class TensorBoardLogger(Logger):
         self.start = self.path.read_bytes()
 
     def log(self, step: int, kind: str, values: Values) -> None:
-        """Add a scalar for each value except `seconds` and the speed at step 0. Tags: loss/validation,
-        activations/hidden.0/p15, speed/steps_per_second.
+        """Add a scalar for each value, except `seconds`, and the speed at step 0.
+
+        Tags: "loss/validation", "activations/hidden.0/p15", "speed/steps_per_second".
         """
         if kind == SPEED:
             scalars = {f"speed/{name}": value for name, value in values.items() if step and name != "seconds"}
@@ -202,9 +213,9 @@ class TensorBoardLogger(Logger):
                 self.board.add_scalar(tag, value, step)
 
     def hyperparameters(self, config: dict[str, Any]) -> None:
-        """Add the configuration for TensorBoard's HParams tab.
+        """Add the configuration for TensorBoard's HParams tab, without values that are None.
 
-        Only the records of the session are written. `add_hparams` would also write those of an experiment, with which
+        Only the records of a session are written. `add_hparams` would also write those of an experiment, with which
         each run hides the others.
         """
         flat = {key: value for key, value in flatten(config).items() if value is not None}
@@ -215,7 +226,7 @@ class TensorBoardLogger(Logger):
         self.board.file_writer.add_summary(end)
 
     def sync(self) -> None:
-        """Write the events out. Raises OSError where the file was removed or replaced."""
+        """Flush the events to the file. Raises OSError if the file was removed or replaced."""
         with naming(self.directory):
             self.board.flush()
         with self.path.open("rb") as file:
@@ -228,15 +239,15 @@ class TensorBoardLogger(Logger):
 
 
 def changed(path: Path) -> OSError:
-    """Make the error for a file that differs from what the run has written."""
+    """Make the error for a file whose content is not what the run has written."""
     return OSError(errno.EIO, "was changed or replaced while the run was writing it", str(path))
 
 
 def truncate_rows(path: Path, header: list[str], until: int) -> list[list[str]]:
-    """Remove rows from a table, and return the others without the header.
+    """Remove rows from a resumed run's table, and return the remaining ones without the header.
 
-    Removed are the rows after the step `until`, those of tests, and a row that a killed process had half written.
-    Raises OSError for a table that is missing, damaged or a link.
+    The first row that is later than the step `until`, belongs to a test or is incomplete is removed, with all rows
+    after it. Raises OSError for a table that is missing, damaged or a link.
     """
     rows, content = list[list[str]](), b""
     try:
@@ -255,13 +266,13 @@ def truncate_rows(path: Path, header: list[str], until: int) -> list[list[str]]:
     if path.is_symlink():
         raise OSError(errno.ELOOP, "is a link, which a run's table never is", str(path))
     if path.stat().st_size != len(content):
-        with replaced(path) as new:  # some file systems, as of cloud storage, can't truncate a file
+        with replaced(path) as new:  # some file systems, like those of cloud storage, can't truncate
             new.write_bytes(content)
     return rows[1:]
 
 
 def check_row(row: list[str], header: list[str], first: bool) -> None:
-    """Raise ValueError where the first row isn't the header, or a later one has other cells than numbers."""
+    """Raise ValueError if the first row isn't the header, or if a cell of a later one should be a number and isn't."""
     if first and row != header:
         raise ValueError
     for name, cell in zip(header, row, strict=True):
@@ -275,7 +286,7 @@ def damaged(path: Path) -> OSError:
 
 
 def format_number(value: float) -> str:
-    """Format a value for metrics.csv: nine digits distinguish all numbers of single precision."""
+    """Format a value for metrics.csv with nine digits, which distinguish all numbers of single precision."""
     return f"{value:.9g}"
 
 
@@ -285,7 +296,7 @@ def rounded(value: float) -> float:
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a configuration: {"norm": {"name": "batch", "eps": 1}} → {"norm": "batch", "norm.eps": 1}."""
+    """Flatten a nested configuration: {"norm": {"name": "batch", "eps": 1}} → {"norm": "batch", "norm.eps": 1}."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         path = prefix if key == "name" else f"{prefix}.{key}" if prefix else key
@@ -294,10 +305,10 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write_bands(directory: Path, arms: dict[str, dict[int, tuple[float, float, float]]]) -> None:
-    """Write for TensorBoard an event file an arm, with the mean and the band of its curves, and a layout that overlays
-    the arms.
+    """Write an event file for each arm, with the mean and interval of its validation accuracy, and a TensorBoard layout
+    that overlays the arms.
 
-    `arms`: name → step → mean, lower and upper end of validation accuracy.
+    arms: name → step → (mean, lower end, upper end) of validation accuracy.
     """
     tags = ["comparison/mean", "comparison/lower", "comparison/upper"]
     layout = {

@@ -16,11 +16,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Turns the first SIGINT, SIGTERM or SIGHUP (a closed terminal) into a request that the loop answers between steps.
+    """A context in which the first SIGINT, SIGTERM or SIGHUP (a closed terminal) only sets `signum`, for the loop to
+    read.
 
-    A second signal ends the process at once, except a worker, which ignores further SIGTERMs: a signal to the whole
-    process group reaches it twice, directly and from its parent, and the parent kills it where it takes too long.
-    A signal that the process ignores stays ignored.
+    A second signal ends the process as usual. A worker, however, ignores further SIGTERMs: a signal to the whole
+    process group reaches it twice, directly and from its parent, and the parent kills it if it takes too long. A signal
+    that the process ignores stays ignored. Outside the main thread, the context does nothing.
     """
 
     signum: int | None = None
@@ -33,18 +34,18 @@ class StopRequest:
         return self
 
     def record(self, signum: int, frame: FrameType | None) -> None:
-        """Record the signal, and restore the handlers for the next one."""
+        """Record the signal and restore the earlier handlers, so that they get the next signal."""
         self.signum = signum
         self.restore()
         if multiprocessing.parent_process() is not None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def requested(self) -> bool:
-        """Whether a signal has arrived."""
+        """Return whether a signal has arrived."""
         return self.signum is not None
 
     def restore(self) -> None:
-        """Restore the signal handlers as they were before."""
+        """Restore the signal handlers from before the context."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 

@@ -6,7 +6,7 @@ import torch
 
 
 class Stopwatch:
-    """Measures the seconds of training, `total`. It is stopped while the networks are evaluated or compiled."""
+    """A stopwatch for training; `total` is in seconds. It is stopped while networks are evaluated or compiled."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.total, self.since = device, 0.0, 0.0
@@ -16,11 +16,11 @@ class Stopwatch:
         self.since = self.now()
 
     def stop(self, shared_by: int) -> None:
-        """Stop the clock; of the time since its start, each of `shared_by` members gets an equal share."""
+        """Stop the clock, and add the time since its start, divided by `shared_by` (members), to `total`."""
         self.total += (self.now() - self.since) / shared_by
 
     def now(self) -> float:
-        """Return seconds of a monotonic clock, once the device has computed all that was queued there."""
+        """Wait until the device has computed everything that is queued; return the seconds of a monotonic clock."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -29,13 +29,13 @@ class Stopwatch:
 
 
 class Timer:
-    """A timer that is due once in each interval of so many seconds."""
+    """A timer that is due every `interval` seconds."""
 
     def __init__(self, interval: float) -> None:
         self.interval, self.last = interval, time.monotonic()
 
     def due(self) -> bool:
-        """Whether `interval` seconds have passed since it was last due, or since the start."""
+        """Return whether `interval` seconds have passed since it was created or last due; if so, start it again."""
         now = time.monotonic()
         if now - self.last < self.interval:
             return False

@@ -1,5 +1,6 @@
-"""All of torch's private and experimental interfaces that bnexp uses: a new torch may change these without notice, and
-then the test of that name fails. Torch's compiler is imported when it is needed: that takes a second.
+"""All private and experimental interfaces of torch that bnexp uses. A new version of torch may change them without
+notice: then the test with that name fails. torch's compiler is imported only when it is needed, since that takes a
+second.
 """
 # ruff: noqa: PLC0415 - the import of torch's compiler
 
@@ -19,14 +20,19 @@ Tree = TypeVar("Tree")
 
 
 def map_tensors(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
-    """Apply a function to each tensor of nested dictionaries and tuples, with those at the same place of the others."""
+    """Apply a function to each tensor in nested dictionaries and tuples, and return the results in the same structure.
+
+    others: trees of the same structure, whose tensors are passed to the function as further arguments.
+    """
     mapped: Tree = tree_map(function, tree, *others)
     return mapped
 
 
 def keep_in_place(tree: Any) -> None:
-    """Promise the compiler that these tensors keep their place in memory. A CUDA graph then changes them there; it
-    copies any other input. For tensors at another place a graph is recorded, and nothing compiled anew: no guard.
+    """Promise the compiler that these tensors stay at their address in memory.
+
+    A CUDA graph then changes them there, whereas it copies any other input. For tensors at other addresses a CUDA graph
+    is recorded again, but nothing is compiled again (`guard=False`).
     """
     import torch._dynamo
 
@@ -34,20 +40,21 @@ def keep_in_place(tree: Any) -> None:
 
 
 def set_up_compiler(directory: Path, variable: str, command: str, processes: int | None) -> None:
-    """Make torch's compiler call a C++ compiler by this command, keep its files in a directory, which the environment
-    variable names too, and share nothing with other machines. `processes`: how many compile at once, None for torch's
-    choice.
+    """Make torch's compiler use a C++ compiler and a directory for its files, and share nothing with other machines.
+
+    variable: name of an environment variable that also names the directory. command: starts the C++ compiler.
+    processes: how many compile at once; None leaves this to torch.
     """
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
     from torch._inductor import codecache
     from torch._inductor.runtime import cache_dir_utils
 
-    # Not every file goes where the variable says: torch's default has to be the same place.
+    # torch writes some files to its default directory, whatever the variable says: make both the same.
     cache_dir_utils.default_cache_dir = lambda: os.environ[variable]
     codecache._HEADER_DIR = str(directory / "precompiled_headers")
     codecache._HEADER_LOCK_DIR = str(directory / "precompiled_headers" / "locks")
-    # Where a step isn't compiled ahead of time: one entry a graph, and the defaults of 8 and 256 count all.
+    # A step that isn't compiled ahead of time is one entry for each graph; the default limits are 8 and 256 in all.
     dynamo.recompile_limit = dynamo.accumulated_recompile_limit = 1024
     dynamo.automatic_dynamic_remote_pgo = False
     inductor.fx_graph_remote_cache = inductor.autotune_remote_cache = inductor.bundled_autotune_remote_cache = False
@@ -58,7 +65,10 @@ def set_up_compiler(directory: Path, variable: str, command: str, processes: int
 
 @contextmanager
 def compiler_directory(directory: str, variable: str) -> Iterator[None]:
-    """Torch's compiler uses an empty directory while the block runs, and no precompiled headers."""
+    """Within a `with` block, make torch's compiler use another, empty directory, and no precompiled headers.
+
+    variable: name of the environment variable that names the directory.
+    """
     import torch._inductor.config
     from torch._inductor.utils import clear_caches
 
@@ -74,28 +84,32 @@ def compiler_directory(directory: str, variable: str) -> Iterator[None]:
 
 
 def compile_ahead(compiled: Any, arguments: tuple[Any, ...]) -> Any:
-    """What `torch.compile` returned, compiled for arguments like these: later calls are not checked against them.
-    Raises AttributeError or RuntimeError where torch, before 2.15, can't, or can't for this graph.
+    """Compile the result of `torch.compile` ahead of time for arguments like these; later calls don't check theirs.
+
+    Raises AttributeError or RuntimeError if this version of torch can't do that, or can't for this graph.
     """
     return without_guards(compiled.aot_compile((arguments, {})))
 
 
 def load_compiled(content: bytes, captured: dict[str, Any]) -> Any:
-    """Unpickle what `save_compiled` has written. `captured`: variable of the function's closure → value."""
+    """Unpickle a function that `save_compiled` has written. captured: variables of its closure, by name."""
     return without_guards(torch.compiler.load_compiled_function(io.BytesIO(content), external_data=captured))
 
 
 def without_guards(compiled: Any) -> Any:
-    """A function whose arguments torch doesn't check: that takes 170 µs a call, a third of a step."""
+    """Turn off torch's check of a compiled function's arguments, and return the function.
+
+    The check takes 170 µs per call, a third of a step.
+    """
     compiled.disable_guard_check()
     return compiled
 
 
 def can_be_saved(compiled: Any) -> bool:
-    """Whether it was compiled ahead of time."""
+    """Return whether a compiled function can be saved: whether it was compiled ahead of time."""
     return hasattr(compiled, "save_compiled_function")
 
 
 def save_compiled(compiled: Any, path: Path, captured: dict[str, Any]) -> None:
-    """Pickle what `compile_ahead` returned, without the captured values."""
+    """Save the result of `compile_ahead` to a file, as a pickle without the captured values."""
     compiled.save_compiled_function(path, external_data=captured)
