@@ -1,4 +1,5 @@
-"""Run directories → arms, statistics, figures, tables and pages; throughput; the loss landscape.
+"""Comparison of runs: run directories → arms → statistics, figures, tables and pages; also the benchmark of training
+speed, and the loss landscape.
 
 Read `arms.py` first.
 """

@@ -1,6 +1,6 @@
-"""Run directories → what is compared: the runs of each arm, and their statistics, times and curves.
+"""Sort runs into arms, and compare these: their accuracies, times to an accuracy, and curves.
 
-The numbers themselves are computed by `statistics`, which takes plain arrays; `report` shows them.
+`statistics` computes the numbers from plain arrays; `report` shows them.
 """
 
 from collections.abc import Iterable
@@ -27,23 +27,24 @@ from bnexp.runs.console import printable
 from bnexp.runs.record import RunRecord, fits
 from bnexp.training.recorder import flatten
 
-TARGETS = (0.90, 0.95)  # validation accuracies whose times are compared
+TARGETS = (0.90, 0.95)  # validation accuracies; the times to reach them are compared
 UNITS = ("steps", "seconds")
-NOT_ARMS = {"seed", "dataset.root", "checkpoint.every_seconds"}  # keys that do not tell arms apart
+NOT_ARMS = {"seed", "dataset.root", "checkpoint.every_seconds"}  # keys that may differ within an arm
 Settings = dict[str, Any]  # dotted key → value
 Runs = list[RunRecord]
 Arms = dict[str, Runs]  # arm → its runs, the control first
-Panels = dict[str, Arms]  # what the arms of a panel share besides, as "act=relu" → its arms
+Panels = dict[str, Arms]  # a panel's values of the other swept keys, as "act=relu" → its arms
 
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One row of the table: an arm of a panel.
+    """One row of the table: an arm of a panel, `n` of whose `planned` runs are complete, `diverged` of these diverged.
 
-    Accuracies are fractions; `difference` is this arm minus the control, seed by seed; `p_holm` is p after Holm's
-    correction over all arms of the report. `n` of `planned` runs finished, and estimates are None where none did;
-    `planned_pairs` is the number of seeds that both this arm and the control were planned with. `recalibrated` is the
-    test accuracy with batch statistics of a whole epoch in place of running averages.
+    Accuracies are fractions; `difference` is this arm's test accuracy minus the control's, seed by seed, and
+    `planned_pairs` is the number of seeds planned for both. `p` is the sign-flip p-value of the difference, `p_holm` is
+    p after Holm's correction over all arms of the report. `steps_per_second` is a median over runs, `speed_ratio` its
+    ratio to the control's. `recalibrated` is the test accuracy with batch statistics of a whole epoch in place of
+    running averages. Estimates are None where no run is complete.
     """
 
     panel: str
@@ -66,7 +67,7 @@ class ArmResult:
     recalibrated: Estimate | None
 
     def time(self, target: float, unit: str) -> TimeResult:
-        """Return the time to one of TARGETS in one of UNITS."""
+        """Return the entry of `times` with this target (one of TARGETS) and unit (one of UNITS)."""
         return next(time for time in self.times if (time.target, time.unit) == (target, unit))
 
 
@@ -74,13 +75,13 @@ class ArmResult:
 
 
 def settings(config: dict[str, Any]) -> Settings:
-    """Return what a run's configuration says that may tell arms apart, with printable keys and values."""
+    """Flatten a configuration to dotted key → value, without NOT_ARMS and with control characters escaped."""
     flat = {key: value for key, value in flatten(config).items() if key not in NOT_ARMS}
     return {printable(key): printable(value) if isinstance(value, str) else value for key, value in flat.items()}
 
 
 def settings_of(runs: Runs) -> list[Settings]:
-    """Return the settings of each run, without init_from where every seed starts from a run of its own."""
+    """Return each run's settings, without init_from where seeds and values of init_from match one to one."""
     configs = [settings(run.config) for run in runs]
     if goes_with_seed(runs, "init_from"):
         return [{key: value for key, value in config.items() if key != "init_from"} for config in configs]
@@ -88,25 +89,25 @@ def settings_of(runs: Runs) -> list[Settings]:
 
 
 def goes_with_seed(runs: Runs, key: str) -> bool:
-    """Return whether each seed has one value of `key`, and each value one seed."""
+    """Return whether the runs' seeds and their values of `key` match one to one."""
     pairs = {(run.seed, str(run.config.get(key))) for run in runs}
     seeds, values = zip(*pairs, strict=True)
     return len(pairs) == len(set(seeds)) == len(set(values))
 
 
 def swept_keys(configs: list[Settings]) -> list[str]:
-    """Return the keys whose values differ, without those that come with a choice, as norm.eps with norm=batch."""
+    """Return the keys whose values differ, but for those that follow a choice, as norm.eps follows norm=batch."""
     differing = [key for key in dict.fromkeys(k for c in configs for k in c) if len(distinct(configs, key)) > 1]
     return [key for key in differing if not follows_choice(key, differing, configs)]
 
 
 def distinct(configs: Iterable[Settings], key: str) -> list[str]:
-    """Return the values of a key, each once, as text in the order in which they come."""
+    """Return the distinct values of `key` as text, in order of first appearance; a missing one is "None"."""
     return list(dict.fromkeys(str(config.get(key)) for config in configs))
 
 
 def follows_choice(key: str, differing: list[str], configs: list[Settings]) -> bool:
-    """Return whether a key of a group has one value for each choice of that group."""
+    """Return whether a key, as norm.eps, has one value for each choice of its group, as norm, which differs too."""
     group = key.split(".", maxsplit=1)[0]
     if "." not in key or group not in differing:
         return False
@@ -115,12 +116,12 @@ def follows_choice(key: str, differing: list[str], configs: list[Settings]) -> b
 
 
 def check_by(by: str | None, configs: list[dict[str, Any]]) -> None:
-    """Raise ConfigError where `by` is not one of the keys that differ between the configurations."""
+    """Raise ConfigError unless `by` is None or a key that differs between these (nested) configurations."""
     pick_by(by, swept_keys([settings(config) for config in configs]))
 
 
 def pick_by(by: str | None, swept: list[str]) -> str | None:
-    """Return the key that makes the arms: `by`, else norm, else the first that differs. Raises ConfigError."""
+    """Return the key that makes the arms: `by`, else norm, else the first swept, else None. Raises ConfigError."""
     if by is None:
         return "norm" if "norm" in swept else swept[0] if swept else None
     if by not in swept:
@@ -130,7 +131,7 @@ def pick_by(by: str | None, swept: list[str]) -> str | None:
 
 
 def arrange(runs: Runs, by: str | None) -> Panels:
-    """Sort runs into panels of arms, in the order of the sweep; the values of `by` make the arms."""
+    """Sort runs into panels of arms: `by`, or its default, makes the arms, other swept keys the panels."""
     configs = settings_of(runs)
     swept = swept_keys(configs)
     by = pick_by(by, swept)
@@ -143,7 +144,7 @@ def arrange(runs: Runs, by: str | None) -> Panels:
 
 
 def only(panels: Panels, kept: Runs) -> Panels:
-    """Return the same panels and arms with those of their runs that are in `kept`."""
+    """Return the same panels and arms, but of the runs only those in `kept`; an arm may become empty."""
     digests = {run.digest for run in kept}
     return {
         panel: {arm: [run for run in runs if run.digest in digests] for arm, runs in arms.items()}
@@ -155,9 +156,9 @@ def only(panels: Panels, kept: Runs) -> Panels:
 
 
 def compare_panels(planned: Panels, finished: Panels, control: str) -> list[ArmResult]:
-    """Return a result of every arm that was planned, computed from those of its runs that finished.
+    """Compare every arm with the arm named `control` of its panel, and correct the p-values over all arms (Holm).
 
-    `control` names the arm that the others are compared with, within each panel.
+    `planned` holds all runs; `finished` has the same panels and arms, with only the runs that can be compared.
     """
     results = [
         compare_runs((panel, arm), planned[panel], arms, control) for panel, arms in finished.items() for arm in arms
@@ -167,9 +168,9 @@ def compare_panels(planned: Panels, finished: Panels, control: str) -> list[ArmR
 
 
 def compare_runs(place: tuple[str, str], planned: Arms, arms: Arms, control_arm: str) -> ArmResult:
-    """Compare one arm, given by its panel's name and its own, with the control.
+    """Compare one arm with the control, `control_arm`; p_holm stays None. `place` is (panel, arm).
 
-    `planned` and `arms` are the arms of its panel, with all of their runs and with those that finished.
+    `planned` and `arms` are the arms of its panel, with all of their runs and with only those that can be compared.
     """
     panel, arm = place
     is_control, random = arm == control_arm, np.random.default_rng(0)
@@ -192,7 +193,7 @@ def compare_runs(place: tuple[str, str], planned: Arms, arms: Arms, control_arm:
         difference=numbers.difference,
         pairing=numbers.pairing,
         p=numbers.p,
-        p_holm=None,  # known once all arms are
+        p_holm=None,  # needs the p-values of all arms
         times=times,
         steps_per_second=speed,
         speed_ratio=speed / control_speed if speed is not None and control_speed is not None else None,
@@ -202,13 +203,13 @@ def compare_runs(place: tuple[str, str], planned: Arms, arms: Arms, control_arm:
 
 
 def data_notes(runs: Runs) -> list[str]:
-    """Return a note where runs saw different images, as where a folder changed between two sweeps."""
+    """Return a note where the runs' data sets have different checksums, as after a change of a folder; else []."""
     checksums = {run.record["dataset"]["sha256"] for run in runs if fits(run.record, {"dataset": {"sha256": str}})}
     return [f"compared with runs of other data ({len(checksums)} checksums)"] if len(checksums) > 1 else []
 
 
 def seeds_of(runs: Runs) -> set[int]:
-    """Return the seeds of runs."""
+    """Return the seeds of the runs."""
     return {run.seed for run in runs}
 
 
@@ -218,15 +219,12 @@ def accuracy(run: RunRecord) -> float:
 
 
 def accuracies(runs: Runs) -> dict[int, float]:
-    """Return the test accuracies of an arm's runs by their seeds."""
+    """Return seed → test accuracy of these runs."""
     return {run.seed: accuracy(run) for run in runs}
 
 
 def recalibrated_accuracies(runs: Runs) -> list[float]:
-    """Return the test accuracies that `eval.recalibrate` measured; of a run that diverged, the plain one.
-
-    Empty where no run has one.
-    """
+    """Return the test accuracies by `eval.recalibrate`, the plain one for a diverged run; [] where no run has one."""
     if not any("test_recalibrated" in run.summary for run in runs):
         return []
     return [run.summary.get("test_recalibrated", run.summary["test"])["accuracy"] for run in runs]
@@ -241,10 +239,9 @@ def median_speed(runs: Runs) -> float | None:
 
 
 def compare_run_times(goal: tuple[float, str], runs: Runs, control: Runs, panel: Runs, random: Random) -> TimeResult:
-    """Compare how soon an arm's runs reach an accuracy with the control's runs.
+    """Compare how soon an arm's runs and the control's reach an accuracy; `goal` is (target accuracy, unit).
 
-    `goal` is the target accuracy and the unit of the times. `panel` holds all finished runs that share the horizon,
-    `runs` and `control` among them.
+    `panel` holds all complete runs of the panel, which fix the horizon. For the control itself, `runs` is `control`.
     """
     target, unit = goal
     times, others = ({run.seed: crossing(run, target, unit) for run in group} for group in (runs, control))
@@ -254,34 +251,30 @@ def compare_run_times(goal: tuple[float, str], runs: Runs, control: Runs, panel:
 
 
 def crossing(run: RunRecord, target: float, unit: str = "steps") -> float | None:
-    """Return the steps (or seconds of training) to the first evaluation with at least this validation accuracy.
-
-    None where it is never reached.
-    """
+    """Return the steps (or seconds) of training to the first validation accuracy of at least `target`, or None."""
     step = first_crossing({step: row["accuracy"] for step, row in run.validation.items()}, target)
     return None if step is None else run.seconds[int(step)] if unit == "seconds" else float(step)
 
 
 def horizon(runs: Runs, unit: str) -> float:
-    """Return the time up to which every run that finished was watched; one that diverged counts only if all did."""
+    """Return the earliest end of the runs, until which all were observed; diverged runs count only if all diverged."""
     return min(end_of(run, unit) for run in [run for run in runs if run.summary["status"] == "finished"] or runs)
 
 
 def watched_until(run: RunRecord, panel: Runs, unit: str) -> float:
-    """Return a run's own end; of one that diverged, which will never get there, the longest end of its panel."""
+    """Return a run's end; for a run that diverged, which counts as "never", the latest end in its panel."""
     return max(end_of(other, unit) for other in (panel if run.summary["status"] == "diverged" else [run]))
 
 
 def end_of(run: RunRecord, unit: str) -> float:
-    """Return when a run's training ended, in steps or seconds."""
+    """Return the seconds of training until a run's last evaluation, or the number of steps in its configuration."""
     return float(max(run.seconds.values()) if unit == "seconds" else run.config["steps"])
 
 
 def make_curve(name: str, runs: Runs) -> Curve:
-    """Return an arm's validation accuracy over all steps at which any of its runs was evaluated.
+    """Return an arm's validation accuracy at all steps at which any of its runs was evaluated; without runs, no points.
 
-    A run that diverged keeps its last accuracy from there on, and has no part in the mean of the seconds from there on.
-    An arm without runs has a curve without points.
+    After its last evaluation a diverged run keeps its accuracy, and is left out of the mean of the seconds.
     """
     if not runs:
         return Curve(name, *[np.array([])] * 5)

@@ -1,4 +1,4 @@
-"""Figures with matplotlib: arrays in, files out."""
+"""Draw figures with matplotlib: arrays in, files out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,15 +25,18 @@ COLOURS = ("#d55e00", "#0b3c5d", "#56b4e9", "#7b2d66", "#9c7a00", "#4f9d69", "#0
 DASHES = ("-", "-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (2, 2)))
 
 WARNING = "#b3001b"
-FEW = 12  # points that each get a tick of their own
-CHARACTERS = 10  # of a title, an inch
+FEW = 12  # up to so many different x get a tick each
+CHARACTERS = 10  # of a title in an inch of a figure's width
 
 Plot = Callable[[Axes], None]  # draws one axis
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line with a band: the mean over seeds, and the lowest and highest seed; all arrays are (points,)."""
+    """A line with a band; all arrays are (points,).
+
+    `mean` is a mean over seeds; the band from `low` to `high` usually spans the lowest to the highest seed.
+    """
 
     name: str
     x: NDArray[np.float64]
@@ -44,7 +47,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Curve(Line):
-    """An arm's validation accuracy at each evaluation: x in steps; seconds of training until then, mean over seeds."""
+    """An arm's validation accuracy at each evaluation, with `x` in steps.
+
+    `seconds` (points,) is the time of training until each evaluation, a mean over seeds.
+    """
 
     seconds: NDArray[np.float64]
 
@@ -55,7 +61,7 @@ class Curve(Line):
 def plot_figure(title: str, rows: dict[str, list[Plot]], files: list[Path], warning: str = "") -> None:
     """Draw a figure with one row of plots for each panel, and save it to every file.
 
-    `rows`: panel → its plots. A `warning` is added to the title, which is red then.
+    `rows`: name of a panel → its plots. A `warning` is added below the title, and turns the title red.
     """
     columns = max(map(len, rows.values()))
     figure = Figure(figsize=(5.5 * columns, 0.9 + 3.6 * len(rows)), layout="constrained")
@@ -71,7 +77,7 @@ def plot_figure(title: str, rows: dict[str, list[Plot]], files: list[Path], warn
 
 
 def plot_svg(plot: Plot) -> str:
-    """Return a plot as an <svg> element, small enough for a phone's screen."""
+    """Return a plot, drawn at 5.2 by 3.5 inches to suit a phone's screen, as the text of an <svg> element."""
     figure, buffer = Figure(figsize=(5.2, 3.5)), StringIO()
     plot(figure.subplots(gridspec_kw={"left": 0.13, "right": 0.96, "bottom": 0.14, "top": 0.97}))
     figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -80,7 +86,7 @@ def plot_svg(plot: Plot) -> str:
 
 
 def accuracy_plot(curves: list[Curve], against: str) -> Plot:
-    """Return the plot of validation accuracy against "steps" or "seconds": one line with its band for each arm."""
+    """Return a plot of validation accuracy against "steps" or "seconds": a line with its band for each arm."""
 
     def plot(axis: Axes) -> None:
         draw_lines(axis, [replace(curve, x=curve.seconds) if against == "seconds" else curve for curve in curves])
@@ -98,9 +104,9 @@ StepFunction = tuple[list[float], list[float]]  # times and values, both (points
 
 
 def arrivals_plot(arms: dict[str, StepFunction], label: str, end: float) -> Plot:
-    """Return the plot of the share of each arm's runs that have reached a target by each step.
+    """Return a plot of the share of each arm's runs that have reached a target by each step.
 
-    `end` is the end of the longest run. A curve ends with its arm's last run, or goes on to `end` where all are there.
+    `label` names the y axis, and `end` is the last step of the longest run. A line that reaches 1 is extended to `end`.
     """
 
     def plot(axis: Axes) -> None:
@@ -118,9 +124,9 @@ def arrivals_plot(arms: dict[str, StepFunction], label: str, end: float) -> Plot
 
 
 def speed_plot(speeds: dict[str, list[float]]) -> Plot:
-    """Return the plot of each arm's median speed and its range over the runs, arm → updates a second of each run.
+    """Return a plot with a bar for each arm: its median updates a second, and the range over its runs.
 
-    An arm without runs has its name alone.
+    `speeds`: name of an arm → updates a second of each run. For an arm without runs only its name is drawn.
     """
 
     def plot(axis: Axes) -> None:
@@ -141,7 +147,7 @@ def speed_plot(speeds: dict[str, list[float]]) -> Plot:
 
 
 def style_of(number: int) -> dict[str, Any]:
-    """Return colour, dashes and width of the line with this number; no two numbers have the same style."""
+    """Return colour, dashes and width of the line with this number; the first 22 styles are different."""
     return {
         "color": COLOURS[number % len(COLOURS)],
         "linestyle": DASHES[(number + 2 * (number // len(COLOURS))) % len(DASHES)],
@@ -150,12 +156,12 @@ def style_of(number: int) -> dict[str, Any]:
 
 
 def plain(text: str) -> str:
-    """Return text in which matplotlib sees no formula: a dollar stays a dollar."""
+    """Escape dollar signs, so that matplotlib does not read text as a formula."""
     return text.replace("$", r"\$")
 
 
 def draw_lines(axis: Axes, lines: Sequence[Line]) -> None:
-    """Draw lines with their bands."""
+    """Draw lines with their bands on an axis."""
     for number, line in enumerate(lines):
         style = style_of(number)
         axis.plot(line.x, line.mean, label=plain(line.name), **style)
@@ -167,7 +173,10 @@ def draw_lines(axis: Axes, lines: Sequence[Line]) -> None:
 
 @dataclass(frozen=True)
 class Scales:
-    """Labels of the axes, which of them are logarithmic ("", "x", "y" or "xy"), and whether y is a share, 0 to 1."""
+    """The axes of a plot: the labels `x` and `y`, and how each is scaled.
+
+    `log` names the logarithmic ones ("", "x", "y" or "xy"); with `share`, y runs from 0 to 1.
+    """
 
     x: str
     y: str
@@ -176,9 +185,9 @@ class Scales:
 
 
 def line_figure(title: str, panels: dict[str, list[Line]], scales: Scales, files: list[Path]) -> None:
-    """Draw panels of lines, two to a row, and save the figure to every file.
+    """Draw panels of lines, two to a row and with one y scale, and save the figure to every file.
 
-    `panels`: title → lines. A panel has a legend where its lines' names are not those of the panel before.
+    `panels`: title → lines. A panel whose lines have the names of those in the panel before gets no legend.
     """
     columns = min(len(panels), 2)
     rows, width = -(-len(panels) // columns), 11 if columns == 2 else 7
@@ -202,7 +211,7 @@ def line_figure(title: str, panels: dict[str, list[Line]], scales: Scales, files
 
 
 def lines_plot(lines: list[Line], scales: Scales) -> Plot:
-    """Return the plot of lines with their bands, axes and legend."""
+    """Return a plot of lines with their bands, labels of both axes and a legend."""
 
     def plot(axis: Axes) -> None:
         draw_scaled(axis, lines, scales)
@@ -214,7 +223,7 @@ def lines_plot(lines: list[Line], scales: Scales) -> Plot:
 
 
 def draw_scaled(axis: Axes, lines: list[Line], scales: Scales) -> None:
-    """Draw lines with their bands, and set the scales; few different x have a tick each."""
+    """Draw lines with their bands, and scale the axes; up to FEW different x get a tick each."""
     draw_lines(axis, lines)
     if "x" in scales.log:
         axis.set_xscale("log")
@@ -233,7 +242,7 @@ def draw_scaled(axis: Axes, lines: list[Line], scales: Scales) -> None:
 
 @dataclass(frozen=True)
 class Bar:
-    """A value with its interval; the note is written next to it."""
+    """A bar of length `value`, with an interval from `low` to `high` and a note written next to it."""
 
     name: str
     value: float
@@ -244,19 +253,19 @@ class Bar:
 
 @dataclass(frozen=True)
 class BarGroup:
-    """Bars below one title; a group without bars is a title that says why there are none."""
+    """Bars below one title; where there are none, the title stands alone, as for a mode that was not measured."""
 
     title: str
     bars: list[Bar]
 
 
-BAR, TITLE, FRAME = 0.26, 0.34, 0.8  # inches: height of a bar's lane and of a group's title; what surrounds an axis
+BAR, TITLE, FRAME = 0.26, 0.34, 0.8  # heights in inches: of a bar's lane, of a group's title, of an axis's margins
 
 
 def rate_figure(title: str, caption: str, panels: dict[str, dict[str, list[BarGroup]]], files: list[Path]) -> None:
     """Draw groups of horizontal bars, and save the figure to every file.
 
-    `panels`: title of a row → quantity, which is a column → its groups.
+    `panels`: title of a row → quantity, which labels a column → its groups. `caption` is written below the rows.
     """
     heights = [max(map(height_of, columns.values())) for columns in panels.values()]
     figure = Figure(figsize=(12, 0.85 + sum(heights) + FRAME * len(panels)), layout="constrained")
@@ -273,12 +282,15 @@ def rate_figure(title: str, caption: str, panels: dict[str, dict[str, list[BarGr
 
 
 def height_of(groups: list[BarGroup]) -> float:
-    """Return the height of groups of bars in inches."""
+    """Return the height in inches of groups of bars with their titles."""
     return sum(TITLE + BAR * len(group.bars) for group in groups)
 
 
 def draw_bars(axis: Axes, groups: list[BarGroup], height: float) -> None:
-    """Draw groups of bars from the top down, y in inches; to the right of the longest bar is room for its note."""
+    """Draw groups of bars from the top down on an axis of this height in inches.
+
+    The x axis is longer than the longest bar, to leave room for its note.
+    """
     bars = [bar for group in groups for bar in group.bars]
     y, places = 0.0, []
     for group in groups:
@@ -299,22 +311,26 @@ def draw_bars(axis: Axes, groups: list[BarGroup], height: float) -> None:
 
 
 def draw_bar(axis: Axes, bar: Bar, y: float, colour: str) -> None:
-    """Draw a bar, its interval and its note at height y."""
+    """Draw a bar, its interval and its note at `y`, in inches from the top of the axis."""
     axis.barh(y, bar.value, 0.76 * BAR, color=colour)
-    for line, width in (("white", 3.2), ("black", 1.6)):  # seen on every colour
+    for line, width in (("white", 3.2), ("black", 1.6)):  # black edged with white is visible on every colour
         axis.plot([bar.low, bar.high], [y, y], color=line, linewidth=width)
     label(axis, bar.note, max(bar.value, bar.high), y, va="center", fontsize=8.5)
 
 
 def label(axis: Axes, text: str, x: float, y: float, **style: Any) -> None:
-    """Write text a little to the right of a point."""
+    """Write text 5 points to the right of the point (x, y); `style` is matplotlib's for text."""
     axis.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", **style)
 
 
 def save(figure: Figure, files: list[Path]) -> None:
-    """Write a figure to files, whose endings say in which formats."""
+    """Write a figure to each file, in the format that its ending names; SVG without a date, so equal figures are equal
+    bytes.
+
+    The layout is computed for the first file and then fixed.
+    """
     for file in files:
         metadata = {"Date": None} if file.suffix == ".svg" else None
         with replaced(file) as temporary:
             figure.savefig(temporary, format=file.suffix[1:], dpi=150, metadata=metadata)
-        figure.set_layout_engine("none")  # laid out once for all files, which takes as long as drawing
+        figure.set_layout_engine("none")  # for the other files: computing it takes as long as drawing

@@ -1,4 +1,4 @@
-"""The loss around a run's checkpoints, and how far a layer's gradient moves with the steps of the layers before it.
+"""Measure the loss around a run's checkpoints, and how a layer's gradient changes with steps of the layers before it.
 
 Santurkar et al. 2018, "How does batch normalization help optimization?": §3.1 and figure 4 (loss range, gradient
 distance, effective smoothness along the gradient), definition 2.1 (internal covariate shift).
@@ -22,19 +22,20 @@ from bnexp.training.device import pick_device, prepare_torch
 from bnexp.training.engine import Stack, make_loss
 from bnexp.training.evaluation import Tensors
 
-FACTORS = tuple(np.linspace(0.5, 4.0, 8).tolist())  # of the learning rate: how far along the gradient
+FACTORS = tuple(np.linspace(0.5, 4.0, 8).tolist())  # multiples of the learning rate: steps along the gradient
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The loss along the gradient, from the parameters θ after `step` updates, on the batch that comes next.
+    """The loss along the gradient at a checkpoint, on the batch that comes next.
 
-    With g = ∇L(θ) and θ_t = θ - t · lr · g for t from ½ to 4, where lr is the rate of the next update, or of the first
-    one where a schedule has come down to 0:
+    With θ the parameters after `step` updates, g = ∇L(θ), and θ_t = θ - t · lr · g for each t of FACTORS, from ½ to 4;
+    lr is the learning rate of the next update or, where a schedule has come down to 0, that of the configuration:
 
-    - loss: L(θ); losses: L(θ_t); distances: ‖∇L(θ_t) - g‖;
-    - smoothness: the largest ‖∇L(θ_t) - g‖ / ‖θ_t - θ‖;
-    - shift: layer → ‖G - G'‖, G the gradient of its weights, G' the same after the layers before it took their step;
+    - loss: L(θ); losses: L(θ_t) for each t; distances: ‖∇L(θ_t) - g‖ for each t;
+    - smoothness: the largest ‖∇L(θ_t) - g‖ / ‖θ_t - θ‖, or 0 where g is 0;
+    - shift: layer → ‖G - G'‖, where G is the gradient of the layer's weights at θ, and G' the same gradient after all
+      parameters before them took the step -lr · g;
     - cosine: layer → cos(G, G').
     """
 
@@ -48,7 +49,7 @@ class Probe:
 
 
 def probe_run(run: RunRecord) -> list[Probe]:
-    """Return a probe at each checkpoint that the run kept (`eval.keep=true`), or at its last one.
+    """Return a probe for each checkpoint that the run kept (`eval.keep=true`), or only for its final one.
 
     Raises ConfigError where a checkpoint is missing or damaged.
     """
@@ -60,7 +61,7 @@ def probe_run(run: RunRecord) -> list[Probe]:
 
 
 class Landscape:
-    """The loss of one network as a function of its parameters."""
+    """The loss of one network as a function of its parameters; `stack` holds this network as its only member."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack, [self.config] = stack, stack.configs
@@ -68,13 +69,13 @@ class Landscape:
         self.order = Order(self.config.seed, len(stack.data.train), self.config.batch_size)
 
     def probe(self, path: Path) -> Probe:
-        """Return the probe at a checkpoint. Raises ConfigError."""
+        """Load a checkpoint into the network, and return its probe. Raises ConfigError where it can't be read."""
         step = self.restore(path)
         self.stack.prepare(step)
         member, train = self.stack.members[0], self.stack.data.train
         batch = train[self.order.batch(step).to(train.labels.device)]
         self.batch = (batch.pixels, batch.labels, batch.condition)
-        theta, rate = member.parameters, float(member.numbers["lr"]) or self.config.optim.lr  # a cosine ends at 0
+        theta, rate = member.parameters, float(member.numbers["lr"]) or self.config.optim.lr  # cosine ends at 0
         loss, gradient = self.gradient(theta)
         along = [self.gradient(moved(theta, gradient, factor * rate)) for factor in FACTORS]
         distances = [distance(other, gradient) for _, other in along]
@@ -84,7 +85,10 @@ class Landscape:
         return Probe(step, loss, [loss for loss, _ in along], distances, max(ratios), shift, cosine)
 
     def restore(self, path: Path) -> int:
-        """Put a checkpoint's values into the network, and return how many updates it had made. Raises ConfigError."""
+        """Load a checkpoint into the network, and return the number of updates before it.
+
+        Raises ConfigError where it is missing or damaged.
+        """
         try:
             tensors = load_checkpoint(path)
         except (OSError, DamagedFileError) as error:
@@ -93,7 +97,7 @@ class Landscape:
         return int(tensors["record.step"])
 
     def gradient(self, theta: Tensors) -> tuple[float, Tensors]:
-        """Return loss and gradient at `theta` in training mode; the running averages stay as they are."""
+        """Return loss and gradient at `theta` on the probe's batch, in training mode; running averages don't change."""
         leaves = {name: part.detach().requires_grad_() for name, part in theta.items()}
         buffers = {name: tensor.clone() for name, tensor in self.stack.members[0].buffers.items()}
         loss, _ = self.loss_of(leaves, buffers, self.batch)
@@ -103,7 +107,10 @@ class Landscape:
     def covariate_shift(
         self, theta: Tensors, gradient: Tensors, rate: float
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Return every layer's shift and cosine, after the layers before it took a step of gradient descent."""
+        """Return the shift and the cosine of `Probe`, each layer → value, for linear and convolutional layers.
+
+        `gradient` is that at `theta`, and `rate` the learning rate of the step that the parameters before a layer take.
+        """
         stepped, names = moved(theta, gradient, rate), in_order(list(theta))
         layers = [n for n, module in self.stack.model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         shift, cosine = dict[str, float](), dict[str, float]()
@@ -119,9 +126,9 @@ class Landscape:
 
 
 def in_order(names: list[str]) -> list[str]:
-    """Return the parameters' names in the order in which the network applies them.
+    """Sort the parameters' names into the order in which the network applies them.
 
-    That is their own order, but for the factor of a residual branch: it is a block's first parameter and comes last.
+    That is the given order, except that the factor of a residual branch, its block's first parameter, comes last in it.
     """
 
     def place(name: str) -> tuple[int, bool]:
@@ -133,11 +140,11 @@ def in_order(names: list[str]) -> list[str]:
 
 
 def moved(theta: Tensors, gradient: Tensors, length: float) -> Tensors:
-    """Return theta - length · gradient."""
+    """Return theta - length · gradient, for each parameter."""
     return {name: part.detach() - length * gradient[name] for name, part in theta.items()}
 
 
 def distance(one: Tensors, two: Tensors) -> float:
-    """Return the Euclidean distance between two sets of parameters, each taken as one vector."""
+    """Return the Euclidean distance between two sets of parameters or gradients, each taken as one vector."""
     parts: list[Tensor] = [(one[name] - two[name]).square().sum() for name in one]
     return float(torch.stack(parts).sum().sqrt())

@@ -1,4 +1,4 @@
-"""`bnexp probe`: the loss around the checkpoints of runs, as a table, a figure and probe.csv."""
+"""`bnexp probe`: show the loss around the checkpoints of runs as a table, a figure and probe.csv."""
 
 import csv
 from collections.abc import Callable
@@ -22,9 +22,9 @@ from bnexp.runs.record import RunRecord
 
 ProbesByRun = dict[Path, list[Probe]]  # directory of a run → a probe at each of its checkpoints
 Measure = Callable[[Probe], float]
-Parts = tuple[tuple[Measure, Callable[[list[float]], Any]], ...]  # measure, and what is taken of it over runs
+Parts = tuple[tuple[Measure, Callable[[list[float]], Any]], ...]  # a measure, and its summary over runs, as the mean
 
-MEASURES: dict[str, Measure] = {  # columns of the table, and all but the first of the figure
+MEASURES: dict[str, Measure] = {  # the last columns of the table, and plots of the figure
     "gradient distance": lambda probe: max(probe.distances),
     "effective smoothness": lambda probe: probe.smoothness,
     "internal covariate shift": lambda probe: float(np.mean(list(probe.shift.values()) or np.nan)),
@@ -33,17 +33,18 @@ HEADER = ["arm", "runs", "loss range", *MEASURES]
 
 
 def loss_range(probe: Probe) -> float:
-    """Return the range of the loss along the gradient."""
+    """Return the highest minus the lowest loss along the gradient."""
     return max(probe.losses) - min(probe.losses)
 
 
 def report_probes(directories: list[Path], by: str | None, out: Path | None) -> None:
     """Probe the runs below `directories`: print a table, and write probe.csv, .png and .svg.
 
-    `by` makes the arms and `out` is the folder, as of a report. Raises ConfigError where there is nothing to probe.
+    `by` is the key that makes the arms, and `out` the folder of the files; None means the same as for `report`. Raises
+    ConfigError where no run can be probed.
     """
     planned = read_planned(directories)
-    key, output = choose_output(planned, by, out)  # before what takes long
+    key, output = choose_output(planned, by, out)  # raises before the long computation
     probes = probe_runs(planned.finished)
     panels = arrange(planned.runs, key)
     probed = only(panels, [run for run in planned.finished if run.directory in probes])
@@ -70,7 +71,7 @@ def report_probes(directories: list[Path], by: str | None, out: Path | None) -> 
 
 
 def probe_runs(runs: list[RunRecord]) -> ProbesByRun:
-    """Return the probes of the runs whose checkpoints can be read, and name the others.
+    """Return the probes of the runs whose checkpoints can be read; print an error for each other run.
 
     Raises ConfigError where none can be read.
     """
@@ -90,7 +91,7 @@ def probe_runs(runs: list[RunRecord]) -> ProbesByRun:
 
 
 def write_csv(path: Path, probes: ProbesByRun) -> None:
-    """Write probe.csv: one row for each checkpoint."""
+    """Write probe.csv to `path`: one row for each checkpoint, with NaN for layers that its network lacks."""
     layers = list(dict.fromkeys(layer for run in probes.values() for probe in run for layer in probe.shift))
     header = ["run", "step", "loss", "lowest", "highest", "distance", "smoothness"]
     with replaced(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
@@ -104,15 +105,18 @@ def write_csv(path: Path, probes: ProbesByRun) -> None:
 
 
 def sizes_of(arms: Arms, planned: Arms) -> dict[str, str]:
-    """Return how many runs of each arm were probed, and of how many where `planned` is given."""
+    """Return arm → how many runs were probed, as text: "3", or "3 of 10" where the `planned` arms are given."""
     return {arm: f"{len(runs)} of {len(planned[arm])}" if planned else str(len(runs)) for arm, runs in arms.items()}
 
 
-# ---- the figure: a row for each panel; the range of the loss, then one column for each measure
+# ---- the figure: a row for each panel, with a plot of the loss and one of each measure
 
 
 def plots(arms: Arms, sizes: dict[str, str], probes: ProbesByRun, complete: bool) -> list[Plot]:
-    """Return a panel's plots; where runs are missing, an arm's name has its size."""
+    """Return a panel's plots against the iteration: of the loss along the gradient, and of each of MEASURES.
+
+    Unless the probes are `complete`, an arm is labelled with its size.
+    """
     labelled = {arm if complete else f"{arm} ({sizes[arm]})": runs for arm, runs in arms.items()}
     along: Parts = ((lambda p: p.loss, np.mean), (lambda p: min(p.losses), np.mean), (lambda p: max(p.losses), np.mean))
     quantities: dict[str, Parts] = {"loss; band: along the gradient": along}
@@ -126,9 +130,9 @@ def plots(arms: Arms, sizes: dict[str, str], probes: ProbesByRun, complete: bool
 
 
 def make_line(name: str, runs: list[RunRecord], probes: ProbesByRun, parts: Parts) -> Line:
-    """Return the line of an arm: at each step, what each of `parts` makes of a measure of its runs.
+    """Return the line of an arm, at the steps at which all of its runs were probed.
 
-    The parts are those of the line itself and of the lower and upper edge of its band.
+    `parts` computes the line itself, and the lower and the upper edge of its band, from the probes of the runs.
     """
     steps, at_steps = by_step(runs, probes)
     return Line(
@@ -139,7 +143,7 @@ def make_line(name: str, runs: list[RunRecord], probes: ProbesByRun, parts: Part
 
 
 def by_step(runs: list[RunRecord], probes: ProbesByRun) -> tuple[NDArray[np.float64], list[list[Probe]]]:
-    """Return the steps at which all of these runs have a checkpoint, and the runs' probes at each of them."""
+    """Return the steps at which all of these runs were probed, (steps,), and for each step the runs' probes."""
     known = [{probe.step: probe for probe in probes[run.directory]} for run in runs]
     steps = sorted(set.intersection(*map(set, known))) if known else []
     return np.array(steps, dtype=np.float64), [[run[step] for run in known] for step in steps]
@@ -149,13 +153,16 @@ def by_step(runs: list[RunRecord], probes: ProbesByRun) -> tuple[NDArray[np.floa
 
 
 def rows(arms: Arms, sizes: dict[str, str], probes: ProbesByRun) -> list[list[str]]:
-    """Return the rows of the table: an arm's size, and its measures."""
+    """Return the rows of the table, under HEADER: an arm's name, size and measures."""
     measures = (loss_range, *MEASURES.values())
     return [[arm, sizes[arm], *(cell(measure, runs, probes) for measure in measures)] for arm, runs in arms.items()]
 
 
 def cell(measure: Measure, runs: list[RunRecord], probes: ProbesByRun) -> str:
-    """Return the mean over runs, with its interval, of a run's mean over its checkpoints."""
+    """Return, as text, the mean of a measure over runs with its 95% interval, or a dash without runs.
+
+    A run's value is the mean over its checkpoints.
+    """
     if not runs:
         return DASH
     means = [float(np.mean([measure(probe) for probe in probes[run.directory]])) for run in runs]

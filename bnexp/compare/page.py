@@ -1,4 +1,4 @@
-"""The report as one HTML page: figures inline, no script, nothing fetched; every value from a run is escaped."""
+"""Make the HTML page of a report: figures inline, no script, nothing fetched; all text is escaped."""
 
 from dataclasses import dataclass
 from html import escape
@@ -34,7 +34,7 @@ th { font-weight: 600; }
 
 @dataclass(frozen=True)
 class Section:
-    """A panel: its name, its tables and its plots."""
+    """A panel: its name, tables and plots. The first table is shown above the plots, the others below."""
 
     name: str
     tables: list[Table]
@@ -43,7 +43,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Notice:
-    """What a report says where runs are missing: how many, which ones, and the commands that finish them."""
+    """The notice of missing runs.
+
+    `heading` says how many are missing, `lines` which ones and why, and `commands` finish them in a shell.
+    """
 
     heading: str
     lines: list[str]
@@ -51,7 +54,11 @@ class Notice:
 
 
 def page(title: str, sections: list[Section], notes: list[str], made: str, notice: Notice | None = None) -> str:
-    """Return the page. `notes`: its footnotes; `made`: with which versions and where its runs were made."""
+    """Return the HTML page of a report.
+
+    `notes` are its footnotes; `made` says with which versions and on which machine the runs were made; `notice`, above
+    the panels, says which runs are missing.
+    """
     body = "".join(section_html(section, number) for number, section in enumerate(sections))
     above = notice_html(notice) if notice else ""
     below = list_html(notes, ' class="notes"')
@@ -64,13 +71,13 @@ def page(title: str, sections: list[Section], notes: list[str], made: str, notic
 
 
 def list_html(lines: list[str], attributes: str = "") -> str:
-    """Return a list of lines."""
+    """Return lines as an HTML list; `attributes` are inserted into its <ul> tag as they are."""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f"<ul{attributes}>{items}</ul>"
 
 
 def notice_html(notice: Notice) -> str:
-    """Return the box that says which runs are missing."""
+    """Return the notice of missing runs as an HTML box."""
     commands = "".join(f"<pre>{escape(command)}</pre>" for command in notice.commands)
     way = f"<p>To go on:</p>{commands}" if commands else ""
     heading = f"<p><strong>{escape(notice.heading)}</strong></p>"
@@ -78,7 +85,7 @@ def notice_html(notice: Notice) -> str:
 
 
 def section_html(section: Section, number: int) -> str:
-    """Return a panel's heading, first table, figures and other tables; `number` is its place on the page."""
+    """Return a panel as HTML; `number`, its position on the page, makes the ids in its figures unique."""
     heading = f"<h2>{escape(section.name)}</h2>\n" if section.name else ""
     figures = "".join(own_names(plot_svg(plot), f"p{number}-{place}-") for place, plot in enumerate(section.plots))
     tables = [table_html(*table) for table in section.tables]
@@ -86,14 +93,14 @@ def section_html(section: Section, number: int) -> str:
 
 
 def own_names(svg: str, prefix: str) -> str:
-    """Return an <svg> whose ids have a prefix, since all inline figures share the page's ids."""
+    """Return an <svg> with a prefix before its ids and references, so that figures on a page share no id."""
     for reference in ('id="', 'href="#', "url(#"):
         svg = svg.replace(reference, f"{reference}{prefix}")
     return svg
 
 
 def table_html(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table."""
+    """Return a table as HTML."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>\n'

@@ -1,4 +1,4 @@
-"""The planned runs of a comparison, and which of them are missing: an incomplete comparison must not look complete.
+"""Find the planned runs of a comparison and which are missing: an incomplete comparison must not look complete.
 
 A sweep's record names all of its runs, also those that never started. Outside of a sweep, the existing runs are those
 that were planned.
@@ -19,14 +19,15 @@ from bnexp.runs.sweep_record import SweepRecord, read_sweep, run_name, sweep_fil
 
 NOT_STARTED, DAMAGED = "not started", "damaged"
 UNREADABLE = "its record cannot be read"
-LONGEST_REASON = 200  # characters of a run's error in a report
+LONGEST_REASON = 200  # characters of a run's error that a report shows
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A planned run that can't be compared; `why` is its error, or what is damaged.
+    """A planned run that can't be compared.
 
-    `panel`, `arm` and `seed` are None where its record can't be read, `directory` where it never started.
+    `status` is that of its summary, or "not started" or "damaged"; `why` is its error, or what is damaged, where that
+    is recorded. `panel`, `arm` and `seed` are None where its record can't be read, `directory` where it never started.
     """
 
     panel: str | None
@@ -40,10 +41,11 @@ class Missing:
 
 @dataclass(frozen=True)
 class Planned:
-    """The runs below some directories, without duplicates and in the order of their sweeps.
+    """The planned runs below the directories `roots`, without duplicates and in the order of their sweeps.
 
-    runs: all that were planned. finished: those that can be compared. unreadable: directories of runs whose record
-    can't be read, and which no sweep names. unknown: records of sweeps that can't be read.
+    `runs`: all whose configuration can be read. `finished`: those of them that can be compared. `sweeps`: records of
+    sweeps. `unreadable`: directories of runs whose record can't be read and which no sweep names. `unknown`: paths of
+    records of sweeps that can't be read.
     """
 
     runs: list[RunRecord]
@@ -55,24 +57,27 @@ class Planned:
 
     @property
     def size(self) -> int:
-        """The number of planned runs, unreadable ones included, without those of sweeps whose record can't be read."""
+        """The number of planned runs, unreadable ones included.
+
+        Runs that never started, of a sweep whose record can't be read, are not counted.
+        """
         return len(self.runs) + len(self.unreadable)
 
     @property
     def complete(self) -> bool:
-        """Whether no planned run is missing."""
+        """Whether every planned run can be compared, and the record of every sweep can be read."""
         return len(self.finished) == self.size and not self.unknown
 
     @property
     def tally(self) -> str:
-        """The number of finished runs as text: 1 of 8 planned runs finished. Empty where none is missing."""
+        """The number of finished runs as text: "1 of 8 planned runs finished". Empty where none is missing."""
         if self.complete:
             return ""
         text = f"{len(self.finished)} of {count(self.size, 'planned run')} finished"
         return text + (f" and {SWEEP} cannot be read" if self.unknown else "")
 
     def missing_runs(self, panels: Panels) -> list[Missing]:
-        """Return the planned runs that are missing, with their panels and arms."""
+        """Return a description of each planned run that can't be compared; `panels` holds all of `runs`."""
         done = {run.digest for run in self.finished}
         missing = [
             missing_run(run, panel, arm)
@@ -84,7 +89,10 @@ class Planned:
         return missing + [Missing(None, None, None, DAMAGED, UNREADABLE, str(path), []) for path in self.unreadable]
 
     def commands(self) -> list[str]:
-        """Return shell commands that finish the missing runs: one for each sweep, and one for all other runs."""
+        """Return shell commands that finish the missing runs: one for each sweep, and one for all other runs.
+
+        A sweep's damaged run is removed first. There is no command for a damaged run outside of a sweep.
+        """
         done = {run.digest for run in self.finished}
         commands, single_runs = list[str](), list[str]()
         for run in self.runs:
@@ -100,7 +108,10 @@ class Planned:
         return [*dict.fromkeys(commands), *others]
 
     def resumable(self, directory: Path) -> Path:
-        """Return the directory to resume a run by: its own, or its parent where that holds only runs."""
+        """Return the directory to pass to `bnexp resume` for a run: the run's own, or its parent.
+
+        The parent where it lies within the roots, is no sweep's, and has all runs below it directly in it.
+        """
         parent = directory.parent
         inside = any(parent.is_relative_to(root) for root in self.roots)
         below = [run.directory for run in self.runs if run.directory.is_relative_to(parent)]
@@ -109,7 +120,7 @@ class Planned:
 
 
 def missing_run(run: RunRecord, panel: str, arm: str) -> Missing:
-    """Describe a run that can't be compared."""
+    """Return the description of a run that can't be compared, with control characters escaped."""
     status, why = outcome(run)
     directory = None if status == NOT_STARTED else printable(str(run.directory))
     return Missing(
@@ -118,7 +129,7 @@ def missing_run(run: RunRecord, panel: str, arm: str) -> Missing:
 
 
 def outcome(run: RunRecord) -> tuple[str, str | None]:
-    """Return the status of a run that can't be compared, and the reason."""
+    """Return the status of a run that can't be compared, and the reason, None where none is recorded."""
     if run.complete:
         return DAMAGED, f"{run.flaw()}; it starts anew once its folder is removed"
     why = run.summary.get("error")
@@ -126,7 +137,7 @@ def outcome(run: RunRecord) -> tuple[str, str | None]:
 
 
 def shortened(text: str) -> str:
-    """Return a text in one line of at most LONGEST_REASON characters."""
+    """Return a text in one line; what is beyond LONGEST_REASON characters is replaced by an ellipsis."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
 
@@ -135,9 +146,9 @@ def shortened(text: str) -> str:
 
 
 def read_planned(roots: list[Path]) -> Planned:
-    """Read the planned runs below some directories, and print which of them are left out.
+    """Read the planned runs below the directories `roots`, and print which of them are left out.
 
-    Raises ConfigError where no run finished.
+    Raises ConfigError where no run can be compared.
     """
     runs = find_runs(roots)
     finished = without_duplicates(without_flaws(runs))
@@ -147,7 +158,7 @@ def read_planned(roots: list[Path]) -> Planned:
     unreadable = [path for root in roots for path in run_directories(root) if path.resolve() not in readable]
     not_started = not_started_runs(sweeps, {run.digest for run in runs}, {path.resolve() for path in unreadable})
     known = {run.directory.resolve() for run in not_started}
-    by_digest = {run.digest: run for run in [*reversed([*runs, *not_started]), *finished]}  # finished ones win
+    by_digest = {run.digest: run for run in [*reversed([*runs, *not_started]), *finished]}  # finished: last, to win
     planned = Planned(
         runs=sorted(by_digest.values(), key=sweep_order(roots)),
         finished=sorted(finished, key=sweep_order(roots)),
@@ -162,7 +173,7 @@ def read_planned(roots: list[Path]) -> Planned:
 
 
 def nothing_finished(planned: Planned, roots: list[Path]) -> str:
-    """Return the error where no run finished, with a command to resume by."""
+    """Return the error message that no run finished, with a command to resume by if there is one."""
     text = f"{', '.join(map(str, roots))}: no run has finished"
     commands = planned.commands()
     more = f" and {len(commands) - 1} more" if len(commands) > 1 else ""
@@ -170,7 +181,7 @@ def nothing_finished(planned: Planned, roots: list[Path]) -> str:
 
 
 def without_flaws(runs: list[RunRecord]) -> list[RunRecord]:
-    """Return the runs that can be compared, and print the others."""
+    """Return the runs that can be compared; print an error for each other run."""
     flaws = [run.flaw() for run in runs]
     for run, flaw in zip(runs, flaws, strict=True):
         if flaw is not None:
@@ -179,7 +190,7 @@ def without_flaws(runs: list[RunRecord]) -> list[RunRecord]:
 
 
 def without_duplicates(runs: list[RunRecord]) -> list[RunRecord]:
-    """Return the runs without duplicates, and print these."""
+    """Return the first run of each configuration; print an error for each other run."""
     unique: dict[str, RunRecord] = {}
     for run in runs:
         earlier = unique.setdefault(run.digest, run)
@@ -189,7 +200,11 @@ def without_duplicates(runs: list[RunRecord]) -> list[RunRecord]:
 
 
 def not_started_runs(sweeps: list[SweepRecord], started: set[str], unreadable: set[Path]) -> list[RunRecord]:
-    """Return the planned runs of sweeps that have no readable record, each once."""
+    """Return a record, each once, of the runs that sweeps name and that have no readable record of their own.
+
+    `started`: digests of the runs with a record; `unreadable`: directories with one that can't be read, which makes the
+    status "damaged" in place of "not started".
+    """
     missing: dict[str, RunRecord] = {}
     for sweep in sweeps:
         for number, (digest, entry) in enumerate(sweep.jobs.items()):
@@ -204,7 +219,7 @@ def not_started_runs(sweeps: list[SweepRecord], started: set[str], unreadable: s
 
 
 def sweep_order(roots: list[Path]) -> Callable[[RunRecord], tuple[int, int, str]]:
-    """Return the key that sorts runs as `find_runs` does: by root, position in the sweep, and time."""
+    """Return the sort key that orders runs as `find_runs` does: by root, position in the sweep, and time."""
     order = cache(order_of_sweep)
 
     def key(run: RunRecord) -> tuple[int, int, str]:
@@ -218,7 +233,7 @@ def sweep_order(roots: list[Path]) -> Callable[[RunRecord], tuple[int, int, str]
 
 
 def describe_missing(missing: list[Missing]) -> list[str]:
-    """Return one line for all runs of an arm that are missing for the same reason."""
+    """Return the missing runs as text, one line for each arm and reason: the seeds, the status and the reason."""
     groups: dict[tuple[str, str], list[int]] = {}
     for run in missing:
         arm = ", ".join(part for part in (run.panel, run.arm) if part) or printable(str(run.directory))
@@ -228,7 +243,7 @@ def describe_missing(missing: list[Missing]) -> list[str]:
 
 
 def seed_ranges(seeds: list[int]) -> str:
-    """Return seeds as text: seeds 0 to 3, 7. Empty without any."""
+    """Return seeds as text: "seeds 0 to 3, 7". Empty without any."""
     ranges: list[list[int]] = []
     for seed in sorted(set(seeds)):
         if ranges and seed == ranges[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""`bnexp report`: run directories → the comparison as tables, figures, Markdown, a page and TensorBoard's bands."""
+"""`bnexp report`: run directories → the comparison as tables, figures, Markdown, an HTML page and TensorBoard files."""
 
 import hashlib
 import os
@@ -48,7 +48,7 @@ from bnexp.runs.record import RunRecord
 from bnexp.runs.sweep_record import recorded_by
 from bnexp.training.recorder import write_bands
 
-MOST_LINES = 12  # of missing runs on the console
+MOST_LINES = 12  # about missing runs that the console shows
 
 
 # ---- panels and files
@@ -56,40 +56,43 @@ MOST_LINES = 12  # of missing runs on the console
 
 @dataclass(frozen=True)
 class PanelReport:
-    """The tables and figures of one panel. `complete`: no run of the whole report is missing."""
+    """The tables and figures of one panel.
+
+    `results` has one entry for each arm. `complete`: no planned run of the whole report is missing.
+    """
 
     name: str
-    runs: Arms  # that finished
+    runs: Arms  # the finished ones
     results: list[ArmResult]
     complete: bool
 
     @cached_property
     def curves(self) -> list[Curve]:
-        """The arms' curves of validation accuracy."""
+        """The curve of validation accuracy of each arm."""
         return [make_curve(self.label(result), self.runs[result.arm]) for result in self.results]
 
     @property
     def rows(self) -> list[list[str]]:
-        """The rows of the main table."""
+        """The rows of the main table, one for each arm."""
         return [table_row(result, self.complete) for result in self.results]
 
     @property
     def time_rows(self) -> list[list[str]]:
-        """The rows of the table of times."""
+        """The rows of the table of times, one for each target, unit and arm."""
         return [time_row(arm, arm.time(target, unit)) for target in TARGETS for unit in UNITS for arm in self.results]
 
     def label(self, result: ArmResult) -> str:
-        """Return an arm's name in a figure; where runs are missing, with how many of its own finished."""
+        """Return an arm's name in a figure; unless the report is complete, with its numbers of finished and planned
+        runs.
+        """
         return result.arm if self.complete else f"{result.arm} ({result.n} of {result.planned})"
 
     def accuracy_plots(self) -> list[Plot]:
-        """Return the plots of accuracy against iteration and against seconds."""
+        """Return the plots of validation accuracy against iteration and against seconds of training."""
         return [accuracy_plot(self.curves, unit) for unit in UNITS]
 
     def time_plots(self) -> list[Plot]:
-        """Return, for each target accuracy, a plot of the share of runs that have reached it by each step (1 -
-        Kaplan-Meier), and a plot of the throughput.
-        """
+        """Return the plot `arrivals` for each target accuracy, and then a plot of the throughput."""
         speeds = {
             self.label(result): [run.summary["steps_per_second"] for run in self.runs[result.arm]]
             for result in self.results
@@ -97,7 +100,10 @@ class PanelReport:
         return [*(self.arrivals(target) for target in TARGETS), speed_plot(speeds)]
 
     def arrivals(self, target: float) -> Plot:
-        """Return the plot of the share of each arm's runs that have reached a target."""
+        """Return the plot of the share of each arm's runs that have reached a target accuracy by each step.
+
+        The share is 1 minus the Kaplan-Meier curve.
+        """
         survival = {self.label(result): result.time(target, "steps").survival for result in self.results}
         reached = {
             name: (curve.times, [1 - share for share in curve.shares]) if curve else ([], [])
@@ -108,7 +114,10 @@ class PanelReport:
 
 
 def make_panels(arranged: Panels, planned: Planned) -> list[PanelReport]:
-    """Compare the arms of every panel with the first arm, also where none of the first arm's runs finished."""
+    """Compare the arms of every panel with the control, and return the panels' reports.
+
+    The control is the first arm of the first panel, also where none of its runs finished.
+    """
     control = next(iter(next(iter(arranged.values()))))
     finished = only(arranged, planned.finished)
     results = compare_panels(arranged, finished, control)
@@ -120,22 +129,22 @@ def make_panels(arranged: Panels, planned: Planned) -> list[PanelReport]:
 
 @dataclass(frozen=True)
 class Output:
-    """The folder of a report's files, and a suffix of their names, as in compare-act.md."""
+    """The folder of a report's files, and the suffix of their names: -act in compare-act.md."""
 
     folder: Path
     suffix: str
 
     def name(self, file: str) -> str:
-        """Return a file's name with the suffix."""
+        """Return a file's name with the suffix: compare.md → compare-act.md."""
         stem, dot, kind = file.partition(".")
         return f"{stem}{self.suffix}{dot}{kind}"
 
     def path(self, file: str) -> Path:
-        """Return where a file goes."""
+        """Return the path of a file, with the suffix in its name."""
         return self.folder / self.name(file)
 
     def link(self, file: str) -> str:
-        """Return the link to a file from another file of the report."""
+        """Return the link to a file from another file of the report: its name with the suffix, URL-quoted."""
         return quote(self.name(file))
 
 
@@ -143,7 +152,7 @@ class Output:
 
 
 def times_note(panels: list[PanelReport]) -> str:
-    """Return what the times are, with the horizon of each panel."""
+    """Return the footnote of the table of times, with the horizons of each panel."""
     parts = []
     for panel in panels:
         horizons = {time.unit: time.horizon for time in panel.results[0].times}
@@ -154,7 +163,10 @@ def times_note(panels: list[PanelReport]) -> str:
 
 
 def markdown(title: str, made: str, panels: list[PanelReport], notice: Notice | None, output: Output) -> str:
-    """Return compare.md. `made`: with which versions and on which machine the runs were made."""
+    """Return the content of compare.md.
+
+    `made` says with which versions and on which machine the runs were made; `notice` says which runs are missing.
+    """
     lines = [f"# {marked_down(title)}", "", *(markdown_notice(notice) if notice else [])]
     lines += [f"![accuracy against iteration and seconds]({output.link('compare.svg')})", ""]
     for panel in panels:
@@ -169,20 +181,26 @@ def markdown(title: str, made: str, panels: list[PanelReport], notice: Notice | 
 
 
 def markdown_notice(notice: Notice) -> list[str]:
-    """Return the lines that say what is missing; commands are a block of code, which shows them as they are."""
+    """Return the notice of missing runs as lines of Markdown.
+
+    Its commands are an indented code block, which Markdown shows as they are.
+    """
     lines = [f"**{marked_down(notice.heading)}**", "", *(f"- {marked_down(line)}" for line in notice.lines), ""]
     commands = [f"    {printable(command)}" for command in notice.commands]
     return [*lines, *(["To go on:", "", *commands, ""] if commands else [])]
 
 
 def html_section(panel: PanelReport) -> Section:
-    """Return a panel's part of report.html."""
+    """Return a panel's section of report.html."""
     tables = [(HEADER, panel.rows), (TIMES_HEADER, panel.time_rows)]
     return Section(panel.name, tables, [*panel.accuracy_plots(), *panel.time_plots()])
 
 
 def title_of(runs: list[RunRecord]) -> str:
-    """Return the title of a report: data set, architecture, what all arms share, and the number of seeds."""
+    """Return the title of a report: what all runs share, and the number of seeds of an arm.
+
+    Named are the data set, architecture, activation, optimizer, learning rate and batch size, where they are shared.
+    """
     configs = settings_of(runs)
     named = [key for key in ("dataset", "arch") if len(distinct(configs, key)) == 1]
     shared = [key for key in ("act", "optim", "optim.lr", "batch_size") if len(distinct(configs, key)) == 1]
@@ -193,7 +211,7 @@ def title_of(runs: list[RunRecord]) -> str:
 
 
 def provenance(runs: list[RunRecord]) -> str:
-    """Return with which versions, on which machine and when the first of these runs was made."""
+    """Return a line that says with which versions, on which machine and when the first of these runs was made."""
     record = runs[0].record
     commit = str(record["code"]["commit"])[:10] + (" with changes" if record["code"]["dirty"] else "")
     return printable(
@@ -208,10 +226,10 @@ def provenance(runs: list[RunRecord]) -> str:
 def report(directories: list[Path], by: str | None = None, out: Path | None = None) -> None:
     """Compare the runs below `directories`: print a table, and write the report's files.
 
-    These are compare.json and .md, the figures compare (.png, .svg) and times (.svg), report.html and TensorBoard's
-    bands; they go to the directory, or to `out`. `by` is the key that makes the arms: by default the one that the sweep
-    was compared by, else norm, else what is swept. A comparison by another key has files of its own, with the key in
-    their names. Raises ConfigError where there is nothing to compare.
+    These are compare.json, .md, .png and .svg, times.svg, report.html, and event files for TensorBoard below bands/,
+    which is replaced. They go to the folder `out`, or to the first directory. `by` is the key whose values make the
+    arms; by default the one named in the sweep's record, else norm, else the first key that differs. Where it is not
+    the default, the files have the key in their names. Raises ConfigError where there is nothing to compare.
     """
     planned = read_planned(directories)
     key, output = choose_output(planned, by, out)
@@ -229,7 +247,10 @@ def report(directories: list[Path], by: str | None = None, out: Path | None = No
 
 
 def choose_output(planned: Planned, by: str | None, out: Path | None) -> tuple[str | None, Output]:
-    """Return the key that makes the arms, and where the files go. Raises ConfigError."""
+    """Return the key that makes the arms (None where no key differs), and where the files go.
+
+    Makes the folder `out`. Raises ConfigError where `by` or `out` is invalid.
+    """
     keys = swept_keys(settings_of(planned.runs))
     recorded = recorded_by(planned.roots[0])
     default = pick_by(recorded if recorded in keys else None, keys)
@@ -238,9 +259,9 @@ def choose_output(planned: Planned, by: str | None, out: Path | None) -> tuple[s
 
 
 def output_folder(directories: list[Path], out: Path | None) -> Path:
-    """Return and make the folder for the files: `out` or the first directory.
+    """Return the folder of the files: `out`, which is made if it is missing, or the first directory.
 
-    Raises ConfigError where `out` can't be written to, or holds other runs, which have their own comparison there.
+    Raises ConfigError where its name is not UTF-8, or `out` can't be written to or holds runs that are not compared.
     """
     folder = directories[0] if out is None else out
     require(
@@ -260,7 +281,7 @@ def output_folder(directories: list[Path], out: Path | None) -> Path:
 
 
 def write_figures(title: str, panels: list[PanelReport], notice: Notice | None, output: Output) -> None:
-    """Draw compare.png and .svg, and times.svg."""
+    """Draw compare.png, compare.svg and times.svg; the heading of a notice is added to their titles."""
     accuracy = {panel.name: panel.accuracy_plots() for panel in panels}
     times = {panel.name: panel.time_plots() for panel in panels}
     band_title, warning = f"{title}, band: lowest to highest seed", notice.heading if notice else ""
@@ -269,7 +290,7 @@ def write_figures(title: str, panels: list[PanelReport], notice: Notice | None, 
 
 
 def make_notice(planned: Planned, arranged: Panels) -> Notice | None:
-    """Return which runs are missing and the commands that finish them; None where none is."""
+    """Return the notice of missing runs, with the commands that finish them; None where none is missing."""
     if planned.complete:
         return None
     lines = describe_missing(planned.missing_runs(arranged))
@@ -280,7 +301,7 @@ def make_notice(planned: Planned, arranged: Panels) -> Notice | None:
 def as_data(
     title: str, by: str | None, panels: list[PanelReport], planned: Planned, arranged: Panels
 ) -> dict[str, Any]:
-    """Return the content of compare.json."""
+    """Return the content of compare.json; `by` is the key that makes the arms."""
     return {
         "title": title,
         "by": by,
@@ -294,29 +315,29 @@ def as_data(
 
 
 def all_results(panels: list[PanelReport]) -> list[ArmResult]:
-    """Return the results of all panels."""
+    """Return the results of all arms of all panels."""
     return [result for panel in panels for result in panel.results]
 
 
 def folder_name(panel: str, arm: str) -> str:
-    """Return the name of an arm's folder of bands."""
+    """Return the name of an arm's folder below bands/, made of the names of its panel and its own."""
     return file_name(",".join(part for part in (panel.replace(", ", ","), arm) if part))
 
 
 def file_name(text: str) -> str:
-    """Return text as a file's name, without slashes; its digest where it is too long for one."""
+    """Return text as a file's name: slashes become _, and text too long for a name becomes its SHA-256 digest."""
     name = text.replace(os.sep, "_")
     return name if len(name.encode()) <= LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()
 
 
 def band_of(curve: Curve) -> dict[int, tuple[float, float, float]]:
-    """Return step → mean, lowest and highest accuracy, as TensorBoard's bands take them."""
+    """Return a curve as `write_bands` takes it: step → mean, lowest and highest accuracy."""
     values = zip(curve.x, curve.mean, curve.low, curve.high, strict=True)
     return {int(step): (float(mean), float(low), float(high)) for step, mean, low, high in values}
 
 
 def show(title: str, panels: list[PanelReport], notice: Notice | None, output: Output) -> None:
-    """Print the tables, the footnotes, what is missing, and where the files are."""
+    """Print the main tables, the footnotes but the first, the paths of the files, and the notice of missing runs."""
     for panel in panels:
         show_table(f"{title}{f', {panel.name}' if panel.name else ''}", HEADER, panel.rows)
     for line in footnotes(all_results(panels))[1:]:
@@ -332,7 +353,7 @@ def show(title: str, panels: list[PanelReport], notice: Notice | None, output: O
 
 
 def show_notice(notice: Notice, file: str) -> None:
-    """Print which runs are missing; `file` lists them all where they are too many for the console."""
+    """Print the notice of missing runs; beyond MOST_LINES lines, only name `file`, which has them all."""
     print_line(notice.heading)
     for line in notice.lines[:MOST_LINES]:
         print_line(f"  {line}")

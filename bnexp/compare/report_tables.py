@@ -1,4 +1,4 @@
-"""The comparison in words: the cells of its tables, its footnotes, and tables in Markdown."""
+"""Make the text of a comparison: the cells of its tables, its footnotes, and tables in Markdown."""
 
 from html import escape
 
@@ -6,7 +6,7 @@ from bnexp.compare.arms import ArmResult
 from bnexp.compare.statistics import FEWEST_PAIRS, Estimate, TimeResult, TimeTo, smallest_p
 from bnexp.runs.console import count
 
-TARGET = 0.90  # of validation accuracy, in the table
+TARGET = 0.90  # the validation accuracy of the table's column of steps
 HEADER = ["arm", "n", "test accuracy", "− control, paired", "steps to 90%", "reached", "steps/s", "ratio"]
 TIMES_HEADER = ["arm", "to", "reached", "median", "restricted mean", "− control, paired"]
 DASH = "–"
@@ -19,7 +19,10 @@ TIMES_NOTE = (
 
 
 def interval_text(estimate: Estimate | None, digits: int = 2, scale: float = 1.0, sign: str = "") -> str:
-    """Return "mean [low, high]", multiplied by `scale` and rounded to `digits`; `sign` "+" shows both signs."""
+    """Return "mean [low, high]", multiplied by `scale` and rounded to `digits` decimals.
+
+    Without an interval, only the mean; a dash for None. With `sign` "+", positive numbers have a sign, too.
+    """
     if estimate is None:
         return DASH
     mean, *bounds = (
@@ -31,14 +34,14 @@ def interval_text(estimate: Estimate | None, digits: int = 2, scale: float = 1.0
 
 
 def percent(estimate: Estimate | None, sign: str = "") -> str:
-    """Return an accuracy in percent with its interval."""
+    """Return an accuracy in percent with its interval; `sign` as in `interval_text`."""
     return interval_text(estimate, 2, 100, sign)
 
 
 def table_row(result: ArmResult, complete: bool = True) -> list[str]:
     """Return an arm's cells under HEADER.
 
-    Where the report is not `complete`, n says how many of the arm's planned runs finished.
+    Unless the report is `complete`, the cell of n also says how many runs of the arm were planned.
     """
     runs = f"{result.n}" if complete else f"{result.n} of {result.planned}"
     diverged = f" ({result.diverged} diverged)" if result.diverged else ""
@@ -54,7 +57,7 @@ def table_row(result: ArmResult, complete: bool = True) -> list[str]:
 
 
 def time_row(result: ArmResult, time: TimeResult) -> list[str]:
-    """Return an arm's cells under TIMES_HEADER, for one target and unit."""
+    """Return an arm's cells under TIMES_HEADER; `time` is one of its times, for one target and unit."""
     digits = 0 if time.unit == "steps" else 2
     median, reached = reached_text(time.times, digits)
     return [
@@ -68,7 +71,10 @@ def time_row(result: ArmResult, time: TimeResult) -> list[str]:
 
 
 def paired_text(result: ArmResult, difference: Estimate | None, text: str) -> str:
-    """Return the text of a difference from the control; of fewer pairs than were planned, with their number."""
+    """Return `text`, which formats `difference`, followed by the number of pairs where fewer than planned.
+
+    "control" for the control, "no pairs" or a dash where there is no difference.
+    """
     if result.control or difference is None:
         return "control" if result.control else "no pairs" if result.n else DASH
     fewer = difference.n < result.planned_pairs
@@ -76,7 +82,7 @@ def paired_text(result: ArmResult, difference: Estimate | None, text: str) -> st
 
 
 def reached_text(times: TimeTo, digits: int) -> list[str]:
-    """Return the median time, and how many of the runs that finished reached the target."""
+    """Return two cells: the median time, and how many of the finished runs reached the target."""
     median = "never" if times.median is None else f"{times.median:,.{digits}f}"
     return [median, f"{times.reached} of {times.n}"] if times.n else [DASH, DASH]
 
@@ -85,7 +91,7 @@ def reached_text(times: TimeTo, digits: int) -> list[str]:
 
 
 def footnotes(results: list[ArmResult]) -> list[str]:
-    """Return what a reader has to know to trust the table."""
+    """Return the footnotes of the table: what its columns mean, and the notes and tests of its arms."""
     lines = [
         f"Test accuracy in percent: mean over seeds with its 95% BCa bootstrap interval (of fewer than {FEWEST_PAIRS} "
         f"Student's t); the paired difference is taken seed by seed. Steps to {TARGET:.0%} of validation accuracy: "
@@ -100,7 +106,7 @@ def footnotes(results: list[ArmResult]) -> list[str]:
 
 
 def too_few(pairs: int) -> str:
-    """Return the footnote for fewer pairs than a test needs: the smallest p value that they can give."""
+    """Return the footnote for fewer pairs than a test needs: the smallest p-value that they can give."""
     return (
         f"With {count(pairs, 'pair')} the smallest p-value that a two-sided sign-flip test can give is "
         f"2/2^{pairs} = {smallest_p(pairs):.3g}, which is above 0.05 however large the difference is: the interval of "
@@ -109,7 +115,10 @@ def too_few(pairs: int) -> str:
 
 
 def arm_notes(result: ArmResult, tests: int) -> list[str]:
-    """Return the footnotes of one arm; `tests` is the number of arms that were tested against the control."""
+    """Return the footnotes of one arm: its notes, recalibrated accuracy and test against the control.
+
+    `tests` is the number of arms that were tested.
+    """
     name = ", ".join(part for part in (result.panel, result.arm) if part)
     lines = [f"{result.arm} besides: {', '.join(result.notes)}."] if result.notes else []
     if result.recalibrated:
@@ -121,7 +130,7 @@ def arm_notes(result: ArmResult, tests: int) -> list[str]:
 
 
 def test_text(result: ArmResult, pairs: int, tests: int) -> str:
-    """Return the test of an arm's difference from the control, and what pairing gained."""
+    """Return as text an arm's p-values, its interquartile mean, and the gain from pairing."""
     assert result.interquartile_mean is not None
     text = f"sign-flip permutation p = {result.p:.3g} at {pairs} pairs"
     text += f" ({result.p_holm:.3g} after Holm over {tests} comparisons)" if tests > 1 else ""
@@ -138,13 +147,14 @@ def test_text(result: ArmResult, pairs: int, tests: int) -> str:
 
 
 def markdown_table(header: list[str], rows: list[list[str]], align: str = "---:") -> list[str]:
-    """Return the lines of a Markdown table, with every cell escaped. `align` is the delimiter of all columns but the
-    first (`---:` aligns right).
+    """Return the lines of a Markdown table, with every cell escaped.
+
+    `align` is the delimiter of all columns but the first: `---:` aligns right.
     """
     lines = ["| " + " | ".join(map(marked_down, cells)) + " |" for cells in [header, *rows]]
     return [lines[0], "|---" + f"|{align}" * (len(header) - 1) + "|", *lines[1:]]
 
 
 def marked_down(text: str) -> str:
-    """Return text that Markdown shows as it is: no HTML, no image that is fetched, no end of a cell."""
+    """Escape text for Markdown: no HTML, no link or image, no end of a table's cell. Emphasis is not escaped."""
     return escape(text, quote=False).replace("|", "\\|").replace("](", "]\\(")

@@ -1,7 +1,7 @@
 """Statistics over seeds: arrays in, numbers out.
 
-`compare_values` and `compare_curves` compare arms that are given as plain dictionaries; what they are made of follows.
-Every function that draws random numbers takes its generator, so equal inputs give equal outputs.
+`compare_values` and `compare_curves` compare arms given as plain dictionaries; the other functions are their parts.
+Equal inputs give equal outputs: random numbers come from a generator that is passed in, or has a fixed seed.
 """
 
 import math
@@ -16,7 +16,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 RESAMPLES = 9999
 ROUNDING = 1e-12  # accuracies that differ by less are equal
-FEWEST_PAIRS = 6  # the smallest two-sided sign-flip p-value of n pairs is 2 / 2ⁿ: 0.0625 of 5
+FEWEST_PAIRS = 6  # the smallest two-sided sign-flip p-value of n pairs is 2 / 2ⁿ: for 5, 0.0625
 
 Key = TypeVar("Key", bound=Hashable)
 Random = np.random.Generator
@@ -28,7 +28,7 @@ CurveBySeed = Mapping[int, AccuracyByStep]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n values with its 95% interval, which is None for a single value."""
+    """A mean or share over `n` values with its 95% interval, [low, high], whose ends are None for a single value."""
 
     mean: float
     low: float | None
@@ -40,12 +40,12 @@ class Estimate:
 
 
 def mean_interval(values: ArrayLike, random: Random) -> Estimate:
-    """Return the mean of `values` (n,) with its 95% interval.
+    """Return the mean of `values` (n,) with its 95% confidence interval.
 
-    From 6 values on, the BCa bootstrap (Efron 1987), its level expanded for small samples (Hesterberg 2015, §3.3): of
-    10 normal values the plain one covers the mean in 91% of cases, this one in 95%. Below 6 values, Student's t: means
-    of resampled values never leave the range of the values, which is too narrow. Equal values have an interval of
-    width 0, where the bootstrap's correction would be 0 / 0.
+    From 6 values on, this is the BCa bootstrap (Efron 1987), its level expanded for small samples (Hesterberg 2015,
+    §3.3): with 10 normal values it covers the mean in 95% of cases, without the expansion in 91%. Below 6 it is
+    Student's t, since means of resampled values never leave the values' range, which is too narrow. Equal values get an
+    interval of width 0, where the bootstrap would compute 0 / 0.
     """
     sample = np.asarray(values, dtype=np.float64)
     mean, n = float(sample.mean()), len(sample)
@@ -69,9 +69,10 @@ def t_quantile(n: int) -> float:
 
 
 def interquartile_mean(values: ArrayLike) -> float:
-    """Return the mean of the middle half of `values`; a value on the edge of a quarter counts in part.
+    """Return the mean of the middle half of the sorted `values` (n,); a value across the edge of a quarter counts in
+    part.
 
-    A single collapsed seed does not move it. Source: Agarwal et al. 2021, §4.3.
+    From 4 values on, a single collapsed seed has no weight in it. Source: Agarwal et al. 2021, §4.3.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     edges = np.arange(len(ordered) + 1) / len(ordered)
@@ -80,9 +81,9 @@ def interquartile_mean(values: ArrayLike) -> float:
 
 
 def prediction_interval(values: ArrayLike) -> Estimate:
-    """Return the mean of `values`, and the interval in which one more value falls in 95% of cases.
+    """Return the mean of `values` (n,), and the interval in which one more value falls in 95% of cases.
 
-    mean ± t · s · √(1 + 1/n), which assumes normal values; no interval of a single value.
+    It is mean ± t · s · √(1 + 1/n), which assumes normal values. A single value has no interval.
     """
     sample = np.asarray(values, dtype=np.float64)
     mean, n = float(sample.mean()), len(sample)
@@ -93,10 +94,7 @@ def prediction_interval(values: ArrayLike) -> Estimate:
 
 
 def wilson_interval(successes: int, n: int) -> Estimate:
-    """Return the share successes / n with its 95% interval (Wilson 1927).
-
-    The interval stays within [0, 1], and has a width also for 0 and n successes.
-    """
+    """Return the share successes / n with its 95% interval (Wilson 1927), whose width is above 0 also for 0 and n."""
     interval = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(successes / n, float(interval.low), float(interval.high), n)
 
@@ -105,9 +103,9 @@ def wilson_interval(successes: int, n: int) -> Estimate:
 
 
 def sign_flip_p(differences: ArrayLike, random: Random) -> float | None:
-    """Return the two-sided p-value of paired differences under random signs; None for fewer than two pairs.
+    """Return the two-sided p-value of the mean of paired `differences` (n,); None for fewer than two pairs.
 
-    Exact for up to 13 pairs, from 9,999 random draws for more.
+    The null hypothesis is that their signs are random. Exact for up to 13 pairs, from 9,999 random draws for more.
     """
     sample = np.asarray(differences, dtype=np.float64)
     if len(sample) < 2:
@@ -119,14 +117,14 @@ def sign_flip_p(differences: ArrayLike, random: Random) -> float | None:
 
 
 def smallest_p(pairs: int) -> float:
-    """Return the smallest p-value that `sign_flip_p` can give for n pairs: 2 / 2ⁿ."""
+    """Return the smallest p-value that `sign_flip_p` can give for this number of pairs: 2 / 2^pairs."""
     return float(2 / 2**pairs)
 
 
 def holm(p_values: Mapping[Key, float | None]) -> dict[Key, float]:
-    """Return the p-values adjusted for as many tests as there are (Holm 1979); None is no test and takes no part.
+    """Return the p-values adjusted for the number of tests (Holm 1979); keys whose value is None are left out.
 
-    Where those below 0.05 are called significant, the chance that any of these is a false positive is below 5%.
+    If those below 0.05 are called significant, the chance that any of them is a false positive is at most 5%.
     """
     tested = {key: p for key, p in p_values.items() if p is not None}
     adjusted, running = dict(tested), 0.0
@@ -138,9 +136,9 @@ def holm(p_values: Mapping[Key, float | None]) -> dict[Key, float]:
 
 @dataclass(frozen=True)
 class Pairing:
-    """What pairing gained: the correlation of the pairs, and the ratio of the difference's variance to unpaired runs'.
+    """The gain from pairing: the correlation of two arms' values, and var(difference) / (var(ours) + var(control)).
 
-    Both are None where an arm does not vary.
+    Both are None for fewer than 3 pairs, and where an arm's values are all equal.
     """
 
     correlation: float | None
@@ -148,7 +146,7 @@ class Pairing:
 
 
 def pairing(ours: ArrayLike, control: ArrayLike) -> Pairing:
-    """Return what pairing gained for two arms' values, both (n,) in the order of the seeds."""
+    """Return the gain from pairing the values of two arms, both (n,) in the order of the seeds."""
     a, b = np.asarray(ours, dtype=np.float64), np.asarray(control, dtype=np.float64)
     if len(a) < 3 or min(a.std(), b.std()) < ROUNDING:
         return Pairing(None, None)
@@ -157,16 +155,16 @@ def pairing(ours: ArrayLike, control: ArrayLike) -> Pairing:
 
 
 def matched(ours: BySeed, control: BySeed) -> tuple[list[float], list[float]]:
-    """Return the values of both arms at the seeds that both have."""
+    """Return the values of both arms at the seeds that both have, in the order of `ours`."""
     seeds = [seed for seed in ours if seed in control]
     return [ours[seed] for seed in seeds], [control[seed] for seed in seeds]
 
 
 @dataclass(frozen=True)
 class ArmStatistics:
-    """What an arm's values say, alone and paired with the control.
+    """The statistics of an arm's values, alone and paired with the control's by seed.
 
-    All is None of an arm without values; the paired parts also of the control itself, and without a common seed.
+    All are None for an arm without values; the paired ones also for the control itself, and without a common seed.
     """
 
     mean: Estimate | None
@@ -178,7 +176,7 @@ class ArmStatistics:
 
 
 def compare_values(arms: Mapping[str, BySeed], control: str) -> dict[str, ArmStatistics]:
-    """Compare arms, given as {arm: {seed: value}}, with the arm `control`. Raises KeyError where that is no arm."""
+    """Compare all arms, {arm: {seed: value}}, with the arm `control`. Raises KeyError where that is no arm."""
     results = {
         name: compare_arm(values, {} if name == control else arms[control], np.random.default_rng(0))
         for name, values in arms.items()
@@ -197,7 +195,7 @@ def compare_arm(values: BySeed, control: BySeed, random: Random) -> ArmStatistic
 
 
 def paired_difference(ours: list[float], control: list[float], random: Random) -> tuple[Estimate | None, float | None]:
-    """Return the mean of `ours` minus `control`, both (n,), and its sign-flip p-value; None of no pairs."""
+    """Return the mean of `ours` - `control`, both (n,), and its sign-flip p-value; two None without pairs."""
     differences = np.subtract(ours, control)
     return (mean_interval(differences, random), sign_flip_p(differences, random)) if ours else (None, None)
 
@@ -206,15 +204,15 @@ def paired_difference(ours: list[float], control: list[float], random: Random) -
 
 
 def first_crossing(curve: AccuracyByStep, target: float) -> float | None:
-    """Return the first step (or second) at which a curve, {step: accuracy}, is at `target` or above; None for never."""
+    """Return the first step (or second) of `curve` with an accuracy of at least `target`; None without one."""
     return next((step for step, accuracy in curve.items() if accuracy >= target), None)
 
 
 @dataclass(frozen=True)
 class Survival:
-    """A Kaplan-Meier curve: the share of runs that have not reached the target after each of `times`.
+    """A Kaplan-Meier curve, a step function: from times[i] on, shares[i] of the runs have not reached the target.
 
-    A step function from (0, 1) on.
+    It begins with share 1 at time 0.
     """
 
     times: list[float]
@@ -222,9 +220,9 @@ class Survival:
 
 
 def kaplan_meier(times: list[float | None], ends: list[float]) -> Survival:
-    """Return the Kaplan-Meier curve of `times` (Kaplan & Meier 1958).
+    """Return the Kaplan-Meier curve of `times` to a target, None for a run that never reached it (Kaplan & Meier 1958).
 
-    `ends` says until when each run was watched: one whose time is None is censored there.
+    `ends`, in the same order, says until when each run was observed; a run whose time is None is censored there.
     """
     reached = [time for time in times if time is not None]
     censored = [end for time, end in zip(times, ends, strict=True) if time is None]
@@ -233,7 +231,7 @@ def kaplan_meier(times: list[float | None], ends: list[float]) -> Survival:
 
 
 def restricted_times(times: Times, horizon: float) -> dict[int, float]:
-    """Return min(time, horizon) of each run, which is the horizon for a run that never reaches the target.
+    """Return seed → min(time, horizon), which is the horizon for a run that never reaches the target.
 
     Where no run is censored before the horizon, their mean is the area under the Kaplan-Meier curve up to it: the
     restricted mean time (Royston & Parmar 2013).
@@ -243,7 +241,7 @@ def restricted_times(times: Times, horizon: float) -> dict[int, float]:
 
 @dataclass(frozen=True)
 class TimeTo:
-    """The median time to a target over n runs, and how many reached it; the median is None where it is never."""
+    """The median time to a target over `n` runs, `reached` of which reached it; None (never) where at most half did."""
 
     median: float | None
     reached: int
@@ -251,7 +249,7 @@ class TimeTo:
 
 
 def time_to(times: list[float | None]) -> TimeTo:
-    """Return the median of `times`, in which a run that never reached the target counts as infinite."""
+    """Return the median of `times`, in which None, for a run that never reached the target, counts as infinite."""
     if not times:
         return TimeTo(None, 0, 0)
     ordered = np.sort([np.inf if time is None else time for time in times])
@@ -262,10 +260,10 @@ def time_to(times: list[float | None]) -> TimeTo:
 
 @dataclass(frozen=True)
 class TimeResult:
-    """The time that an arm takes to an accuracy, in `unit`: "steps" or "seconds" of training.
+    """The time that an arm takes to the accuracy `target`, in `unit`: "steps" or "seconds" of training.
 
-    `restricted` is the mean of min(time, horizon); `difference` is that of this arm minus the control, seed by seed.
-    The horizon is None where no run finished; `restricted` and `survival` are None of an arm without runs.
+    `restricted` is the mean of min(time, horizon); `difference` is its mean for this arm minus the control, seed by
+    seed, and `p` the sign-flip p-value of that. Without runs of the arm, `restricted`, `survival` and these are None.
     """
 
     target: float
@@ -281,9 +279,9 @@ class TimeResult:
 def compare_curves(
     arms: Mapping[str, CurveBySeed], control: str, target: float, unit: str = "steps"
 ) -> dict[str, TimeResult]:
-    """Compare how soon arms, given as {arm: {seed: {step: accuracy}}}, reach an accuracy, with the arm `control`.
+    """Compare how soon all arms, {arm: {seed: {step: accuracy}}}, reach the accuracy `target`, with the arm `control`.
 
-    Every run is watched until its curve ends; the horizon is the earliest of these ends.
+    A run is observed up to its curve's last step; the earliest of these is the horizon. `unit` names what a step is.
     """
     ends = {arm: {seed: max(curve) for seed, curve in curves.items()} for arm, curves in arms.items()}
     times: dict[str, Times] = {
@@ -300,9 +298,9 @@ def compare_curves(
 def compare_times(
     goal: tuple[float, str], times: Times, ends: BySeed, control: Times, horizon: float | None, random: Random
 ) -> TimeResult:
-    """Compare an arm's times with the control's, seed by seed; `control` is empty for the control itself.
+    """Compare an arm's times with the control's by seed; `control` is empty for the control itself.
 
-    `goal` is the target accuracy and the unit of the times; `ends` says until when each run was watched.
+    `goal` is (target accuracy, unit of the times); `ends` says until when each run was observed.
     """
     ours, others = ({} if horizon is None else restricted_times(group, horizon) for group in (times, control))
     restricted = mean_interval(list(ours.values()), random) if ours else None
@@ -316,9 +314,10 @@ Array = NDArray[np.float64]
 
 
 def curve_band(curves: CurveBySeed) -> tuple[Array, Array, Array, Array]:
-    """Return an arm's steps, and the mean, lowest and highest of its curves at each of them, all of shape (steps,).
+    """Return the steps of all the curves, and the mean, lowest and highest accuracy at each step; all (steps,).
 
-    The steps are those of all its curves. One that ends early, as of a run that diverged, keeps its last value.
+    At a step that a curve lacks it has its previous value, so one that ends early keeps its last. All begin at one
+    step.
     """
     steps = sorted({step for curve in curves.values() for step in curve})
     values = np.empty((len(curves), len(steps)))

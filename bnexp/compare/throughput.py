@@ -1,7 +1,7 @@
-"""`bnexp bench`: training steps a second with every norm and without.
+"""`bnexp bench`: measure the training steps a second with every norm and without.
 
-The published comparison is 510 against 270 batches a second. Such a ratio depends on how the step is run as much as on
-the norm, so it is taken within one mode (eager, compiled, stacked), and names it.
+The published comparison is 510 batches a second without and 270 with batch normalization. Such a ratio depends on how
+the step is run as much as on the norm, so it is taken within one mode (eager, compiled, stacked), and names it.
 """
 
 import gc
@@ -29,9 +29,9 @@ from bnexp.training.device import decide_compilation, pick_device, prepare_torch
 from bnexp.training.engine import Examples, MemberState, Stack, dimensions, gather, make_loss
 from bnexp.training.timing import Stopwatch
 
-PREPARED = 64  # batches made beforehand and used in turn
+PREPARED = 64  # batches made before the measurement, and used in turn
 UNTIMED = 2  # calls before each measurement, which fill the caches again
-CALLS_PER_LOOK = {"cuda": 50}  # calls between looks at the clock, each of which waits for the device; elsewhere 1
+CALLS_PER_LOOK = {"cuda": 50}  # calls between readings of the clock, which wait for the device; elsewhere 1
 
 
 # ---- several rounds of one measurement
@@ -39,7 +39,10 @@ CALLS_PER_LOOK = {"cuda": 50}  # calls between looks at the clock, each of which
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of one value a round, with the interval that `interval_description` describes."""
+    """The median of values measured one a round, with the interval that `interval_description` describes.
+
+    `rounds` holds the values themselves.
+    """
 
     median: float
     low: float
@@ -47,36 +50,36 @@ class Spread:
     rounds: list[float]
 
     def text(self, digits: int) -> str:
-        """Return "median [low, high]", rounded to `digits`."""
+        """Return "median [low, high]", rounded to `digits` decimals."""
         return f"{self.median:,.{digits}f} [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
 
 
 def spread(values: list[float]) -> Spread:
-    """Return the median of `values`, one a round, with its interval by order statistics."""
+    """Return the median of `values`, one for each round, with its interval by order statistics."""
     ordered, rank = sorted(values), interval_rank(len(values))
     return Spread(float(np.median(ordered)), ordered[rank], ordered[-1 - rank], values)
 
 
 def ratio_of(values: list[float], control: list[float]) -> Spread:
-    """Return the ratio of two measurements, taken round by round: a machine that slows down slows both."""
+    """Return the ratio of two measurements, taken round by round, since a machine that slows down slows both."""
     return spread([value / base for value, base in zip(values, control, strict=True)])
 
 
 def interval_rank(n: int) -> int:
-    """Return how many of n values to leave out at each end, so that the interval covers the median in 95% of cases.
+    """Return how many of n sorted values to leave out at each end: as many as still give a 95% interval of the median.
 
-    0 also below 6 values, where all of them together cover it less often.
+    The result is 0 also below 6 values, where even all of them cover the median less often.
     """
     return max((rank for rank in range(n // 2) if coverage(n, rank) >= CONFIDENCE), default=0)
 
 
 def coverage(n: int, rank: int) -> float:
-    """Return how probably n independent values, `rank` left out at each end, cover their distribution's median."""
+    """Return the probability that n independent values, `rank` left out at each end, span the true median."""
     return 1 - 2 * sum(math.comb(n, k) for k in range(rank + 1)) * 0.5**n
 
 
 def interval_description(n: int) -> str:
-    """Return which interval a Spread of n rounds has, for a reader."""
+    """Return as text which interval a Spread of n rounds has."""
     rank = interval_rank(n)
     if coverage(n, rank) < CONFIDENCE:
         return f"median of {n} rounds [lowest, highest]; an interval of 95% takes 6 rounds"
@@ -88,9 +91,9 @@ def interval_description(n: int) -> str:
 
 
 class Contender:
-    """A norm in a mode, compiled and warmed up.
+    """A norm in a mode, compiled (unless the mode is eager) and warmed up, with `members` runs in its stack.
 
-    `steps` and `forwards` are training steps and forward passes a second, over all members, one value a round.
+    `steps` and `forwards` are training steps and forward passes a second, over all members, one value for each round.
     """
 
     def __init__(self, config: RunConfig, mode: str, members: int, data: Data) -> None:
@@ -108,19 +111,22 @@ class Contender:
         self.compile_seconds = self.warm_up()
 
     def warm_up(self) -> float:
-        """Call the step and the forward pass once; return the seconds that compiling took, 0 uncompiled."""
+        """Run the training step and the forward pass before they are measured, which compiles them.
+
+        Returns the seconds that this took, 0 where the mode is not compiled.
+        """
         start = self.watch.now()
         self.stack.warm_up(self.batches[0])
         self.forward(self.batches[0])
         return self.watch.now() - start if self.stack.compiled else 0.0
 
     def measure(self, seconds: float) -> None:
-        """Measure one round: the step and the forward pass, each for so many seconds."""
+        """Measure one round: the rate of the training step and that of the forward pass, each for `seconds`."""
         self.steps.append(self.rate(partial(self.stack.update, 0), seconds))
         self.forwards.append(self.rate(self.forward, seconds))
 
     def rate(self, call: Callable[[Batch], object], seconds: float) -> float:
-        """Return calls a second, times the members, over `seconds` or a little more."""
+        """Return the calls a second, times the number of members, measured over at least `seconds`."""
         batches, calls = cycle(self.batches), 0
         per_look = CALLS_PER_LOOK.get(self.watch.device.type, 1)
         for batch in self.batches[:UNTIMED]:
@@ -134,7 +140,7 @@ class Contender:
 
 
 def make_forward(stack: Stack) -> Callable[[Batch], Tensor]:
-    """Return a step's forward pass alone: batch → loss, (members,) of a stack.
+    """Return the forward pass of a training step as a function: batch → loss, () or, for mapped members, (members,).
 
     It gathers the batch and runs the network in training mode; no gradient is computed.
     """
@@ -162,9 +168,10 @@ def make_forward(stack: Stack) -> Callable[[Batch], Tensor]:
 
 @dataclass(frozen=True)
 class Row:
-    """A contender's result. Rates count every member's steps.
+    """A contender's result; rates count the steps of all members.
 
-    `ratio` says what the ratios divide, in which mode; the control has none. `panel` is the benchmark's title.
+    `panel` is the benchmark's title. `ratio` names what the ratios divide, as "batch / none, eager"; it and the ratios
+    are None for the control.
     """
 
     panel: str
@@ -182,20 +189,20 @@ class Row:
 
 
 def measure_benchmark(benchmark: Benchmark, options: BenchOptions, tick: Callable[[str], None]) -> list[Row]:
-    """Measure all contenders in interleaved rounds: each round measures every contender once.
+    """Measure all contenders of a benchmark in interleaved rounds: each round measures every contender once.
 
-    `tick` is called with what is being done, before each step of it.
+    `tick` is called with a description before each contender is prepared and before each of its measurements.
     """
     control = benchmark.runs[0]
     device = pick_device(control.device)
-    prepare_torch(control, device)  # as training does; before compiling, which builds the number of threads in
+    prepare_torch(control, device)  # as training does; before compiling, which fixes the number of threads
     threads = thread_count(control, device)
     data, contenders = load_data(control.dataset), list[Contender]()
     for mode, config in product(benchmark.modes, benchmark.runs):
         tick(f"{config.norm.name}, {mode}: {'preparing' if mode == 'eager' else 'compiling'}")
         contenders.append(Contender(config, mode, options.stack if mode == "stacked" else 1, data))
         data = contenders[-1].stack.data  # placed on the device once
-    gc.collect()  # what compilation left; otherwise a quarter of a second within the first round
+    gc.collect()  # would otherwise take a quarter of a second of the first round, after compilation
     for number in range(options.rounds):
         for contender in contenders:
             tick(f"round {number + 1}: {contender.config.norm.name}, {contender.mode}")
@@ -205,7 +212,7 @@ def measure_benchmark(benchmark: Benchmark, options: BenchOptions, tick: Callabl
 
 
 def make_row(title: str, contender: Contender, control: Contender, threads: int) -> Row:
-    """Return a contender's result beside its control's."""
+    """Return a contender's result, with its ratios to `control`, the contender without a norm in the same mode."""
     norm, mode, compared = contender.config.norm.name, contender.mode, contender is not control
     return Row(
         panel=title,
@@ -224,7 +231,7 @@ def make_row(title: str, contender: Contender, control: Contender, threads: int)
 
 
 def measure_benchmarks(benchmarks: list[Benchmark], options: BenchOptions) -> dict[str, list[Row]]:
-    """Return the rows of each benchmark by its title, and show a bar while they are measured."""
+    """Measure the benchmarks, with a progress bar on a terminal, and return title → rows."""
     rows: dict[str, list[Row]] = {}
     contenders = {benchmark.title: len(benchmark.modes) * len(benchmark.runs) for benchmark in benchmarks}
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
@@ -240,5 +247,5 @@ def measure_benchmarks(benchmarks: list[Benchmark], options: BenchOptions) -> di
 
 
 def advance(bar: Progress, task: TaskID, description: str) -> None:
-    """Move the bar on by one, and show what is being done."""
+    """Advance the progress bar by one, and show the description."""
     bar.update(task, advance=1, description=description)

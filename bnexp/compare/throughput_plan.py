@@ -1,4 +1,4 @@
-"""What `bnexp bench` is asked to measure: its options, and the networks, norms and modes that can be measured."""
+"""The plan of `bnexp bench`: its options, and the networks, norms and modes that can be measured."""
 
 import math
 import shlex
@@ -24,8 +24,9 @@ TITLED = ("dataset", "arch", "act", "batch_size", "norm")  # keys that a benchma
 class BenchOptions:
     """The arguments of `bnexp bench` that are no overrides of a run.
 
-    `seconds` is the length of a measurement, `stack` the number of runs in a stack. Where `norms_named`, a norm that
-    does not fit the network is the user's error; otherwise it is left out.
+    `seconds` is the length of a measurement, `stack` the number of runs in a stack, `out` the directory of the files,
+    `command` the whole command. Where `norms_named`, the arguments name norms, and one that does not fit the network is
+    an error; otherwise it is left out.
     """
 
     rounds: int
@@ -38,7 +39,7 @@ class BenchOptions:
 
 
 def take_options(arguments: list[str]) -> tuple[BenchOptions, list[str]]:
-    """Return the options, and the arguments that are overrides of a run. Raises ConfigError."""
+    """Split the arguments into the options and the overrides of a run. Raises ConfigError for an invalid option."""
     values, overrides = dict(DEFAULTS), []
     for argument in arguments:
         key, equals, value = argument.partition("=")
@@ -64,7 +65,7 @@ def take_options(arguments: list[str]) -> tuple[BenchOptions, list[str]]:
 
 
 def whole_number(key: str, value: str, low: int, high: int) -> int:
-    """Return a value as a number from `low` to `high`. Raises ConfigError."""
+    """Parse a value of `key` as a whole number from `low` to `high`. Raises ConfigError."""
     try:
         number = int(value)
     except ValueError:
@@ -74,7 +75,7 @@ def whole_number(key: str, value: str, low: int, high: int) -> int:
 
 
 def seconds_of(value: str) -> float:
-    """Return the seconds of a measurement. Raises ConfigError."""
+    """Parse the seconds of a measurement, above 0 and up to 60. Raises ConfigError."""
     try:
         seconds = float(value)
     except ValueError:
@@ -84,14 +85,14 @@ def seconds_of(value: str) -> float:
 
 
 def key_of(override: str) -> str:
-    """Return the key of an override: norm of norm=batch and of +norm=batch."""
+    """Return the key of an override: norm for norm=batch and for +norm=batch."""
     return override.split("=", maxsplit=1)[0].lstrip("+")
 
 
 def with_norms(jobs: list[list[str]]) -> list[list[str]]:
-    """Return each job's overrides with the norms that are named for it, else with every norm; the control comes first.
+    """Return the overrides of the runs to measure: each job with every norm that is named for it, else with all norms.
 
-    Jobs that differ in their norms alone are taken together.
+    Jobs that differ in their norms alone are merged. The control, norm=none, is added and comes first.
     """
     named: dict[tuple[str, ...], list[str]] = {}
     for job in jobs:
@@ -106,9 +107,9 @@ def with_norms(jobs: list[list[str]]) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is measured together: a network and batch size, with one run for each norm.
+    """Runs that are measured together: one for each norm, of the same network and batch size.
 
-    `left_out` says why a mode or a norm is not measured.
+    `left_out`: a mode, or norm=NAME → why it is not measured.
     """
 
     title: str
@@ -118,7 +119,10 @@ class Benchmark:
 
 
 def make_benchmarks(jobs: list[list[str]], runs: list[RunConfig], options: BenchOptions) -> list[Benchmark]:
-    """Return the benchmarks of these jobs, whose runs are checked. Raises ConfigError, also where no mode is left."""
+    """Group the runs, `jobs` being their overrides, into benchmarks that each differ in the norm alone.
+
+    Raises ConfigError where a run is invalid, or no mode can be measured.
+    """
     grouped: dict[tuple[str, ...], list[RunConfig]] = {}
     for job, run in zip(jobs, runs, strict=True):
         others = (override for override in job if key_of(override) not in TITLED)
@@ -132,7 +136,10 @@ def make_benchmarks(jobs: list[list[str]], runs: list[RunConfig], options: Bench
 
 
 def make_benchmark(title: str, runs: list[RunConfig], options: BenchOptions) -> Benchmark:
-    """Return a benchmark without the norms and modes that can't be measured. Raises ConfigError."""
+    """Return a benchmark without the norms and modes that can't be measured.
+
+    Raises ConfigError where the control is invalid, or a norm that the user named does not fit the network.
+    """
     left_out: dict[str, str] = {}
     control = next(run for run in runs if run.norm.name == CONTROL)
     check(control)
@@ -152,7 +159,7 @@ def make_benchmark(title: str, runs: list[RunConfig], options: BenchOptions) -> 
 
 
 def mode_problem(mode: str, config: RunConfig) -> str | None:
-    """Return why a run can't be measured in this mode, or None."""
+    """Return why a run can't be measured in this mode, or None where it can."""
     problem = compiler_problem(pick_device(config.device).type) if mode != "eager" else None
     if problem:
         return problem

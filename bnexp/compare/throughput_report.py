@@ -1,4 +1,4 @@
-"""What `bnexp bench` measured: tables on the console, bench.json, bench.md and the figure."""
+"""Show and write what `bnexp bench` measured: tables on the console, bench.json, bench.md and the figure."""
 
 import os
 import platform
@@ -31,7 +31,7 @@ TITLE = "Steps a second with and without normalization"
 
 @dataclass(frozen=True)
 class Quantity:
-    """One of a row's two rates, its ratio to the control, and their names."""
+    """A measured rate, of training steps or forward passes: its names, and how to get it and its ratio from a row."""
 
     title: str
     unit: str
@@ -46,7 +46,7 @@ QUANTITIES = (
 
 
 def table(benchmark: Benchmark, rows: list[Row], quantity: Quantity) -> list[list[str]]:
-    """Return the rows of the table: one for each contender, and one for each mode that was left out."""
+    """Return the rows of a quantity's table: one for each contender, and one of dashes for each mode left out."""
     cells = []
     for row in rows:
         ratio = quantity.ratio(row)
@@ -56,17 +56,17 @@ def table(benchmark: Benchmark, rows: list[Row], quantity: Quantity) -> list[lis
 
 
 def header(quantity: Quantity) -> list[str]:
-    """Return the names of the table's columns."""
+    """Return the header of a quantity's table."""
     return ["norm, mode", quantity.unit, f"ratio to {CONTROL}, same mode"]
 
 
 def title_of(benchmark: Benchmark, rows: list[Row]) -> str:
-    """Return a benchmark's title with the number of threads that it ran on."""
+    """Return a benchmark's title with the number of its threads, if any of it was measured."""
     return f"{benchmark.title}, {count(rows[0].threads, 'thread')}" if rows else benchmark.title
 
 
 def footnotes(benchmarks: list[Benchmark], options: BenchOptions) -> list[str]:
-    """Return what a reader has to know to trust the table."""
+    """Return the footnotes: how the rates were measured, what the modes mean, and what was left out."""
     modes = {
         "eager": "eager: one run, uncompiled",
         "compiled": "compiled: one run, compiled",
@@ -83,7 +83,7 @@ def footnotes(benchmarks: list[Benchmark], options: BenchOptions) -> list[str]:
 
 
 def markdown(benchmarks: list[Benchmark], rows: Rows, facts: dict[str, Any], options: BenchOptions) -> str:
-    """Return bench.md."""
+    """Return the content of bench.md."""
     lines = [f"# {TITLE}", "", "![rates of every norm and mode](bench.svg)", ""]
     for benchmark in benchmarks:
         lines += [f"## {title_of(benchmark, rows[benchmark.title])}", ""]
@@ -95,7 +95,7 @@ def markdown(benchmarks: list[Benchmark], rows: Rows, facts: dict[str, Any], opt
 
 
 def gather_facts(rows: list[Row], options: BenchOptions) -> dict[str, Any]:
-    """Return with which versions and settings, on which machine and when this was measured."""
+    """Return when, by which command, with which versions and settings, and on which machine this was measured."""
     device = pick_device(rows[0].config["device"])
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -118,7 +118,7 @@ def gather_facts(rows: list[Row], options: BenchOptions) -> dict[str, Any]:
 
 
 def compiler() -> str | None:
-    """Return the C++ compiler's name and version in its own words; None where there is no compiler."""
+    """Return the first line that the C++ compiler prints of its version; None without a compiler."""
     if not has_compiler():
         return None
     command = [*shlex.split(compiler_command()), "--version"]
@@ -127,7 +127,7 @@ def compiler() -> str | None:
 
 
 def provenance(facts: dict[str, Any]) -> str:
-    """Return these facts in a line."""
+    """Return the main facts of `gather_facts` in one line."""
     commit = str(facts["code"]["commit"])[:10] + (" with changes" if facts["code"]["dirty"] else "")
     threads = " or ".join(map(str, facts["threads"]))
     return (
@@ -139,7 +139,7 @@ def provenance(facts: dict[str, Any]) -> str:
 
 
 def figure_groups(benchmark: Benchmark, rows: list[Row], quantity: Quantity) -> list[BarGroup]:
-    """Return the figure's bars: one group for each mode, in the order of the table."""
+    """Return a quantity's bars: a group for each mode, and one without bars for each mode left out."""
     groups = []
     for mode in benchmark.modes:
         bars = []
@@ -153,7 +153,7 @@ def figure_groups(benchmark: Benchmark, rows: list[Row], quantity: Quantity) -> 
 
 
 def write(benchmarks: list[Benchmark], rows: Rows, options: BenchOptions) -> None:
-    """Write bench.json, bench.md, bench.svg and bench.png."""
+    """Write bench.json, bench.md, bench.svg and bench.png into the directory `options.out`, which is made."""
     all_rows = [row for group in rows.values() for row in group]
     facts, out = gather_facts(all_rows, options), options.out
     out.mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,7 @@ def write(benchmarks: list[Benchmark], rows: Rows, options: BenchOptions) -> Non
 
 
 def show(benchmarks: list[Benchmark], rows: Rows, options: BenchOptions) -> None:
-    """Print the tables, the footnotes, and where the files are."""
+    """Print the tables, the footnotes and the paths of the files."""
     for benchmark, quantity in product(benchmarks, QUANTITIES):
         own_rows = rows[benchmark.title]
         title = f"{title_of(benchmark, own_rows)}: {quantity.title}"
