@@ -1,3 +1,3 @@
-"""Published claims: what each says (`claim.py`, read first), the rules that judge one (`rules.py`), the command that
-applies them and writes the record (`judge.py`).
+"""Published claims: what a claim is (`claim.py`, read first), the rules that judge one (`rules.py`), and the command
+that applies the rules and writes the records (`judge.py`).
 """

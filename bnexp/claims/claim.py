@@ -1,4 +1,4 @@
-"""What a claim is: a published statement, the sweeps that test it, and the rule that decides."""
+"""What a claim is: a published statement, the sweeps that test it, and the rule that decides it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Runs = list[RunRecord]
 
 
 class Figure(Protocol):
-    """What draws a claim's runs, into results/figures/NAME.svg."""
+    """A figure that shows a claim's runs, saved as figures/NAME.svg beside claims.json."""
 
     @property
     def name(self) -> str:
@@ -23,12 +23,12 @@ class Figure(Protocol):
         ...
 
     def draw(self, runs: Runs, files: list[Path]) -> None:
-        """Draw these runs into every file."""
+        """Draw these runs, and save the figure to every file."""
         ...
 
 
 class Verdict(StrEnum):
-    """What a rule decides of a claim."""
+    """The result of judging a claim by its rule."""
 
     REPRODUCED = "reproduced"
     CONTRADICTED = "contradicted"
@@ -37,10 +37,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class ClaimSweep:
-    """A sweep whose runs test claims, which may share it.
+    """A sweep whose runs test one or more claims.
 
-    `name` is its folder's name; `overrides` are those of the command line, without the seeds. `most_seeds` bounds the
-    seeds where more would take too long; `after` is the sweep whose runs these runs start from.
+    `name` is its folder's name; `overrides` are those of the command line, without the seeds. `most_seeds` limits the
+    number of seeds where more would take too long; `after` is the sweep whose runs these runs start from.
     """
 
     name: str
@@ -51,12 +51,11 @@ class ClaimSweep:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a rule measured.
+    """What a rule measured: `measured` and, where the rule is a test, its p-value `p` before Holm's correction.
 
-    `scale` and `unit` show it to a reader: 0.98 with (100, "%") is 98%. `p` is that of a test, before Holm's
-    correction. `difference`: it is one between two arms, and shown with its sign. `shift` is the published number that
-    was subtracted, and is added again for the reader. `detail` says what the numbers leave out, `problem` why no
-    verdict can be given.
+    A reader is shown scale · (measured + shift) in `unit`: 0.98 is 98% with scale 100 and unit "%". `shift` is the
+    published number that was subtracted, else 0. `difference`: `measured` is one between two arms, and is shown with
+    its sign. `detail` adds what the numbers leave out; `problem` says why no verdict can be given, None where one can.
     """
 
     measured: Estimate
@@ -70,32 +69,38 @@ class Evidence:
 
 
 class NoVerdictError(ValueError):
-    """These runs cannot decide the claim; the text says why."""
+    """Raised where runs cannot decide a claim; the message says why."""
 
 
 class Rule(Protocol):
-    """How a claim is decided, fixed before its runs: what is measured, and which verdict follows from it."""
+    """How a claim is decided, fixed before its runs exist: what is measured, and which verdict follows from it."""
 
     @property
     def description(self) -> str:
-        """The rule in a sentence, for the record."""
+        """The rule in a sentence, for claims.json."""
         ...
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return what the runs show. Raises NoVerdictError where they cannot decide the claim."""
+        """Compute the evidence from the claim's runs; `random` is for resampling.
+
+        Raises NoVerdictError where the runs cannot decide the claim.
+        """
         ...
 
     def judge(self, evidence: Evidence, p: float | None) -> tuple[Verdict, str]:
-        """Return the verdict, and why it is inconclusive; `p` is corrected over the claims of the source."""
+        """Return the verdict and, where it is inconclusive, the reason, else "".
+
+        `p` is the p-value of the evidence after Holm's correction over the claims of the source.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A published statement with the sweeps that test it and the rule that decides.
+    """A published statement with the sweeps that test it and the rule that decides it.
 
-    `published` is its figure as printed. `note` says what a reader should know besides: of a claim that comes out
-    differently, what explains it. Claims may share a figure.
+    `source` is the publication and the place in it, `published` the figure as printed there. `note` tells the reader
+    how the statement was understood, or why the result differs. Claims may share a figure.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Figures of claims: which runs make which line of which panel, and what is drawn of them."""
+"""Figures of claims: which runs make each line of each panel, and which metric the lines show."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,17 @@ from bnexp.compare.arms import make_curve
 from bnexp.compare.figures import Line, Scales, line_figure
 from bnexp.runs.record import RunRecord
 
-Layout = dict[str, dict[str, Arm]]  # title of a panel → label of a line → its runs
-MetricAt = Callable[[RunRecord, float], float]  # something of a run at a given x
+Layout = dict[str, dict[str, Arm]]  # title of a panel → label of a line → its arm
+MetricAt = Callable[[RunRecord, float], float]  # a metric of a run, at one x
 BAND = "line: mean over seeds, band: lowest to highest"
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure in results/figures; `lines` makes the lines of an arm, from its label and its runs."""
+    """A figure of a claim.
+
+    `name` is its file's name without the ending; `lines` makes the lines of an arm from its label and its runs.
+    """
 
     name: str
     title: str
@@ -28,7 +31,7 @@ class Drawing:
     lines: Callable[[str, Runs], list[Line]]
 
     def draw(self, runs: Runs, files: list[Path]) -> None:
-        """Draw the panels and lines whose runs are among these; nothing where none are."""
+        """Draw the panels and lines that have runs among these, into every file; without such runs write nothing."""
         picked = {panel: {label: arm.pick(runs) for label, arm in arms.items()} for panel, arms in self.panels.items()}
         if not any(arm_runs for arms in picked.values() for arm_runs in arms.values()):
             return
@@ -45,7 +48,7 @@ class Drawing:
 
 
 def curves(name: str, title: str, panels: Layout) -> Drawing:
-    """Return the figure of validation accuracy against iteration."""
+    """Return a figure of validation accuracy against iteration, with one line for each arm."""
 
     def lines(label: str, runs: Runs) -> list[Line]:
         return [make_curve(label, runs)]
@@ -54,7 +57,7 @@ def curves(name: str, title: str, panels: Layout) -> Drawing:
 
 
 def against(name: str, title: str, panels: Layout, key: str, metric: Metric, scales: Scales) -> Drawing:
-    """Return the figure of a metric against a number of the configuration."""
+    """Return a figure of a metric against the configuration's number `key`, as optim.lr, with a line for each arm."""
 
     def lines(label: str, runs: Runs) -> list[Line]:
         groups = by_value(runs, key)
@@ -64,7 +67,10 @@ def against(name: str, title: str, panels: Layout, key: str, metric: Metric, sca
 
 
 def at_each(name: str, title: str, arm: Arm, reads: dict[str, MetricAt], x: Sequence[float], scales: Scales) -> Drawing:
-    """Return the figure of several metrics of one arm, each a function of x; `reads`: label → metric."""
+    """Return a figure of several metrics of one arm against x, with a line for each metric.
+
+    `reads`: label → metric, a function of a run and of one value of `x`.
+    """
 
     def lines(label: str, runs: Runs) -> list[Line]:
         return [band_line(label, x, [[reads[label](run, at) for run in runs] for at in x])]
@@ -73,7 +79,10 @@ def at_each(name: str, title: str, arm: Arm, reads: dict[str, MetricAt], x: Sequ
 
 
 def percentiles(name: str, title: str, panels: Layout, layer: str) -> Drawing:
-    """Return the figure of the 15th, 50th and 85th percentile of a layer's recorded input over training."""
+    """Return a figure of the 15th, 50th and 85th percentile of a layer's recorded input against iteration.
+
+    It shows the steps at which all runs of an arm were evaluated.
+    """
 
     def lines(label: str, runs: Runs) -> list[Line]:
         steps = sorted(set.intersection(*(set(run.validation) for run in runs)))
@@ -86,7 +95,10 @@ def percentiles(name: str, title: str, panels: Layout, layer: str) -> Drawing:
 
 
 def by_layer(name: str, title: str, panels: Layout, read: Callable[[RunRecord], list[float]], y: str) -> Drawing:
-    """Return the figure of a value of each layer, on a logarithmic scale; `read` gives those of a run."""
+    """Return a figure of a value for each hidden layer, on a logarithmic scale.
+
+    `read` gives a run's values, in the order of the layers; `y` is the label of the axis.
+    """
 
     def lines(label: str, runs: Runs) -> list[Line]:
         values = np.array([read(run) for run in runs]).T
@@ -96,6 +108,6 @@ def by_layer(name: str, title: str, panels: Layout, read: Callable[[RunRecord], 
 
 
 def band_line(label: str, x: Iterable[float], values: list[list[float]]) -> Line:
-    """Return a line with its band from the seeds' values at each x."""
+    """Return the line of the mean over seeds, its band from lowest to highest; values[i] are the seeds' at x[i]."""
     low, mean, high = (np.array([take(seeds) for seeds in values]) for take in (min, np.mean, max))
     return Line(label, np.array(list(x), dtype=np.float64), mean, low, high)

@@ -1,4 +1,4 @@
-"""`bnexp reproduce`: claims and their finished runs → verdicts, claims.json, README.md and figures."""
+"""`bnexp reproduce`: judge claims by their finished runs, and write claims.json, README.md and figures."""
 
 import argparse
 import math
@@ -28,9 +28,9 @@ from bnexp.runs.tensors import DamagedFileError
 SWEEPS = Path("results/sweeps/claims")
 SEEDS = 10
 RECORD = "claims.json"
-TESTS = (Directional, Sooner)  # rules with a p
-NO_MEASURE = (NoVerdictError, ConfigError, DamagedFileError, OSError)  # an arm without runs, a checkpoint that is gone
-RunsOf = dict[str, Runs]  # sweep → its runs
+TESTS = (Directional, Sooner)  # rules that have a p-value
+NO_MEASURE = (NoVerdictError, ConfigError, DamagedFileError, OSError)  # as an arm without runs, or a missing checkpoint
+RunsOf = dict[str, Runs]  # name of a sweep → its runs
 
 
 # ---- what is asked for
@@ -38,7 +38,10 @@ RunsOf = dict[str, Runs]  # sweep → its runs
 
 @dataclass(frozen=True)
 class Options:
-    """The arguments of `bnexp reproduce`; `listed`: show the claims and run nothing."""
+    """The arguments of `bnexp reproduce`.
+
+    `listed`: print the claims and run nothing. `seeds`: the number of seeds of an arm. `out`: the folder of the files.
+    """
 
     claims: list[Claim]
     listed: bool
@@ -47,15 +50,15 @@ class Options:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are ConfigErrors."""
+    """A parser of arguments that raises ConfigError for invalid ones."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise ConfigError, where argparse would print its usage and exit."""
+        """Raise ConfigError with this message, where argparse would print its usage and exit."""
         raise ConfigError(f"reproduce: {message}")
 
 
 def take_options(arguments: list[str]) -> Options:
-    """Return the options. Raises ConfigError."""
+    """Parse the arguments of `bnexp reproduce`. Raises ConfigError where they are invalid."""
     parser = Parser(prog="bnexp reproduce", description="Published claims, judged; without a name, all of them.")
     parser.add_argument("names", nargs="*", metavar="CLAIM", help="an id, or what ids begin with: udacity, wiki.sooner")
     parser.add_argument("--list", action="store_true", help="show them, and the time their runs still need here")
@@ -72,19 +75,19 @@ def own_sweeps(claims: list[Claim]) -> list[ClaimSweep]:
 
 
 def sweeps_of(claims: list[Claim]) -> list[ClaimSweep]:
-    """Return the claims' sweeps and those that these start from, in an order in which they can run."""
+    """Return the claims' sweeps and those that they start from, each once and after the one it starts from."""
     return list({step.name: step for sweep in own_sweeps(claims) for step in with_start(sweep)}.values())
 
 
 def with_start(sweep: ClaimSweep) -> list[ClaimSweep]:
-    """Return a sweep after those whose runs it starts from."""
+    """Return the chain of sweeps that a sweep starts from, in the order in which they run, and the sweep itself."""
     return [sweep] if sweep.after is None else [*with_start(sweep.after), sweep]
 
 
 def without(options: Options, impossible: dict[str, str]) -> Options:
-    """Return the options with the claims whose own sweeps can run. Raises ConfigError where none can.
+    """Return the options without the claims that have an impossible sweep of their own.
 
-    `impossible`: sweep → why it cannot run.
+    `impossible`: name of a sweep → why it cannot run. Raises ConfigError where no claim is left.
     """
     claims = [claim for claim in options.claims if impossible.keys().isdisjoint(sweep.name for sweep in claim.sweeps)]
     if not claims:
@@ -93,12 +96,12 @@ def without(options: Options, impossible: dict[str, str]) -> Options:
 
 
 def sweep_arguments(sweep: ClaimSweep, seeds: int) -> list[str]:
-    """Return the overrides of a sweep over its seeds, as typed after `bnexp train -m`."""
+    """Return the arguments of `bnexp train -m` for a sweep: its overrides, and its seeds from 0 on."""
     return [*sweep.overrides.split(), f"seed=range({min(seeds, sweep.most_seeds or seeds)})"]
 
 
 def folder_of(sweep: ClaimSweep) -> Path:
-    """Return the directory of a sweep."""
+    """Return the directory of a sweep's runs."""
     return SWEEPS / sweep.name
 
 
@@ -108,7 +111,11 @@ def command_of(sweep: ClaimSweep, seeds: int) -> str:
 
 
 def load_runs(claims: list[Claim], planned: dict[str, list[RunConfig]]) -> RunsOf:
-    """Return every sweep's complete runs that were planned; a directory may hold others, as of more seeds."""
+    """Return name of a sweep → its planned runs that can be compared and that the installed versions made.
+
+    `planned`: name of a sweep → its configurations; its directory may hold other runs, as of more seeds. Prints an
+    error for each run that is damaged.
+    """
     runs: RunsOf = {}
     for sweep in own_sweeps(claims):
         complete = complete_runs(folder_of(sweep))
@@ -123,7 +130,7 @@ def runs_for(claims: list[Claim], runs: RunsOf) -> Runs:
 
 
 def check_readme(out: Path) -> None:
-    """Raise ConfigError where a README.md would be written over that `bnexp reproduce` did not write."""
+    """Raise ConfigError where `out` holds a README.md that `bnexp reproduce` did not write and would replace."""
     path = out / "README.md"
     ours = not path.exists() or path.read_text(encoding="utf-8", errors="replace").startswith(HEADING)
     require(ours, "--out", out, f"a folder without a README.md, or with one that begins with {HEADING!r}")
@@ -133,10 +140,11 @@ def check_readme(out: Path) -> None:
 
 
 def judge(options: Options, runs: RunsOf, failed: dict[str, str], planned: dict[str, list[RunConfig]]) -> list[Record]:
-    """Return a record of each claim; for Holm's correction, claims of its source besides these have no effect.
+    """Return the record of each claim, for claims.json.
 
-    `failed`: sweep → what went wrong with some of its runs. `planned`: sweep → all of its runs, which are more than
-    `runs` has where some are damaged.
+    In Holm's correction, the source's tests that are not among these claims count as p = 1. `failed`: name of a sweep →
+    what went wrong with some of its runs. `planned`: name of a sweep → the configurations of all its runs; `runs` has
+    fewer where some are missing or damaged.
     """
     evidence = {claim.id: measure(claim, runs, failed) for claim in options.claims}
     adjusted = adjust({key: measured.p for key, measured in evidence.items() if measured.p is not None})
@@ -148,7 +156,7 @@ def judge(options: Options, runs: RunsOf, failed: dict[str, str], planned: dict[
 
 
 def measure(claim: Claim, runs: RunsOf, failed: dict[str, str]) -> Evidence:
-    """Return what a claim's rule measures; where it can't, evidence without a value that says why."""
+    """Return the evidence for a claim; where it can't be measured, NaN, with the reason as its `problem`."""
     problem = next((failed[sweep.name] for sweep in claim.sweeps if sweep.name in failed), None)
     try:
         if problem is not None:
@@ -162,9 +170,9 @@ def measure(claim: Claim, runs: RunsOf, failed: dict[str, str]) -> Evidence:
 
 
 def adjust(p_values: dict[str, float]) -> dict[str, float]:
-    """Return p-values by claim, after Holm's correction over all tests of a source.
+    """Return id of a claim → p-value after Holm's correction over all tests of its source, for every claim with a test.
 
-    Tests that were never run count as without effect, so that a claim alone is judged as strictly as among all.
+    A test without a p-value counts as p = 1, so that a claim alone is judged as strictly as among all.
     """
     adjusted: dict[str, float] = {}
     for source in dict.fromkeys(map(family, CLAIMS)):
@@ -174,7 +182,7 @@ def adjust(p_values: dict[str, float]) -> dict[str, float]:
 
 
 def record(claim: Claim, evidence: Evidence, p: float | None, runs: Runs, options: Options) -> Record:
-    """Return a claim's entry in claims.json; `p` is corrected."""
+    """Return a claim's entry in claims.json; `p` is its p-value after Holm's correction."""
     verdict, why = (Verdict.INCONCLUSIVE, evidence.problem) if evidence.problem else claim.rule.judge(evidence, p)
     measured = evidence.measured
     value, low, high = (seen(evidence, number) for number in (measured.mean, measured.low, measured.high))
@@ -209,7 +217,7 @@ def record(claim: Claim, evidence: Evidence, p: float | None, runs: Runs, option
 
 
 def seen(evidence: Evidence, number: float | None) -> float | None:
-    """Return a measured number as the reader sees it, in the evidence's unit."""
+    """Return a measured number as a reader is shown it, in the unit of the evidence; None stays None."""
     return None if number is None else evidence.scale * (number + evidence.shift)
 
 
@@ -217,9 +225,9 @@ def seen(evidence: Evidence, number: float | None) -> float | None:
 
 
 def write(records: list[Record], options: Options, runs: RunsOf) -> list[Record]:
-    """Write claims.json, with the records of other claims that are there already, README.md, and these claims' figures.
+    """Write claims.json, README.md and these claims' figures; the records of other claims in claims.json are kept.
 
-    Returns these claims' records as they can be read back, with p-values corrected over all that is known by now.
+    p-values are corrected over all of these records. Returns those of these claims, as read from the new claims.json.
     """
     options.out.mkdir(parents=True, exist_ok=True)
     known = {entry["id"]: entry for entry in [*read_records(options.out), *records]}
@@ -234,7 +242,10 @@ def write(records: list[Record], options: Options, runs: RunsOf) -> list[Record]
 
 
 def corrected(entry: Record, claim: Claim, adjusted: dict[str, float]) -> Record:
-    """Return a record with p as corrected among all tests of its source that are known, and the verdict for that p."""
+    """Return a record with the corrected p-value of `adjusted`, and the verdict that follows from it.
+
+    A record whose rule is no test, or that measured nothing, is returned as it is.
+    """
     rule, p, measured = claim.rule, adjusted.get(claim.id), entry["measured"]
     if not isinstance(rule, TESTS) or p == entry["p_holm"] or measured["value"] is None:
         return entry
@@ -244,7 +255,10 @@ def corrected(entry: Record, claim: Claim, adjusted: dict[str, float]) -> Record
 
 
 def read_records(out: Path) -> list[Record]:
-    """Return the records of claims.json, none where there is no such file. Raises ConfigError."""
+    """Return the records in claims.json, or [] where there is no such file.
+
+    Raises ConfigError where it can't be read as JSON.
+    """
     path = out / RECORD
     try:
         records: list[Record] = read_json(path) if path.exists() else []
@@ -254,7 +268,10 @@ def read_records(out: Path) -> list[Record]:
 
 
 def draw(options: Options, runs: RunsOf) -> None:
-    """Draw the figures of these claims; one that also shows other claims' runs is left as it is, if it is there."""
+    """Draw the figures of these claims, except those that can't be drawn from their runs.
+
+    An existing file is left as it is where a sweep that the figure shows has no runs here.
+    """
     folder = options.out / "figures"
     folder.mkdir(exist_ok=True)
     for figure in {claim.figure.name: claim.figure for claim in options.claims if claim.figure}.values():
@@ -262,7 +279,7 @@ def draw(options: Options, runs: RunsOf) -> None:
         by_sweep = [runs.get(sweep.name, []) for sweep in own_sweeps(sharing)]
         file = folder / f"{figure.name}.svg"
         if all(by_sweep) or not file.exists():
-            with suppress(NoVerdictError, ConfigError, DamagedFileError, FileNotFoundError):  # as its claims say
+            with suppress(NoVerdictError, ConfigError, DamagedFileError, FileNotFoundError):  # the records say why
                 figure.draw(list(chain.from_iterable(by_sweep)), [file])
 
 
@@ -270,7 +287,7 @@ def draw(options: Options, runs: RunsOf) -> None:
 
 
 def show(records: list[Record], options: Options) -> None:
-    """Print a line for each claim, and where the files are."""
+    """Print the verdict on each claim, their tally, and the paths of the files."""
     for entry in records:
         measured = f"measured {measured_text(entry)}, n = {n_text(entry)}" if entry["n"] else entry["why"]
         print_line(f"{entry['verdict']:<12}  {entry['id']}: published {entry['published']}, {measured}")
@@ -278,7 +295,7 @@ def show(records: list[Record], options: Options) -> None:
 
 
 def show_list(claims: list[Claim], needed: dict[str, str]) -> None:
-    """Print the claims; `needed`: sweep → the time that its runs still take."""
+    """Print a table of the claims; `needed`: name of a sweep → the time that its remaining runs take."""
     rows = [
         [
             claim.id,

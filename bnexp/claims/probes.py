@@ -1,4 +1,4 @@
-"""Metrics that are not recorded while a run trains: read off its checkpoint, or off its initial state."""
+"""Metrics that runs do not record: measured with a run's checkpoints, its initial state or its configuration."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,11 +27,14 @@ from bnexp.training.device import pick_device, prepare_torch
 from bnexp.training.engine import start_member
 from bnexp.training.evaluation import Evaluator, Tensors, make_answer
 
-SINGLE_IMAGES = 200  # of the lesson's inference cell
+SINGLE_IMAGES = 200  # as many as the lesson's inference cell tests
 
 
 def trained(run: RunRecord) -> tuple[nn.Module, Tensors, Tensors, Data]:
-    """Return a run's network on the meta device, its final parameters and buffers, and its data."""
+    """Return a run's network on the meta device, its final parameters and its buffers (name → tensor), and its data.
+
+    Also prepares torch for the run on the CPU (`prepare_torch`).
+    """
     config = run.located()
     prepare_torch(config, torch.device("cpu"))
     data, tensors = load_data(config.dataset, run.directory), load_checkpoint(run.directory / CHECKPOINT)
@@ -43,7 +46,7 @@ def trained(run: RunRecord) -> tuple[nn.Module, Tensors, Tensors, Data]:
 
 
 def train_test_gap(run: RunRecord) -> float:
-    """Return accuracy on the training images minus that on the test images, both in evaluation mode."""
+    """Return the accuracy on the training images minus that on the test images, both in evaluation mode."""
     model, parameters, buffers, data = trained(run)
     return Evaluator(model, data).evaluate(parameters, buffers, data.train).accuracy - accuracy(run)
 
@@ -53,7 +56,10 @@ def train_test_gap(run: RunRecord) -> float:
 
 @torch.no_grad()
 def answers_one_by_one(run: RunRecord, training: bool) -> tuple[Tensor, Tensor]:
-    """Return the answers to the first 200 test images, given one at a time, and the labels; both (200,)."""
+    """Return the classes predicted for the first 200 test images, in batches of one, and the labels; both (200,).
+
+    The network is in training mode or, where `training` is false, in evaluation mode.
+    """
     model, parameters, buffers, data = trained(run)
     model.train(training)
     images = data.test[:SINGLE_IMAGES]
@@ -65,12 +71,12 @@ def answers_one_by_one(run: RunRecord, training: bool) -> tuple[Tensor, Tensor]:
 
 
 def distinct_answers(run: RunRecord) -> float:
-    """Return how many different answers single images get in training mode."""
+    """Return the number of different classes predicted for single images in training mode."""
     return float(len(set(answers_one_by_one(run, training=True)[0].tolist())))
 
 
 def right_one_by_one(training: bool) -> Metric:
-    """Return the metric of how many single images are answered rightly, as a share."""
+    """Return the metric of the share of single images that are classified rightly, in the mode `training`."""
 
     def read(run: RunRecord) -> float:
         answers, labels = answers_one_by_one(run, training)
@@ -83,10 +89,9 @@ def right_one_by_one(training: bool) -> Metric:
 
 
 def accuracy_on_mixture(run: RunRecord, styles: tuple[str, str], images: float, norms: float) -> float:
-    """Return the test accuracy of a conditional network between two styles.
+    """Return the test accuracy of a conditional network on mixtures of the two `styles`.
 
-    Its γ and β are mixed linearly, with a share `norms` of the second style's; the images pixel by pixel, with a share
-    `images` of the second style.
+    `images` is the share of the second style in each pixel of an image, and `norms` that in each γ and β.
     """
     model, parameters, buffers, data = trained(run)
     first, second = (run.located().dataset.conditions.index(style) for style in styles)
@@ -108,7 +113,7 @@ _probed: dict[Path, list[Probe]] = {}
 
 
 def over_probes(measure: Callable[[Probe], float]) -> Metric:
-    """Return the metric of a measure's mean over a run's checkpoints."""
+    """Return the metric of a measure's mean over a run's probes."""
 
     def read(run: RunRecord) -> float:
         return float(np.mean([measure(probe) for probe in probes_of(run)]))
@@ -117,7 +122,7 @@ def over_probes(measure: Callable[[Probe], float]) -> Metric:
 
 
 def probes_of(run: RunRecord) -> list[Probe]:
-    """Return the probe at each checkpoint; a run is probed once for all claims."""
+    """Return a run's probes, one for each checkpoint; they are computed once, for all claims."""
     if run.directory not in _probed:
         _probed[run.directory] = probe_run(run)
     return _probed[run.directory]
@@ -127,16 +132,19 @@ def probes_of(run: RunRecord) -> list[Probe]:
 
 
 def gradient_growth(run: RunRecord) -> float:
-    """Return the factor by which the squared gradient norm grows from a layer to the one before it, at the start.
+    """Return the factor by which the squared gradient norm grows from a hidden layer to the one before it.
 
-    Least squares on its logarithm over the hidden linear layers' outputs, on the run's first batch.
+    It is fitted by least squares to the logarithms of `gradient_norms`, before training.
     """
     norms = gradient_norms(run)
     return float(np.exp(-np.polyfit(np.arange(len(norms)), np.log(norms), 1)[0]))
 
 
 def gradient_norms(run: RunRecord) -> list[float]:
-    """Return the squared norm of the loss's gradient by each hidden linear layer's output, (layers,), in float64."""
+    """Return the squared norm of the loss's gradient with respect to each hidden linear layer's output, (layers,).
+
+    The network is in its initial state, the batch is the run's first, and the computation is in float64.
+    """
     config = run.located()
     prepare_torch(config, torch.device("cpu"))
     data = load_data(config.dataset, run.directory)
@@ -152,7 +160,7 @@ def gradient_norms(run: RunRecord) -> list[float]:
 
 
 def to_double(tensor: Tensor) -> Tensor:
-    """Return a tensor in float64, but for integers."""
+    """Return a floating-point tensor in float64, and any other as it is."""
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
@@ -163,9 +171,10 @@ _measured: dict[tuple[str, str], dict[str, list[float]]] = {}
 
 
 def batches_per_second(runs: Runs, mode: str) -> dict[str, list[float]]:
-    """Return norm → updates a second of the network of these runs, one value a round, in interleaved rounds.
+    """Measure the training steps a second of these runs' networks: norm → one value for each round, interleaved.
 
-    Raises NoVerdictError where a norm's runs are missing or the mode needs a compiler.
+    This is measured once for all claims. Raises NoVerdictError where runs of norm=none or norm=batch are missing, or
+    the mode can't be compiled.
     """
     configs = {run.config["norm"]["name"]: run.located() for run in runs}
     if {"none", "batch"} - configs.keys():
@@ -188,7 +197,7 @@ def batches_per_second(runs: Runs, mode: str) -> dict[str, list[float]]:
 
 
 def rates(arm: Arm, mode: str, norm: str) -> Values:
-    """Return the batches a second with a norm, measured in rounds that take the place of seeds.
+    """Return the training steps a second with a norm, one value for each round in place of one for each seed.
 
     The runs of `arm` differ in their norm alone.
     """
@@ -200,7 +209,7 @@ def rates(arm: Arm, mode: str, norm: str) -> Values:
 
 
 def rate_ratio(arm: Arm, mode: str) -> Values:
-    """Return the batches a second with batch normalization over those without, round by round."""
+    """Return the training steps a second with batch normalization divided by those without, for each round."""
 
     def of(runs: Runs) -> PerSeed:
         speeds = batches_per_second(arm.pick(runs), mode)

@@ -1,4 +1,4 @@
-"""results/README.md: the records of claims.json as tables, the verdict first."""
+"""Make results/README.md: the records of claims.json as tables, the verdict first."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +35,10 @@ EXPLAINED = [
 
 
 def markdown(records: list[Record], out: Path) -> str:
-    """Return README.md: a table of claims for each source and figure, then what did not come out as published."""
+    """Return the content of README.md in the folder `out`.
+
+    It has a table for each source and figure, then remarks on the claims that were not reproduced, and the machines.
+    """
     lines = [HEADING, "", tally(records) + ".", "", *EXPLAINED, ""]
     for source, entries in grouped(records, source_of).items():
         lines += [f"## {source}", ""]
@@ -51,12 +54,12 @@ def markdown(records: list[Record], out: Path) -> str:
 
 
 def source_of(entry: Record) -> str:
-    """Return the source of a claim without the place in it, as "Wu & He 2018" of "Wu & He 2018, §3.1"."""
+    """Return a claim's publication without the place in it: "Wu & He 2018" for "Wu & He 2018, §3.1"."""
     return str(entry["source"]).split(",", maxsplit=1)[0].split(";", maxsplit=1)[0]
 
 
 def grouped(records: list[Record], key: Callable[[Record], str | None]) -> dict[str | None, list[Record]]:
-    """Return the records by a key, in the order in which each first comes."""
+    """Group the records by a key, in order of first appearance."""
     groups: dict[str | None, list[Record]] = {}
     for entry in records:
         groups.setdefault(key(entry), []).append(entry)
@@ -69,7 +72,7 @@ def row(entry: Record) -> list[str]:
 
 
 def measured_text(entry: Record) -> str:
-    """Return what was measured with its unit and interval."""
+    """Return the measured value with its unit and interval, or a dash where nothing was measured."""
     measured = entry["measured"]
     if measured["value"] is None:
         return "–"
@@ -79,7 +82,10 @@ def measured_text(entry: Record) -> str:
 
 
 def short(value: float | None, measured: Record) -> str:
-    """Return accuracies with two places and other numbers with four digits; null is infinite: never."""
+    """Return a number as text, with its sign in a difference; None, by which JSON holds infinity, is "never".
+
+    Percentages have two decimals; other numbers have four digits, or no decimals from 1,000 on.
+    """
     if value is None:
         return "never"
     sign = "+" if measured["difference"] else ""
@@ -89,19 +95,19 @@ def short(value: float | None, measured: Record) -> str:
 
 
 def n_text(entry: Record) -> str:
-    """Return n, and where runs are missing how many of the planned ones it rests on."""
+    """Return n as text; where runs are missing, with how many there are of those planned: "8 (8 of 10 runs)"."""
     finished, planned = entry.get("runs", 0), entry.get("planned_runs", 0)
     return f"{entry['n']}" + (f" ({finished} of {planned} runs)" if finished < planned else "")
 
 
 def tally(records: list[Record]) -> str:
-    """Return how many claims have each verdict."""
+    """Return as text the number of claims, and how many have each verdict."""
     numbers = {verdict: sum(entry["verdict"] == verdict for entry in records) for verdict in Verdict}
     return f"{count(len(records), 'claim')}: " + ", ".join(f"{number} {verdict}" for verdict, number in numbers.items())
 
 
 def remark(entry: Record) -> str:
-    """Return what a reader should know of a claim that was not reproduced."""
+    """Return the line on a claim that was not reproduced: the reason, the details and the note."""
     parts = [entry["why"], entry["measured"]["detail"], entry["note"]]
     text = ". ".join(part.rstrip(".") for part in parts if part)
     return (

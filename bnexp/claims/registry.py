@@ -1,4 +1,4 @@
-"""Every claim, by source."""
+"""All claims, in the order of their sources, and how to pick some by name."""
 
 from difflib import get_close_matches
 
@@ -32,12 +32,15 @@ CLAIMS: list[Claim] = [
 
 
 def family(claim: Claim) -> str:
-    """Return the first part of a claim's id; Holm's correction runs over the claims that share it."""
+    """Return the first part of a claim's id, as "wiki"; Holm's correction runs over the claims that share it."""
     return claim.id.split(".", maxsplit=1)[0]
 
 
 def pick(names: list[str]) -> list[Claim]:
-    """Return the claims whose ids begin with one of `names`, all claims without a name. Raises ConfigError."""
+    """Return the claims whose ids begin with one of `names`, or all claims where there are no names.
+
+    Raises ConfigError for a name with which no id begins.
+    """
     for name in names:
         if not any(claim.id.startswith(name) for claim in CLAIMS):
             starts = sorted({".".join(c.id.split(".")[:n]) for c in CLAIMS for n in range(1, 5)})

@@ -1,4 +1,4 @@
-"""How a claim is judged: each rule describes itself, measures runs, and gives the verdict."""
+"""The rules that judge claims: each describes itself, measures runs, and gives the verdict."""
 
 import math
 from collections.abc import Callable
@@ -24,8 +24,8 @@ from bnexp.compare.statistics import (
 from bnexp.runs.record import RunRecord
 
 SIGNIFICANT = 0.05
-FEWEST = 3  # values that an interval or a range takes
-WIDEST = 0.5  # of a prediction interval of accuracies: beyond it, it holds both a trained network's and chance
+FEWEST = 3  # fewest seeds of an interval or a range
+WIDEST = 0.5  # a wider prediction interval holds both a trained network's accuracy and chance
 TEST = (
     "sign-flip permutation of the differences, seed by seed, Holm over the claims of the source, p < 0.05, and the 95% "
     "interval of the mean difference excludes 0"
@@ -34,7 +34,10 @@ Judgement = tuple[Verdict, str]
 
 
 def both(runs: Runs, ours: Values, control: Values | float) -> tuple[list[float], list[float]]:
-    """Return the values of both sides at their common seeds; a number is the same for all. Raises NoVerdictError."""
+    """Return the values of `ours` and of `control` at their common seeds; a number stands for every seed's value.
+
+    Raises NoVerdictError where no seed is common.
+    """
     values = ours.of(runs)
     pairs = matched(values, control.of(runs) if isinstance(control, Values) else dict.fromkeys(values, control))
     if not pairs[0]:
@@ -43,8 +46,9 @@ def both(runs: Runs, ours: Values, control: Values | float) -> tuple[list[float]
 
 
 def number_of(control: Values | float) -> float:
-    """Return what is subtracted from our value and added again for display: the published number, or 0 where the
-    control is another arm, whose difference is shown as it is.
+    """Return a control that is a published number, or 0 where it is another arm.
+
+    This is added again to a difference from the control where a reader is shown it.
     """
     return 0.0 if isinstance(control, Values) else control
 
@@ -52,13 +56,13 @@ def number_of(control: Values | float) -> float:
 def of_difference(
     difference: Estimate, ours: Values, control: Values | float, detail: str, p: float | None = None
 ) -> Evidence:
-    """Return the evidence of a mean paired difference from the control."""
+    """Return the evidence of a mean paired difference, `ours` minus `control`, with the p-value of its test, if any."""
     return Evidence(difference, ours.scale, ours.unit, p, isinstance(control, Values), number_of(control), detail)
 
 
 @dataclass(frozen=True)
 class Directional:
-    """One arm is higher (or `lower`) than the other, or than a published number."""
+    """The rule that `ours` is higher, or with `lower` lower, than `control`: another arm, or a published number."""
 
     ours: Values
     control: Values | float
@@ -66,7 +70,7 @@ class Directional:
 
     @property
     def description(self) -> str:
-        """The rule in a sentence, for the record."""
+        """The rule in a sentence, for claims.json."""
         return (
             f"directional: {self.ours.label} is {'lower' if self.lower else 'higher'} than "
             f"{named(self.control, self.ours)}; {TEST}"
@@ -74,11 +78,11 @@ class Directional:
 
     @property
     def zero(self) -> float:
-        """What the reader sees where there is no difference: 0, or the published number."""
+        """The value that a reader is shown for a difference of zero: 0, or the published number in its unit."""
         return self.ours.scale * number_of(self.control)
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the mean paired difference and its p-value. Raises NoVerdictError."""
+        """Return the mean paired difference and its p-value. Raises NoVerdictError without a common seed."""
         ours, control = both(runs, self.ours, self.control)
         differences = np.subtract(ours, control)
         detail = f"{mean_text(ours, self.ours)} against {mean_text(control, self.ours)}"
@@ -90,12 +94,15 @@ class Directional:
         return of_difference(difference, self.ours, self.control, detail, p)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        """Return the verdict of `directional`."""
+        """Return the verdict and reason of `directional`."""
         return directional(evidence.measured, p, self.lower)
 
 
 def directional(difference: Estimate, p: float | None, lower: bool) -> Judgement:
-    """Judge a mean paired difference that should be above 0, or below where `lower`; `p` is corrected."""
+    """Judge a mean paired difference that a claim says is above 0, or with `lower` below 0; `p` is corrected (Holm).
+
+    The verdict is inconclusive for fewer than 6 pairs, an interval that includes 0, or p ≥ 0.05.
+    """
     if difference.n < FEWEST_PAIRS or p is None or difference.low is None or difference.high is None:
         return Verdict.INCONCLUSIVE, f"too few seeds: {difference.n} pairs, significance takes {FEWEST_PAIRS}"
     if difference.low <= 0 <= difference.high:
@@ -107,7 +114,7 @@ def directional(difference: Estimate, p: float | None, lower: bool) -> Judgement
 
 @dataclass(frozen=True)
 class Numeric:
-    """A single published run has this value."""
+    """The rule that our runs agree with the `published` value of a single run, with an absolute `tolerance`."""
 
     ours: Values
     published: float
@@ -115,7 +122,7 @@ class Numeric:
 
     @property
     def description(self) -> str:
-        """The rule in a sentence, for the record."""
+        """The rule in a sentence, for claims.json."""
         return (
             f"numeric: the published figure lies in the 95% prediction interval of one run of ours ({self.ours.label}),"
             f" or within {self.ours.scale * self.tolerance:g}{self.ours.unit} of our mean; inconclusive where the "
@@ -123,11 +130,15 @@ class Numeric:
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the mean with its prediction interval."""
+        """Return the mean over seeds with the 95% prediction interval of one more run."""
         return Evidence(prediction_interval(list(self.ours.of(runs).values())), self.ours.scale, self.ours.unit)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        """Reproduced within the tolerance of the mean, or inside the prediction interval."""
+        """Return reproduced where the published value is within the tolerance of the mean, or in the interval.
+
+        The verdict is inconclusive for fewer than 3 seeds and, outside of the tolerance, for an interval wider than
+        WIDEST.
+        """
         interval = evidence.measured
         if interval.n < FEWEST or interval.low is None or interval.high is None:
             return Verdict.INCONCLUSIVE, f"too few seeds: {interval.n}, an interval takes {FEWEST}"
@@ -140,7 +151,7 @@ class Numeric:
 
 @dataclass(frozen=True)
 class TimeToAccuracy:
-    """An arm's validation accuracy passes `target` between the published steps `low` and `high`."""
+    """The rule that an arm passes the validation accuracy `target` between the published steps `low` and `high`."""
 
     target: float
     arm: Arm
@@ -149,7 +160,7 @@ class TimeToAccuracy:
 
     @property
     def description(self) -> str:
-        """The rule in a sentence, for the record."""
+        """The rule in a sentence, for claims.json."""
         return (
             f"time to accuracy: {self.target:.0%} of validation accuracy is passed between the published steps "
             f"{self.low:,g} and {self.high:,g}, and this overlaps the range of our runs ({self.arm.label}; evaluations "
@@ -157,7 +168,11 @@ class TimeToAccuracy:
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the mean step of the crossing and its range over the runs. Raises NoVerdictError."""
+        """Return the mean step at which the target is reached; a run that never reaches it counts the horizon.
+
+        The interval runs from the evaluation before the earliest run's step to the latest run's step, infinity where a
+        run never reaches it. Raises NoVerdictError without runs.
+        """
         arm_runs = self.arm.pick(runs)
         if not arm_runs:
             raise NoVerdictError(NO_RUNS)
@@ -175,24 +190,27 @@ class TimeToAccuracy:
         return Evidence(Estimate(mean, earliest, latest, len(arm_runs)), unit="steps", detail=detail)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        """Reproduced where the range of the runs overlaps the published one."""
+        """Return reproduced where the range of the runs overlaps the published one, else contradicted.
+
+        The verdict is inconclusive for fewer than 3 runs.
+        """
         interval = evidence.measured
         assert interval.low is not None
         assert interval.high is not None
         if interval.n < FEWEST:
             return Verdict.INCONCLUSIVE, f"too few seeds: {interval.n}, a range takes {FEWEST}"
-        overlap = interval.low < self.high and self.low <= interval.high  # it comes after the evaluation before
+        overlap = interval.low < self.high and self.low <= interval.high  # the crossing comes after interval.low
         return (Verdict.REPRODUCED if overlap else Verdict.CONTRADICTED), ""
 
 
 def before(run: RunRecord, step: float) -> float:
-    """Return the step of the evaluation before `step`: the crossing lies between."""
+    """Return the step of the last evaluation before `step`, or 0; the accuracy was reached between the two."""
     return float(max((known for known in run.validation if known < step), default=0))
 
 
 @dataclass(frozen=True)
 class Sooner:
-    """An arm reaches a validation accuracy in fewer seconds of training, or in fewer `steps`."""
+    """The rule that `ours` reaches the validation accuracy `target` sooner than `control`, in seconds or in `steps`."""
 
     target: float
     ours: Arm
@@ -202,7 +220,7 @@ class Sooner:
 
     @property
     def description(self) -> str:
-        """The rule in a sentence, for the record."""
+        """The rule in a sentence, for claims.json."""
         return (
             f"directional: restricted mean of the {'steps' if self.steps else 'seconds of training'} to "
             f"{self.target:.0%} of validation accuracy is lower for {self.ours.label} than for {self.control.label}, a "
@@ -210,7 +228,10 @@ class Sooner:
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the mean paired difference of the restricted times and its p-value. Raises NoVerdictError."""
+        """Return the mean paired difference of the restricted times and its p-value.
+
+        Raises NoVerdictError where an arm has no runs.
+        """
         ours, control, unit = self.ours.pick(runs), self.control.pick(runs), "steps" if self.steps else "seconds"
         if not (ours and control):
             raise NoVerdictError(NO_RUNS)
@@ -226,15 +247,16 @@ class Sooner:
         return Evidence(difference, unit=unit, p=times[0].p, difference=True, detail=detail)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        """Return the verdict of `directional`: lower is sooner."""
+        """Return the verdict and reason of `directional`, where lower is sooner."""
         return directional(evidence.measured, p, lower=True)
 
 
 @dataclass(frozen=True)
 class Share:
-    """The share of seeds whose value reaches a threshold: `most` of them, few, or (None) some and not others.
+    """The rule about the share of seeds whose value is at least `threshold`.
 
-    Few of them say something only where most of a `control`'s do reach it.
+    `most`: True says that it is above one half, False below, None that some seeds reach the threshold and some do not.
+    With a `control`, there is a verdict only where more than half of the control's seeds reach it.
     """
 
     values: Values
@@ -244,7 +266,7 @@ class Share:
 
     @property
     def description(self) -> str:
-        """The rule in a sentence, for the record."""
+        """The rule in a sentence, for claims.json."""
         event = f"{self.values.label} reaches {self.values.scale * self.threshold:g}{self.values.unit}"
         if self.most is None:
             return (
@@ -260,7 +282,7 @@ class Share:
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the share of seeds with its Wilson interval. Raises NoVerdictError."""
+        """Return the share of seeds with its Wilson interval. Raises NoVerdictError without values."""
         values = self.values.of(runs).values()
         reached = sum(value >= self.threshold for value in values)
         if not values:
@@ -269,7 +291,7 @@ class Share:
         return Evidence(wilson_interval(reached, len(values)), 100, "%", detail=detail, problem=self.problem(runs))
 
     def problem(self, runs: Runs) -> str | None:
-        """Return why no verdict can be given: most of the control's seeds do not reach the threshold either."""
+        """Return why no verdict can be given, that too few of the control's seeds reach the threshold, or None."""
         if self.control is None:
             return None
         reached = [value >= self.threshold for value in self.control.of(runs).values()]
@@ -278,7 +300,11 @@ class Share:
         return f"the control doesn't get there either: {sum(reached)} of {len(reached)} seeds of {self.control.label}"
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        """Compare the interval with one half, or look for both outcomes."""
+        """Return reproduced where `most` is None and both outcomes occur; else compare the interval with one half.
+
+        The verdict is then inconclusive for fewer than 6 seeds or an interval that includes one half, reproduced where
+        the interval lies on the side that `most` says, and contradicted otherwise.
+        """
         share = evidence.measured
         assert share.low is not None
         assert share.high is not None
@@ -293,7 +319,10 @@ class Share:
 
 @dataclass(frozen=True)
 class Equivalent:
-    """As good as the other arm, or as a published number, within a margin; `one_sided`: not lower by more than that."""
+    """The rule that `ours` differs by less than `margin` from `control`, another arm or a published number.
+
+    With `one_sided`, it may be higher by any amount.
+    """
 
     ours: Values
     control: Values | float
@@ -302,7 +331,7 @@ class Equivalent:
 
     @property
     def description(self) -> str:
-        """The rule in a sentence, for the record."""
+        """The rule in a sentence, for claims.json."""
         bound = f"{self.ours.scale * self.margin:g}{self.ours.unit}"
         limits = f"above -{bound}" if self.one_sided else f"inside ±{bound}"
         return (
@@ -311,14 +340,17 @@ class Equivalent:
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the mean paired difference with its interval. Raises NoVerdictError."""
+        """Return the mean paired difference with its interval. Raises NoVerdictError without a common seed."""
         ours, control = both(runs, self.ours, self.control)
         detail = f"{mean_text(ours, self.ours)} against {mean_text(control, self.ours)}"
         detail += choices(runs, self.ours, self.control)
         return of_difference(mean_interval(np.subtract(ours, control), random), self.ours, self.control, detail)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        """Reproduced where the interval lies inside the margin, contradicted where it lies wholly outside."""
+        """Return reproduced where the interval lies inside the margin, contradicted where it lies wholly outside.
+
+        The verdict is inconclusive otherwise, and for fewer than 6 pairs.
+        """
         interval = evidence.measured
         if interval.n < FEWEST_PAIRS or interval.low is None or interval.high is None:
             return Verdict.INCONCLUSIVE, f"too few seeds: {interval.n}, an equivalence takes {FEWEST_PAIRS}"
@@ -330,22 +362,20 @@ class Equivalent:
 
 @dataclass(frozen=True)
 class Exact:
-    """An identity: the largest error over its elements, in float64."""
+    """The rule that an identity holds: `error` computes its largest error, which is at most `tolerance`."""
 
     error: Callable[[], float]
     tolerance: float = 1e-10
 
     @property
     def description(self) -> str:
-        """The rule in a sentence, for the record."""
+        """The rule in a sentence, for claims.json."""
         return f"exact: both sides computed in float64 differ by at most {self.tolerance:g}"
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Compute the identity and return its largest absolute error; no run is read, so `runs` and `random` have no
-        effect.
-        """
+        """Compute the identity's largest absolute error; `runs` and `random` are not used."""
         return Evidence(Estimate(self.error(), None, None, 1), detail="largest difference of any element")
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        """Reproduced where the error is at most the tolerance."""
+        """Return reproduced where the error is at most the tolerance, else contradicted."""
         return (Verdict.REPRODUCED if evidence.measured.mean <= self.tolerance else Verdict.CONTRADICTED), ""

@@ -1,4 +1,4 @@
-"""Runs → one value for each seed: which runs make an arm, and what is read off each run."""
+"""How runs give one value for each seed: which runs make an arm, and which metric is taken of each run."""
 
 import math
 from collections.abc import Callable
@@ -13,20 +13,21 @@ from bnexp.training.recorder import flatten
 
 PerSeed = dict[int, float]
 Metric = Callable[[RunRecord], float]
-TRAINS = 0.9  # validation accuracy from which on a network has trained
+TRAINS = 0.9  # final validation accuracy from which on a run counts as one that trains
 NO_RUNS = "an arm has no complete runs"
 
 
 def no_choice(runs: Runs) -> str:
-    """Return that nothing was chosen."""
+    """Return an empty text, for an arm that involves no choice."""
     return ""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Which runs make an arm: those that share everything but the seed.
+    """The rule by which an arm's runs are picked from all runs of a claim.
 
-    `label` names it to the reader; `choice` says what was chosen by looking at runs, as the best learning rate.
+    `label` names the arm to a reader. `choice` gives a text on what was chosen by comparing runs, as the best learning
+    rate; it is empty where nothing was.
     """
 
     label: str
@@ -36,9 +37,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class Values:
-    """How runs give one value for each seed.
+    """One value for each seed, computed from runs by `of`.
 
-    `label` names it to the reader, `scale` and `unit` show it to them; `choice` is that of the arm.
+    `label` names the values to a reader, who is shown scale · value in `unit`; `choice` is that of the arm.
     """
 
     label: str
@@ -57,13 +58,13 @@ def named(control: Values | float, ours: Values) -> str:
 
 
 def choices(runs: Runs, *sides: Values | Arm | float) -> str:
-    """Return what was chosen for either side, as its best learning rate, each choice once."""
+    """Return as text what was chosen by comparing runs for any of `sides`, each choice once."""
     chosen = dict.fromkeys(side.choice(runs) for side in sides if not isinstance(side, float | int))
     return "".join(f"; {choice}" for choice in chosen if choice)
 
 
 def mean_text(values: list[float], of: Values) -> str:
-    """Return the mean of values in their unit."""
+    """Return the mean of values as text, in the scale and unit of `of`."""
     return f"{of.scale * float(np.mean(values)):.4g}{of.unit and ' ' * (of.unit != '%')}{of.unit}"
 
 
@@ -77,13 +78,13 @@ def where(settings: str) -> Arm:
 
 
 def matches(run: RunRecord, wanted: dict[str, str]) -> bool:
-    """Return whether a run has these settings."""
+    """Return whether a run has the settings `wanted`, dotted key → text. Raises KeyError for a key it lacks."""
     config = flatten(run.config)
     return all(same(config[key], value) for key, value in wanted.items())
 
 
 def same(value: object, text: str) -> bool:
-    """Return whether an override's text means a configuration's value."""
+    """Return whether a configuration's value is the one that an override gives as `text`; floats up to rounding."""
     if isinstance(value, bool):
         return str(value).lower() == text
     if isinstance(value, float):
@@ -92,7 +93,7 @@ def same(value: object, text: str) -> bool:
 
 
 def best(arm: Arm, key: str) -> Arm:
-    """Return the runs of an arm at its best value of a key: the one with the highest mean final validation accuracy."""
+    """Return an arm with its runs at the value of `key` that has the highest mean final validation accuracy."""
 
     def choice(runs: Runs) -> str:
         values = list(by_value(arm.pick(runs), key))
@@ -108,17 +109,20 @@ def best(arm: Arm, key: str) -> Arm:
 
 
 def at(runs: Runs, key: str, value: float) -> Runs:
-    """Return the runs whose key has a value."""
+    """Return the runs whose `key` has this value."""
     return [run for run in runs if flatten(run.config)[key] == value]
 
 
 def by_value(runs: Runs, key: str) -> dict[float, Runs]:
-    """Return the runs by their values of a key, in increasing order."""
+    """Return value of `key` → the runs that have it, in increasing order of the values."""
     return {value: at(runs, key, value) for value in sorted({flatten(run.config)[key] for run in runs})}
 
 
 def best_value(runs: Runs, key: str) -> float:
-    """Return the value with the highest mean final validation accuracy. Raises NoVerdictError without runs."""
+    """Return the value of `key` with the highest mean final validation accuracy.
+
+    Raises NoVerdictError without runs.
+    """
     groups = by_value(runs, key)
     if not groups:
         raise NoVerdictError(NO_RUNS)
@@ -126,10 +130,10 @@ def best_value(runs: Runs, key: str) -> float:
 
 
 def at_best_of(arm: Arm, other: Arm, key: str, times: float = 1) -> Arm:
-    """Return the runs of an arm at the best value of another arm, or at a multiple of it.
+    """Return `arm` with its runs at the value of `key` that is `times` the best one of the arm `other`.
 
-    `times`: the smallest value of the grid that is at least this much larger. Picking raises NoVerdictError where that
-    is beyond the grid.
+    Where the runs lack this value, the next larger one that they have is taken. Picking raises NoVerdictError where
+    there is none.
     """
 
     def pick(runs: Runs) -> Runs:
@@ -152,12 +156,14 @@ def validation_accuracy(run: RunRecord) -> float:
 
 
 def recalibrated_accuracy(run: RunRecord) -> float:
-    """Return a run's test accuracy with batch statistics of the whole training set, where its network has some."""
+    """Return the test accuracy with batch statistics of the whole training set, or the plain one where that was not
+    measured.
+    """
     return float(run.summary.get("test_recalibrated", run.summary["test"])["accuracy"])
 
 
 def still_to_gain(step: int) -> Metric:
-    """Return the best validation accuracy of all, minus the best up to a step."""
+    """Return the metric of a run's best validation accuracy minus its best up to a step."""
 
     def read(run: RunRecord) -> float:
         accuracies = {known: row["accuracy"] for known, row in run.validation.items()}
@@ -167,7 +173,7 @@ def still_to_gain(step: int) -> Metric:
 
 
 def drift(column: str, since: int) -> Metric:
-    """Return the range of a recorded column over training, from a step on."""
+    """Return the metric of a recorded column's range (highest minus lowest) over training, from step `since` on."""
 
     def read(run: RunRecord) -> float:
         return float(np.ptp([row[column] for step, row in run.validation.items() if step >= since]))
@@ -176,7 +182,7 @@ def drift(column: str, since: int) -> Metric:
 
 
 def drift_of_spread(layer: str, since: int) -> Metric:
-    """Return the range over training, from a step on, of a layer's 85th minus its 15th percentile."""
+    """Return the metric of the range, from step `since` on, of a layer's 85th minus its 15th percentile."""
 
     def read(run: RunRecord) -> float:
         rows = [row for step, row in run.validation.items() if step >= since]
@@ -189,7 +195,7 @@ def drift_of_spread(layer: str, since: int) -> Metric:
 
 
 def each(name: str, metric: Metric, arm: Arm, scale: float = 1.0, unit: str = "") -> Values:
-    """Return a metric of an arm's runs, one run for each seed; `name` names the metric."""
+    """Return a metric of an arm that has one run for each seed; `name` names the metric."""
 
     def of(runs: Runs) -> PerSeed:
         return {run.seed: metric(run) for run in arm.pick(runs)}
@@ -200,7 +206,7 @@ def each(name: str, metric: Metric, arm: Arm, scale: float = 1.0, unit: str = ""
 def over_runs(
     name: str, metric: Metric, arm: Arm, take: Callable[[list[float]], float], scale: float = 1.0, unit: str = ""
 ) -> Values:
-    """Return a metric of an arm that has several runs of each seed: what `take` makes of them, as their mean."""
+    """Return a metric of an arm that has several runs for each seed; `take` combines their values, as their mean."""
 
     def of(runs: Runs) -> PerSeed:
         by_seed: dict[int, list[float]] = {}
@@ -212,7 +218,7 @@ def over_runs(
 
 
 def difference(ours: Values, control: Values) -> Values:
-    """Return the values of one arm minus those of another, seed by seed."""
+    """Return the values of `ours` minus those of `control`, at their common seeds."""
 
     def of(runs: Runs) -> PerSeed:
         values, other = ours.of(runs), control.of(runs)
@@ -222,35 +228,36 @@ def difference(ours: Values, control: Values) -> Values:
 
 
 def on_test(arm: Arm) -> Values:
-    """Return the test accuracy of an arm's runs."""
+    """Return the test accuracy of an arm's runs, shown in percent."""
     return each("test accuracy", accuracy, arm, 100, "%")
 
 
 def error_on_test(arm: Arm) -> Values:
-    """Return the test error of an arm's runs."""
+    """Return the test error, 1 minus the accuracy, of an arm's runs, shown in percent."""
     return each("test error", lambda run: 1 - accuracy(run), arm, 100, "%")
 
 
 def on_validation(arm: Arm) -> Values:
-    """Return the final validation accuracy of an arm's runs."""
+    """Return the final validation accuracy of an arm's runs, shown in percent."""
     return each("validation accuracy", validation_accuracy, arm, 100, "%")
 
 
 def steps_to(target: float, run: RunRecord) -> float:
-    """Return a run's steps to a validation accuracy; all of its steps where it never gets there."""
+    """Return a run's steps to the validation accuracy `target`; all of its steps where it never reaches it."""
     reached = crossing(run, target)
     return float(run.config["steps"] if reached is None else reached)
 
 
 def steps_within(target: float, arm: Arm) -> Values:
-    """Return the steps of an arm's runs to a validation accuracy."""
+    """Return the steps of an arm's runs to a validation accuracy; all of a run's steps where it never reaches it."""
     return each(f"steps to {target:.0%}", lambda run: steps_to(target, run), arm, unit="steps")
 
 
 def steps_to_share(share: float, full: Arm, arm: Arm, times: float = 1) -> Values:
-    """Return an arm's steps to a share of the mean final validation accuracy of another arm, `full`.
+    """Return the steps of `arm` to a share of the mean final validation accuracy of the arm `full`.
 
-    `times` is a factor of the steps, as 0.5 to ask for half as many.
+    The steps are multiplied by `times`, as 0.5 to ask for half as many. Computing them raises NoVerdictError where
+    `full` has no runs.
     """
 
     def of(runs: Runs) -> PerSeed:
@@ -265,7 +272,11 @@ def steps_to_share(share: float, full: Arm, arm: Arm, times: float = 1) -> Value
 
 
 def largest_that_trains(arm: Arm, key: str) -> Values:
-    """Return log10 of the largest value of a key at which a seed trains; one decade below all where it never does."""
+    """Return log10 of the largest value of `key` at which a seed's run trains, to 90% of validation accuracy.
+
+    A seed none of whose runs trains has one decade less than the smallest value. Computing raises NoVerdictError
+    without runs.
+    """
 
     def of(runs: Runs) -> PerSeed:
         arm_runs = arm.pick(runs)
@@ -282,7 +293,7 @@ def largest_that_trains(arm: Arm, key: str) -> Values:
 
 
 def how_many_train(arm: Arm, key: str) -> Values:
-    """Return at how many values of a key a seed trains."""
+    """Return the number of values of `key` at which a seed's run trains, to 90% of validation accuracy."""
 
     def of(runs: Runs) -> PerSeed:
         numbers: PerSeed = {}

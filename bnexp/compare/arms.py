@@ -38,7 +38,8 @@ Panels = dict[str, Arms]  # a panel's values of the other swept keys, as "act=re
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One row of the table: an arm of a panel, `n` of whose `planned` runs are complete, `diverged` of these diverged.
+    """One row of the table: an arm of a panel. Of its `planned` runs `n` are complete, and `diverged` of these
+    diverged.
 
     Accuracies are fractions; `difference` is this arm's test accuracy minus the control's, seed by seed, and
     `planned_pairs` is the number of seeds planned for both. `p` is the sign-flip p-value of the difference, `p_holm` is
@@ -96,7 +97,7 @@ def goes_with_seed(runs: Runs, key: str) -> bool:
 
 
 def swept_keys(configs: list[Settings]) -> list[str]:
-    """Return the keys whose values differ, but for those that follow a choice, as norm.eps follows norm=batch."""
+    """Return the keys whose values differ, but for those that follow a choice, as norm.eps may follow norm."""
     differing = [key for key in dict.fromkeys(k for c in configs for k in c) if len(distinct(configs, key)) > 1]
     return [key for key in differing if not follows_choice(key, differing, configs)]
 
@@ -131,7 +132,7 @@ def pick_by(by: str | None, swept: list[str]) -> str | None:
 
 
 def arrange(runs: Runs, by: str | None) -> Panels:
-    """Sort runs into panels of arms: `by`, or its default, makes the arms, other swept keys the panels."""
+    """Sort runs into panels of arms: the key of `pick_by` makes arms, other swept keys panels. Raises ConfigError."""
     configs = settings_of(runs)
     swept = swept_keys(configs)
     by = pick_by(by, swept)
@@ -241,7 +242,7 @@ def median_speed(runs: Runs) -> float | None:
 def compare_run_times(goal: tuple[float, str], runs: Runs, control: Runs, panel: Runs, random: Random) -> TimeResult:
     """Compare how soon an arm's runs and the control's reach an accuracy; `goal` is (target accuracy, unit).
 
-    `panel` holds all complete runs of the panel, which fix the horizon. For the control itself, `runs` is `control`.
+    `panel` holds all complete runs of the panel, which fix the horizon. For the control itself, pass its list as both.
     """
     target, unit = goal
     times, others = ({run.seed: crossing(run, target, unit) for run in group} for group in (runs, control))
@@ -262,7 +263,7 @@ def horizon(runs: Runs, unit: str) -> float:
 
 
 def watched_until(run: RunRecord, panel: Runs, unit: str) -> float:
-    """Return a run's end; for a run that diverged, which counts as "never", the latest end in its panel."""
+    """Return a run's end; for a diverged run, whose training can't go on, the latest end in its panel."""
     return max(end_of(other, unit) for other in (panel if run.summary["status"] == "diverged" else [run]))
 
 

@@ -324,8 +324,7 @@ def label(axis: Axes, text: str, x: float, y: float, **style: Any) -> None:
 
 
 def save(figure: Figure, files: list[Path]) -> None:
-    """Write a figure to each file, in the format that its ending names; SVG without a date, so equal figures are equal
-    bytes.
+    """Write a figure to each file, in the format that its ending names. An SVG file is written without a date.
 
     The layout is computed for the first file and then fixed.
     """

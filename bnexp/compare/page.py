@@ -1,4 +1,4 @@
-"""Make the HTML page of a report: figures inline, no script, nothing fetched; all text is escaped."""
+"""Make the HTML page of a report: figures inline, no script, nothing fetched; every text from a run is escaped."""
 
 from dataclasses import dataclass
 from html import escape

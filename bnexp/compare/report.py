@@ -228,8 +228,8 @@ def report(directories: list[Path], by: str | None = None, out: Path | None = No
 
     These are compare.json, .md, .png and .svg, times.svg, report.html, and event files for TensorBoard below bands/,
     which is replaced. They go to the folder `out`, or to the first directory. `by` is the key whose values make the
-    arms; by default the one named in the sweep's record, else norm, else the first key that differs. Where it is not
-    the default, the files have the key in their names. Raises ConfigError where there is nothing to compare.
+    arms: by default the one in the sweep's record, else norm, else the first key that differs. With another key, the
+    files have it in their names. Raises ConfigError where there is nothing to compare.
     """
     planned = read_planned(directories)
     key, output = choose_output(planned, by, out)

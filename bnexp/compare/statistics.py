@@ -262,8 +262,9 @@ def time_to(times: list[float | None]) -> TimeTo:
 class TimeResult:
     """The time that an arm takes to the accuracy `target`, in `unit`: "steps" or "seconds" of training.
 
-    `restricted` is the mean of min(time, horizon); `difference` is its mean for this arm minus the control, seed by
-    seed, and `p` the sign-flip p-value of that. Without runs of the arm, `restricted`, `survival` and these are None.
+    `restricted` is the mean of min(time, horizon), `difference` the mean of this arm's minus the control's by seed, and
+    `p` its sign-flip p-value. The horizon is None where no run finished; they and `survival` are None for an arm
+    without runs.
     """
 
     target: float
@@ -316,7 +317,7 @@ Array = NDArray[np.float64]
 def curve_band(curves: CurveBySeed) -> tuple[Array, Array, Array, Array]:
     """Return the steps of all the curves, and the mean, lowest and highest accuracy at each step; all (steps,).
 
-    At a step that a curve lacks it has its previous value, so one that ends early keeps its last. All begin at one
+    A curve has its previous value at a step that it lacks: one that ends early keeps its last. All must begin at one
     step.
     """
     steps = sorted({step for curve in curves.values() for step in curve})

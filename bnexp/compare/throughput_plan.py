@@ -119,7 +119,7 @@ class Benchmark:
 
 
 def make_benchmarks(jobs: list[list[str]], runs: list[RunConfig], options: BenchOptions) -> list[Benchmark]:
-    """Group the runs, `jobs` being their overrides, into benchmarks that each differ in the norm alone.
+    """Group runs, whose overrides are `jobs`, into benchmarks: the runs of one differ in their norm alone.
 
     Raises ConfigError where a run is invalid, or no mode can be measured.
     """

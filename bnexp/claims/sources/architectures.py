@@ -1,5 +1,5 @@
 """Architectures for images: the first steps of each without and with batch normalization, on CIFAR-10's photographs;
-LeNet on MNIST.
+and LeNet on MNIST.
 """
 
 from bnexp.claims.claim import Claim, ClaimSweep, Rule
@@ -10,7 +10,7 @@ from bnexp.claims.sources.santurkar import PHOTOGRAPHS
 from bnexp.claims.values import Arm, on_test, where
 
 STEPS = 200
-SEEDS = 8  # for time: as few as six comparisons can be decided with, after Holm's correction
+SEEDS = 8  # few, to save time: as many as six comparisons take to be decided after Holm's correction
 COMMON = f"{PHOTOGRAPHS} init=kaiming batch_size=32 optim.lr=0.05 steps={STEPS} threads=1 eval.first_every=50"
 NETWORKS = {
     "convnet": "arch=convnet arch.channels=[32,64] arch.dense=128",
@@ -29,7 +29,7 @@ SKIP_INIT = ClaimSweep(
 
 
 def arms(name: str) -> dict[str, Arm]:
-    """Return the arms of an architecture, labelled for a figure."""
+    """Return label → arm of a network: without and with batch normalization; for resnet20 also with skip_init."""
     settings = " ".join(word for word in NETWORKS[name].split() if word.startswith(("arch=", "arch.depth")))
     plain = f"{settings} arch.skip_init=false" if "resnet" in name else settings
     pair = {"without": where(f"{plain} norm=none"), "with batch normalization": where(f"{plain} norm=batch")}
@@ -42,7 +42,7 @@ FIGURE = curves(
 
 
 def claim(name: str, source: str, statement: str, rule: Rule, sweeps: list[ClaimSweep]) -> Claim:
-    """Return a claim about the first steps of an architecture."""
+    """Return a claim about a network's first STEPS steps."""
     return Claim(
         id=f"architectures.{name}",
         source=source,
@@ -56,7 +56,7 @@ def claim(name: str, source: str, statement: str, rule: Rule, sweeps: list[Claim
 
 
 def better(name: str) -> Claim:
-    """Return the claim that batch normalization is better with an architecture."""
+    """Return the claim that batch normalization raises a network's test accuracy after STEPS steps."""
     none, batch, *_ = arms(name).values()
     statement = f"BN is better after {STEPS} steps."
     return claim(

@@ -1,4 +1,4 @@
-"""Counter-claims: where batch normalization is published, or known, not to help."""
+"""Counter-claims: cases in which batch normalization is said not to help."""
 
 from bnexp.claims.claim import Claim, ClaimSweep
 from bnexp.claims.drawings import against, by_layer

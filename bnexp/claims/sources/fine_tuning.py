@@ -1,7 +1,8 @@
 """Fine-tuning: Chollet's advice to leave batch normalization frozen (Deep Learning with Python; the Keras guide on
 transfer learning), on halves of CIFAR-10's photographs: five classes first, then the other five with few images.
 
-Every batch size sees as many examples, its rate scaled with the batch. Running averages keep 0.99, as in Keras.
+At every batch size the same number of examples is seen, and the learning rate is proportional to the batch size. A
+running average keeps 0.99 of its value at a step, as in Keras.
 """
 
 from bnexp.claims.claim import Claim, ClaimSweep, Rule
@@ -27,7 +28,7 @@ START_RUN = "results/sweeps/claims/fine_tuning_start/seed=${seed}"
 
 
 def sweep(norm: str, size: int) -> ClaimSweep:
-    """Return the sweep of fine-tuning with a norm at a batch size."""
+    """Return the sweep that fine-tunes with a norm at a batch size."""
     steps = EXAMPLES // size
     words = "norm=batch norm.momentum=0.01" if norm == "batch" else f"norm={norm}"
     return ClaimSweep(
@@ -55,7 +56,7 @@ def on_test_at(norm: str, size: int) -> Values:
 
 
 def gained(size: int) -> Values:
-    """Return the test accuracy that freezing gains at a batch size."""
+    """Return the test accuracy with frozen minus that with moving statistics, at a batch size."""
     return difference(on_test_at("frozen_batch", size), on_test_at("batch", size))
 
 

@@ -53,7 +53,7 @@ AFTER_SIGMOID = (
 
 
 def order(act: str) -> Claim:
-    """Return the claim that the place of the norm does not matter with an activation."""
+    """Return the claim that batch normalization before and after an activation gives equal test accuracy."""
     before, after = (where(f"act={act} arch.norm_position={place}") for place in ("before", "after"))
     return Claim(
         id=f"chollet.order.{act}",
@@ -78,7 +78,7 @@ def order(act: str) -> Claim:
 
 
 def depth(act: str, layers: int) -> Claim:
-    """Return the claim that batch normalization helps a network of so many layers."""
+    """Return the claim that batch normalization raises the test accuracy of a network with this many hidden layers."""
     ours, control = (where(f"norm={norm} act={act} arch.depth={layers}") for norm in ("batch", "none"))
     return Claim(
         id=f"handbooks.depth.{act}.{layers}",

@@ -1,4 +1,4 @@
-"""The largest error of identities that normalization should satisfy, computed in float64 with bnexp's own norms."""
+"""The largest errors of identities that normalization should satisfy, computed in float64 with bnexp's own norms."""
 
 import torch
 import torch.nn.functional as F
@@ -8,27 +8,27 @@ from bnexp.models.norms import BatchNorm, GroupNorm
 from bnexp.runs.config import NormConfig
 from bnexp.runs.seeds import generator
 
-EPS = 1e-14  # in place of 0: the identities of a scaled input hold where ε vanishes beside the variance
+EPS = 1e-14  # nearly 0: the identities of scaled weights hold where ε is negligible beside the variance
 
 
 def draw(*shape: int) -> Tensor:
-    """Return normal random numbers of a shape, float64; equal shapes have equal numbers."""
+    """Return normal random numbers of a shape, in float64; equal shapes get equal numbers."""
     random = generator(0, "identity", *shape)
     return torch.randn(*shape, generator=random, dtype=torch.float64)
 
 
 def largest_error(ours: Tensor, theirs: Tensor) -> float:
-    """Return the largest absolute difference of two tensors of one shape."""
+    """Return the largest absolute difference between elements of two tensors of one shape."""
     return float((ours - theirs).detach().abs().max())
 
 
 def batch_norm(features: int) -> nn.Module:
-    """Return bnexp's batch normalization of (N, C) in training mode, without γ and β, in float64."""
+    """Return bnexp's batch normalization of (N, features) in training mode, without γ and β, in float64."""
     return BatchNorm(NormConfig(eps=EPS, affine=False), features).double()
 
 
 def group_norm(features: int, groups: int) -> nn.Module:
-    """Return bnexp's group normalization without γ and β, in float64."""
+    """Return bnexp's group normalization of `features` channels, without γ and β, in float64."""
     return GroupNorm(NormConfig(groups=groups, affine=False), features).double()
 
 
@@ -36,21 +36,22 @@ def group_norm(features: int, groups: int) -> nn.Module:
 
 
 def normalized(u: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return BN(W u + b) of a batch u, (N, inputs); W is (outputs, inputs)."""
+    """Return BN(W u + b), (N, outputs), for a batch u, (N, inputs), and W, (outputs, inputs)."""
     y: Tensor = batch_norm(len(weight))(F.linear(u, weight, bias))
     return y
 
 
 def scaled_weights() -> float:
-    """Return the largest error of BN((aW) u) = BN(W u)."""
+    """Return the largest difference between BN((aW) u) and BN(W u), for a of 0.01, 3 and 100."""
     u, weight = draw(60, 100), draw(50, 100)
     return max(largest_error(normalized(u, a * weight), normalized(u, weight)) for a in (0.01, 3.0, 100.0))
 
 
 def scaled_gradient() -> float:
-    """Return the largest error of ∂BN((aW) u) / ∂(aW) = (1 / a) ∂BN(W u) / ∂W, relative to the largest gradient.
+    """Return the largest error of ∂BN((aW) u) / ∂(aW) = (1 / a) ∂BN(W u) / ∂W, for a of 0.01, 3 and 100.
 
-    The gradient is that of a random linear function of the output.
+    Each gradient is that of a random linear function of the output. The error is that of the equation times a, relative
+    to the largest element of ∂BN(W u) / ∂W.
     """
     u, weight, direction = draw(60, 100), draw(50, 100), draw(60, 50)
 
@@ -63,7 +64,9 @@ def scaled_gradient() -> float:
 
 
 def bias_before() -> float:
-    """Return the largest difference between BN(W u + b) and BN(W u), and the largest gradient of b."""
+    """Return the larger of two errors: the largest difference between BN(W u + b) and BN(W u), and the largest absolute
+    gradient with respect to b, which should be 0.
+    """
     u, weight, direction = draw(60, 100), draw(50, 100), draw(60, 50)
     bias = draw(50).requires_grad_()
     y = normalized(u, weight, bias)
@@ -83,15 +86,15 @@ def one_group_is_layer() -> float:
 
 
 def groups_of_one_are_instance() -> float:
-    """Return the largest difference between group normalization with as many groups as channels and instance
-    normalization.
+    """Return the largest difference, for images, between group normalization with as many groups as channels and
+    instance normalization.
     """
     x = draw(8, 12, 7, 5)
     return largest_error(group_norm(12, 12)(x), F.instance_norm(x, eps=1e-5))
 
 
 def batch_of_one_is_instance() -> float:
-    """Return the largest difference between batch normalization of one image, in training mode, and instance
+    """Return the largest difference between batch normalization of a batch of one image, in training mode, and instance
     normalization.
     """
     x = draw(1, 12, 7, 5)

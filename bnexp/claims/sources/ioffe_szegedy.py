@@ -38,7 +38,7 @@ NONE, BATCH = where("norm=none"), where("norm=batch")
 PLAIN = best(NONE, "optim.lr")
 SAME_RATE = at_best_of(BATCH, NONE, "optim.lr")
 LAST = "hidden.2"  # the last hidden sigmoid
-SETTLED = 100  # steps, by when the running averages have forgotten their start: it is these that evaluation uses
+SETTLED = 100  # steps after which the running averages, which evaluation uses, no longer depend on their initial values
 WARM_UP = "Earlier ones are left out since the lesson's runs, not these, showed the averages' warm-up in them."
 CHOSEN = (
     "Rates 1 and 3, among the best of seven after 5,000 steps; the better one after 50,000, on validation, is that of "
@@ -71,7 +71,10 @@ INCEPTION = "The paper's networks are Inception's on ImageNet; here its own MNIS
 
 
 def multiple(norm: str, times: int, most: bool, statement: str, note: str = INCEPTION) -> Claim:
-    """Return the claim that a network trains, or does not, at a multiple of the plain network's best rate."""
+    """Return the claim that a network trains at a multiple of the best learning rate without normalization.
+
+    With `most` false, the claim is that it does not train.
+    """
     runs = at_best_of(where(f"norm={norm}"), NONE, "optim.lr", times)
     return Claim(
         id=f"ioffe_szegedy.rate_x{times}.{norm}",

@@ -26,9 +26,9 @@ NONE, BATCH, NOISY = (where(f"norm={norm}") for norm in ("none", "batch", "noisy
 
 
 def smoothness_lines(label: str, runs: Runs) -> list[Line]:
-    """Return the line of effective smoothness over the checkpoints of an arm's runs."""
+    """Return the line of an arm's effective smoothness, at the checkpoints that all of its runs have."""
     probes = [probes_of(run) for run in runs]
-    steps = list(zip(*probes, strict=False))  # up to where the first run diverged
+    steps = list(zip(*probes, strict=False))  # up to the earliest end, that of a run that diverged
     return [band_line(label, [float(at[0].step) for at in steps], [[probe.smoothness for probe in at] for at in steps])]
 
 
@@ -40,17 +40,17 @@ FIGURE = Drawing(
     smoothness_lines,
 )
 MARGIN = 0.02  # two points of test accuracy
-ALIKE = 0.05  # of a cosine
-DECADES = 0.1  # a quarter
+ALIKE = 0.05  # a difference of cosines
+DECADES = 0.1  # a factor of 1.26
 
 
 def shift(probe: Probe) -> float:
-    """Return log10 of the internal covariate shift, its mean over layers."""
+    """Return log10 of the mean over layers of the internal covariate shift."""
     return float(np.log10(np.mean(list(probe.shift.values()))))
 
 
 def cosine(probe: Probe) -> float:
-    """Return the cosine of a layer's gradients, its mean over layers."""
+    """Return the mean over layers of the cosine between a layer's gradients, those of `Probe.cosine`."""
     return float(np.mean(list(probe.cosine.values())))
 
 
@@ -68,13 +68,13 @@ MEASURES = {
 
 
 def values(measure: str, arm: Arm) -> Values:
-    """Return one of MEASURES of an arm's runs, its mean over checkpoints."""
+    """Return a metric of an arm's runs: the mean over checkpoints of one of MEASURES."""
     name, read = MEASURES[measure]
     return each(name, over_probes(read), arm)
 
 
 def recalibrated(arm: Arm) -> Values:
-    """Return the test accuracy of an arm's runs by statistics of the whole training set."""
+    """Return the test accuracy of an arm's runs with batch statistics of the whole training set."""
     return each("test accuracy by population statistics", recalibrated_accuracy, arm, 100, "%")
 
 
@@ -93,7 +93,7 @@ def claim(name: str, section: str, statement: str, published: str, rule: Rule, n
 
 
 def smoother(measure: str, statement: str) -> Claim:
-    """Return the claim that a measure along the gradient is lower with batch normalization."""
+    """Return the claim that one of MEASURES is lower with batch normalization than without."""
     rule = Directional(values(measure, BATCH), values(measure, NONE), lower=True)
     return claim(measure, "§3.1, figure 4", statement, "lower", rule, "Means over the checkpoints of a run.")
 

@@ -1,6 +1,6 @@
-"""Conditional normalization: one network for several styles of MNIST, with one γ and β a style.
+"""Conditional normalization: one network for several styles of MNIST, with a γ and a β for each style.
 
-Dumoulin et al. 2017, "A Learned Representation for Artistic Style", paint with such a network; here it classifies.
+The networks of Dumoulin et al. 2017, "A Learned Representation for Artistic Style", paint; this one classifies.
 """
 
 import numpy as np
@@ -16,8 +16,8 @@ from bnexp.runs.record import RunRecord
 
 SOURCE = "Dumoulin et al. 2017"
 STYLES = ("plain", "inverted", "rotated90", "edges", "noise")
-STEPS = 2000  # of a network of one style; the shared one sees as many images of each
-NEAR, FAR = "blurred", "flipped"  # a new style that their features serve, and one that they don't
+STEPS = 2000  # of a network of one style; the shared network sees as many images of each style
+NEAR, FAR = "blurred", "flipped"  # new styles: the features of STYLES serve the first, and don't serve the second
 NEW = (NEAR, FAR)
 AFAR = (
     " It isn't reached within 2,000 steps: scales and shifts choose among the features of five styles, none of which "
@@ -26,12 +26,12 @@ AFAR = (
 MIXED = ("plain", "edges")
 MARGIN = 0.01  # a point of test accuracy
 FRACTION = 0.25
-SHARE = 0.95  # of the accuracy of a network of its own
-FEWER = 0.5  # of its steps
+SHARE = 0.95  # of the final accuracy of a network trained on the style from scratch
+FEWER = 0.5  # of the steps of the network from scratch
 
 
 def each_alone(styles: tuple[str, ...]) -> str:
-    """Return the overrides of a network for each style."""
+    """Return the overrides that train a network of its own on each style."""
     return f"dataset.conditions={','.join(f'[{style}]' for style in styles)} optim.lr=0.1 steps={STEPS}"
 
 
@@ -54,12 +54,12 @@ OWN_NETWORKS = where(f"norm=batch steps={STEPS}")
 
 
 def parameters(run: RunRecord) -> float:
-    """Return how many parameters a run's network has."""
+    """Return the number of parameters of a run's network."""
     return float(run.record["parameters"])
 
 
 def fraction_of_parameters() -> Values:
-    """Return the shared network's parameters over those of all separate networks."""
+    """Return the shared network's number of parameters divided by the total of the separate ones."""
     ours = each("parameters", parameters, CONDITIONAL)
     theirs = over_runs("parameters", parameters, OWN_NETWORKS, sum)
 
@@ -71,7 +71,10 @@ def fraction_of_parameters() -> Values:
 
 
 def mixed(words: str, *norms: float) -> Values:
-    """Return the best test accuracy of several shares of the second style's γ and β, on images half of each style."""
+    """Return the test accuracy of the shared network on images that are half of each of the styles MIXED.
+
+    `norms` are shares of the second style in γ and β; the best of them counts. `words` names them to a reader.
+    """
 
     def read(run: RunRecord) -> float:
         return max(accuracy_on_mixture(run, MIXED, 0.5, share) for share in norms)
@@ -80,7 +83,7 @@ def mixed(words: str, *norms: float) -> Values:
 
 
 def learned_by_norms(style: str) -> Claim:
-    """Return the claim that γ and β alone learn a style."""
+    """Return the claim that γ and β alone learn a new style in fewer steps than a network from scratch."""
     tuned, scratch = (where(f"dataset.conditions=['{style}'] trainable={what}") for what in ("norms", "all"))
     half = steps_to_share(SHARE, scratch, scratch, FEWER)
     return Claim(

@@ -1,7 +1,7 @@
 """The Udacity batch-normalization lesson (batch-norm/Batch_Normalization_Lesson.ipynb of udacity/deep-learning): every
 published cell, the crossing times of its figures, the inference cell and the throughput.
 
-Its figures are single unseeded runs. Where its text reads them loosely, the figures are what is judged.
+Its figures are single unseeded runs. Where its text is less exact than its figures, the figures are judged.
 """
 
 from bnexp.claims.claim import Claim, ClaimSweep
@@ -13,7 +13,7 @@ from bnexp.claims.values import Arm, each, on_test, on_validation, where
 SOURCE = "Udacity lesson"
 GRID = "experiment=udacity norm=none,batch act=relu,sigmoid"
 TABLE = ClaimSweep("udacity", f"{GRID} init.std=0.05 optim.lr=0.01")
-# of these the end alone is judged, and what happens in the first 2,000 steps
+# only the final accuracy of these runs is judged, and when they reach 90% in the first 2,000 steps
 RATES = ClaimSweep("udacity_rates", f"{GRID} init.std=0.05 optim.lr=1,2 eval.every=2500", most_seeds=5)
 WIDE = ClaimSweep(
     "udacity_wide", f"{GRID} init.std=5 optim.lr=0.01,1,2 eval.first_every=2500 eval.every=2500", most_seeds=5
@@ -23,7 +23,7 @@ START = ClaimSweep("udacity_start", "experiment=udacity norm=none,batch act=relu
 TOLERANCE = 0.005  # of an accuracy: 50 of the 10,000 test images, 25 of the 5,000 for validation
 CHANCE = 0.15  # a constant answer is right for 8.9% to 11.5% of the images, depending on the class
 CHANCE_TOLERANCE = 0.025  # so two networks that are both at chance can differ by this much
-TRAINS = 0.5  # a cell of large weights has trained or stayed at chance
+TRAINS = 0.5  # test accuracy that tells a run that trained from one that stayed at chance
 
 COLUMNS = (("none", "test"), ("batch", "test"), ("none", "validation"), ("batch", "validation"))
 # (init.std, learning rate, activation, steps), accuracies in the order of COLUMNS
@@ -45,7 +45,7 @@ CELLS = (
     ((5, 2, "relu", 50_000), (0.0980, 0.1010, 0.0958, 0.0986)),
     ((5, 2, "sigmoid", 50_000), (0.9067, 0.9583, 0.9094, 0.9614)),
 )
-SEED_DEPENDENT = {(5, 1, "relu"), (5, 2, "relu")}  # with batch normalization published twice, with opposite outcomes
+SEED_DEPENDENT = {(5, 1, "relu"), (5, 2, "relu")}  # published twice, with opposite outcomes with batch normalization
 
 TEXT = "The lesson's text says "
 FEW = "Five seeds: the whole table at ten would take the set past 90 minutes on 2 cores."
@@ -56,17 +56,17 @@ LOOKED = (
 
 
 def arm(norm: str, std: float = 0.05, rate: float = 0.01, act: str = "relu") -> Arm:
-    """Return the runs of a cell of the lesson's table."""
+    """Return the arm of a cell of the lesson's table; `std` is that of the initial weights."""
     return where(f"norm={norm} act={act} optim.lr={rate:g} init.std={std:g}")
 
 
 def sweep_of(runs: Arm) -> ClaimSweep:
-    """Return the sweep that has these runs."""
+    """Return the sweep that trains an arm's runs."""
     return WIDE if "init.std=5" in runs.label else TABLE if "optim.lr=0.01" in runs.label else RATES
 
 
 def note_of(runs: Arm) -> str:
-    """Return the note of a claim about these runs."""
+    """Return the note of a claim about an arm; empty where there is nothing to note."""
     if runs.label == arm("none", act="sigmoid").label:
         return (
             "The network rests at chance for 20,000 steps and more, and what it has reached at 50,000 depends on when "
@@ -76,12 +76,12 @@ def note_of(runs: Arm) -> str:
 
 
 def pair(std: float, rate: float, act: str) -> dict[str, Arm]:
-    """Return the runs of a cell without and with batch normalization, labelled for a figure."""
+    """Return label → arm, without and with batch normalization, of a cell."""
     return {"without": arm("none", std, rate, act), "with batch normalization": arm("batch", std, rate, act)}
 
 
 def table_figure(std: float) -> Drawing:
-    """Return the figure of all cells with one scale of the initial weights."""
+    """Return the figure of all cells with one standard deviation of the initial weights."""
     panels = {f"{act}, rate {rate:g}": pair(std, rate, act) for rate in (0.01, 1, 2) for act in ("relu", "sigmoid")}
     return curves(f"udacity_{std:g}", f"The lesson's table: MNIST, weights N(0, {std:g}²)", panels)
 
@@ -99,7 +99,10 @@ TABLES = {std: table_figure(std) for std in (0.05, 5)}
 
 
 def cells() -> list[Claim]:
-    """Return a claim for each published accuracy, but for cells whose outcome was published both ways."""
+    """Return a claim for each published accuracy.
+
+    Left out are those with batch normalization in SEED_DEPENDENT cells, which were published with opposite outcomes.
+    """
     claims: dict[str, Claim] = {}
     for (std, rate, act, steps), accuracies in CELLS:
         for (norm, split), published in zip(COLUMNS, accuracies, strict=True):
@@ -112,7 +115,7 @@ def cells() -> list[Claim]:
 
 
 def cell(name: str, std: float, runs: Arm, split: str, published: float) -> Claim:
-    """Return the claim about one published accuracy."""
+    """Return the claim about one published accuracy on `split`, test or validation."""
     start = name.startswith("start.")
     values = on_test(runs) if split == "test" else on_validation(runs)
     return Claim(
@@ -128,7 +131,7 @@ def cell(name: str, std: float, runs: Arm, split: str, published: float) -> Clai
 
 
 def seed_dependent(std: float, rate: float, act: str) -> Claim:
-    """Return the claim about a cell that was published with both outcomes."""
+    """Return the claim that a cell that was published with opposite outcomes depends on the seed."""
     values = on_test(arm("batch", std, rate, act))
     return Claim(
         id=f"udacity.{act}_{rate:g}_{std:g}.batch.rate",
@@ -146,9 +149,9 @@ def seed_dependent(std: float, rate: float, act: str) -> Claim:
 
 
 def crossing(name: str, target: float, runs: Arm, published: str, low: float, high: float, note: str = "") -> Claim:
-    """Return the claim about the step at which validation accuracy passes `target`.
+    """Return the claim about the step at which an arm first reaches the validation accuracy `target`.
 
-    `published` is as the lesson's figure or text has it, and taken as a step from `low` to `high`.
+    `published` is the step as the lesson gives it; it is judged as the range from `low` to `high`.
     """
     return Claim(
         id=f"udacity.crossing.{name}",

@@ -1,6 +1,7 @@
-"""Wu & He 2018, "Group Normalization": what it contains as special cases, and small batches.
+"""Wu & He 2018, "Group Normalization": the norms that are special cases of it, and its accuracy with small batches.
 
-Every batch size sees as many examples, its rate scaled with the batch, as in §4.1 of the paper.
+At every batch size the same number of examples is seen, and the learning rate is proportional to the batch size, as in
+§4.1 of the paper.
 """
 
 from bnexp.claims.claim import Claim, ClaimSweep, Rule
@@ -20,7 +21,7 @@ MARGIN = 0.005  # half a point of test error
 
 
 def sweep(arch: str, size: int) -> ClaimSweep:
-    """Return the sweep of batch and group normalization at one batch size."""
+    """Return the sweep of a network with batch and with group normalization at one batch size."""
     steps = EXAMPLES[arch] // size
     words = f"{NETWORKS[arch]} norm=batch,group batch_size={size} optim.lr={RATE * size / 64:g} steps={steps}"
     compiled = "compile=true" if arch == "mlp" else ""
