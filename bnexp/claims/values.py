@@ -272,7 +272,7 @@ def steps_to_share(share: float, full: Arm, arm: Arm, times: float = 1) -> Value
 
 
 def largest_that_trains(arm: Arm, key: str) -> Values:
-    """Return log10 of the largest value of `key` at which a seed's run trains, to 90% of validation accuracy.
+    """Return, for each seed, log10 of the largest value of `key` at which its run ends with at least 90% accuracy.
 
     A seed none of whose runs trains has one decade less than the smallest value. Computing raises NoVerdictError
     without runs.
@@ -293,7 +293,7 @@ def largest_that_trains(arm: Arm, key: str) -> Values:
 
 
 def how_many_train(arm: Arm, key: str) -> Values:
-    """Return the number of values of `key` at which a seed's run trains, to 90% of validation accuracy."""
+    """Return, for each seed, the number of values of `key` at which its run ends with at least 90% accuracy."""
 
     def of(runs: Runs) -> PerSeed:
         numbers: PerSeed = {}

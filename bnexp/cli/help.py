@@ -158,7 +158,9 @@ def columns(rows: dict[str, str]) -> list[str]:
 
 
 def first_composition(read: Arguments) -> Composition:
-    """Check the overrides, and return the composition of a run or of a sweep's first run. Raises ConfigError."""
+    """Check the overrides, of a sweep only the values of its first run, and return that run's composition. Raises
+    ConfigError.
+    """
     with configurations(read.config_dir, read.config_name) as composer, naming_overrides(read.overrides):
         overrides = parse_overrides(read.overrides)
         settings = [settings_of(override, composer.folder)[0] for override in overrides]

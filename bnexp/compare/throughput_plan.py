@@ -119,9 +119,11 @@ class Benchmark:
 
 
 def make_benchmarks(jobs: list[list[str]], runs: list[RunConfig], options: BenchOptions) -> list[Benchmark]:
-    """Group runs, whose overrides are `jobs`, into benchmarks: the runs of one differ in their norm alone.
+    """Group runs, whose overrides are `jobs` (from `with_norms`), into benchmarks: the runs of one differ in their norm
+    alone, and one of them has norm=none.
 
-    Raises ConfigError where a run is invalid, or no mode can be measured.
+    A norm that does not fit its network and was not named is left out, as is a mode that can't be measured. Raises
+    ConfigError where a control or a named norm is invalid, or no benchmark has a mode.
     """
     grouped: dict[tuple[str, ...], list[RunConfig]] = {}
     for job, run in zip(jobs, runs, strict=True):

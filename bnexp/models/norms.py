@@ -3,7 +3,8 @@
 Each layer maps (N, C) or (N, C, H, W) to the same shape. For vectors (N, C) the code is this formula: it is the subject
 of the project, the compiler fuses it, and under vmap each member of a stack gets exactly the bytes that it gets alone.
 For images (N, C, H, W) most layers call torch's kernels, which compute the same (950 images/s, the formula 620, in a
-ConvNet on two cores). `batch_scratch` uses the formula for both. Start reading at `BatchNorm`.
+ConvNet on two cores). `batch_scratch` uses the formula for both. Start reading at `BatchNorm`. To add a norm, write its
+class, enter it in `NORMS` and in the sets below that where they apply, and write conf/norm/NAME.yaml.
 """
 
 from collections.abc import Callable

@@ -59,7 +59,10 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def save_progress(directory: Path, state: MemberState, config: RunConfig, seconds: float) -> None:
-    """Save a checkpoint from which the run can be resumed, then delete all such checkpoints except the last two."""
+    """Save a checkpoint from which the run can be resumed, then delete all such checkpoints except the last two.
+
+    seconds: of training in all. The caller has synced the recorder, whose rows the checkpoint relies on.
+    """
     metadata = {"seconds": f"{seconds:.6f}", **made_by(config_digest(config))}
     save_tensors(progress_path(directory, int(state.record["step"])), state.flat(), metadata)
     for path in sorted(directory.glob(RESUME))[:-KEPT_BACK]:
