@@ -159,7 +159,7 @@ class Composer:
         self.name, self.folder, self.search, self.plain_hydra = name, folder, search, plain_hydra
         shared = _shipped.setdefault(os.environ.get("BNEXP_DATA"), {})  # conf/ reads this variable
         self.compositions: dict[tuple[str, ...], Composition] = shared if not search and name == "config" else {}
-        self.adjustments: dict[tuple[str, ...], Composition] = {}
+        self.adjustments: dict[tuple[object, ...], tuple[Composition, Composition]] = {}  # with what was adjusted
         self.checked: dict[str, Any] = {}  # the text of a setting → its typed value
         self.by_parts = False
 
@@ -240,17 +240,20 @@ class Composer:
 
         Raises ConfigError for an unknown key of the executor.
         """
-        key = (str(id(composition)), *(setting.text for setting in settings))
-        if settings and key not in self.adjustments:
-            whole = editable(composition.whole)
-            for name, setting in ((setting.key.lstrip("+"), setting) for setting in settings):
-                group, _, rest = name.partition(".")
-                if group == "executor" and rest.partition(".")[0] not in whole.executor:
-                    raise ConfigError(unknown_key(name))
-                OmegaConf.update(whole, name, setting.value, force_add=rest.startswith("parameters."))
-            whole.hydra.overrides.hydra = [setting.text for setting in settings if not setting.text.startswith("exec")]
-            self.adjustments[key] = replace(composition, whole=whole)
-        return self.adjustments[key] if settings else composition
+        if not settings:
+            return composition
+        key = (id(composition), *(setting.text for setting in settings))  # its own, since the composition is kept
+        if key in self.adjustments:
+            return self.adjustments[key][1]
+        whole = editable(composition.whole)
+        for name, setting in ((setting.key.lstrip("+"), setting) for setting in settings):
+            group, _, rest = name.partition(".")
+            if group == "executor" and rest.partition(".")[0] not in whole.executor:
+                raise ConfigError(unknown_key(name))
+            OmegaConf.update(whole, name, setting.value, force_add=rest.startswith("parameters."))
+        whole.hydra.overrides.hydra = [s.text for s in settings if s.key.lstrip("+").startswith("hydra.")]
+        self.adjustments[key] = composition, replace(composition, whole=whole)
+        return self.adjustments[key][1]
 
     def composed(self, overrides: tuple[str, ...]) -> Composition:
         """Return Hydra's composition of these overrides, from the cache if they were composed before.

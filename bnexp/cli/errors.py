@@ -7,6 +7,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bnexp.runs.config import ConfigError, known_keys
+from bnexp.sweeps.job import failure_of
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -14,15 +15,12 @@ def explain(error: Exception) -> tuple[int, str]:
 
     The status is 2 for invalid arguments, the error's own (1 or 2) for a SweepError, and 1 for any other error.
     """
-    if isinstance(error, ConfigError):
-        return 2, str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return 2, composition_error(error)
-    if isinstance(error, OSError) and error.filename:
-        return 1, f"{error.filename}: {error.strerror}"
     if hasattr(error, "status"):  # a SweepError
         return int(error.status), str(error)
-    return 1, f"{type(error).__name__}: {error}" if not str(error).startswith(type(error).__name__) else str(error)
+    failure = failure_of(error)
+    return failure.status, failure.text
 
 
 def composition_error(error: Exception) -> str:

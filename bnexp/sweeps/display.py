@@ -97,6 +97,8 @@ class Display:
 
     def restart(self, stack: StackOfJobs) -> None:
         """Reset the runs of a lost stack that have not ended: they are shown as waiting."""
+        with harmless():  # some may have ended since the last reading
+            self.refresh()
         with self.lock:
             self.runs |= {job.number: RunState(job) for job in stack if self.runs[job.number].ended is None}
 

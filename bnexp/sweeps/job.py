@@ -163,3 +163,13 @@ class Failure:
 
 
 Failures = dict[int, Failure]  # by the job's number
+
+
+def failure_of(error: Exception) -> Failure:
+    """Convert an error to a Failure, which can be sent to another process. Its status is 2 for a ConfigError."""
+    if isinstance(error, ConfigError):
+        return Failure(str(error), 2)
+    if isinstance(error, OSError) and error.filename:
+        return Failure(f"{error.filename}: {error.strerror}")
+    named = str(error).startswith(type(error).__name__)
+    return Failure(str(error) if named else f"{type(error).__name__}: {error}")

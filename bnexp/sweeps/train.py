@@ -5,7 +5,7 @@ import logging
 from bnexp.runs.config import ConfigError
 from bnexp.runs.console import describe
 from bnexp.runs.log import run_log
-from bnexp.sweeps.job import Failure, Failures, Job, StackOfJobs
+from bnexp.sweeps.job import Failures, Job, StackOfJobs, failure_of
 from bnexp.training.compiled import CompileError
 from bnexp.training.loop import train_together
 from bnexp.training.member import Member, create_or_reopen_run, summary_of_complete_run
@@ -46,7 +46,7 @@ def open_job(job: Job, stack_size: int) -> Member:
         try:
             if job.record is not None:
                 job.record.write(job)
-        except OSError:
+        except BaseException:
             member.release()
             raise
     return member
@@ -55,16 +55,6 @@ def open_job(job: Job, stack_size: int) -> Member:
 def verbose_of(job: Job) -> object:
     """Return the job's `hydra.verbose`: true, the names of loggers with level DEBUG, or False without a record."""
     return job.record.hydra["verbose"] if job.record else False
-
-
-def failure_of(error: Exception) -> Failure:
-    """Convert an error to a Failure, which can be sent to another process. Its status is 2 for a ConfigError."""
-    if isinstance(error, ConfigError):
-        return Failure(str(error), 2)
-    if isinstance(error, OSError) and error.filename:
-        return Failure(f"{error.filename}: {error.strerror}")
-    named = str(error).startswith(type(error).__name__)
-    return Failure(str(error) if named else f"{type(error).__name__}: {error}")
 
 
 def write_outcome(job: Job, member: Member) -> None:

@@ -333,6 +333,17 @@ def test_runs_of_before_and_those_that_are_lost_wait(clock: Callable[[float], No
     assert ["norm=none", "0", "of", "1", "0", "0"] in rendered(display)
 
 
+def test_a_run_that_ended_just_before_its_stack_was_lost_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = make_jobs(2)
+    display = Display(jobs)
+    for job in jobs:
+        open_run(job)
+    write_summary(jobs[0].directory, SUMMARY)
+    display.restart(jobs)
+    assert display.line() == "1 of 2 runs done, 0 running"
+    assert "norm=none seed=0: test accuracy 90.0%" in capsys.readouterr().out
+
+
 def test_without_a_terminal_a_line_comes_every_ten_seconds(
     clock: Callable[[float], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
