@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar
 
 LARGEST = 2**63 - 1  # the largest whole number: that of an int64
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -390,14 +390,20 @@ class Key:
     help: str
 
 
+def fields_by_key() -> dict[str, "Field[Any]"]:
+    """Return the fields of all keys by the keys' names, in the order of the schema, except the choices of groups."""
+    entries = dict[str, "Field[Any]"]()
+    for entry in fields(RunConfig):
+        if is_dataclass(entry.type):
+            entries |= {f"{entry.name}.{part.name}": part for part in fields(entry.type) if part.name != "name"}
+        else:
+            entries[entry.name] = entry
+    return entries
+
+
 def explain_keys() -> list[Key]:
     """Return every key that a user can set, in the order of the schema, except the choices of groups."""
-    keys = []
-    for entry in fields(RunConfig):
-        parts = fields(entry.type) if is_dataclass(entry.type) else ()
-        keys += [explain_key(f"{entry.name}.{part.name}", part) for part in parts if part.name != "name"]
-        keys += [] if parts else [explain_key(entry.name, entry)]
-    return [key for key in keys if key.name not in DERIVED]
+    return [explain_key(name, entry) for name, entry in fields_by_key().items() if name not in DERIVED]
 
 
 def explain_key(name: str, entry: "Field[Any]") -> Key:
@@ -422,8 +428,4 @@ def known_keys() -> tuple[str, ...]:
 @cache
 def whole_number_keys() -> frozenset[str]:
     """Return the names of the keys whose value is a whole number, or a whole number or null."""
-    hints = get_type_hints(RunConfig)
-    for name, kind in list(hints.items()):
-        if is_dataclass(kind):
-            hints |= {f"{name}.{key}": part for key, part in get_type_hints(kind).items()}
-    return frozenset(key for key, kind in hints.items() if kind in (int, int | None))
+    return frozenset(name for name, entry in fields_by_key().items() if entry.type in (int, int | None))
