@@ -76,16 +76,21 @@ def typed_value(key: str, value: object) -> Any:
 
 def with_values(run: RunConfig, values: dict[str, Any]) -> RunConfig:
     """Return a copy of a configuration with these typed values, by dotted keys. Raises ConfigError for invalid ones."""
+    changed = replaced(run, values)
+    if not values.keys().isdisjoint(PATHS):
+        for key, path in paths_in(changed).items():
+            require_path(key, path)
+    return changed
+
+
+def replaced(run: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """Return a copy of a configuration with these typed values, by dotted keys, as `with_values`; don't check paths."""
     changes: dict[str, dict[str, Any]] = {"": {}}
     for key, value in values.items():
         group, _, name = key.rpartition(".")
         changes.setdefault(group, {})[name] = value
     groups = {group: replace(getattr(run, group), **part) for group, part in changes.items() if group}
-    changed = replace(run, **changes[""], **groups)
-    if not values.keys().isdisjoint(PATHS):
-        for key, path in paths_in(changed).items():
-            require_path(key, path)
-    return changed
+    return replace(run, **changes[""], **groups)
 
 
 def check_integers(value: object, key: str) -> None:
@@ -145,11 +150,8 @@ class LocatedConfig(RunConfig):
 
 def located(config: RunConfig, paths: dict[str, str]) -> RunConfig:
     """Return a copy of a configuration with other paths, by key. A path that is None stays None."""
-    values = {name: getattr(config, name) for name in RunConfig.__dataclass_fields__}
     present = {key: paths.get(key, path) for key, path in paths_in(config).items()}
-    dataset = replace(config.dataset, root=present["dataset.root"], path=present.get("dataset.path"))
-    values |= {"dataset": dataset, "init_from": present.get("init_from")}
-    return LocatedConfig(**values, typed=config.as_dict())
+    return LocatedConfig(**vars(replaced(config, present)), typed=config.as_dict())
 
 
 def paths_in(config: RunConfig) -> dict[str, str]:
