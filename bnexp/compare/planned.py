@@ -5,16 +5,14 @@ that were planned.
 """
 
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from bnexp.compare.arms import Panels
 from bnexp.runs.config import ConfigError
 from bnexp.runs.console import command, count, print_error, printable
 from bnexp.runs.directory import SWEEP
-from bnexp.runs.record import RunRecord, find_runs, order_of_sweep, run_directories
+from bnexp.runs.record import RunRecord, find_runs, run_directories, sweep_order
 from bnexp.runs.sweep_record import SweepRecord, read_sweep, run_name, sweep_files
 
 NOT_STARTED, DAMAGED = "not started", "damaged"
@@ -216,17 +214,6 @@ def not_started_runs(sweeps: list[SweepRecord], started: set[str], unreadable: s
                 summary = {"status": DAMAGED, "error": UNREADABLE} if damaged else {"status": NOT_STARTED}
                 missing.setdefault(digest, RunRecord(directory, record, summary))
     return list(missing.values())
-
-
-def sweep_order(roots: list[Path]) -> Callable[[RunRecord], tuple[int, int, str]]:
-    """Return the sort key that orders runs as `find_runs` does: by root, position in the sweep, and time."""
-    order = cache(order_of_sweep)
-
-    def key(run: RunRecord) -> tuple[int, int, str]:
-        above = (number for number, root in enumerate(roots) if run.directory.is_relative_to(root))
-        return next(above, len(roots)), order(run.directory.parent).get(run.digest, run.job), run.record["created"]
-
-    return key
 
 
 # ---- description

@@ -2,10 +2,10 @@
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -203,17 +203,12 @@ def find_runs(roots: list[Path]) -> list[RunRecord]:
     error.
     """
     runs: dict[Path, RunRecord] = {}
-    for root in roots:
-        root_runs = list[RunRecord]()
-        for directory in run_directories(root):
-            try:
-                root_runs.append(read_run(directory))
-            except (ValueError, OSError):
-                print_error(f"{directory / RUN} cannot be read: left out")
-        orders = {folder: order_of_sweep(folder) for folder in {run.directory.parent for run in root_runs}}
-        root_runs.sort(key=lambda run: (orders[run.directory.parent].get(run.digest, run.job), run.record["created"]))
-        runs.update((run.directory.resolve(), run) for run in root_runs if run.directory.resolve() not in runs)
-    return list(runs.values())
+    for directory in (directory for root in roots for directory in run_directories(root)):
+        try:
+            runs.setdefault(directory.resolve(), read_run(directory))
+        except (ValueError, OSError):
+            print_error(f"{directory / RUN} cannot be read: left out")
+    return sorted(runs.values(), key=sweep_order(roots))
 
 
 def run_directories(root: Path) -> list[Path]:
@@ -221,16 +216,22 @@ def run_directories(root: Path) -> list[Path]:
     return sorted({path.parent for name in (RUN, METRICS, SUMMARY) for path in root.rglob(name)})
 
 
-def order_of_sweep(directory: Path) -> dict[str, int]:
-    """Return the position of each run in its sweep, by digest; empty where sweep.json can't be read.
+def sweep_order(roots: list[Path]) -> Callable[[RunRecord], tuple[int, int, str]]:
+    """Return a sort key for the runs in and below some directories: by root, position in the sweep, and time.
 
     The numbers in the runs' own records may be outdated, since values can be added to a sweep.
     """
-    try:
-        jobs = read_json(directory / SWEEP)["jobs"]
-        return {digest_of(entry["config"]): number for number, entry in enumerate(jobs)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+
+    @cache
+    def positions(sweep: Path) -> dict[str, int]:
+        return {digest: number for number, digest in enumerate(read_jobs(sweep) or {})}
+
+    def key(run: RunRecord) -> tuple[int, int, str]:
+        above = (number for number, root in enumerate(roots) if run.directory.is_relative_to(root))
+        position = positions(run.directory.parent).get(run.digest, run.job)
+        return next(above, len(roots)), position, run.record["created"]
+
+    return key
 
 
 ANY = object
@@ -243,12 +244,22 @@ RECORD |= {"machine": str, "device": str, "threads": int, "code": {"commit": ANY
 RECORD["packages"] = {"bnexp": str, "torch": str}
 RECORD["config"] = {group: {"name": str} for group in ("dataset", "arch", "act", "norm", "init", "optim")}
 RECORD["config"] |= {"seed": int, "steps": int, "eval": dict, "checkpoint": dict}
+JOB = {"config": RECORD["config"], "words": list, "overrides": list}  # of sweep.json
+
+
+def read_jobs(sweep: Path) -> dict[str, dict[str, Any]] | None:
+    """Return the entries of sweep.json by the digests of their runs, in its order; None where it can't be read."""
+    with suppress(OSError, ValueError):
+        record = read_json(sweep / SWEEP)
+        if fits(record, {"jobs": list}) and all(fits(entry, JOB) for entry in record["jobs"]):
+            return {digest_of(entry["config"]): entry for entry in record["jobs"]}
+    return None
 
 
 def read_run(directory: Path) -> RunRecord:
     """Read the run in a directory. Raises ValueError or OSError where its record can't be read."""
-    record = read_json(directory / RUN)
-    if not fits(record, RECORD):
+    record = read_record(directory)
+    if record is None:
         raise ValueError(f"{directory / RUN} is not a run's record")
     summary = read_summary(directory)  # None of a run whose process was killed
     return RunRecord(directory, record, summary or {"status": "unfinished"})

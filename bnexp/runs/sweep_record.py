@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.runs.console import command, print_error
-from bnexp.runs.directory import SWEEP, digest_of
+from bnexp.runs.directory import SWEEP
 from bnexp.runs.files import is_name, read_json
-from bnexp.runs.record import RECORD, fits
+from bnexp.runs.record import fits, read_jobs
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,11 @@ def sweep_files(roots: list[Path]) -> list[Path]:
 
 def read_sweep(path: Path) -> SweepRecord | None:
     """Read a sweep.json. Where it can't be read, print an error and return None."""
-    try:
-        jobs = read_json(path)["jobs"]
-        if not all(fits(entry, {"config": RECORD["config"], "words": list, "overrides": list}) for entry in jobs):
-            raise ValueError("a job has no configuration")
-        return SweepRecord(path.parent, {digest_of(entry["config"]): entry for entry in jobs})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    jobs = read_jobs(path.parent)
+    if jobs is None:
         print_error(f"{path} cannot be read: what was planned there is not known")
         return None
+    return SweepRecord(path.parent, jobs)
 
 
 def comparison_of(directory: Path) -> dict[str, str | None] | None:
@@ -56,11 +53,6 @@ def comparison_of(directory: Path) -> dict[str, str | None] | None:
         return None
     compare: Any = record.get("compare") if isinstance(record, dict) else None
     return {"by": compare["by"]} if fits(compare, {"by": str | None}) else None
-
-
-def recorded_by(directory: Path) -> str | None:
-    """Return the key by which a sweep is to be compared; None where its sweep.json has none."""
-    return (comparison_of(directory) or {"by": None})["by"]
 
 
 def run_name(own_overrides: list[str], number: int) -> str:
