@@ -21,7 +21,7 @@ from PIL import features
 from bnexp.data import decoding
 from bnexp.data.images import Images, LeftOut, Source
 from bnexp.runs.config import ConfigError, DatasetConfig
-from bnexp.runs.files import read_regular
+from bnexp.runs.files import read_regular, reason
 from bnexp.runs.tensors import DamagedFileError, load_tensors, save_tensors
 
 SPLITS = ("train", "test")
@@ -178,8 +178,8 @@ def entries_of(folder: str, left_out: Counter[str]) -> Iterator[tuple[os.DirEntr
     with os.scandir(folder) as entries:
         by_name = sorted(entries, key=lambda entry: entry.name)
     for entry in by_name:
-        if reason := why_left_out(entry.name):
-            left_out[reason] += files_in(entry)
+        if why := why_left_out(entry.name):
+            left_out[why] += files_in(entry)
             continue
         status = entry.stat()
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
@@ -229,7 +229,7 @@ def load_pixels(config: DatasetConfig, listing: Listing) -> tuple[dict[str, torc
     except FileNotFoundError:
         pass
     except (OSError, DamagedFileError) as error:
-        notice = f"{describe(error)}: the pictures are decoded anew"
+        notice = f"{reason(error)}: the pictures are decoded anew"
     time.sleep(TICK)  # if a listed file changes after this, its recorded time changes
     paths = {split: [file.path for file in listing.of(split)] for split in SPLITS}
     decoded = decoding.decode(paths, config.size, config.background)
@@ -238,7 +238,7 @@ def load_pixels(config: DatasetConfig, listing: Listing) -> tuple[dict[str, torc
         cache.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(cache, pixels, {"source": ascii(config.path)})  # a path may not be valid UTF-8
     except OSError as error:
-        notice = f"{describe(error)}: without a cache, each process decodes the pictures"
+        notice = f"{reason(error)}: without a cache, each process decodes the pictures"
     return pixels, notice
 
 
@@ -292,8 +292,3 @@ def decoder() -> list[str | None]:
     """Return what identifies the decoder: the SHA-256 of `decoding.py`, versions of Pillow and its libraries."""
     source = hashlib.sha256(Path(decoding.__file__).read_bytes()).hexdigest()
     return [source, PIL.__version__, *(features.version(name) for name in LIBRARIES)]
-
-
-def describe(error: Exception) -> str:
-    """Return an error in a few words: the file and the system's message, if it has both, else the error's own text."""
-    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
