@@ -49,16 +49,13 @@ class Depth:
     """The information that a picture with 16-bit samples gives about which value is white.
 
     kind: the number of significant bits that the file declares, or None, and Pillow's mode; pictures of the same kind
-    have the same white. upper: whether Pillow loaded only the upper 8 bits of each sample. lowest, highest: the range
-    of the samples, as 16-bit values; multiples of 256 with `upper`. ink: whether all visible pixels of an RGBA PNG are
-    black, so that its highest value says nothing about white.
+    have the same white. lowest, highest: the range of the samples, as 16-bit values; multiples of 256 in modes of which
+    Pillow loads only the upper 8 bits.
     """
 
     kind: tuple[int | None, str]
-    upper: bool
     lowest: int
     highest: int
-    ink: bool
 
 
 @dataclass(frozen=True)
@@ -263,7 +260,8 @@ def eight_bits(samples: np.ndarray, white: int) -> np.ndarray:
 def depth_of(file: BinaryIO, image: Image.Image, png: PngHeader | None) -> Depth | None:
     """Return the depth of a picture with more than 8 bits per sample; else, or for samples in UNSCALED, None.
 
-    Raises ValueError for a TIFF with more than 8 bits in which 0 is white.
+    It is also None for an RGBA PNG whose visible pixels are all black, which says nothing about white. Raises
+    ValueError for a TIFF with more than 8 bits in which 0 is white.
     """
     bits, declared = (png.depth, png.significant) if png else (8, None)
     if isinstance(image, TiffImageFile):
@@ -273,13 +271,14 @@ def depth_of(file: BinaryIO, image: Image.Image, png: PngHeader | None) -> Depth
             raise ValueError("its 16-bit samples are white at 0: save it with white at the top")
     if bits <= 8 or image.mode in UNSCALED:
         return None
-    samples, upper = np.asarray(image), not image.mode.startswith("I;16")
+    samples = np.asarray(image)
     if image.mode in WITH_ALPHA:  # alpha itself is always high, and hidden colours don't count
         samples = visible(samples)
     lowest, highest = (int(samples.min()), int(samples.max())) if samples.size else (0, 0)
-    scale = 256 if upper else 1
-    ink = png is not None and image.mode == "RGBA" and highest == 0 and not visible(lower_bytes(file, "RGBA")).any()
-    return Depth((declared, image.mode), upper, lowest * scale, highest * scale, ink)
+    if png and image.mode == "RGBA" and highest == 0 and not visible(lower_bytes(file, "RGBA")).any():
+        return None
+    scale = 1 if image.mode.startswith("I;16") else 256
+    return Depth((declared, image.mode), lowest * scale, highest * scale)
 
 
 def visible(samples: np.ndarray) -> np.ndarray:
@@ -291,20 +290,18 @@ def find_white(kind: tuple[int | None, str], depths: dict[str, Depth]) -> int:
     """Return the value of white of the pictures of one kind. It is judged over all: a single one may be dark.
 
     If the file declares significant bits and all values fit in them, white is the highest value of so many bits. It is
-    65535 if values exceed these bits, if no bits are declared and values reach the upper half of 16 bits, or if all
-    pictures are `ink`. Otherwise, or if white is below 65535 and Pillow dropped the lower bits, it raises ConfigError
-    with the range. depths: path → depth, for pictures of all kinds.
+    65535 if values exceed these bits, or if no bits are declared and values reach the upper half of 16 bits. Otherwise,
+    or if white is below 65535 and Pillow dropped the lower bits, it raises ConfigError with the range. depths: path →
+    depth, for pictures of all kinds.
     """
     same = {path: depth for path, depth in depths.items() if depth.kind == kind}
-    if all(depth.ink for depth in same.values()):
-        return FULL
-    declared, highest = kind[0], max(depth.highest for depth in same.values())
+    (declared, mode), highest = kind, max(depth.highest for depth in same.values())
     white = 2**declared - 1 if declared and highest < 2**declared else FULL
-    cut = [path for path, depth in same.items() if depth.upper and white != FULL]  # they would need the lower bits
+    cut = white != FULL and not mode.startswith("I;16")
     if cut or (declared is None and highest <= FULL // 2):
         lowest = min(depth.lowest for depth in same.values())
         raise ConfigError(
-            f"dataset: {[*cut, *same][0]} has samples of 16 bits and, with the {len(same)} of its kind, values from "
+            f"dataset: {next(iter(same))} has samples of 16 bits and, with the {len(same)} of its kind, values from "
             f"{lowest} to {highest}, none of which is known as white: save them with 8 bits, scaled to 0 to {FULL}, or "
             "as grey PNG with sBIT"
         )
