@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
 LARGEST = 2**63 - 1  # the largest whole number: that of an int64
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -121,15 +121,30 @@ def one_of(choices: Collection[str]) -> Allowed:
     return Allowed(f"{', '.join(others)} or {last}", lambda key, value: require_choice(key, value, choices))
 
 
+def are_widths(widths: object) -> bool:
+    """Return whether this is a list of possible widths, which a reference to another key may not be."""
+    return isinstance(widths, list) and 1 <= len(widths) <= 1000 and all(1 <= width <= 65_536 for width in widths)
+
+
+def are_classes(numbers: list[int] | None) -> bool:
+    """Return whether these are two or more different numbers that an int64 holds, or None."""
+    if numbers is None:
+        return True
+    return len(numbers) >= 2 and len({number for number in numbers if abs(number) <= LARGEST}) == len(numbers)
+
+
+def are_threads(value: int | str) -> bool:
+    """Return whether a value is a possible number of threads, or "auto"."""
+    count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1024
+    return count or value == "auto"
+
+
 POSITIVE = single_where(lambda number: number > 0, "a finite number above 0")
 NOT_NEGATIVE = single_where(lambda number: number >= 0, "a finite number of at least 0")
 DECAY_RATE = single_where(lambda number: 0 <= number < 1, "a number from 0 up to but not including 1")
 COUNT = where(lambda number: 1 <= number <= LARGEST, "a whole number of at least 1, up to 2^63 - 1")
 WIDTH = whole(1, 65_536)
-WIDTHS = where(
-    lambda widths: 1 <= len(widths) <= 1000 and all(1 <= width <= 65_536 for width in widths),
-    "1 to 1000 widths from 1 to 65536",
-)
+WIDTHS = where(are_widths, "1 to 1000 widths from 1 to 65536")
 SWITCH = where(lambda value: value in ("auto", True, False), "auto, true or false")
 TRUE_OR_FALSE = Allowed("true or false")
 PATH = Allowed("a path")
@@ -149,39 +164,10 @@ def setting(default: Any, explanation: str, allowed: Allowed = TRUE_OR_FALSE) ->
     return field(default=default, metadata=metadata)
 
 
-def are_classes(numbers: list[int] | None) -> bool:
-    """Return whether these are two or more different numbers that an int64 holds, or None."""
-    if numbers is None:
-        return True
-    return len(numbers) >= 2 and len({number for number in numbers if abs(number) <= LARGEST}) == len(numbers)
-
-
-def are_threads(value: int | str) -> bool:
-    """Return whether a value is a possible number of threads, or "auto"."""
-    count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1024
-    return count or value == "auto"
-
-
 @dataclass
-class Group:
-    """Keys whose values are checked when an object is made. prefix: of their names."""
-
-    prefix: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        for entry in fields(self):
-            key, value = f"{self.prefix}{entry.name}", getattr(self, entry.name)
-            nested = isinstance(value, list) and any(isinstance(part, list) for part in value)
-            require(not nested, key, value, "a list without lists in it")  # OmegaConf takes lists for numbers or names
-            if entry.metadata:
-                entry.metadata["allowed"].check(key, value)
-
-
-@dataclass
-class DatasetConfig(Group):
+class DatasetConfig:
     """The data set: where its images are, how they are split, and how they are changed before training."""
 
-    prefix = "dataset."
     name: str = setting("mnist", NAME)
     root: str = setting("data", "folder of downloaded data sets and caches; $BNEXP_DATA is its default", PATH)
     path: str | None = setting(None, "image_folder: the folder that holds train/CLASS/ and test/CLASS/", PATH_OR_NULL)
@@ -201,7 +187,7 @@ class DatasetConfig(Group):
     conditions: list[str] = setting(
         list,
         "styles that every image appears in: plain, inverted, rotated90, flipped, edges, noise, blurred",
-        where(lambda names: len(set(names)) == len(names), "each style once"),
+        where(lambda names: isinstance(names, list) and len(set(names)) == len(names), "each style once"),
     )
     classes: list[int] | None = setting(
         None,
@@ -211,10 +197,9 @@ class DatasetConfig(Group):
 
 
 @dataclass
-class ArchConfig(Group):
+class ArchConfig:
     """The network: its widths and depth, and where it has norms and biases."""
 
-    prefix = "arch."
     name: str = setting("mlp", NAME)
     hidden: list[int] = setting(lambda: [100, 100, 100], "widths of the hidden (dense) layers", WIDTHS)
     depth: int | None = setting(
@@ -237,18 +222,16 @@ class ArchConfig(Group):
 
 
 @dataclass
-class ActConfig(Group):
+class ActConfig:
     """The activation function."""
 
-    prefix = "act."
     name: str = setting("relu", NAME)
 
 
 @dataclass
-class NormConfig(Group):
+class NormConfig:
     """The normalization layer."""
 
-    prefix = "norm."
     name: str = setting("batch", NAME)
     eps: float = setting(1e-5, "ε, added to the variance before the square root", POSITIVE)
     momentum: float = setting(
@@ -269,19 +252,17 @@ class NormConfig(Group):
 
 
 @dataclass
-class InitConfig(Group):
+class InitConfig:
     """The initialization of the weights."""
 
-    prefix = "init."
     name: str = setting("normal", NAME)
     std: float = setting(0.05, "normal: standard deviation of the initial weights", NOT_NEGATIVE)
 
 
 @dataclass
-class OptimConfig(Group):
+class OptimConfig:
     """The optimizer and the schedule of its learning rate."""
 
-    prefix = "optim."
     name: str = setting("sgd", NAME)
     lr: float = setting(0.01, "learning rate", POSITIVE)
     momentum: float = setting(0.9, "momentum: weight of the previous update", DECAY_RATE)
@@ -297,10 +278,9 @@ class OptimConfig(Group):
 
 
 @dataclass
-class EvalConfig(Group):
+class EvalConfig:
     """When the network is evaluated, and which additional results of evaluations are saved."""
 
-    prefix = "eval."
     first_every: int = setting(50, "steps between evaluations up to step eval.first_until", COUNT)
     first_until: int = setting(
         2000,
@@ -323,10 +303,9 @@ class EvalConfig(Group):
 
 
 @dataclass
-class CheckpointConfig(Group):
+class CheckpointConfig:
     """How often the state is saved from which an interrupted run can be resumed."""
 
-    prefix = "checkpoint."
     every_seconds: float = setting(
         60.0,
         "seconds of training between saved states, which resume starts from",
@@ -335,10 +314,12 @@ class CheckpointConfig(Group):
 
 
 @dataclass
-class RunConfig(Group):
-    """The configuration that fixes one training: on the same machine, its metrics are always the same."""
+class RunConfig:
+    """The configuration that fixes one training: on the same machine, its metrics are always the same.
 
-    prefix = ""
+    Raises ConfigError for a value that is not allowed, in any of its groups.
+    """
+
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     arch: ArchConfig = field(default_factory=ArchConfig)
     act: ActConfig = field(default_factory=ActConfig)
@@ -371,6 +352,14 @@ class RunConfig(Group):
     )
     trainable: str = setting("all", "which parameters are trained; norms: γ and β alone", one_of(TRAINABLE))
 
+    def __post_init__(self) -> None:
+        for key, entry in fields_by_key().items():
+            group, _, name = key.rpartition(".")
+            value = getattr(getattr(self, group) if group else self, name)
+            nested = isinstance(value, list) and any(isinstance(part, list) for part in value)
+            require(not nested, key, value, "a list without lists in it")  # OmegaConf takes lists for numbers or names
+            entry.metadata["allowed"].check(key, value)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the configuration as nested dictionaries: {"norm": {"eps": 1e-5, …}, "seed": 0, …}."""
         return asdict(self)
@@ -390,6 +379,7 @@ class Key:
     help: str
 
 
+@cache
 def fields_by_key() -> dict[str, "Field[Any]"]:
     """Return the fields of all keys by the keys' names, in the order of the schema, except the choices of groups."""
     entries = dict[str, "Field[Any]"]()
