@@ -59,19 +59,6 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded picture.
-
-    pixels: uint8 (size, size, 3). coloured: whether the file's mode has colour. depth: for a file with 16-bit samples,
-    what it says about the value of white; else None.
-    """
-
-    pixels: np.ndarray
-    coloured: bool
-    depth: Depth | None
-
-
-@dataclass(frozen=True)
 class PngHeader:
     """Facts about a PNG that Pillow doesn't give, or gives in other units than the file's.
 
@@ -100,16 +87,15 @@ def decode(files: dict[str, list[str]], size: int, background: str) -> dict[str,
         for split, paths in files.items():
             progress = track(paths, f"decoding {split}", console=console, transient=True, disable=hidden)
             for row, path in enumerate(progress):
-                picture = read_picture(path, size, background)
-                pixels[split][row] = picture.pixels
-                coloured = coloured or picture.coloured
-                if picture.depth:
-                    depths[path] = picture.depth
+                pixels[split][row], has_colour, depth = read_picture(path, size, background)
+                coloured = coloured or has_colour
+                if depth:
+                    depths[path] = depth
         whites = {kind: find_white(kind, depths) for kind in dict.fromkeys(depth.kind for depth in depths.values())}
         for split, paths in files.items():
             for row, path in enumerate(paths):
                 if path in depths and (white := whites[depths[path].kind]) != FULL:
-                    pixels[split][row] = read_picture(path, size, background, white).pixels
+                    pixels[split][row], *_ = read_picture(path, size, background, white)
     channels = 3 if coloured else 1
     return {split: np.ascontiguousarray(part[..., :channels].transpose(0, 3, 1, 2)) for split, part in pixels.items()}
 
@@ -117,11 +103,11 @@ def decode(files: dict[str, list[str]], size: int, background: str) -> dict[str,
 # ---- one file
 
 
-def read_picture(path: str, size: int, background: str, white: int = FULL) -> Picture:
+def read_picture(path: str, size: int, background: str, white: int = FULL) -> tuple[np.ndarray, bool, Depth | None]:
     """Decode one file, turn it upright and resize it to size × size, which may change its proportions.
 
-    white: the 16-bit value of a grey sample that becomes 255. Raises ConfigError that names a file that can't be
-    decoded.
+    white: the 16-bit value of a grey sample that becomes 255. Returns the pixels, uint8 (size, size, 3), whether the
+    file's mode has colour, and its depth. Raises ConfigError that names a file that can't be decoded.
     """
     try:
         with open_regular(path) as file:
@@ -135,7 +121,7 @@ def read_picture(path: str, size: int, background: str, white: int = FULL) -> Pi
         upright = rgb if transposition is None else rgb.transpose(transposition)
         if upright.size != (size, size):
             upright = upright.resize((size, size), Image.Resampling.BILINEAR)
-        return Picture(np.asarray(upright), coloured, depth)
+        return np.asarray(upright), coloured, depth
     except UnidentifiedImageError as error:
         why = f"by its content it is no {FORMAT_NAMES}, or of a kind of these that isn't read, or its header is damaged"
         raise unreadable(path, why) from error
