@@ -1,7 +1,6 @@
 """Standard streams that never raise: output that can't be written is dropped, missing characters are replaced."""
 
 import codecs
-import errno
 import io
 import logging
 import os
@@ -57,13 +56,9 @@ def open_missing() -> None:
 
     Otherwise, a file that is opened later would get one of these numbers, and printed text would be written to it.
     """
-    for handle in range(3):
-        try:
-            os.fstat(handle)
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                continue
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+    while (handle := os.open(os.devnull, os.O_RDWR)) < 3:  # the lowest number that is free
+        os.set_inheritable(handle, True)
+    os.close(handle)
 
 
 def protect_streams() -> None:
