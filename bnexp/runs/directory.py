@@ -202,16 +202,12 @@ def git_state() -> dict[str, Any]:
     source = Path(__file__).resolve().parents[2]
     if not (source / ".git").exists():
         return {"commit": None, "dirty": None}
+    command = ["git", "-C", str(source), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
-        commit, status = (
-            subprocess.run(
-                ["git", "-C", str(source), *command], capture_output=True, encoding="utf-8", check=True
-            ).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
-        )
+        text = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
-    return {"commit": commit.strip(), "dirty": bool(status.strip())}
+    return {"commit": text.removesuffix("-dirty"), "dirty": text.endswith("-dirty")}
 
 
 @cache
