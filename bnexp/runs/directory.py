@@ -19,13 +19,8 @@ from bnexp.runs.parse import paths_of
 
 SCHEMA = 2  # of run.json; in version 1, `config_sha256` was computed from the whole configuration
 SWEEP = "sweep.json"
-RUN, METRICS, TIMING, SUMMARY, CHECKPOINT = (
-    "run.json",
-    "metrics.csv",
-    "timing.csv",
-    "summary.json",
-    "checkpoint.safetensors",
-)
+RUN, METRICS, TIMING = "run.json", "metrics.csv", "timing.csv"
+SUMMARY, CHECKPOINT = "summary.json", "checkpoint.safetensors"
 RESUME = "resume-*.safetensors"
 FILES = (METRICS, TIMING, SUMMARY, CHECKPOINT, f"{CHECKPOINT}.sha256")
 EVENTS = "events.out.tfevents.*"
