@@ -166,10 +166,7 @@ def last_evaluation(directory: Path) -> tuple[int, float] | None:
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
     """Return the content of summary.json; None where it is missing or damaged."""
-    with suppress(OSError, ValueError):
-        summary: dict[str, Any] = read_json(directory / SUMMARY)
-        return summary if fits(summary, {"status": str}) else None
-    return None
+    return read_fitting(directory / SUMMARY, {"status": str})
 
 
 COMPLETE = ("finished", "diverged")
@@ -249,11 +246,10 @@ JOB = {"config": RECORD["config"], "words": list, "overrides": list}  # of sweep
 
 def read_jobs(sweep: Path) -> dict[str, dict[str, Any]] | None:
     """Return the entries of sweep.json by the digests of their runs, in its order; None where it can't be read."""
-    with suppress(OSError, ValueError):
-        record = read_json(sweep / SWEEP)
-        if fits(record, {"jobs": list}) and all(fits(entry, JOB) for entry in record["jobs"]):
-            return {digest_of(entry["config"]): entry for entry in record["jobs"]}
-    return None
+    record = read_fitting(sweep / SWEEP, {"jobs": list})
+    if record is None or not all(fits(entry, JOB) for entry in record["jobs"]):
+        return None
+    return {digest_of(entry["config"]): entry for entry in record["jobs"]}
 
 
 def read_run(directory: Path) -> RunRecord:
@@ -263,6 +259,14 @@ def read_run(directory: Path) -> RunRecord:
         raise ValueError(f"{directory / RUN} is not a run's record")
     summary = read_summary(directory)  # None of a run whose process was killed
     return RunRecord(directory, record, summary or {"status": "unfinished"})
+
+
+def read_fitting(path: Path, kind: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the content of a JSON file; None where it can't be read or does not fit `kind` (see `fits`)."""
+    with suppress(OSError, ValueError):
+        content: dict[str, Any] = read_json(path)
+        return content if fits(content, kind) else None
+    return None
 
 
 def fits(value: Any, kind: Any) -> bool:

@@ -6,8 +6,8 @@ from typing import Any
 
 from bnexp.runs.console import command, print_error
 from bnexp.runs.directory import SWEEP
-from bnexp.runs.files import is_name, read_json
-from bnexp.runs.record import fits, read_jobs
+from bnexp.runs.files import is_name
+from bnexp.runs.record import read_fitting, read_jobs
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,8 @@ def comparison_of(directory: Path) -> dict[str, str | None] | None:
 
     Return None where it isn't, as a sweep of `bnexp train -m`, or where its sweep.json can't be read.
     """
-    try:
-        record = read_json(directory / SWEEP)
-    except (OSError, ValueError):
-        return None
-    compare: Any = record.get("compare") if isinstance(record, dict) else None
-    return {"by": compare["by"]} if fits(compare, {"by": str | None}) else None
+    record = read_fitting(directory / SWEEP, {"compare": {"by": str | None}})
+    return {"by": record["compare"]["by"]} if record else None
 
 
 def run_name(own_overrides: list[str], number: int) -> str:
