@@ -404,15 +404,9 @@ def explain_key(name: str, entry: "Field[Any]") -> Key:
 
 
 @cache
-def explained() -> dict[str, Key]:
-    """Return the keys of `explain_keys` by their names."""
-    return {key.name: key for key in explain_keys()}
-
-
-@cache
 def known_keys() -> tuple[str, ...]:
     """Return the names of all groups and keys: norm, norm.eps, seed, …"""
-    return (*GROUPS, *explained(), *DERIVED)
+    return (*GROUPS, *fields_by_key())
 
 
 @cache

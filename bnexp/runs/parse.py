@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from bnexp.runs.config import LARGEST, PATHS, ConfigError, RunConfig, explained, require, require_path, shown
+from bnexp.runs.config import LARGEST, PATHS, ConfigError, RunConfig, fields_by_key, require, require_path, shown
 
 KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
@@ -175,8 +175,8 @@ def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:
     kind = re.search(r"could not be converted to (\w+)", first)
     if "is not a ListConfig" in first:
         return f"{key}={shown(value)} is not allowed: a list, as in [100,100]"
-    if key in explained() and isinstance(error, ValidationError):
-        return f"{key}={shown(value)} is not allowed: {explained()[key].allowed}"
+    if key in fields_by_key() and isinstance(error, ValidationError):
+        return f"{key}={shown(value)} is not allowed: {fields_by_key()[key].metadata['allowed'].text}"
     if kind and kind[1] in KINDS:
         return f"{key}={shown(value)} is not allowed: {KINDS[kind[1]]}"
     return f"{key}={shown(value)}: {first}"
