@@ -15,8 +15,6 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from bnexp.runs.config import LARGEST, PATHS, ConfigError, RunConfig, fields_by_key, require, require_path, shown
 
-KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-
 
 @cache
 def schema() -> bytes:
@@ -172,11 +170,10 @@ def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:
     error: OmegaConf's error, whose first line takes the place of the allowed values where these are not known.
     """
     first = str(error).splitlines()[0]
-    kind = re.search(r"could not be converted to (\w+)", first)
     if "is not a ListConfig" in first:
         return f"{key}={shown(value)} is not allowed: a list, as in [100,100]"
     if key in fields_by_key() and isinstance(error, ValidationError):
         return f"{key}={shown(value)} is not allowed: {fields_by_key()[key].metadata['allowed'].text}"
-    if kind and kind[1] in KINDS:
-        return f"{key}={shown(value)} is not allowed: {KINDS[kind[1]]}"
+    if "could not be converted to Integer" in first:  # an element of a list, which is no key
+        return f"{key}={shown(value)} is not allowed: a whole number"
     return f"{key}={shown(value)}: {first}"
