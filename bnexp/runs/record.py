@@ -78,16 +78,13 @@ class RunRecord:
         if not self.complete:
             return str(self.summary["status"])
         try:
-            end = self.summary["steps"]
-            curve = [row["accuracy"] for row in self.validation.values()]
-            test = self.summary["test"]
+            test, final = self.summary["test"], self.summary["validation"]["final"]
             tests = (test["accuracy"], self.summary.get("test_recalibrated", test)["accuracy"])
             numbers = (*tests, self.summary["steps_per_second"], self.summary["seconds"])
-            whole = (
-                max(self.validation) == max(self.seconds) == end and curve[-1] == self.summary["validation"]["final"]
-            )
-            whole = whole and all(isinstance(number, int | float) for number in numbers)
-        except (OSError, ValueError, KeyError, TypeError, csv.Error):
+            last = list(self.validation.values())[-1]["accuracy"]
+            same_end = max(self.validation) == max(self.seconds) == self.summary["steps"]
+            whole = same_end and last == final and all(isinstance(number, int | float) for number in numbers)
+        except (OSError, ValueError, LookupError, TypeError, csv.Error):
             whole = False
         return None if whole else f"its {METRICS}, {TIMING} or {SUMMARY} is not whole"
 
