@@ -137,7 +137,7 @@ def list_split(folder: str, left_out: Counter[str]) -> dict[str, list[File]]:
             left_out["not in a class's folder"] += 1
             continue
         reasons = Counter[str]()
-        classes[entry.name] = list_class(entry.path, above, reasons)
+        classes[entry.name] = list_class(entry.path, set(above), reasons)
         if not classes[entry.name] and os.path.basename(folder) == "train":
             raise ConfigError(f"{entry.path} is a class without images{listed(reasons)}")
         left_out.update(reasons)
@@ -146,27 +146,24 @@ def list_split(folder: str, left_out: Counter[str]) -> dict[str, list[File]]:
     return classes
 
 
-def list_class(folder: str, above: set[str], left_out: Counter[str]) -> list[File]:
+def list_class(folder: str, seen: set[str], left_out: Counter[str]) -> list[File]:
     """Return the picture files in a folder and in all below it, sorted; count other files in `left_out`, in place.
 
-    Links are followed. Raises ConfigError for a link to a folder in `above` or to one that was already listed, and as
-    `entries_of` does.
+    Links are followed. seen: the folders above and those already listed, to which this one is added. Raises ConfigError
+    for a link to one of them, and as `entries_of` does.
     """
-    files, folders, seen = list[File](), [folder], set(above)
-    while folders:
-        current = folders.pop()
-        place = os.path.realpath(current)
-        if place in seen:
-            raise ConfigError(f"{current} is a link that leads back to {place}")
-        seen.add(place)
-        for entry, status in entries_of(current, left_out):
-            if stat.S_ISDIR(status.st_mode):
-                folders.append(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                files.append(file_of(entry.path, status))
-            else:
-                left_out["not named as a picture"] += 1
-    return sorted(files, key=lambda file: file.path.split(os.sep))
+    place, files = os.path.realpath(folder), list[File]()
+    if place in seen:
+        raise ConfigError(f"{folder} is a link that leads back to {place}")
+    seen.add(place)
+    for entry, status in entries_of(folder, left_out):
+        if stat.S_ISDIR(status.st_mode):
+            files += list_class(entry.path, seen, left_out)
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            files.append(file_of(entry.path, status))
+        else:
+            left_out["not named as a picture"] += 1
+    return files
 
 
 def entries_of(folder: str, left_out: Counter[str]) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
