@@ -44,8 +44,7 @@ from bnexp.runs.config import ConfigError, require, require_path
 from bnexp.runs.console import count, print_line, printable, show_table
 from bnexp.runs.directory import holds_run, to_json
 from bnexp.runs.files import LONGEST_NAME, is_utf8, write_whole
-from bnexp.runs.record import RunRecord
-from bnexp.runs.sweep_record import comparison_of
+from bnexp.runs.record import RunRecord, comparison_of
 from bnexp.training.recorder import write_bands
 
 MOST_LINES = 12  # about missing runs that the console shows

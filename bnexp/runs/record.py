@@ -1,4 +1,4 @@
-"""Read the files that runs have written: records, metrics, times and summaries."""
+"""Read the files that runs and sweeps have written: records, metrics, times and summaries."""
 
 import csv
 import os
@@ -12,7 +12,7 @@ from typing import Any
 from bnexp.runs.config import RunConfig
 from bnexp.runs.console import print_error
 from bnexp.runs.directory import METRICS, RUN, SUMMARY, SWEEP, TIMING, digest_of, version, write_summary
-from bnexp.runs.files import read_json
+from bnexp.runs.files import is_name, read_json
 from bnexp.runs.parse import located, recorded
 
 TAIL = 8192  # bytes at the end of a CSV file that contain its last rows
@@ -241,12 +241,45 @@ RECORD["config"] |= {"seed": int, "steps": int, "eval": dict, "checkpoint": dict
 JOB = {"config": RECORD["config"], "words": list, "overrides": list}  # of sweep.json
 
 
+# ---- sweep.json, which names all runs of a sweep, also those that never started
+
+
+def sweep_directories(roots: list[Path]) -> list[Path]:
+    """Return all directories in and below `roots` that have a sweep.json, each once."""
+    paths = dict[Path, Path]()
+    for path in (path for root in roots for path in sorted(root.rglob(SWEEP))):
+        paths.setdefault(path.resolve(), path.parent)
+    return list(paths.values())
+
+
 def read_jobs(sweep: Path) -> dict[str, dict[str, Any]] | None:
-    """Return the entries of sweep.json by the digests of their runs, in its order; None where it can't be read."""
+    """Return the jobs in sweep.json by the digests of their runs, in its order; None where it can't be read.
+
+    An entry has the keys "config", "words" (all of the run's overrides) and "overrides" (those that not every run of
+    the sweep has).
+    """
     record = read_fitting(sweep / SWEEP, {"jobs": list})
     if record is None or not all(fits(entry, JOB) for entry in record["jobs"]):
         return None
     return {digest_of(entry["config"]): entry for entry in record["jobs"]}
+
+
+def comparison_of(sweep: Path) -> dict[str, str | None] | None:
+    """Return {"by": KEY or None} if a sweep is to be compared when it is finished.
+
+    Return None where it isn't, as a sweep of `bnexp train -m`, or where its sweep.json can't be read.
+    """
+    record = read_fitting(sweep / SWEEP, {"compare": {"by": str | None}})
+    return {"by": record["compare"]["by"]} if record else None
+
+
+def run_name(own_overrides: list[str], number: int) -> str:
+    """Return the name of a run's folder: its own overrides, or its number if they can't be a directory's name."""
+    name = ",".join(sorted(own_overrides))
+    return name if is_name(name) else str(number)
+
+
+# ---- one file
 
 
 def read_run(directory: Path) -> RunRecord:
