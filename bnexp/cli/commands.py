@@ -157,7 +157,7 @@ def resume(arguments: list[str]) -> int:
     directories, _ = parse_directories("resume", [argument for argument in arguments if argument not in moves])
     from bnexp.runs.console import print_line
     from bnexp.runs.lock import Lock
-    from bnexp.runs.sweep_record import comparison_of
+    from bnexp.runs.record import comparison_of
     from bnexp.sweeps.resume import resume as finish
 
     def train(directory: Path) -> None:

@@ -5,21 +5,20 @@ that were planned.
 """
 
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 from bnexp.compare.arms import Panels
 from bnexp.runs.config import ConfigError
 from bnexp.runs.console import command, count, print_error, printable
 from bnexp.runs.directory import SWEEP
-from bnexp.runs.record import RunRecord, find_runs, order_of_sweep, run_directories
-from bnexp.runs.sweep_record import SweepRecord, read_sweep, run_name, sweep_files
+from bnexp.runs.record import RunRecord, find_runs, read_jobs, run_directories, run_name, sweep_directories, sweep_order
 
 NOT_STARTED, DAMAGED = "not started", "damaged"
 UNREADABLE = "its record cannot be read"
 LONGEST_REASON = 200  # characters of a run's error that a report shows
+Jobs = dict[str, dict[str, Any]]  # of a sweep, by the digests of their runs
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,15 @@ class Missing:
 class Planned:
     """The planned runs below the directories `roots`, without duplicates and in the order of their sweeps.
 
-    `runs`: all whose configuration can be read. `finished`: those of them that can be compared. `sweeps`: records of
-    sweeps. `unreadable`: directories of runs whose record can't be read and which no sweep names. `unknown`: paths of
-    records of sweeps that can't be read.
+    `runs`: all whose configuration can be read. `finished`: those of them that can be compared. `sweeps`: the
+    jobs of sweeps, by directory. `unreadable`: directories of runs whose record can't be read and which no sweep names.
+    `unknown`: paths of records of sweeps that can't be read.
     """
 
     runs: list[RunRecord]
     finished: list[RunRecord]
     roots: list[Path]
-    sweeps: list[SweepRecord]
+    sweeps: dict[Path, Jobs]
     unreadable: list[Path]
     unknown: list[Path]
 
@@ -97,11 +96,11 @@ class Planned:
         commands, single_runs = list[str](), list[str]()
         for run in self.runs:
             if run.digest not in done:
-                sweep = next((sweep for sweep in self.sweeps if run.digest in sweep.jobs), None)
+                sweep = next((folder for folder, jobs in self.sweeps.items() if run.digest in jobs), None)
                 if sweep is not None:
                     if run.complete:  # but damaged: it has to be removed to start anew
                         commands.append(shlex.join(["rm", "-r", str(run.directory)]))
-                    commands.append(sweep.command)
+                    commands.append(command("resume", sweep))
                 elif not run.complete:
                     single_runs.append(str(self.resumable(run.directory)))
         others = [command("resume", *dict.fromkeys(single_runs))] if single_runs else []
@@ -152,8 +151,11 @@ def read_planned(roots: list[Path]) -> Planned:
     """
     runs = find_runs(roots)
     finished = without_duplicates(without_flaws(runs))
-    records = {path: read_sweep(path) for path in sweep_files(roots)}
-    sweeps = [record for record in records.values() if record is not None]
+    records = {folder: read_jobs(folder) for folder in sweep_directories(roots)}
+    sweeps = {folder: jobs for folder, jobs in records.items() if jobs is not None}
+    unknown = [folder / SWEEP for folder in records if folder not in sweeps]
+    for path in unknown:
+        print_error(f"{path} cannot be read: what was planned there is not known")
     readable = {run.directory.resolve() for run in runs}
     unreadable = [path for root in roots for path in run_directories(root) if path.resolve() not in readable]
     not_started = not_started_runs(sweeps, {run.digest for run in runs}, {path.resolve() for path in unreadable})
@@ -165,7 +167,7 @@ def read_planned(roots: list[Path]) -> Planned:
         roots=roots,
         sweeps=sweeps,
         unreadable=[path for path in unreadable if path.resolve() not in known],
-        unknown=[path for path, record in records.items() if record is None],
+        unknown=unknown,
     )
     if not finished:
         raise ConfigError(nothing_finished(planned, roots))
@@ -199,34 +201,23 @@ def without_duplicates(runs: list[RunRecord]) -> list[RunRecord]:
     return list(unique.values())
 
 
-def not_started_runs(sweeps: list[SweepRecord], started: set[str], unreadable: set[Path]) -> list[RunRecord]:
+def not_started_runs(sweeps: dict[Path, Jobs], started: set[str], unreadable: set[Path]) -> list[RunRecord]:
     """Return a record, each once, of the runs that sweeps name and that have no readable record of their own.
 
     `started`: digests of the runs with a record; `unreadable`: directories with one that can't be read, which makes the
     status "damaged" in place of "not started".
     """
     missing: dict[str, RunRecord] = {}
-    for sweep in sweeps:
-        for number, (digest, entry) in enumerate(sweep.jobs.items()):
+    for folder, jobs in sweeps.items():
+        for number, (digest, entry) in enumerate(jobs.items()):
             if digest not in started:
                 own_overrides = [str(text) for text in entry["overrides"]]
-                directory = sweep.folder / run_name(own_overrides, number)
+                directory = folder / run_name(own_overrides, number)
                 record = {"config": entry["config"], "job": number, "created": "", "overrides": entry["words"]}
                 damaged = directory.resolve() in unreadable
                 summary = {"status": DAMAGED, "error": UNREADABLE} if damaged else {"status": NOT_STARTED}
                 missing.setdefault(digest, RunRecord(directory, record, summary))
     return list(missing.values())
-
-
-def sweep_order(roots: list[Path]) -> Callable[[RunRecord], tuple[int, int, str]]:
-    """Return the sort key that orders runs as `find_runs` does: by root, position in the sweep, and time."""
-    order = cache(order_of_sweep)
-
-    def key(run: RunRecord) -> tuple[int, int, str]:
-        above = (number for number, root in enumerate(roots) if run.directory.is_relative_to(root))
-        return next(above, len(roots)), order(run.directory.parent).get(run.digest, run.job), run.record["created"]
-
-    return key
 
 
 # ---- description

@@ -44,8 +44,7 @@ from bnexp.runs.config import ConfigError, require, require_path
 from bnexp.runs.console import count, print_line, printable, show_table
 from bnexp.runs.directory import holds_run, to_json
 from bnexp.runs.files import LONGEST_NAME, is_utf8, write_whole
-from bnexp.runs.record import RunRecord
-from bnexp.runs.sweep_record import recorded_by
+from bnexp.runs.record import RunRecord, comparison_of
 from bnexp.training.recorder import write_bands
 
 MOST_LINES = 12  # about missing runs that the console shows
@@ -252,7 +251,7 @@ def choose_output(planned: Planned, by: str | None, out: Path | None) -> tuple[s
     Makes the folder `out`. Raises ConfigError where `by` or `out` is invalid.
     """
     keys = swept_keys(settings_of(planned.runs))
-    recorded = recorded_by(planned.roots[0])
+    recorded = (comparison_of(planned.roots[0]) or {"by": None})["by"]
     default = pick_by(recorded if recorded in keys else None, keys)
     key = default if by is None else pick_by(by, keys)
     return key, Output(output_folder(planned.roots, out), "" if key == default else f"-{file_name(str(key))}")

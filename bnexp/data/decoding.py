@@ -49,29 +49,13 @@ class Depth:
     """The information that a picture with 16-bit samples gives about which value is white.
 
     kind: the number of significant bits that the file declares, or None, and Pillow's mode; pictures of the same kind
-    have the same white. upper: whether Pillow loaded only the upper 8 bits of each sample. lowest, highest: the range
-    of the samples, as 16-bit values; multiples of 256 with `upper`. ink: whether all visible pixels of an RGBA PNG are
-    black, so that its highest value says nothing about white.
+    have the same white. lowest, highest: the range of the samples, as 16-bit values; multiples of 256 in modes of which
+    Pillow loads only the upper 8 bits.
     """
 
     kind: tuple[int | None, str]
-    upper: bool
     lowest: int
     highest: int
-    ink: bool
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A decoded picture.
-
-    pixels: uint8 (size, size, 3). coloured: whether the file's mode has colour. depth: for a file with 16-bit samples,
-    what it says about the value of white; else None.
-    """
-
-    pixels: np.ndarray
-    coloured: bool
-    depth: Depth | None
 
 
 @dataclass(frozen=True)
@@ -103,16 +87,15 @@ def decode(files: dict[str, list[str]], size: int, background: str) -> dict[str,
         for split, paths in files.items():
             progress = track(paths, f"decoding {split}", console=console, transient=True, disable=hidden)
             for row, path in enumerate(progress):
-                picture = read_picture(path, size, background)
-                pixels[split][row] = picture.pixels
-                coloured = coloured or picture.coloured
-                if picture.depth:
-                    depths[path] = picture.depth
+                pixels[split][row], has_colour, depth = read_picture(path, size, background)
+                coloured = coloured or has_colour
+                if depth:
+                    depths[path] = depth
         whites = {kind: find_white(kind, depths) for kind in dict.fromkeys(depth.kind for depth in depths.values())}
         for split, paths in files.items():
             for row, path in enumerate(paths):
                 if path in depths and (white := whites[depths[path].kind]) != FULL:
-                    pixels[split][row] = read_picture(path, size, background, white).pixels
+                    pixels[split][row], *_ = read_picture(path, size, background, white)
     channels = 3 if coloured else 1
     return {split: np.ascontiguousarray(part[..., :channels].transpose(0, 3, 1, 2)) for split, part in pixels.items()}
 
@@ -120,11 +103,11 @@ def decode(files: dict[str, list[str]], size: int, background: str) -> dict[str,
 # ---- one file
 
 
-def read_picture(path: str, size: int, background: str, white: int = FULL) -> Picture:
+def read_picture(path: str, size: int, background: str, white: int = FULL) -> tuple[np.ndarray, bool, Depth | None]:
     """Decode one file, turn it upright and resize it to size × size, which may change its proportions.
 
-    white: the 16-bit value of a grey sample that becomes 255. Raises ConfigError that names a file that can't be
-    decoded.
+    white: the 16-bit value of a grey sample that becomes 255. Returns the pixels, uint8 (size, size, 3), whether the
+    file's mode has colour, and its depth. Raises ConfigError that names a file that can't be decoded.
     """
     try:
         with open_regular(path) as file:
@@ -138,7 +121,7 @@ def read_picture(path: str, size: int, background: str, white: int = FULL) -> Pi
         upright = rgb if transposition is None else rgb.transpose(transposition)
         if upright.size != (size, size):
             upright = upright.resize((size, size), Image.Resampling.BILINEAR)
-        return Picture(np.asarray(upright), coloured, depth)
+        return np.asarray(upright), coloured, depth
     except UnidentifiedImageError as error:
         why = f"by its content it is no {FORMAT_NAMES}, or of a kind of these that isn't read, or its header is damaged"
         raise unreadable(path, why) from error
@@ -263,7 +246,8 @@ def eight_bits(samples: np.ndarray, white: int) -> np.ndarray:
 def depth_of(file: BinaryIO, image: Image.Image, png: PngHeader | None) -> Depth | None:
     """Return the depth of a picture with more than 8 bits per sample; else, or for samples in UNSCALED, None.
 
-    Raises ValueError for a TIFF with more than 8 bits in which 0 is white.
+    It is also None for an RGBA PNG whose visible pixels are all black, which says nothing about white. Raises
+    ValueError for a TIFF with more than 8 bits in which 0 is white.
     """
     bits, declared = (png.depth, png.significant) if png else (8, None)
     if isinstance(image, TiffImageFile):
@@ -273,13 +257,14 @@ def depth_of(file: BinaryIO, image: Image.Image, png: PngHeader | None) -> Depth
             raise ValueError("its 16-bit samples are white at 0: save it with white at the top")
     if bits <= 8 or image.mode in UNSCALED:
         return None
-    samples, upper = np.asarray(image), not image.mode.startswith("I;16")
+    samples = np.asarray(image)
     if image.mode in WITH_ALPHA:  # alpha itself is always high, and hidden colours don't count
         samples = visible(samples)
     lowest, highest = (int(samples.min()), int(samples.max())) if samples.size else (0, 0)
-    scale = 256 if upper else 1
-    ink = png is not None and image.mode == "RGBA" and highest == 0 and not visible(lower_bytes(file, "RGBA")).any()
-    return Depth((declared, image.mode), upper, lowest * scale, highest * scale, ink)
+    if png and image.mode == "RGBA" and highest == 0 and not visible(lower_bytes(file, "RGBA")).any():
+        return None
+    scale = 1 if image.mode.startswith("I;16") else 256
+    return Depth((declared, image.mode), lowest * scale, highest * scale)
 
 
 def visible(samples: np.ndarray) -> np.ndarray:
@@ -291,20 +276,18 @@ def find_white(kind: tuple[int | None, str], depths: dict[str, Depth]) -> int:
     """Return the value of white of the pictures of one kind. It is judged over all: a single one may be dark.
 
     If the file declares significant bits and all values fit in them, white is the highest value of so many bits. It is
-    65535 if values exceed these bits, if no bits are declared and values reach the upper half of 16 bits, or if all
-    pictures are `ink`. Otherwise, or if white is below 65535 and Pillow dropped the lower bits, it raises ConfigError
-    with the range. depths: path → depth, for pictures of all kinds.
+    65535 if values exceed these bits, or if no bits are declared and values reach the upper half of 16 bits. Otherwise,
+    or if white is below 65535 and Pillow dropped the lower bits, it raises ConfigError with the range. depths: path →
+    depth, for pictures of all kinds.
     """
     same = {path: depth for path, depth in depths.items() if depth.kind == kind}
-    if all(depth.ink for depth in same.values()):
-        return FULL
-    declared, highest = kind[0], max(depth.highest for depth in same.values())
+    (declared, mode), highest = kind, max(depth.highest for depth in same.values())
     white = 2**declared - 1 if declared and highest < 2**declared else FULL
-    cut = [path for path, depth in same.items() if depth.upper and white != FULL]  # they would need the lower bits
+    cut = white != FULL and not mode.startswith("I;16")
     if cut or (declared is None and highest <= FULL // 2):
         lowest = min(depth.lowest for depth in same.values())
         raise ConfigError(
-            f"dataset: {[*cut, *same][0]} has samples of 16 bits and, with the {len(same)} of its kind, values from "
+            f"dataset: {next(iter(same))} has samples of 16 bits and, with the {len(same)} of its kind, values from "
             f"{lowest} to {highest}, none of which is known as white: save them with 8 bits, scaled to 0 to {FULL}, or "
             "as grey PNG with sBIT"
         )

@@ -21,7 +21,7 @@ from PIL import features
 from bnexp.data import decoding
 from bnexp.data.images import Images, LeftOut, Source
 from bnexp.runs.config import ConfigError, DatasetConfig
-from bnexp.runs.files import read_regular
+from bnexp.runs.files import read_regular, reason
 from bnexp.runs.tensors import DamagedFileError, load_tensors, save_tensors
 
 SPLITS = ("train", "test")
@@ -137,7 +137,7 @@ def list_split(folder: str, left_out: Counter[str]) -> dict[str, list[File]]:
             left_out["not in a class's folder"] += 1
             continue
         reasons = Counter[str]()
-        classes[entry.name] = list_class(entry.path, above, reasons)
+        classes[entry.name] = list_class(entry.path, set(above), reasons)
         if not classes[entry.name] and os.path.basename(folder) == "train":
             raise ConfigError(f"{entry.path} is a class without images{listed(reasons)}")
         left_out.update(reasons)
@@ -146,27 +146,24 @@ def list_split(folder: str, left_out: Counter[str]) -> dict[str, list[File]]:
     return classes
 
 
-def list_class(folder: str, above: set[str], left_out: Counter[str]) -> list[File]:
+def list_class(folder: str, seen: set[str], left_out: Counter[str]) -> list[File]:
     """Return the picture files in a folder and in all below it, sorted; count other files in `left_out`, in place.
 
-    Links are followed. Raises ConfigError for a link to a folder in `above` or to one that was already listed, and as
-    `entries_of` does.
+    Links are followed. seen: the folders above and those already listed, to which this one is added. Raises ConfigError
+    for a link to one of them, and as `entries_of` does.
     """
-    files, folders, seen = list[File](), [folder], set(above)
-    while folders:
-        current = folders.pop()
-        place = os.path.realpath(current)
-        if place in seen:
-            raise ConfigError(f"{current} is a link that leads back to {place}")
-        seen.add(place)
-        for entry, status in entries_of(current, left_out):
-            if stat.S_ISDIR(status.st_mode):
-                folders.append(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                files.append(file_of(entry.path, status))
-            else:
-                left_out["not named as a picture"] += 1
-    return sorted(files, key=lambda file: file.path.split(os.sep))
+    place, files = os.path.realpath(folder), list[File]()
+    if place in seen:
+        raise ConfigError(f"{folder} is a link that leads back to {place}")
+    seen.add(place)
+    for entry, status in entries_of(folder, left_out):
+        if stat.S_ISDIR(status.st_mode):
+            files += list_class(entry.path, seen, left_out)
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            files.append(file_of(entry.path, status))
+        else:
+            left_out["not named as a picture"] += 1
+    return files
 
 
 def entries_of(folder: str, left_out: Counter[str]) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
@@ -178,8 +175,8 @@ def entries_of(folder: str, left_out: Counter[str]) -> Iterator[tuple[os.DirEntr
     with os.scandir(folder) as entries:
         by_name = sorted(entries, key=lambda entry: entry.name)
     for entry in by_name:
-        if reason := why_left_out(entry.name):
-            left_out[reason] += files_in(entry)
+        if why := why_left_out(entry.name):
+            left_out[why] += files_in(entry)
             continue
         status = entry.stat()
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
@@ -229,7 +226,7 @@ def load_pixels(config: DatasetConfig, listing: Listing) -> tuple[dict[str, torc
     except FileNotFoundError:
         pass
     except (OSError, DamagedFileError) as error:
-        notice = f"{describe(error)}: the pictures are decoded anew"
+        notice = f"{reason(error)}: the pictures are decoded anew"
     time.sleep(TICK)  # if a listed file changes after this, its recorded time changes
     paths = {split: [file.path for file in listing.of(split)] for split in SPLITS}
     decoded = decoding.decode(paths, config.size, config.background)
@@ -238,7 +235,7 @@ def load_pixels(config: DatasetConfig, listing: Listing) -> tuple[dict[str, torc
         cache.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(cache, pixels, {"source": ascii(config.path)})  # a path may not be valid UTF-8
     except OSError as error:
-        notice = f"{describe(error)}: without a cache, each process decodes the pictures"
+        notice = f"{reason(error)}: without a cache, each process decodes the pictures"
     return pixels, notice
 
 
@@ -292,8 +289,3 @@ def decoder() -> list[str | None]:
     """Return what identifies the decoder: the SHA-256 of `decoding.py`, versions of Pillow and its libraries."""
     source = hashlib.sha256(Path(decoding.__file__).read_bytes()).hexdigest()
     return [source, PIL.__version__, *(features.version(name) for name in LIBRARIES)]
-
-
-def describe(error: Exception) -> str:
-    """Return an error in a few words: the file and the system's message, if it has both, else the error's own text."""
-    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)

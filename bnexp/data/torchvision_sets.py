@@ -5,7 +5,6 @@ The files are checked before each use, also MNIST's, which torchvision itself ch
 
 import shutil
 import socket
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from math import prod
@@ -18,7 +17,7 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from bnexp.data.images import Images, Source
 from bnexp.runs.config import ConfigError, DatasetConfig
-from bnexp.runs.lock import turn
+from bnexp.runs.lock import remove_empty, turn
 from bnexp.runs.tensors import file_digest
 
 PATIENCE = 30  # seconds without an answer from a mirror
@@ -114,9 +113,7 @@ class TorchvisionSet:
             ) from error
         finally:
             socket.setdefaulttimeout(timeout)
-            with suppress(OSError):  # leave no empty folder behind
-                for folder in new_folders:
-                    folder.rmdir()
+            remove_empty(new_folders)
 
     def download(self, config: DatasetConfig) -> None:
         """Download from the first mirror that has all files, whole.

@@ -3,7 +3,6 @@
 import atexit
 import hashlib
 import os
-import shlex
 import shutil
 import stat
 import tempfile
@@ -13,10 +12,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from bnexp.runs.files import reason, replaced
+
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # where torch keeps what it compiled; child processes inherit it
 TRITON = "TRITON_CACHE_DIR"
 ROOM = 512 * 2**20  # bytes that have to be free for torch's files; precompiled headers take 280 MB
 DIGEST = 32  # bytes of a SHA-256
+SPLITTING = " \t\r\n'\"\\"  # characters at which a compiler's command line would be split or changed
 
 
 @dataclass(frozen=True)
@@ -192,23 +194,16 @@ def steps_to(path: Path) -> Iterator[Path]:
 def why_unusable(path: Path) -> str | None:
     """Create a directory for torch's files where it is missing; return why torch can't use it, or None."""
     try:
-        if shlex.split(str(path)) != [str(path)]:
+        if not set(SPLITTING).isdisjoint(str(path)):
             return f"{path}: torch can't compile in a path with spaces or quotes"
         make_private(path)
         if os.statvfs(path).f_flag & getattr(os, "ST_NOEXEC", 0):
             return f"{path}: nothing there can be executed (noexec)"
         if shutil.disk_usage(path).free < ROOM:
             return f"{path}: less than {ROOM // 2**20} MiB are free on disk"
-    except ValueError:  # an unclosed quote
-        return f"{path}: torch can't compile in a path with spaces or quotes"
     except OSError as error:
         return reason(error)
     return None
-
-
-def reason(error: OSError) -> str:
-    """Return the file and the message of a system error."""
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
 # ---- files
@@ -230,14 +225,8 @@ def read_kept(path: Path) -> bytes | None:
 
 def write_kept(path: Path, content: bytes) -> None:
     """Write a file with the digest of its content in front, whole or not at all. Raises OSError."""
-    handle, beside = tempfile.mkstemp(dir=path.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(digest_of(path, content) + content)
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
+    with replaced(path) as beside:
+        beside.write_bytes(digest_of(path, content) + content)
 
 
 def digest_of(path: Path, content: bytes) -> bytes:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any
 
 LARGEST = 2**63 - 1  # the largest whole number: that of an int64
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -30,10 +30,10 @@ class ConfigError(ValueError):
     """An error for an invalid value from the user. Its text is one line: the key, the value, and the allowed values."""
 
 
-def require(ok: bool, key: str, value: object, allowed: str | None = None) -> None:
-    """Raise ConfigError unless `ok`. allowed: the allowed values, by default those in the schema."""
+def require(ok: bool, key: str, value: object, allowed: str) -> None:
+    """Raise ConfigError unless `ok`. allowed: the allowed values in words."""
     if not ok:
-        raise ConfigError(f"{key}={shown(value)} is not allowed: {allowed or explained()[key].allowed}")
+        raise ConfigError(f"{key}={shown(value)} is not allowed: {allowed}")
 
 
 def shown(value: object) -> str:
@@ -66,23 +66,6 @@ def single(value: float) -> float:
     return number if abs(number) >= SMALLEST or math.isnan(number) else 0.0
 
 
-def require_single(key: str, value: float, fits: Callable[[float], bool]) -> None:
-    """Raise ConfigError unless the value, rounded to single precision, is finite and `fits` accepts it.
-
-    A value other than 0 must not be rounded to 0.
-    """
-    number = single(value)
-    in_range = math.isfinite(number) and (number != 0 or value == 0)
-    reach = "" if in_range else ", which goes from 1.2e-38 to 3.4e+38"
-    if not (in_range and fits(number)):
-        require(False, key, value, f"{explained()[key].allowed} in single precision{reach}")
-
-
-def require_whole(key: str, value: int, least: int) -> None:
-    """Raise ConfigError unless least ≤ value ≤ 2⁶³ - 1."""
-    require(least <= value <= LARGEST, key, value, f"a whole number of at least {least}, up to 2^63 - 1")
-
-
 def require_path(key: str, value: str) -> None:
     """Raise ConfigError where the part of a path that does not exist yet has characters that are not printable."""
     new = value[len(existing_part(value)) :]
@@ -95,48 +78,90 @@ def existing_part(path: str) -> str:
     return next((path[:end] for end in ends if os.path.exists(path[:end])), "")
 
 
-def require_flat(key: str, values: list[Any]) -> None:
-    """Raise ConfigError where a list contains lists, which OmegaConf would accept as numbers or names."""
-    require(not any(isinstance(value, list) for value in values), key, values, "a list without lists in it")
+@dataclass(frozen=True)
+class Allowed:
+    """The allowed values of a key.
 
-
-def above_0(number: float) -> bool:
-    """Return whether number > 0."""
-    return number > 0
-
-
-def at_least_0(number: float) -> bool:
-    """Return whether number ≥ 0."""
-    return number >= 0
-
-
-def setting(default: Any, explanation: str, allowed: str = "") -> Any:
-    """Make a dataclass field with a default and the metadata of `about`."""
-    return field(default=default, metadata=about(explanation, allowed))
-
-
-def about(explanation: str, allowed: str = "") -> dict[str, str]:
-    """Make the metadata of a field: its explanation in half a line, and its allowed values, "" for true or false.
-
-    Both are shown by `bnexp train --help` and docs/configuration.md, the allowed values in error messages, too.
+    text: in words, for help and error messages. check: raises ConfigError if a value, given after its key, is not
+    allowed.
     """
-    return {"help": explanation, "allowed": allowed}
+
+    text: str
+    check: Callable[[str, Any], None] = lambda key, value: None
 
 
-def one_of(choices: Collection[str]) -> str:
-    """Join choices to text: white, black or grey."""
+def where(fits: Callable[[Any], bool], text: str) -> Allowed:
+    """Allow the values that `fits` accepts."""
+    return Allowed(text, lambda key, value: require(fits(value), key, value, text))
+
+
+def whole(low: int, high: int) -> Allowed:
+    """Allow the whole numbers from `low` to `high`."""
+    return where(lambda number: low <= number <= high, f"a whole number from {low} to {high}")
+
+
+def single_where(fits: Callable[[float], bool], text: str) -> Allowed:
+    """Allow numbers that, rounded to single precision, are finite and accepted by `fits`.
+
+    A number other than 0 must not be rounded to 0.
+    """
+
+    def check(key: str, value: float) -> None:
+        number = single(value)
+        in_range = math.isfinite(number) and (number != 0 or value == 0)
+        reach = "" if in_range else ", which goes from 1.2e-38 to 3.4e+38"
+        require(in_range and fits(number), key, value, f"{text} in single precision{reach}")
+
+    return Allowed(text, check)
+
+
+def one_of(choices: Collection[str]) -> Allowed:
+    """Allow some names."""
     *others, last = choices
-    return f"{', '.join(others)} or {last}"
+    return Allowed(f"{', '.join(others)} or {last}", lambda key, value: require_choice(key, value, choices))
 
 
-POSITIVE = "a finite number above 0"
-NOT_NEGATIVE = "a finite number of at least 0"
-DECAY_RATE = "a number from 0 up to but not including 1"
-SWITCH = "auto, true or false"
-COUNT = "a whole number of at least 1, up to 2^63 - 1"
-WIDTHS = "1 to 1000 widths from 1 to 65536"
-WIDTH = "a whole number from 1 to 65536"
+def are_widths(widths: object) -> bool:
+    """Return whether this is a list of possible widths, which a reference to another key may not be."""
+    return isinstance(widths, list) and 1 <= len(widths) <= 1000 and all(1 <= width <= 65_536 for width in widths)
+
+
+def are_classes(numbers: list[int] | None) -> bool:
+    """Return whether these are two or more different numbers that an int64 holds, or None."""
+    if numbers is None:
+        return True
+    return len(numbers) >= 2 and len({number for number in numbers if abs(number) <= LARGEST}) == len(numbers)
+
+
+def are_threads(value: int | str) -> bool:
+    """Return whether a value is a possible number of threads, or "auto"."""
+    count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1024
+    return count or value == "auto"
+
+
+POSITIVE = single_where(lambda number: number > 0, "a finite number above 0")
+NOT_NEGATIVE = single_where(lambda number: number >= 0, "a finite number of at least 0")
+DECAY_RATE = single_where(lambda number: 0 <= number < 1, "a number from 0 up to but not including 1")
+COUNT = where(lambda number: 1 <= number <= LARGEST, "a whole number of at least 1, up to 2^63 - 1")
+WIDTH = whole(1, 65_536)
+WIDTHS = where(are_widths, "1 to 1000 widths from 1 to 65536")
+SWITCH = where(lambda value: value in ("auto", True, False), "auto, true or false")
+TRUE_OR_FALSE = Allowed("true or false")
+PATH = Allowed("a path")
+PATH_OR_NULL = Allowed("a path or null")
 NAME = "the choice of the group"
+
+
+def setting(default: Any, explanation: str, allowed: Allowed = TRUE_OR_FALSE) -> Any:
+    """Make a dataclass field with a default, or with a function without parameters that makes it.
+
+    Its metadata are the explanation in half a line, and the allowed values. Both are shown by `bnexp train --help` and
+    docs/configuration.md, the allowed values in error messages, too.
+    """
+    metadata = {"help": explanation, "allowed": allowed}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -144,45 +169,31 @@ class DatasetConfig:
     """The data set: where its images are, how they are split, and how they are changed before training."""
 
     name: str = setting("mnist", NAME)
-    root: str = setting("data", "folder of downloaded data sets and caches; $BNEXP_DATA is its default", "a path")
-    path: str | None = setting(
-        None, "image_folder: the folder that holds train/CLASS/ and test/CLASS/", "a path or null"
-    )
-    size: int = setting(
-        32, "image_folder: every image is resized to size × size pixels", "a whole number from 1 to 4096"
-    )
+    root: str = setting("data", "folder of downloaded data sets and caches; $BNEXP_DATA is its default", PATH)
+    path: str | None = setting(None, "image_folder: the folder that holds train/CLASS/ and test/CLASS/", PATH_OR_NULL)
+    size: int = setting(32, "image_folder: every image is resized to size × size pixels", whole(1, 4096))
     background: str = setting("white", "image_folder: colour behind transparent pixels", one_of(BACKGROUNDS))
     validation: int = setting(5000, "number of training images set aside for validation", COUNT)
     standardize: bool = setting(
         False, "subtract the training set's mean and divide by its standard deviation, per channel"
     )
     binarize: bool = setting(False, "round every pixel to 0 or 1")
-    limit: int | None = setting(None, "train on only this many images", f"null or {COUNT}")
+    limit: int | None = setting(
+        None,
+        "train on only this many images",
+        where(lambda limit: limit is None or 1 <= limit <= LARGEST, f"null or {COUNT.text}"),
+    )
     augment: str = setting("none", "random flips and crops of the training images (colour images)", one_of(AUGMENTS))
-    conditions: list[str] = field(
-        default_factory=list,
-        metadata=about(
-            "styles that every image appears in: plain, inverted, rotated90, flipped, edges, noise, blurred",
-            "each style once",
-        ),
+    conditions: list[str] = setting(
+        list,
+        "styles that every image appears in: plain, inverted, rotated90, flipped, edges, noise, blurred",
+        where(lambda names: isinstance(names, list) and len(set(names)) == len(names), "each style once"),
     )
-    classes: list[int] | None = field(
-        default=None,
-        metadata=about("use these classes alone, as in [0,1,2]", "null or two or more numbers of classes, each once"),
+    classes: list[int] | None = setting(
+        None,
+        "use these classes alone, as in [0,1,2]",
+        where(are_classes, "null or two or more numbers of classes, each once"),
     )
-
-    def __post_init__(self) -> None:
-        require(1 <= self.size <= 4096, "dataset.size", self.size)
-        require_whole("dataset.validation", self.validation, 1)
-        require(self.limit is None or 1 <= self.limit <= LARGEST, "dataset.limit", self.limit)
-        require_choice("dataset.background", self.background, BACKGROUNDS)
-        require_choice("dataset.augment", self.augment, AUGMENTS)
-        require_flat("dataset.classes", self.classes or [])
-        require_flat("dataset.conditions", self.conditions)
-        chosen = self.classes
-        fits = chosen is None or len({number for number in chosen if abs(number) <= LARGEST}) == len(chosen) >= 2
-        require(fits, "dataset.classes", chosen)
-        require(len(set(self.conditions)) == len(self.conditions), "dataset.conditions", self.conditions)
 
 
 @dataclass
@@ -190,17 +201,14 @@ class ArchConfig:
     """The network: its widths and depth, and where it has norms and biases."""
 
     name: str = setting("mlp", NAME)
-    hidden: list[int] = field(
-        default_factory=lambda: [100, 100, 100], metadata=about("widths of the hidden (dense) layers", WIDTHS)
-    )
+    hidden: list[int] = setting(lambda: [100, 100, 100], "widths of the hidden (dense) layers", WIDTHS)
     depth: int | None = setting(
         None,
         "number of layers; mlp: hidden layers, repeating the widths; resnet: 6n + 2; densenet: 3n + 4",
-        "null or a number from 1 to 1000",
+        where(lambda depth: depth is None or 1 <= depth <= 1000, "null or a number from 1 to 1000"),
     )
-    channels: list[int] = field(
-        default_factory=lambda: [64, 128],
-        metadata=about("channels of the convolutions, or of the stages of a resnet", WIDTHS),
+    channels: list[int] = setting(
+        lambda: [64, 128], "channels of the convolutions, or of the stages of a resnet", WIDTHS
     )
     dense: int = setting(256, "width of the dense layer before the classifier", WIDTH)
     growth: int = setting(12, "densenet: channels that each layer adds", WIDTH)
@@ -211,17 +219,6 @@ class ArchConfig:
     pre_activation: bool = setting(False, "resnet: norm and activation before each convolution")
     residual_init_zero: bool = setting(False, "resnet: γ of the last norm of each block starts at 0")
     skip_init: bool = setting(False, "resnet: each branch has a learned factor that starts at 0 (SkipInit)")
-
-    def __post_init__(self) -> None:
-        for name, widths in (("hidden", self.hidden), ("channels", self.channels)):
-            require_flat(f"arch.{name}", widths)
-            fits = 1 <= len(widths) <= 1000 and all(1 <= width <= 65_536 for width in widths)
-            require(fits, f"arch.{name}", widths)
-        require(1 <= self.dense <= 65_536, "arch.dense", self.dense)
-        require(1 <= self.growth <= 65_536, "arch.growth", self.growth)
-        require(self.depth is None or 1 <= self.depth <= 1000, "arch.depth", self.depth)
-        require_choice("arch.norm_position", self.norm_position, NORM_POSITIONS)
-        require(self.bias in ("auto", True, False), "arch.bias", self.bias)
 
 
 @dataclass
@@ -238,24 +235,20 @@ class NormConfig:
     name: str = setting("batch", NAME)
     eps: float = setting(1e-5, "ε, added to the variance before the square root", POSITIVE)
     momentum: float = setting(
-        0.1, "weight of the newest batch in the running mean and variance", "a number above 0 and up to 1"
+        0.1,
+        "weight of the newest batch in the running mean and variance",
+        single_where(lambda weight: 0 < weight <= 1, "a number above 0 and up to 1"),
     )
     unbiased: bool = setting(True, "running variance divides by n - 1 (true) or by n (false)")
     affine: bool = setting(True, "learn a scale γ and a shift β")
     groups: int = setting(4, "group: number of groups; must divide the channels of every layer", COUNT)
     noise_shift: float = setting(0.5, "noisy_batch: each channel's shift is drawn from ± this", NOT_NEGATIVE)
     noise_scale: float = setting(
-        1.25, "noisy_batch: each channel's scale is drawn from 1 to this", "a finite number of at least 1"
+        1.25,
+        "noisy_batch: each channel's scale is drawn from 1 to this",
+        single_where(lambda scale: scale >= 1, "a finite number of at least 1"),
     )
     conditions: int = setting(1, "number of pairs of γ and β: one for each style of dataset.conditions", COUNT)
-
-    def __post_init__(self) -> None:
-        require_single("norm.eps", self.eps, above_0)
-        require_single("norm.momentum", self.momentum, lambda m: 0 < m <= 1)
-        require_single("norm.noise_shift", self.noise_shift, at_least_0)
-        require_single("norm.noise_scale", self.noise_scale, lambda s: s >= 1)
-        require_whole("norm.groups", self.groups, 1)
-        require_whole("norm.conditions", self.conditions, 1)
 
 
 @dataclass
@@ -264,9 +257,6 @@ class InitConfig:
 
     name: str = setting("normal", NAME)
     std: float = setting(0.05, "normal: standard deviation of the initial weights", NOT_NEGATIVE)
-
-    def __post_init__(self) -> None:
-        require_single("init.std", self.std, at_least_0)
 
 
 @dataclass
@@ -286,14 +276,6 @@ class OptimConfig:
         one_of(SCHEDULES),
     )
 
-    def __post_init__(self) -> None:
-        require_single("optim.lr", self.lr, above_0)
-        require_single("optim.eps", self.eps, above_0)
-        for name in ("momentum", "beta1", "beta2"):
-            require_single(f"optim.{name}", getattr(self, name), lambda v: 0 <= v < 1)
-        require_single("optim.weight_decay", self.weight_decay, at_least_0)
-        require_choice("optim.schedule", self.schedule, SCHEDULES)
-
 
 @dataclass
 class EvalConfig:
@@ -301,16 +283,13 @@ class EvalConfig:
 
     first_every: int = setting(50, "steps between evaluations up to step eval.first_until", COUNT)
     first_until: int = setting(
-        2000, "last step of the frequent evaluations", "a whole number of at least 0, up to 2^63 - 1"
+        2000,
+        "last step of the frequent evaluations",
+        where(lambda step: 0 <= step <= LARGEST, "a whole number of at least 0, up to 2^63 - 1"),
     )
     every: int = setting(500, "steps between evaluations after step eval.first_until", COUNT)
     recalibrate: bool = setting(False, "at the end, test once more with batch statistics of a whole epoch")
     keep: bool = setting(False, "keep a checkpoint of every evaluation, for bnexp probe")
-
-    def __post_init__(self) -> None:
-        require_whole("eval.first_every", self.first_every, 1)
-        require_whole("eval.first_until", self.first_until, 0)
-        require_whole("eval.every", self.every, 1)
 
     def due(self, step: int, last: int) -> bool:
         """Return whether the network is evaluated after `step` updates, in a run of `last` updates."""
@@ -327,17 +306,19 @@ class EvalConfig:
 class CheckpointConfig:
     """How often the state is saved from which an interrupted run can be resumed."""
 
-    every_seconds: float = setting(60.0, "seconds of training between saved states, which resume starts from", POSITIVE)
-
-    def __post_init__(self) -> None:
-        require(
-            math.isfinite(self.every_seconds) and self.every_seconds > 0, "checkpoint.every_seconds", self.every_seconds
-        )
+    every_seconds: float = setting(
+        60.0,
+        "seconds of training between saved states, which resume starts from",
+        where(lambda seconds: math.isfinite(seconds) and seconds > 0, POSITIVE.text),
+    )
 
 
 @dataclass
 class RunConfig:
-    """The configuration that fixes one training: on the same machine, its metrics are always the same."""
+    """The configuration that fixes one training: on the same machine, its metrics are always the same.
+
+    Raises ConfigError for a value that is not allowed, in any of its groups.
+    """
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     arch: ArchConfig = field(default_factory=ArchConfig)
@@ -348,13 +329,17 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = setting(
-        0, "fixes the initial weights, the order of batches and the augmentation", "a whole number from 0 to 2^63 - 1"
+        0,
+        "fixes the initial weights, the order of batches and the augmentation",
+        where(lambda seed: 0 <= seed <= LARGEST, "a whole number from 0 to 2^63 - 1"),
     )
-    steps: int = setting(50_000, "number of updates of the weights", "a whole number from 1 to 1000000000")
+    steps: int = setting(50_000, "number of updates of the weights", whole(1, 10**9))
     batch_size: int = setting(60, "number of images in a batch", COUNT)
     device: str = setting("auto", "where to train; auto: CUDA where there is one, else the CPU", one_of(DEVICES))
     threads: int | str = setting(
-        "auto", "CPU threads of a run; auto: 1 for an MLP, else every core", "auto or a whole number from 1 to 1024"
+        "auto",
+        "CPU threads of a run; auto: 1 for an MLP, else every core",
+        where(are_threads, "auto or a whole number from 1 to 1024"),
     )
     compile: bool | str = setting(
         "auto",
@@ -363,20 +348,17 @@ class RunConfig:
     )
     precision: str = setting("fp32", "number format of the step; bf16: mixed precision", one_of(PRECISIONS))
     init_from: str | None = setting(
-        None, "directory of a finished run whose weights are the initial ones, by name and shape", "a path or null"
+        None, "directory of a finished run whose weights are the initial ones, by name and shape", PATH_OR_NULL
     )
     trainable: str = setting("all", "which parameters are trained; norms: γ and β alone", one_of(TRAINABLE))
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed <= LARGEST, "seed", self.seed)
-        require(1 <= self.steps <= 10**9, "steps", self.steps)
-        require_whole("batch_size", self.batch_size, 1)
-        require_choice("device", self.device, DEVICES)
-        count = isinstance(self.threads, int) and not isinstance(self.threads, bool) and 1 <= self.threads <= 1024
-        require(self.threads == "auto" or count, "threads", self.threads)
-        require(self.compile in ("auto", True, False), "compile", self.compile)
-        require_choice("precision", self.precision, PRECISIONS)
-        require_choice("trainable", self.trainable, TRAINABLE)
+        for key, entry in fields_by_key().items():
+            group, _, name = key.rpartition(".")
+            value = getattr(getattr(self, group) if group else self, name)
+            nested = isinstance(value, list) and any(isinstance(part, list) for part in value)
+            require(not nested, key, value, "a list without lists in it")  # OmegaConf takes lists for numbers or names
+            entry.metadata["allowed"].check(key, value)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the configuration as nested dictionaries: {"norm": {"eps": 1e-5, …}, "seed": 0, …}."""
@@ -397,41 +379,37 @@ class Key:
     help: str
 
 
+@cache
+def fields_by_key() -> dict[str, "Field[Any]"]:
+    """Return the fields of all keys by the keys' names, in the order of the schema, except the choices of groups."""
+    entries = dict[str, "Field[Any]"]()
+    for entry in fields(RunConfig):
+        if is_dataclass(entry.type):
+            entries |= {f"{entry.name}.{part.name}": part for part in fields(entry.type) if part.name != "name"}
+        else:
+            entries[entry.name] = entry
+    return entries
+
+
 def explain_keys() -> list[Key]:
     """Return every key that a user can set, in the order of the schema, except the choices of groups."""
-    keys = []
-    for entry in fields(RunConfig):
-        parts = fields(entry.type) if is_dataclass(entry.type) else ()
-        keys += [explain_key(f"{entry.name}.{part.name}", part) for part in parts if part.name != "name"]
-        keys += [] if parts else [explain_key(entry.name, entry)]
-    return [key for key in keys if key.name not in DERIVED]
+    return [explain_key(name, entry) for name, entry in fields_by_key().items() if name not in DERIVED]
 
 
 def explain_key(name: str, entry: "Field[Any]") -> Key:
     """Return the key of a field of the schema. name: the key's, with its group."""
     default = entry.default if entry.default_factory is MISSING else entry.default_factory()
-    allowed = entry.metadata["allowed"] or "true or false"
     written = default if isinstance(default, str) else json.dumps(default, separators=(",", ":"))
-    return Key(name, allowed, written, entry.metadata["help"])
-
-
-@cache
-def explained() -> dict[str, Key]:
-    """Return the keys of `explain_keys` by their names."""
-    return {key.name: key for key in explain_keys()}
+    return Key(name, entry.metadata["allowed"].text, written, entry.metadata["help"])
 
 
 @cache
 def known_keys() -> tuple[str, ...]:
     """Return the names of all groups and keys: norm, norm.eps, seed, …"""
-    return (*GROUPS, *explained(), *DERIVED)
+    return (*GROUPS, *fields_by_key())
 
 
 @cache
 def whole_number_keys() -> frozenset[str]:
     """Return the names of the keys whose value is a whole number, or a whole number or null."""
-    hints = get_type_hints(RunConfig)
-    for name, kind in list(hints.items()):
-        if is_dataclass(kind):
-            hints |= {f"{name}.{key}": part for key, part in get_type_hints(kind).items()}
-    return frozenset(key for key, kind in hints.items() if kind in (int, int | None))
+    return frozenset(name for name, entry in fields_by_key().items() if entry.type in (int, int | None))

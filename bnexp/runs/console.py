@@ -4,7 +4,7 @@ import logging
 import multiprocessing
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,11 +75,11 @@ def command(*arguments: object) -> str:
     return shlex.join(["bnexp", *map(str, arguments)])
 
 
-def print_once(text: str) -> None:
-    """Print a text unless this process has printed it by this function before."""
+def print_once(text: str, printer: Callable[[str], None] = print_line) -> None:
+    """Print a text by `print_line` or `print_error`, unless this process has printed it by this function before."""
     if text not in _printed:
         _printed.add(text)
-        print_line(text)
+        printer(text)
 
 
 def describe(summary: dict[str, Any]) -> str:

@@ -19,13 +19,8 @@ from bnexp.runs.parse import paths_of
 
 SCHEMA = 2  # of run.json; in version 1, `config_sha256` was computed from the whole configuration
 SWEEP = "sweep.json"
-RUN, METRICS, TIMING, SUMMARY, CHECKPOINT = (
-    "run.json",
-    "metrics.csv",
-    "timing.csv",
-    "summary.json",
-    "checkpoint.safetensors",
-)
+RUN, METRICS, TIMING = "run.json", "metrics.csv", "timing.csv"
+SUMMARY, CHECKPOINT = "summary.json", "checkpoint.safetensors"
 RESUME = "resume-*.safetensors"
 FILES = (METRICS, TIMING, SUMMARY, CHECKPOINT, f"{CHECKPOINT}.sha256")
 EVENTS = "events.out.tfevents.*"
@@ -202,16 +197,12 @@ def git_state() -> dict[str, Any]:
     source = Path(__file__).resolve().parents[2]
     if not (source / ".git").exists():
         return {"commit": None, "dirty": None}
+    command = ["git", "-C", str(source), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
-        commit, status = (
-            subprocess.run(
-                ["git", "-C", str(source), *command], capture_output=True, encoding="utf-8", check=True
-            ).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
-        )
+        text = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
-    return {"commit": commit.strip(), "dirty": bool(status.strip())}
+    return {"commit": text.removesuffix("-dirty"), "dirty": text.endswith("-dirty")}
 
 
 @cache

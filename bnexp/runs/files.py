@@ -94,6 +94,11 @@ def finite(digits: str) -> float:
     return number
 
 
+def reason(error: Exception) -> str:
+    """Return an error in a few words: the file and the system's message, if it has both, else the error's own text."""
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+
+
 def is_name(text: str) -> bool:
     """Return whether a text that consists of overrides can be a directory's name.
 

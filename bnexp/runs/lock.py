@@ -44,7 +44,7 @@ class Lock:
         except Timeout as error:
             raise ConfigError(f"{directory} is in use: {holder_of(path)} writes there") from error
         except OSError as error:
-            remove(missing)
+            remove_empty(missing)
             raise ConfigError(
                 f"{directory} cannot be locked ({error.strerror}): place the runs on another disk with "
                 "hydra.run.dir=… or, of a sweep, hydra.sweep.dir=…"
@@ -88,7 +88,7 @@ def turn(path: Path) -> Iterator[None]:
         except FileNotFoundError:  # a download that failed has removed the directory meanwhile
             continue
         except OSError as error:
-            remove([path])
+            remove_empty([path])
             remedy = "place the data set on another disk with dataset.root=…"
             raise ConfigError(f"{path.parent} cannot be locked ({error.strerror}): {remedy}") from error
     try:
@@ -98,7 +98,7 @@ def turn(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def remove(paths: list[Path]) -> None:
+def remove_empty(paths: list[Path]) -> None:
     """Remove files and empty directories in this order, and stop at the first one that can't be removed."""
     with suppress(OSError):
         for path in paths:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.logging import RichHandler
 
-from bnexp.runs.console import errors, print_error
+from bnexp.runs.console import errors, print_error, print_once
 
 LOG = "bnexp.log"
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -42,17 +42,7 @@ class RunLog(logging.Handler):
             except OSError as error:
                 self.paths.remove(path)
                 if path.parent.is_dir():
-                    print_error_once(f"{path}: {error.strerror}: the run continues without a log")
-
-
-_printed: set[str] = set()
-
-
-def print_error_once(text: str) -> None:
-    """Print a line on standard error unless this process has printed it by this function before."""
-    if text not in _printed:
-        _printed.add(text)
-        print_error(text)
+                    print_once(f"{path}: {error.strerror}: the run continues without a log", print_error)
 
 
 @contextmanager

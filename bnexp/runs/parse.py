@@ -13,9 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from bnexp.runs.config import LARGEST, PATHS, ConfigError, RunConfig, explained, require, require_path, shown
-
-KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+from bnexp.runs.config import LARGEST, PATHS, ConfigError, RunConfig, fields_by_key, require, require_path, shown
 
 
 @cache
@@ -76,16 +74,21 @@ def typed_value(key: str, value: object) -> Any:
 
 def with_values(run: RunConfig, values: dict[str, Any]) -> RunConfig:
     """Return a copy of a configuration with these typed values, by dotted keys. Raises ConfigError for invalid ones."""
+    changed = replaced(run, values)
+    if not values.keys().isdisjoint(PATHS):
+        for key, path in paths_in(changed).items():
+            require_path(key, path)
+    return changed
+
+
+def replaced(run: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """Return a copy of a configuration with these typed values, by dotted keys, as `with_values`; don't check paths."""
     changes: dict[str, dict[str, Any]] = {"": {}}
     for key, value in values.items():
         group, _, name = key.rpartition(".")
         changes.setdefault(group, {})[name] = value
     groups = {group: replace(getattr(run, group), **part) for group, part in changes.items() if group}
-    changed = replace(run, **changes[""], **groups)
-    if not values.keys().isdisjoint(PATHS):
-        for key, path in paths_in(changed).items():
-            require_path(key, path)
-    return changed
+    return replace(run, **changes[""], **groups)
 
 
 def check_integers(value: object, key: str) -> None:
@@ -145,11 +148,8 @@ class LocatedConfig(RunConfig):
 
 def located(config: RunConfig, paths: dict[str, str]) -> RunConfig:
     """Return a copy of a configuration with other paths, by key. A path that is None stays None."""
-    values = {name: getattr(config, name) for name in RunConfig.__dataclass_fields__}
     present = {key: paths.get(key, path) for key, path in paths_in(config).items()}
-    dataset = replace(config.dataset, root=present["dataset.root"], path=present.get("dataset.path"))
-    values |= {"dataset": dataset, "init_from": present.get("init_from")}
-    return LocatedConfig(**values, typed=config.as_dict())
+    return LocatedConfig(**vars(replaced(config, present)), typed=config.as_dict())
 
 
 def paths_in(config: RunConfig) -> dict[str, str]:
@@ -170,11 +170,10 @@ def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:
     error: OmegaConf's error, whose first line takes the place of the allowed values where these are not known.
     """
     first = str(error).splitlines()[0]
-    kind = re.search(r"could not be converted to (\w+)", first)
     if "is not a ListConfig" in first:
         return f"{key}={shown(value)} is not allowed: a list, as in [100,100]"
-    if key in explained() and isinstance(error, ValidationError):
-        return f"{key}={shown(value)} is not allowed: {explained()[key].allowed}"
-    if kind and kind[1] in KINDS:
-        return f"{key}={shown(value)} is not allowed: {KINDS[kind[1]]}"
+    if key in fields_by_key() and isinstance(error, ValidationError):
+        return f"{key}={shown(value)} is not allowed: {fields_by_key()[key].metadata['allowed'].text}"
+    if "could not be converted to Integer" in first:  # an element of a list, which is no key
+        return f"{key}={shown(value)} is not allowed: a whole number"
     return f"{key}={shown(value)}: {first}"

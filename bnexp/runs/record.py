@@ -1,18 +1,18 @@
-"""Read the files that runs have written: records, metrics, times and summaries."""
+"""Read the files that runs and sweeps have written: records, metrics, times and summaries."""
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from bnexp.runs.config import RunConfig
 from bnexp.runs.console import print_error
 from bnexp.runs.directory import METRICS, RUN, SUMMARY, SWEEP, TIMING, digest_of, version, write_summary
-from bnexp.runs.files import read_json
+from bnexp.runs.files import is_name, read_json
 from bnexp.runs.parse import located, recorded
 
 TAIL = 8192  # bytes at the end of a CSV file that contain its last rows
@@ -78,16 +78,13 @@ class RunRecord:
         if not self.complete:
             return str(self.summary["status"])
         try:
-            end = self.summary["steps"]
-            curve = [row["accuracy"] for row in self.validation.values()]
-            test = self.summary["test"]
+            test, final = self.summary["test"], self.summary["validation"]["final"]
             tests = (test["accuracy"], self.summary.get("test_recalibrated", test)["accuracy"])
             numbers = (*tests, self.summary["steps_per_second"], self.summary["seconds"])
-            whole = (
-                max(self.validation) == max(self.seconds) == end and curve[-1] == self.summary["validation"]["final"]
-            )
-            whole = whole and all(isinstance(number, int | float) for number in numbers)
-        except (OSError, ValueError, KeyError, TypeError, csv.Error):
+            last = list(self.validation.values())[-1]["accuracy"]
+            same_end = max(self.validation) == max(self.seconds) == self.summary["steps"]
+            whole = same_end and last == final and all(isinstance(number, int | float) for number in numbers)
+        except (OSError, ValueError, LookupError, TypeError, csv.Error):
             whole = False
         return None if whole else f"its {METRICS}, {TIMING} or {SUMMARY} is not whole"
 
@@ -166,10 +163,7 @@ def last_evaluation(directory: Path) -> tuple[int, float] | None:
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
     """Return the content of summary.json; None where it is missing or damaged."""
-    with suppress(OSError, ValueError):
-        summary: dict[str, Any] = read_json(directory / SUMMARY)
-        return summary if fits(summary, {"status": str}) else None
-    return None
+    return read_fitting(directory / SUMMARY, {"status": str})
 
 
 COMPLETE = ("finished", "diverged")
@@ -203,17 +197,12 @@ def find_runs(roots: list[Path]) -> list[RunRecord]:
     error.
     """
     runs: dict[Path, RunRecord] = {}
-    for root in roots:
-        root_runs = list[RunRecord]()
-        for directory in run_directories(root):
-            try:
-                root_runs.append(read_run(directory))
-            except (ValueError, OSError):
-                print_error(f"{directory / RUN} cannot be read: left out")
-        orders = {folder: order_of_sweep(folder) for folder in {run.directory.parent for run in root_runs}}
-        root_runs.sort(key=lambda run: (orders[run.directory.parent].get(run.digest, run.job), run.record["created"]))
-        runs.update((run.directory.resolve(), run) for run in root_runs if run.directory.resolve() not in runs)
-    return list(runs.values())
+    for directory in (directory for root in roots for directory in run_directories(root)):
+        try:
+            runs.setdefault(directory.resolve(), read_run(directory))
+        except (ValueError, OSError):
+            print_error(f"{directory / RUN} cannot be read: left out")
+    return sorted(runs.values(), key=sweep_order(roots))
 
 
 def run_directories(root: Path) -> list[Path]:
@@ -221,16 +210,22 @@ def run_directories(root: Path) -> list[Path]:
     return sorted({path.parent for name in (RUN, METRICS, SUMMARY) for path in root.rglob(name)})
 
 
-def order_of_sweep(directory: Path) -> dict[str, int]:
-    """Return the position of each run in its sweep, by digest; empty where sweep.json can't be read.
+def sweep_order(roots: list[Path]) -> Callable[[RunRecord], tuple[int, int, str]]:
+    """Return a sort key for the runs in and below some directories: by root, position in the sweep, and time.
 
     The numbers in the runs' own records may be outdated, since values can be added to a sweep.
     """
-    try:
-        jobs = read_json(directory / SWEEP)["jobs"]
-        return {digest_of(entry["config"]): number for number, entry in enumerate(jobs)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+
+    @cache
+    def positions(sweep: Path) -> dict[str, int]:
+        return {digest: number for number, digest in enumerate(read_jobs(sweep) or {})}
+
+    def key(run: RunRecord) -> tuple[int, int, str]:
+        above = (number for number, root in enumerate(roots) if run.directory.is_relative_to(root))
+        position = positions(run.directory.parent).get(run.digest, run.job)
+        return next(above, len(roots)), position, run.record["created"]
+
+    return key
 
 
 ANY = object
@@ -243,15 +238,65 @@ RECORD |= {"machine": str, "device": str, "threads": int, "code": {"commit": ANY
 RECORD["packages"] = {"bnexp": str, "torch": str}
 RECORD["config"] = {group: {"name": str} for group in ("dataset", "arch", "act", "norm", "init", "optim")}
 RECORD["config"] |= {"seed": int, "steps": int, "eval": dict, "checkpoint": dict}
+JOB = {"config": RECORD["config"], "words": list, "overrides": list}  # of sweep.json
+
+
+# ---- sweep.json, which names all runs of a sweep, also those that never started
+
+
+def sweep_directories(roots: list[Path]) -> list[Path]:
+    """Return all directories in and below `roots` that have a sweep.json, each once."""
+    paths = dict[Path, Path]()
+    for path in (path for root in roots for path in sorted(root.rglob(SWEEP))):
+        paths.setdefault(path.resolve(), path.parent)
+    return list(paths.values())
+
+
+def read_jobs(sweep: Path) -> dict[str, dict[str, Any]] | None:
+    """Return the jobs in sweep.json by the digests of their runs, in its order; None where it can't be read.
+
+    An entry has the keys "config", "words" (all of the run's overrides) and "overrides" (those that not every run of
+    the sweep has).
+    """
+    record = read_fitting(sweep / SWEEP, {"jobs": list})
+    if record is None or not all(fits(entry, JOB) for entry in record["jobs"]):
+        return None
+    return {digest_of(entry["config"]): entry for entry in record["jobs"]}
+
+
+def comparison_of(sweep: Path) -> dict[str, str | None] | None:
+    """Return {"by": KEY or None} if a sweep is to be compared when it is finished.
+
+    Return None where it isn't, as a sweep of `bnexp train -m`, or where its sweep.json can't be read.
+    """
+    record = read_fitting(sweep / SWEEP, {"compare": {"by": str | None}})
+    return {"by": record["compare"]["by"]} if record else None
+
+
+def run_name(own_overrides: list[str], number: int) -> str:
+    """Return the name of a run's folder: its own overrides, or its number if they can't be a directory's name."""
+    name = ",".join(sorted(own_overrides))
+    return name if is_name(name) else str(number)
+
+
+# ---- one file
 
 
 def read_run(directory: Path) -> RunRecord:
     """Read the run in a directory. Raises ValueError or OSError where its record can't be read."""
-    record = read_json(directory / RUN)
-    if not fits(record, RECORD):
+    record = read_record(directory)
+    if record is None:
         raise ValueError(f"{directory / RUN} is not a run's record")
     summary = read_summary(directory)  # None of a run whose process was killed
     return RunRecord(directory, record, summary or {"status": "unfinished"})
+
+
+def read_fitting(path: Path, kind: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the content of a JSON file; None where it can't be read or does not fit `kind` (see `fits`)."""
+    with suppress(OSError, ValueError):
+        content: dict[str, Any] = read_json(path)
+        return content if fits(content, kind) else None
+    return None
 
 
 def fits(value: Any, kind: Any) -> bool:

@@ -1,7 +1,6 @@
 """Standard streams that never raise: output that can't be written is dropped, missing characters are replaced."""
 
 import codecs
-import errno
 import io
 import logging
 import os
@@ -14,37 +13,20 @@ SPELLED |= {"²": "^2", "≤": "<=", "≥": ">=", "β": "beta", "γ": "gamma"}
 ERRORS = "bnexp"  # name of the error handler
 
 
-class Sink(io.RawIOBase):
-    """A raw stream that writes to a file descriptor and never closes it.
+class Sink(io.FileIO):
+    """A raw stream that drops the bytes that the system refuses.
 
-    Bytes that the system refuses are dropped, and the next write is tried again: the reader of a pipe may have ended, a
-    full disk may have room later.
+    The next write is tried again: the reader of a pipe may have ended, a full disk may have room later.
     """
-
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
-
-    def fileno(self) -> int:
-        """Return the file descriptor."""
-        return self.handle
-
-    def isatty(self) -> bool:
-        """Return whether the descriptor is a terminal."""
-        return os.isatty(self.handle)
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
 
     def write(self, data: Any) -> int:
         """Write bytes and return their number. Bytes that the system refuses are dropped and counted as written."""
-        while True:
-            try:
-                return os.write(self.handle, data)
-            except BlockingIOError:  # a pipe that somebody else has made non-blocking, and that is full
-                select.select([], [self.handle], [])
-            except OSError:
-                return memoryview(data).nbytes
+        try:
+            while (written := super().write(data)) is None:  # a pipe that somebody made non-blocking, and that is full
+                select.select([], [self], [])
+            return written
+        except OSError:
+            return memoryview(data).nbytes
 
 
 def spell(error: UnicodeError) -> tuple[str, int]:
@@ -59,11 +41,14 @@ def spell(error: UnicodeError) -> tuple[str, int]:
 
 
 def safe_stream(stream: TextIO | None, handle: int) -> TextIO:
-    """Return a text stream on a descriptor that never raises, with the encoding of `stream`, or UTF-8 for None."""
+    """Return a text stream on a descriptor that never raises, with the encoding of `stream`, or UTF-8 for None.
+
+    It never closes the descriptor.
+    """
     encoding = stream.encoding if stream is not None else "utf-8"
     if stream is not None:
         stream.flush()
-    return io.TextIOWrapper(io.BufferedWriter(Sink(handle)), encoding, ERRORS, line_buffering=True)
+    return io.TextIOWrapper(io.BufferedWriter(Sink(handle, "w", closefd=False)), encoding, ERRORS, line_buffering=True)
 
 
 def open_missing() -> None:
@@ -71,13 +56,9 @@ def open_missing() -> None:
 
     Otherwise, a file that is opened later would get one of these numbers, and printed text would be written to it.
     """
-    for handle in range(3):
-        try:
-            os.fstat(handle)
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                continue
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+    while (handle := os.open(os.devnull, os.O_RDWR)) < 3:  # the lowest number that is free
+        os.set_inheritable(handle, True)
+    os.close(handle)
 
 
 def protect_streams() -> None:

@@ -18,8 +18,7 @@ from bnexp.runs.directory import SWEEP, Compilation, clear_progress, record_path
 from bnexp.runs.files import clear_parts, read_json, write_whole
 from bnexp.runs.lock import Lock
 from bnexp.runs.parse import paths_in, paths_of, recorded
-from bnexp.runs.record import RunRecord, find_runs, fits, locate
-from bnexp.runs.sweep_record import comparison_of, run_name
+from bnexp.runs.record import RunRecord, comparison_of, find_runs, fits, locate, run_name
 from bnexp.sweeps.job import ExecutorConfig, Job, parse_executor
 from bnexp.sweeps.run import run_sweep
 from bnexp.sweeps.stacks import plan_sweep

@@ -6,8 +6,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from bnexp.runs.cache import UnsafeError, cache_directory, make_private, reason
+from bnexp.runs.cache import UnsafeError, cache_directory, make_private
 from bnexp.runs.config import ConfigError
+from bnexp.runs.files import reason
 from bnexp.sweeps.executor import Ended
 from bnexp.sweeps.job import ExecutorConfig, Failures, StackOfJobs
 from bnexp.sweeps.stacks import SweepPlan
