@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from bnexp.cli.errors import suggest_override
-from bnexp.runs.config import PATHS, ConfigError, existing_part, known_keys
+from bnexp.cli.errors import unknown_flag
+from bnexp.runs.config import PATHS, ConfigError, existing_part
 from bnexp.runs.parse import literal
 
 QUESTIONS = ("help", "cfg", "info")  # flags that print something; nothing is run
@@ -96,17 +96,6 @@ def parse_arguments(arguments: list[str]) -> Arguments:
     if "config_dir" in flags and not Path(flags["config_dir"]).is_dir():
         raise ConfigError(f"--config-dir {flags['config_dir']} not found: it must be a folder")
     return Arguments([with_quoted_path(override) for override in overrides], flags)
-
-
-def unknown_flag(arguments: list[str]) -> str:
-    """Return the error message for an unknown flag, `arguments[0]`; the other arguments follow it in the command line.
-
-    Most unknown flags are keys, which are set without dashes: for --lr 0.1 the message suggests optim.lr=0.1.
-    """
-    flag, value = arguments[0], next((text for text in arguments[1:] if not text.startswith("-")), None)
-    override = suggest_override(flag, value, known_keys())
-    hint = f"an override has no dashes, as {override}" if override else "bnexp train --help lists all arguments"
-    return f"{flag} is not allowed: {hint}"
 
 
 def with_quoted_path(override: str) -> str:
