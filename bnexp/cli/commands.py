@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnexp.cli.help import answer
 from bnexp.cli.start import announce, start, train_and_compare, train_in_parallel
 
 if TYPE_CHECKING:
-    from bnexp.cli.arguments import Arguments
     from bnexp.cli.compose import Composer
 
 # ---- train and compare
@@ -31,8 +31,8 @@ def train(arguments: list[str]) -> int:
 
     dry, arguments = pop_dry_run(arguments)
     read = parse_arguments(arguments)
-    if read.is_question:
-        return answer("train", read)
+    if read.cfg or read.info:
+        return answer(read)
     checked = plan(read, timed=dry or read.multirun)
     if dry:
         return announce(checked)
@@ -52,8 +52,8 @@ def compare(arguments: list[str]) -> int:
     by, arguments = pop_value("by", arguments)
     dry, arguments = pop_dry_run(arguments)
     read = parse_arguments(["--multirun", *arguments])
-    if read.is_question:
-        return answer("compare", read)
+    if read.cfg or read.info:
+        return answer(read)
     checked = plan(read)
     from bnexp.compare.arms import check_by
 
@@ -61,16 +61,6 @@ def compare(arguments: list[str]) -> int:
     if dry:
         return announce(checked)
     return train_and_compare(lambda: start(checked, {"by": by}), checked.directory, by)
-
-
-def answer(command: str, read: Arguments) -> int:
-    """Print the answer to --help, --cfg or --info; return the exit status. command: the command's name, for --help."""
-    from bnexp.cli.help import ask_hydra, command_help, show_configuration
-
-    if "help" in read.flags:
-        print(command_help(command), end="")
-        return 0
-    return show_configuration(read) if "cfg" in read.flags else ask_hydra(read)
 
 
 def pop_value(key: str, arguments: list[str]) -> tuple[str | None, list[str]]:
