@@ -1,22 +1,23 @@
-"""The commands of the command line except `bnexp reproduce`. All of them return the exit status.
+"""The commands of the command line. All of them return the exit status.
 
-`bnexp train` and `bnexp compare` check all jobs before the first one starts. Modules are imported inside the functions,
-so that --help and completion need no torch.
+`bnexp train` and `bnexp compare` check all jobs before the first one starts. Modules that need torch are imported
+inside the functions, so that questions about the configuration, completion and most errors need no torch.
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from bnexp.cli.arguments import parse_arguments, with_quoted_path
+from bnexp.cli.compose import Composer, configurations
+from bnexp.cli.errors import unknown_key
 from bnexp.cli.help import answer
-from bnexp.cli.start import announce, start, train_and_compare, train_in_parallel
-
-if TYPE_CHECKING:
-    from bnexp.cli.compose import Composer
+from bnexp.cli.overrides import parse_overrides
+from bnexp.runs.config import PATHS, ConfigError, require
+from bnexp.runs.console import print_line, show_table
+from bnexp.runs.lock import Lock
+from bnexp.runs.sweep_record import comparison_of
 
 # ---- train and compare
 
@@ -26,19 +27,18 @@ def train(arguments: list[str]) -> int:
 
     Return the exit status.
     """
-    from bnexp.cli.arguments import parse_arguments
-    from bnexp.cli.plan import plan
-
-    dry, arguments = pop_dry_run(arguments)
-    read = parse_arguments(arguments)
+    options, arguments = pop_options(arguments, "dry_run")
+    dry, read = is_true("dry_run", options), parse_arguments(arguments)
     if read.cfg or read.info:
         return answer(read)
+    from bnexp.cli.plan import plan
+    from bnexp.cli.start import announce, start, train_in_parallel
+    from bnexp.runs.distributed import processes
+
     checked = plan(read, timed=dry or read.multirun)
     if dry:
         return announce(checked)
-    from bnexp.runs import distributed
-
-    return train_in_parallel(checked) if distributed.processes() > 1 else start(checked)
+    return train_in_parallel(checked) if processes() > 1 else start(checked)
 
 
 def compare(arguments: list[str]) -> int:
@@ -46,43 +46,41 @@ def compare(arguments: list[str]) -> int:
 
     Return the exit status.
     """
-    from bnexp.cli.arguments import parse_arguments
-    from bnexp.cli.plan import plan
-
-    by, arguments = pop_value("by", arguments)
-    dry, arguments = pop_dry_run(arguments)
-    read = parse_arguments(["--multirun", *arguments])
+    options, arguments = pop_options(arguments, "by", "dry_run")
+    dry, read = is_true("dry_run", options), parse_arguments(["--multirun", *arguments])
     if read.cfg or read.info:
         return answer(read)
-    checked = plan(read)
+    from bnexp.cli.plan import plan
+    from bnexp.cli.start import announce, start, train_and_compare
     from bnexp.compare.arms import check_by
 
+    checked, by = plan(read), options["by"]
     check_by(by, [config.as_dict() for config in checked.configs])
     if dry:
         return announce(checked)
     return train_and_compare(lambda: start(checked, {"by": by}), checked.directory, by)
 
 
-def pop_value(key: str, arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Return the value of an argument KEY=VALUE that is not an override, or None, and the arguments without it.
+def pop_options(arguments: list[str], *keys: str) -> tuple[dict[str, str | None], list[str]]:
+    """Return the values, by key, of arguments KEY=VALUE that are not overrides, and the arguments without these.
 
-    Where the key is repeated, the last value counts.
+    A key that is not among the arguments has the value None. Where a key is repeated, the last value counts.
     """
-    values = [argument.removeprefix(f"{key}=") for argument in arguments if argument.startswith(f"{key}=")]
-    remaining = [argument for argument in arguments if not argument.startswith(f"{key}=")]
-    return (values[-1] if values else None), remaining
+    options: dict[str, str | None] = dict.fromkeys(keys)
+    remaining = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in keys:
+            options[key] = value
+        else:
+            remaining.append(argument)
+    return options, remaining
 
 
-def pop_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
-    """Return whether dry_run=true is among the arguments, and the arguments without it.
-
-    Raises ConfigError for a value other than true and false.
-    """
-    from bnexp.runs.config import require
-
-    value, remaining = pop_value("dry_run", arguments)
-    require(value in (None, "true", "false"), "dry_run", value, "true or false")
-    return value == "true", remaining
+def is_true(key: str, options: dict[str, str | None]) -> bool:
+    """Return whether the option's value is true. Raises ConfigError for a value other than true and false."""
+    require(options[key] in (None, "true", "false"), key, options[key], "true or false")
+    return options[key] == "true"
 
 
 # ---- report, data, completion
@@ -90,7 +88,7 @@ def pop_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
 
 def report(arguments: list[str]) -> int:
     """Run `bnexp report`: compare the runs in some directories, and write the report. Return the exit status."""
-    directories, options = parse_directories("report", arguments, ("by", "out"))
+    directories, options = parse_directories("report", arguments, "by", "out")
     from bnexp.compare.report import report as make_report
 
     make_report(directories, options["by"], folder_of(options["out"]))
@@ -102,20 +100,14 @@ def folder_of(text: str | None) -> Path | None:
     return None if text is None else Path(text).expanduser()
 
 
-def parse_directories(
-    command: str, arguments: list[str], keys: tuple[str, ...] = ()
-) -> tuple[list[Path], dict[str, str | None]]:
+def parse_directories(command: str, arguments: list[str], *keys: str) -> tuple[list[Path], dict[str, str | None]]:
     """Parse arguments that are directories or options KEY=VALUE; return the directories and the options' values by key.
 
     command: its name, for messages. keys: the allowed options; one that is not among the arguments has the value None.
     Raises ConfigError where no directory is named, one does not exist, an option is empty, or several directories are
     named without out=FOLDER although "out" is allowed.
     """
-    from bnexp.runs.config import ConfigError
-
-    options: dict[str, str | None] = {}
-    for key in keys:
-        options[key], arguments = pop_value(key, arguments)
+    options, arguments = pop_options(arguments, *keys)
     allowed = ", ".join(["directories", *(f"{key}=…" for key in keys)])
     if not arguments:
         raise ConfigError(f"{command} needs a directory: bnexp {command} results/sweeps/…")
@@ -123,9 +115,9 @@ def parse_directories(
         if not Path(name).is_dir():
             what = "is not allowed" if "=" in name or name.startswith("-") else "is not a directory"
             raise ConfigError(f"{name} {what}: {command} takes {allowed}")
-    empty = next((key for key, value in options.items() if value == ""), None)
-    if empty is not None:
-        raise ConfigError(f"{empty}= is not allowed: it needs a value")
+    for key, value in options.items():
+        if value == "":
+            raise ConfigError(f"{key}= is not allowed: it needs a value")
     several = len({Path(name).resolve() for name in arguments}) > 1
     if several and "out" in keys and options["out"] is None:
         raise ConfigError(f"{command} of several directories needs out=FOLDER, where its files go")
@@ -138,16 +130,12 @@ def resume(arguments: list[str]) -> int:
     An argument KEY=FOLDER, for example dataset.root=DIR, gives the new path of a folder that was moved. A sweep that
     `bnexp compare` started is compared again afterwards.
     """
-    from bnexp.runs.config import PATHS
-
     keys = tuple(f"{key}=" for key in PATHS)
     moves = [argument for argument in arguments if argument.startswith(keys) and not Path(argument).is_dir()]
     pairs = (argument.partition("=") for argument in moves)
     moved = {key: os.path.abspath(os.path.expanduser(path)) for key, _, path in pairs}
     directories, _ = parse_directories("resume", [argument for argument in arguments if argument not in moves])
-    from bnexp.runs.console import print_line
-    from bnexp.runs.lock import Lock
-    from bnexp.runs.sweep_record import comparison_of
+    from bnexp.cli.start import train_and_compare
     from bnexp.sweeps.resume import resume as finish
 
     def train(directory: Path) -> None:
@@ -165,11 +153,21 @@ def resume(arguments: list[str]) -> int:
 
 def probe(arguments: list[str]) -> int:
     """Run `bnexp probe`: measure the loss around the checkpoints of runs. Return the exit status."""
-    directories, options = parse_directories("probe", arguments, ("by", "out"))
+    directories, options = parse_directories("probe", arguments, "by", "out")
     from bnexp.compare.landscape_report import report_probes
 
     report_probes(directories, options["by"], folder_of(options["out"]))
     return 0
+
+
+def reproduce(arguments: list[str]) -> int:
+    """Run `bnexp reproduce`: train the sweeps of published claims and judge the claims, or list them with --list.
+
+    Return the exit status.
+    """
+    from bnexp.cli.reproduce import check_and_reproduce
+
+    return check_and_reproduce(arguments)
 
 
 def data(arguments: list[str]) -> int:
@@ -177,9 +175,6 @@ def data(arguments: list[str]) -> int:
 
     Raises ConfigError for an unknown action and for an argument that is not KEY=VALUE.
     """
-    from bnexp.cli.arguments import with_quoted_path
-    from bnexp.runs.config import ConfigError
-
     action, *overrides = arguments if arguments and "=" not in arguments[0] else ["status", *arguments]
     invalid = next((override for override in overrides if "=" not in override), None)
     if invalid is not None:
@@ -197,9 +192,7 @@ def data_fetch(overrides: list[str]) -> int:
 
     overrides: dataset=NAME and values of its keys. Return the exit status.
     """
-    from bnexp.cli.compose import configurations
     from bnexp.data.load import load_data, show_contents
-    from bnexp.runs.console import print_line
 
     with configurations() as composer:
         config = composer.compose_run(overrides).dataset
@@ -216,9 +209,7 @@ def data_status(overrides: list[str]) -> int:
 
     Return the exit status.
     """
-    from bnexp.cli.compose import configurations
     from bnexp.data.load import DATASETS, find_loader
-    from bnexp.runs.console import show_table
 
     chosen = any(override.startswith("dataset=") for override in overrides)
     with configurations() as composer:
@@ -237,9 +228,6 @@ def for_each_dataset(composer: Composer, names: list[str], overrides: list[str])
 
     names: the data sets' names. Raises ConfigError for a key dataset.… that no data set has.
     """
-    from bnexp.cli.errors import unknown_key
-    from bnexp.runs.config import ConfigError
-
     keys = {name: composer.composed((f"dataset={name}",)).keys for name in names}
     for key in map(key_of, overrides):
         if key.startswith("dataset.") and key not in set().union(*keys.values()):
@@ -261,9 +249,6 @@ def bench(arguments: list[str]) -> int:
 
     The norms are those that the overrides choose, by default all. Table and figure are written. Return the exit status.
     """
-    from bnexp.cli.arguments import with_quoted_path
-    from bnexp.cli.compose import configurations
-    from bnexp.cli.overrides import parse_overrides
     from bnexp.cli.plan import check_output, split_jobs
     from bnexp.compare.throughput import measure_benchmarks
     from bnexp.compare.throughput_plan import make_benchmarks, take_options, with_norms
@@ -290,4 +275,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "probe": probe,
     "bench": bench,
     "data": data,
+    "reproduce": reproduce,
 }

@@ -68,18 +68,15 @@ def runs_of(directory: Path) -> Runs:
 
 
 def remaining_jobs(jobs: list[Job], runs: Runs) -> list[Job]:
-    """Return the jobs whose runs are not complete, or are complete by other versions of bnexp or torch."""
-    done = {digest for digest, run in runs.items() if run.complete and run.same_versions}
-    return [job for job in jobs if job.digest not in done]
+    """Return the jobs whose runs are not complete, or are complete by other versions of bnexp or torch.
 
-
-def with_compilation(jobs: list[Job], runs: Runs) -> list[Job]:
-    """Return the jobs with the decision whether each is compiled: its run's record has it, or this machine makes it.
-
-    Problems of the compiler and of its cache are printed once. Raises ConfigError where a run began compiled and can't
-    be compiled here, or its configuration requires a compiler that is missing.
+    Each has the decision whether it is compiled: its run's record has it, or this machine makes it. Problems of the
+    compiler and of its cache are printed once. Raises ConfigError where a run began compiled and can't be compiled
+    here, or its configuration requires a compiler that is missing.
     """
-    decided = [replace(job, compilation=compilation_of(job, runs.get(job.digest))) for job in jobs]
+    done = {digest for digest, run in runs.items() if run.complete and run.same_versions}
+    remaining = [job for job in jobs if job.digest not in done]
+    decided = [replace(job, compilation=compilation_of(job, runs.get(job.digest))) for job in remaining]
     for problem in dict.fromkeys(job.compilation.problem for job in decided):
         if problem:
             print_once(f"{problem}: steps run uncompiled, at about half the speed")
@@ -177,7 +174,7 @@ def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
     if moved:
         record_moves(directory, jobs, executor, runs)
     clear_partial_files(directory, runs)
-    remaining = with_compilation(remaining_jobs(jobs, runs), runs)
+    remaining = remaining_jobs(jobs, runs)
     if not remaining:
         return f"{directory} is finished: no run remains"
     remaining = [replace(job, directory=directory_of(job, directory, runs)) for job in remaining]
@@ -185,8 +182,7 @@ def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
         check_facts(job.config, job.directory, load_data(job.config.dataset, directory), job.compilation.compiled)
     for contents in check_runs([job.config for job in remaining]):
         show_contents(contents)
-    plan = plan_sweep(remaining, executor, directory)
-    run_sweep(replace(plan, inline=plan.inline or directory == remaining[0].directory))
+    run_sweep(plan_sweep(remaining, executor, directory))
     resumed = sum(job.digest in runs for job in remaining)
     counts = {"finished before": len(jobs) - len(remaining), "resumed": resumed, "started": len(remaining) - resumed}
     parts = ", ".join(f"{number} {what}" for what, number in counts.items() if number)

@@ -43,7 +43,7 @@ class SweepPlan:
     directory: Path
     workers: int = 1
     seconds: float = 0.0
-    inline: bool = False  # whether it is so short that it trains in this process
+    inline: bool = False  # whether it is a single run, or so short that it trains in this process
 
     @property
     def alone(self) -> bool:
@@ -85,11 +85,13 @@ def plan_sweep(jobs: list[Job], config: ExecutorConfig, directory: Path, timed: 
     workers = min(workers, sum(map(len, stacks)))
     check_memory([max(group, key=len) for group in stacks], workers)
     seconds = sum(estimate(group) for group in stacks) if timed else 0.0
-    short = config.name == "processes" and config.workers is None and seconds < WORTH_WORKERS
+    alone = [job.directory for job in jobs] == [directory]
+    short = config.workers is None and seconds < WORTH_WORKERS
+    inline = config.name == "processes" and (alone or short)
     turns = zip_longest(*stacks)  # workers start with different graphs, so that each graph is compiled once
     ordered = [stack for turn in turns for stack in turn if stack]
-    at_once = {"processes": 1 if short else workers, "inline": 1}.get(config.name, len(ordered))
-    return SweepPlan(ordered, config, directory, workers, seconds / at_once, inline=short)
+    at_once = {"processes": 1 if inline else workers, "inline": 1}.get(config.name, len(ordered))
+    return SweepPlan(ordered, config, directory, workers, seconds / at_once, inline)
 
 
 def stack_key(config: RunConfig, compiled: bool) -> str:
