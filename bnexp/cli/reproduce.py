@@ -1,19 +1,7 @@
 """`bnexp reproduce`: train the sweeps of published claims, and judge the claims."""
 
+from bnexp.claims import judge
 from bnexp.claims.claim import Claim, ClaimSweep
-from bnexp.claims.judge import (
-    check_readme,
-    folder_of,
-    judge,
-    load_runs,
-    show,
-    show_list,
-    sweep_arguments,
-    sweeps_of,
-    take_options,
-    without,
-    write,
-)
 from bnexp.cli.arguments import parse_arguments
 from bnexp.cli.plan import Plan, check_place, plan
 from bnexp.cli.start import start
@@ -31,10 +19,10 @@ def check_and_reproduce(arguments: list[str]) -> int:
     With --list, only list the claims. A claim whose sweep cannot run here, as one on missing photographs, is reported
     and its record stays as it is. Return the exit status: 1 where a sweep failed or cannot run.
     """
-    options = take_options(arguments)
+    options = judge.take_options(arguments)
     check_place(options.out, "--out")
-    check_readme(options.out)
-    sweeps = sweeps_of(options.claims)
+    judge.check_readme(options.out)
+    sweeps = judge.sweeps_of(options.claims)
     if options.listed:
         list_claims(options.claims, sweeps, options.seeds)
         return 0
@@ -50,10 +38,10 @@ def check_and_reproduce(arguments: list[str]) -> int:
         except ConfigError as error:
             print_error(f"{sweep.name} cannot run: {error}")
             impossible[sweep.name] = str(error)
-    options = without(options, impossible)
-    runs = load_runs(options.claims, planned)
-    records = judge(options, runs, failed, planned)
-    show(write(records, options, runs), options)
+    options = judge.without(options, impossible)
+    runs = judge.load_runs(options.claims, planned)
+    records = judge.judge(options, runs, failed, planned)
+    judge.show(judge.write(records, options, runs), options)
     return 1 if failed or impossible else 0
 
 
@@ -76,7 +64,7 @@ def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> No
             except ConfigError:  # its data are missing
                 times[sweep.name] = "cannot run here"
         print_line(f"sweep {number} of {len(sweeps)}, {sweep.name}: {times[sweep.name]}")
-    show_list(claims, times)
+    judge.show_list(claims, times)
     later = len(sweeps) - len(plans)
     unplanned = f", without {count(later, 'sweep')} that cannot be planned yet" if later else ""
     print_line(f"all remaining runs: about {duration_range(sum(each.seconds for each in plans.values()))}{unplanned}")
@@ -84,7 +72,7 @@ def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> No
 
 def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
     """Plan the remaining runs of a claim's sweep. seeds: the number of seeds of each arm. Raises ConfigError."""
-    arguments = ["--multirun", *sweep_arguments(sweep, seeds), f"hydra.sweep.dir={folder_of(sweep)}"]
+    arguments = ["--multirun", *judge.sweep_arguments(sweep, seeds), f"hydra.sweep.dir={judge.folder_of(sweep)}"]
     return plan(parse_arguments(arguments), resume=True)
 
 
