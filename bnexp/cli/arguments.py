@@ -24,14 +24,13 @@ class Arguments(argparse.Namespace):
     """A parsed command line: the arguments KEY=VALUE, with paths quoted, and the values of the flags.
 
     multirun makes a sweep. config_name is the primary configuration, and config_dir the user's folder with further
-    ones. cfg and info ask a question, which is answered instead of training; resolve and package refine cfg.
+    ones. cfg and info ask a question, which is answered instead of training; resolve belongs to cfg.
     """
 
     overrides: list[str]
     multirun: bool
     cfg: str | None
     resolve: bool
-    package: str | None
     config_name: str
     config_dir: str | None
     info: str | None
@@ -56,7 +55,6 @@ def parse_arguments(arguments: list[str]) -> Arguments:
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
     parser.add_argument("--resolve", action="store_true")
-    parser.add_argument("--package", "-p")
     parser.add_argument("--config-name", "-cn", default="config")
     parser.add_argument("--config-dir", "-cd")
     choices = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]

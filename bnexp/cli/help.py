@@ -5,7 +5,6 @@ import sys
 import textwrap
 from dataclasses import dataclass
 from shutil import get_terminal_size
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from bnexp.cli.arguments import Arguments
 from bnexp.cli.compose import Composition, configurations, naming_overrides
 from bnexp.cli.overrides import conf_dir, group_options, parse_overrides, settings_of
-from bnexp.runs.config import GROUPS, ConfigError, explain_keys
+from bnexp.runs.config import GROUPS, explain_keys
 
 WIDEST = 120  # columns
 
@@ -165,7 +164,7 @@ def answer(read: Arguments) -> int:
     """
     whole = first_composition(read).whole
     if read.cfg:
-        show_configuration(whole, read)
+        show_configuration(whole, read.cfg, read.resolve)
         return 0
     folder = [f"--config-dir={read.config_dir}"] if read.config_dir else []
     return complete_by_hydra([f"--info={read.info}", f"--config-name={read.config_name}", *folder, *read.overrides])
@@ -182,19 +181,13 @@ def first_composition(read: Arguments) -> Composition:
         return composer.composed(tuple(setting.text for setting in settings))
 
 
-def show_configuration(whole: DictConfig, read: Arguments) -> None:
-    """Print the part of a configuration that --cfg job|hydra|all and --package select, as YAML.
+def show_configuration(whole: DictConfig, part: str, resolve: bool) -> None:
+    """Print the part of a configuration that --cfg job|hydra|all selects, as YAML.
 
-    With --resolve, interpolations are resolved. Raises ConfigError where the configuration has no such package.
+    resolve: whether interpolations are resolved.
     """
-    keys = [str(key) for key in whole if read.cfg == "all" or (key == "hydra") == (read.cfg == "hydra")]
-    shown: Any = OmegaConf.masked_copy(whole, keys)
-    if read.package:
-        shown = OmegaConf.select(shown, read.package)
-        if shown is None:
-            raise ConfigError(f"--package {read.package} is not allowed: this configuration has no such part")
-        print(f"# @package {read.package}")
-    print(OmegaConf.to_yaml(shown, resolve=read.resolve), end="")
+    keys = [str(key) for key in whole if part == "all" or (key == "hydra") == (part == "hydra")]
+    print(OmegaConf.to_yaml(OmegaConf.masked_copy(whole, keys), resolve=resolve), end="")
 
 
 def complete_by_hydra(arguments: list[str]) -> int:
