@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from bnexp.cli.errors import explain, unknown_choice, unknown_key
@@ -52,9 +53,9 @@ def abridged(overrides: list[str]) -> str:
     return " ".join(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…" for text in overrides)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Composition:
-    """The result of Hydra for one combination of configuration files.
+    """The result of Hydra for one combination of configuration files. It is compared by identity.
 
     whole: the entire configuration, with its parts `hydra` and `executor`. run: the typed configuration of a run.
     """
@@ -65,8 +66,7 @@ class Composition:
     @cached_property
     def values(self) -> dict[str, Any]:
         """The run's part of the configuration as nested dictionaries, with unresolved interpolations."""
-        values: Any = OmegaConf.to_container(run_part(self.whole), resolve=False)
-        return dict(values)
+        return as_dict(run_part(self.whole))
 
     @cached_property
     def has_references(self) -> bool:
@@ -84,14 +84,12 @@ class Composition:
     @cached_property
     def record(self) -> HydraRecord:
         """The record of Hydra's configuration that each run of this composition writes to its folder .hydra/."""
-        settings: Any = OmegaConf.to_container(self.whole.hydra, resolve=False, enum_to_str=True)
-        return HydraRecord(self.values, settings)
+        return HydraRecord(self.values, as_dict(self.whole.hydra))
 
     @property
     def executor(self) -> dict[str, Any]:
         """The executor's part of the configuration as a dictionary, with resolved interpolations."""
-        values: Any = OmegaConf.to_container(self.whole.executor, resolve=True)
-        return dict(values)
+        return as_dict(self.whole.executor, resolve=True)
 
     def directory(self, key: str, name: str) -> Path:
         """Return the path in `hydra.run.dir` or `hydra.sweep.dir` (the key) if hydra:job.override_dirname is `name`.
@@ -102,6 +100,12 @@ class Composition:
         whole.hydra.job.override_dirname = name
         HydraConfig.instance().set_config(whole)
         return Path(OmegaConf.select(whole, key))
+
+
+def as_dict(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
+    """Return a configuration as nested dictionaries. resolve: whether its interpolations are resolved."""
+    values: Any = OmegaConf.to_container(config, resolve=resolve, enum_to_str=True)
+    return dict(values)
 
 
 def editable(whole: DictConfig) -> DictConfig:
@@ -132,7 +136,7 @@ def configurations(folder: str | None = None, name: str = "config") -> Iterator[
     first = theirs and any(Path(theirs, f"{name}{end}").exists() for end in (".yaml", ".yml")) and name != "config"
     main, other = (theirs, ours) if first else (ours, theirs)
     with hydra.initialize_config_dir(str(main), job_name="bnexp", version_base="1.3"):
-        search = [f"hydra.searchpath=['file://{escaped(other)}']"] if other else []
+        search = [f"hydra.searchpath=[{QuotedString(f'file://{other}', Quote.single).with_quotes()}]"] if other else []
         yield Composer(name, folder, search, plain_hydra)
 
 
@@ -140,11 +144,6 @@ def shipped_composition() -> Composition:
     """Return the composition of conf/ alone, without overrides."""
     with configurations() as composer:
         return composer.composed(())
-
-
-def escaped(path: str) -> str:
-    """Escape backslashes and single quotes in a path, so that it can be put in single quotes in Hydra's grammar."""
-    return path.replace("\\", "\\\\").replace("'", "\\'")
 
 
 class Composer:
@@ -159,7 +158,7 @@ class Composer:
         self.name, self.folder, self.search, self.plain_hydra = name, folder, search, plain_hydra
         shared = _shipped.setdefault(os.environ.get("BNEXP_DATA"), {})  # conf/ reads this variable
         self.compositions: dict[tuple[str, ...], Composition] = shared if not search and name == "config" else {}
-        self.adjustments: dict[tuple[object, ...], tuple[Composition, Composition]] = {}  # with what was adjusted
+        self.adjustments: dict[tuple[Composition, tuple[str, ...]], Composition] = {}  # with texts of settings
         self.checked: dict[str, Any] = {}  # the text of a setting → its typed value
         self.by_parts = False
 
@@ -242,18 +241,17 @@ class Composer:
         """
         if not settings:
             return composition
-        key = (id(composition), *(setting.text for setting in settings))  # its own, since the composition is kept
-        if key in self.adjustments:
-            return self.adjustments[key][1]
-        whole = editable(composition.whole)
-        for name, setting in ((setting.key.lstrip("+"), setting) for setting in settings):
-            group, _, rest = name.partition(".")
-            if group == "executor" and rest.partition(".")[0] not in whole.executor:
-                raise ConfigError(unknown_key(name))
-            OmegaConf.update(whole, name, setting.value, force_add=rest.startswith("parameters."))
-        whole.hydra.overrides.hydra = [s.text for s in settings if s.key.lstrip("+").startswith("hydra.")]
-        self.adjustments[key] = composition, replace(composition, whole=whole)
-        return self.adjustments[key][1]
+        key = (composition, tuple(setting.text for setting in settings))
+        if key not in self.adjustments:
+            whole = editable(composition.whole)
+            for name, setting in ((setting.key.lstrip("+"), setting) for setting in settings):
+                group, _, rest = name.partition(".")
+                if group == "executor" and rest.partition(".")[0] not in whole.executor:
+                    raise ConfigError(unknown_key(name))
+                OmegaConf.update(whole, name, setting.value, force_add=rest.startswith("parameters."))
+            whole.hydra.overrides.hydra = [s.text for s in settings if s.key.lstrip("+").startswith("hydra.")]
+            self.adjustments[key] = replace(composition, whole=whole)
+        return self.adjustments[key]
 
     def composed(self, overrides: tuple[str, ...]) -> Composition:
         """Return Hydra's composition of these overrides, from the cache if they were composed before.
@@ -304,18 +302,13 @@ def differs_elsewhere(part: Composition, base: Composition, group: str) -> bool:
     return {**part.values, group: None} != {**base.values, group: None}
 
 
-@cache
-def shipped_names(group: str) -> frozenset[str]:
-    """Return the names of the files of a group in conf/, without .yaml."""
-    return frozenset(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-
-
 def check_names(composition: Composition) -> None:
     """Raise ConfigError where a user's file changes the key `name` of a choice from conf/."""
     for group in GROUPS:
         choice = composition.whole.hydra.runtime.choices.get(group)
         name = OmegaConf.select(composition.whole, f"{group}.name")
-        if name is not None and choice in shipped_names(group) and name != choice:
+        ours = (conf_dir() / group / f"{choice}.yaml").exists()
+        if ours and name not in (None, choice):
             raise ConfigError(f"{group}.name={name} is not allowed: {group}={choice} is chosen, whose name is {choice}")
 
 
@@ -340,7 +333,7 @@ def check_files(whole: DictConfig, expected: dict[str, object]) -> None:
 
 def flat(config: DictConfig) -> dict[str, object]:
     """Return the unresolved values of a configuration by their dotted keys, in which list elements have their index."""
-    return dict(leaves(OmegaConf.to_container(config, resolve=False), ""))
+    return dict(leaves(as_dict(config), ""))
 
 
 def leaves(value: object, path: str) -> Iterator[tuple[str, object]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
 
 from bnexp.cli.arguments import Arguments
 from bnexp.cli.compose import Composition, configurations, naming_overrides
@@ -141,8 +140,7 @@ def chosen_template(overrides: list[Override], first: Composition) -> str | None
     """
     if all(override.key_or_group != "hydra.sweep.subdir" for override in overrides):
         return None
-    settings: Any = OmegaConf.to_container(first.whole.hydra.sweep, resolve=False)
-    return str(settings["subdir"])
+    return str(first.record.hydra["sweep"]["subdir"])
 
 
 def subdirectories(overrides: list[Override], rows: list[list[Setting]], template: str | None) -> list[str]:
