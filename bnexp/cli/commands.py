@@ -88,40 +88,43 @@ def is_true(key: str, options: dict[str, str | None]) -> bool:
 
 def report(arguments: list[str]) -> int:
     """Run `bnexp report`: compare the runs in some directories, and write the report. Return the exit status."""
-    directories, options = parse_directories("report", arguments, "by", "out")
+    directories, by, out = parse_comparison("report", arguments)
     from bnexp.compare.report import report as make_report
 
-    make_report(directories, options["by"], folder_of(options["out"]))
+    make_report(directories, by, out)
     return 0
 
 
-def folder_of(text: str | None) -> Path | None:
-    """Convert a text to a path with ~ expanded; return None for None."""
-    return None if text is None else Path(text).expanduser()
+def parse_comparison(command: str, arguments: list[str]) -> tuple[list[Path], str | None, Path | None]:
+    """Parse arguments that are directories, by=KEY or out=FOLDER; return them, None for an option without a value.
 
-
-def parse_directories(command: str, arguments: list[str], *keys: str) -> tuple[list[Path], dict[str, str | None]]:
-    """Parse arguments that are directories or options KEY=VALUE; return the directories and the options' values by key.
-
-    command: its name, for messages. keys: the allowed options; one that is not among the arguments has the value None.
-    Raises ConfigError where no directory is named, one does not exist, an option is empty, or several directories are
-    named without out=FOLDER although "out" is allowed.
+    command: its name, for messages. Raises ConfigError as `parse_directories` does, where an option is empty, and where
+    several directories are named without out=FOLDER.
     """
-    options, arguments = pop_options(arguments, *keys)
-    allowed = ", ".join(["directories", *(f"{key}=…" for key in keys)])
+    options, arguments = pop_options(arguments, "by", "out")
+    directories = parse_directories(command, arguments, "directories, by=…, out=…")
+    for key, value in options.items():
+        if value == "":
+            raise ConfigError(f"{key}= is not allowed: it needs a value")
+    out = options["out"]
+    if out is None and len({directory.resolve() for directory in directories}) > 1:
+        raise ConfigError(f"{command} of several directories needs out=FOLDER, where its files go")
+    return directories, options["by"], None if out is None else Path(out).expanduser()
+
+
+def parse_directories(command: str, arguments: list[str], allowed: str) -> list[Path]:
+    """Return arguments that are directories as paths.
+
+    command, allowed: its name, and what it takes, for messages. Raises ConfigError where no directory is named, or one
+    does not exist.
+    """
     if not arguments:
         raise ConfigError(f"{command} needs a directory: bnexp {command} results/sweeps/…")
     for name in arguments:
         if not Path(name).is_dir():
             what = "is not allowed" if "=" in name or name.startswith("-") else "is not a directory"
             raise ConfigError(f"{name} {what}: {command} takes {allowed}")
-    for key, value in options.items():
-        if value == "":
-            raise ConfigError(f"{key}= is not allowed: it needs a value")
-    several = len({Path(name).resolve() for name in arguments}) > 1
-    if several and "out" in keys and options["out"] is None:
-        raise ConfigError(f"{command} of several directories needs out=FOLDER, where its files go")
-    return [Path(name) for name in arguments], options
+    return list(map(Path, arguments))
 
 
 def resume(arguments: list[str]) -> int:
@@ -130,11 +133,10 @@ def resume(arguments: list[str]) -> int:
     An argument KEY=FOLDER, for example dataset.root=DIR, gives the new path of a folder that was moved. A sweep that
     `bnexp compare` started is compared again afterwards.
     """
-    keys = tuple(f"{key}=" for key in PATHS)
-    moves = [argument for argument in arguments if argument.startswith(keys) and not Path(argument).is_dir()]
-    pairs = (argument.partition("=") for argument in moves)
-    moved = {key: os.path.abspath(os.path.expanduser(path)) for key, _, path in pairs}
-    directories, _ = parse_directories("resume", [argument for argument in arguments if argument not in moves])
+    folders = [argument for argument in arguments if Path(argument).is_dir()]
+    options, others = pop_options([argument for argument in arguments if argument not in folders], *PATHS)
+    moved = {key: os.path.abspath(os.path.expanduser(path)) for key, path in options.items() if path is not None}
+    directories = parse_directories("resume", [*folders, *others], "directories")
     from bnexp.cli.start import train_and_compare
     from bnexp.sweeps.resume import resume as finish
 
@@ -153,10 +155,10 @@ def resume(arguments: list[str]) -> int:
 
 def probe(arguments: list[str]) -> int:
     """Run `bnexp probe`: measure the loss around the checkpoints of runs. Return the exit status."""
-    directories, options = parse_directories("probe", arguments, "by", "out")
+    directories, by, out = parse_comparison("probe", arguments)
     from bnexp.compare.landscape_report import report_probes
 
-    report_probes(directories, options["by"], folder_of(options["out"]))
+    report_probes(directories, by, out)
     return 0
 
 
@@ -209,11 +211,11 @@ def data_status(overrides: list[str]) -> int:
 
     Return the exit status.
     """
-    from bnexp.data.load import DATASETS, find_loader
+    from bnexp.data.load import find_loader
 
     chosen = any(override.startswith("dataset=") for override in overrides)
     with configurations() as composer:
-        jobs = [overrides] if chosen else for_each_dataset(composer, list(DATASETS), overrides)
+        jobs = [overrides] if chosen else for_each_dataset(composer, overrides)
         configs = [composer.compose_run(job).dataset for job in jobs]
     rows = []
     for config in configs:
@@ -223,25 +225,23 @@ def data_status(overrides: list[str]) -> int:
     return 0
 
 
-def for_each_dataset(composer: Composer, names: list[str], overrides: list[str]) -> list[list[str]]:
+def for_each_dataset(composer: Composer, overrides: list[str]) -> list[list[str]]:
     """Return a list of overrides for each data set: dataset=NAME, then `overrides` without the keys that it lacks.
 
-    names: the data sets' names. Raises ConfigError for a key dataset.… that no data set has.
+    Raises ConfigError for a key dataset.… that no data set has.
     """
-    keys = {name: composer.composed((f"dataset={name}",)).keys for name in names}
-    for key in map(key_of, overrides):
-        if key.startswith("dataset.") and key not in set().union(*keys.values()):
+    from bnexp.data.load import DATASETS
+
+    keys = {name: composer.composed((f"dataset={name}",)).keys for name in DATASETS}
+    jobs = {name: [f"dataset={name}"] for name in DATASETS}
+    for override in parse_overrides(overrides):
+        key = override.key_or_group
+        fitting = [name for name in DATASETS if key in keys[name] or not key.startswith("dataset.")]
+        if not fitting:
             raise ConfigError(unknown_key(key))
-
-    def fits(key: str, name: str) -> bool:
-        return key in keys[name] or not key.startswith("dataset.")
-
-    return [[f"dataset={name}", *(text for text in overrides if fits(key_of(text), name))] for name in names]
-
-
-def key_of(override: str) -> str:
-    """Return the key of an override, without a leading +: norm.eps for +norm.eps=1e-3."""
-    return override.partition("=")[0].lstrip("+")
+        for name in fitting:
+            jobs[name].append(str(override.input_line))
+    return list(jobs.values())
 
 
 def bench(arguments: list[str]) -> int:
