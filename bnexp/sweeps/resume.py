@@ -17,7 +17,7 @@ from bnexp.runs.console import command, count, print_line, print_once
 from bnexp.runs.directory import SWEEP, Compilation, clear_progress, record_paths, to_json
 from bnexp.runs.files import clear_parts, read_json, write_whole
 from bnexp.runs.lock import Lock
-from bnexp.runs.parse import paths_in, paths_of, recorded
+from bnexp.runs.parse import located, paths_in, paths_of, recorded
 from bnexp.runs.record import RunRecord, find_runs, fits, locate
 from bnexp.runs.sweep_record import comparison_of, run_name
 from bnexp.sweeps.job import ExecutorConfig, Job, parse_executor
@@ -157,16 +157,15 @@ def check_runs(configs: list[RunConfig]) -> list[Contents]:
 # ---- the command
 
 
-def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
+def resume(directory: Path, moved: dict[str, str]) -> str:
     """Train the remaining runs in the directory of a run or a sweep; return a line with the number of runs.
 
     moved: new paths of folders that the runs read, by key (dataset.root); they are recorded. The caller locks the
     directory. Raises ConfigError and SweepError.
     """
-    jobs, executor = read_jobs(directory, {})
-    if moved:
-        check_moves(directory, jobs, moved)
-        jobs, executor = read_jobs(directory, moved)
+    jobs, executor = read_jobs(directory)
+    check_moves(directory, jobs, moved)
+    jobs = [replace(job, config=located(job.config, moved)) for job in jobs]
     runs, planned = runs_of(directory), {job.digest: job.config for job in jobs}
     for run in in_order_of_data(runs):
         if run.digest in planned:
@@ -255,25 +254,25 @@ def directory_of(job: Job, directory: Path, runs: Runs) -> Path:
     return runs[digest].directory if digest in runs else directory / run_name(job.own_overrides, job.number)
 
 
-def read_jobs(directory: Path, moved: dict[str, str]) -> tuple[list[Job], ExecutorConfig]:
+def read_jobs(directory: Path) -> tuple[list[Job], ExecutorConfig]:
     """Return the jobs and the executor of sweep.json, or, without this file, a job for each run in the directory.
 
-    moved: new paths of folders by key. Raises ConfigError.
+    Raises ConfigError.
     """
     path = directory / SWEEP
     if not path.exists():
-        return recorded_jobs(directory, moved), ExecutorConfig()
+        return recorded_jobs(directory), ExecutorConfig()
     try:
         record = read_json(path)
         if not fits(record, {"jobs": list}):
             raise ValueError("it is not the record of a sweep")
         executor = parse_executor(record["executor"]) if fits(record.get("executor"), dict) else ExecutorConfig()
-        return [make_job(n, entry, directory, moved) for n, entry in enumerate(record["jobs"])], executor
+        return [make_job(number, entry, directory) for number, entry in enumerate(record["jobs"])], executor
     except (ValueError, KeyError, TypeError) as error:  # a ConfigError is a ValueError
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-def recorded_jobs(directory: Path, moved: dict[str, str]) -> list[Job]:
+def recorded_jobs(directory: Path) -> list[Job]:
     """Make a job from each run in a directory without sweep.json, which is a run's own or has runs as its subfolders.
 
     Raises ConfigError where it holds no runs, or runs deeper down.
@@ -283,18 +282,18 @@ def recorded_jobs(directory: Path, moved: dict[str, str]) -> list[Job]:
         raise ConfigError(f"{directory} holds neither a run nor a sweep")
     if any(directory not in (run.directory, run.directory.parent) for run in runs):
         raise ConfigError(f"{directory} holds runs deeper down: name one run's directory, or one sweep's")
-    entries = [run.record | {"words": run.record["overrides"]} for run in runs]
-    directories = [run.directory for run in runs]
-    return [make_job(n, entry, path, moved) for n, (entry, path) in enumerate(zip(entries, directories, strict=True))]
+    return [
+        make_job(number, run.record | {"words": run.record["overrides"]}, run.directory)
+        for number, run in enumerate(runs)
+    ]
 
 
-def make_job(number: int, entry: dict[str, Any], directory: Path, moved: dict[str, str]) -> Job:
+def make_job(number: int, entry: dict[str, Any], directory: Path) -> Job:
     """Make a job from an entry of a record.
 
-    directory: the directory of the run or sweep whose record it is. moved: new paths of folders by key. Raises
-    ConfigError for an invalid configuration and KeyError for an incomplete entry.
+    directory: the directory of the run or sweep whose record it is. Raises ConfigError for an invalid configuration and
+    KeyError for an incomplete entry.
     """
     overrides, own_overrides = ([str(text) for text in entry[key]] for key in ("words", "overrides"))
-    return Job(
-        number, overrides, own_overrides, locate(recorded(entry["config"]), entry.get("paths"), directory, moved)
-    )
+    config = locate(recorded(entry["config"]), entry.get("paths"), directory)
+    return Job(number, overrides, own_overrides, config)

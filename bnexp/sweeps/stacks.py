@@ -123,18 +123,13 @@ def divide(jobs: list[Job], workers: float, config: ExecutorConfig) -> list[Stac
     workers: the share of the workers for these jobs. The number of stacks is a multiple of this share, rounded up, so
     that no worker is idle, but not larger than the number of jobs.
     """
-    gains = gains_from_stacking(jobs[0])
+    gains = stacks(jobs[0].config) and jobs[0].compilation.compiled
     largest = min(config.max_stack or LARGEST_STACK, LARGEST_STACK) if gains else 1
     best = best_size(jobs[0].config) if gains else 1
     number = max(ceil(len(jobs) / largest), 0 if config.max_stack else round(len(jobs) / best))
     number = min(ceil(number / ceil(workers)) * ceil(workers), len(jobs))
     bounds = [len(jobs) * i // number for i in range(number + 1)]
     return [jobs[first:last] for first, last in pairwise(bounds)]
-
-
-def gains_from_stacking(job: Job) -> bool:
-    """Return whether a run trains faster in a stack: if it is compiled and has no convolutions."""
-    return stacks(job.config) and job.compilation.compiled
 
 
 def best_size(config: RunConfig) -> int:
