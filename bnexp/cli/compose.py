@@ -22,12 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from bnexp.cli.errors import explain, unknown_choice, unknown_key
 from bnexp.cli.overrides import USABLE, Setting, conf_dir, group_options, is_under, parse_overrides, single
-from bnexp.runs.config import GROUPS, ConfigError, RunConfig
+from bnexp.runs.config import GROUPS, ConfigError, RunConfig, shown
 from bnexp.runs.directory import dotted
 from bnexp.runs.parse import parse, typed_value, with_values
 from bnexp.sweeps.job import HydraRecord
-
-LONGEST_SHOWN = 100  # characters of an override in a message
 
 
 @contextmanager
@@ -45,12 +43,7 @@ def naming_overrides(overrides: list[str]) -> Iterator[None]:
         keys = [override.lstrip("+~").split("=")[0].split("@")[0] for override in overrides]
         line = text.split(", did you mean")[0]
         named = any(key and re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", line) for key in keys)
-        raise ConfigError(text if named else f"{abridged(overrides)}: {text}") from error
-
-
-def abridged(overrides: list[str]) -> str:
-    """Join overrides with spaces, each cut off after LONGEST_SHOWN characters."""
-    return " ".join(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…" for text in overrides)
+        raise ConfigError(text if named else f"{' '.join(map(shown, overrides))}: {text}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +125,7 @@ def configurations(folder: str | None = None, name: str = "config") -> Iterator[
     other than "config".
     """
     ours, theirs = str(conf_dir()), folder and str(Path(folder).absolute())
-    plain_hydra = flat(shipped_composition().whole.hydra) if theirs else {}
+    plain_hydra = flat(as_dict(shipped_composition().whole.hydra)) if theirs else {}
     first = theirs and any(Path(theirs, f"{name}{end}").exists() for end in (".yaml", ".yml")) and name != "config"
     main, other = (theirs, ours) if first else (ours, theirs)
     with hydra.initialize_config_dir(str(main), job_name="bnexp", version_base="1.3"):
@@ -322,27 +315,24 @@ def check_files(whole: DictConfig, expected: dict[str, object]) -> None:
     whole: the composed configuration. expected: Hydra's settings without the user's files, by dotted keys. submitit
     executes some of its parameters in a shell, so they have to be typed as overrides.
     """
-    values = flat(whole.hydra)
+    values = flat(as_dict(whole.hydra))
     for key in values | expected:
         if values.get(key) != expected.get(key) and not any(is_under(key, name) for name in FREE):
             raise ConfigError(f"hydra.{key}={values.get(key)} is not allowed in a file: use {', '.join(USABLE)}")
-    for key in flat(whole.executor):
+    for key in flat(as_dict(whole.executor)):
         if key.startswith("parameters."):
             raise ConfigError(f"executor.{key} is not allowed in a file: parameters of submitit have to be typed")
 
 
-def flat(config: DictConfig) -> dict[str, object]:
-    """Return the unresolved values of a configuration by their dotted keys, in which list elements have their index."""
-    return dict(leaves(as_dict(config), ""))
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    """Return the values of nested dictionaries by their dotted keys, each of which begins with `prefix`.
 
-
-def leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
-    """Yield the dotted path and the value of each leaf of nested dictionaries and lists. path: the path of `value`.
-
-    An empty dictionary or list is a leaf.
+    An empty dictionary is a value.
     """
-    parts = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
-    for key, part in parts:
-        yield from leaves(part, f"{path}.{key}" if path else str(key))
-    if not parts:
-        yield path, value
+    flattened = dict[str, object]()
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flattened |= flat(value, f"{prefix}{key}.")
+        else:
+            flattened[f"{prefix}{key}"] = value
+    return flattened

@@ -104,14 +104,10 @@ def is_under(key: str, name: str) -> bool:
 def values_of(override: Override) -> Iterator[object]:
     """Yield the single value of an override, or each value that it lists for a sweep.
 
-    A function that can't be enumerated, such as glob(…), is yielded as Hydra's object.
+    What can't be enumerated is yielded as Hydra's object, as glob(…), whose values depend on the existing files.
     """
-    return override.sweep_iterator() if is_enumerable(override) else iter([override.value()])
-
-
-def is_enumerable(override: Override) -> bool:
-    """Return whether an override lists a sweep's values. glob(…) does not: its values depend on the existing files."""
-    return override.is_discrete_sweep() and not isinstance(override.value(), Glob)
+    listed = override.is_discrete_sweep() and not isinstance(override.value(), Glob)
+    return override.sweep_iterator() if listed else iter([override.value()])
 
 
 def renamed_group(override: Override) -> str | None:

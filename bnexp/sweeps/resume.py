@@ -90,12 +90,10 @@ def compilation_of(job: Job, run: RunRecord | None) -> Compilation:
 
     Raises ConfigError where the run was compiled and this machine cannot compile it.
     """
-    if run is None:
-        return decide_compilation(job.config)
-    if not run.record.get("compiled"):
+    if run and not run.record.get("compiled"):
         return Compilation()
     compilation = decide_compilation(job.config)
-    if not compilation.compiled:
+    if run and not compilation.compiled:
         why = compilation.problem or "its configuration isn't to be compiled"
         raise ConfigError(f"{run.directory} began compiled and cannot be resumed so here: {why}")
     return compilation
@@ -109,7 +107,7 @@ def check_directory(directory: Path, jobs: list[Job], numbered: bool, own_names:
     numbers and names of its jobs change: ConfigError is also raised for a run whose name has another number, and for an
     incomplete run under another name.
     """
-    runs = runs_of(directory) if directory.is_dir() else {}
+    runs = runs_of(directory)
     by_digest = {job.digest: job for job in jobs}
     if runs.keys() - by_digest.keys():
         raise ConfigError(f"{directory} holds another run already: choose another directory")
