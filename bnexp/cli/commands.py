@@ -1,4 +1,4 @@
-"""The commands of the command line. All of them return the exit status.
+"""The commands of the command line. They raise errors, which main.py prints; `reproduce` also returns an exit status.
 
 `bnexp train` and `bnexp compare` check all jobs before the first one starts. Modules that need torch are imported
 inside the functions, so that questions about the configuration, completion and most errors need no torch.
@@ -16,40 +16,41 @@ from bnexp.cli.help import answer
 from bnexp.cli.overrides import parse_overrides
 from bnexp.runs.config import PATHS, ConfigError, require
 from bnexp.runs.console import print_line, show_table
-from bnexp.runs.lock import Lock
 from bnexp.runs.sweep_record import comparison_of
 
 # ---- train and compare
 
 
-def train(arguments: list[str]) -> int:
-    """Run `bnexp train`: train one run, or a sweep with -m; with dry_run=true only print the plan.
-
-    Return the exit status.
-    """
+def train(arguments: list[str]) -> None:
+    """Run `bnexp train`: train one run, or a sweep with -m; with dry_run=true only print the plan."""
     options, arguments = pop_options(arguments, "dry_run")
     dry, read = is_true("dry_run", options), parse_arguments(arguments)
     if read.cfg or read.info:
-        return answer(read)
+        answer(read)
+        return
     from bnexp.cli.plan import plan
     from bnexp.cli.start import announce, start, train_in_parallel
     from bnexp.runs.distributed import processes
 
     checked = plan(read, timed=dry or read.multirun)
     if dry:
-        return announce(checked)
-    return train_in_parallel(checked) if processes() > 1 else start(checked)
+        announce(checked)
+    elif processes() > 1:
+        train_in_parallel(checked)
+    else:
+        start(checked)
 
 
-def compare(arguments: list[str]) -> int:
-    """Run `bnexp compare`: train a sweep, then compare its arms, paired by seed; with dry_run=true only print the plan.
+def compare(arguments: list[str]) -> None:
+    """Run `bnexp compare`: train a sweep, then compare its arms, paired by seed.
 
-    Return the exit status.
+    With dry_run=true only print the plan.
     """
     options, arguments = pop_options(arguments, "by", "dry_run")
     dry, read = is_true("dry_run", options), parse_arguments(["--multirun", *arguments])
     if read.cfg or read.info:
-        return answer(read)
+        answer(read)
+        return
     from bnexp.cli.plan import plan
     from bnexp.cli.start import announce, start, train_and_compare
     from bnexp.compare.arms import check_by
@@ -57,8 +58,9 @@ def compare(arguments: list[str]) -> int:
     checked, by = plan(read), options["by"]
     check_by(by, [config.as_dict() for config in checked.configs])
     if dry:
-        return announce(checked)
-    return train_and_compare(lambda: start(checked, {"by": by}), checked.directory, by)
+        announce(checked)
+    else:
+        train_and_compare(lambda: start(checked, {"by": by}), checked.directory, by)
 
 
 def pop_options(arguments: list[str], *keys: str) -> tuple[dict[str, str | None], list[str]]:
@@ -86,13 +88,12 @@ def is_true(key: str, options: dict[str, str | None]) -> bool:
 # ---- report, data, completion
 
 
-def report(arguments: list[str]) -> int:
-    """Run `bnexp report`: compare the runs in some directories, and write the report. Return the exit status."""
+def report(arguments: list[str]) -> None:
+    """Run `bnexp report`: compare the runs in some directories, and write the report."""
     directories, by, out = parse_comparison("report", arguments)
     from bnexp.compare.report import report as make_report
 
     make_report(directories, by, out)
-    return 0
 
 
 def parse_comparison(command: str, arguments: list[str]) -> tuple[list[Path], str | None, Path | None]:
@@ -127,8 +128,8 @@ def parse_directories(command: str, arguments: list[str], allowed: str) -> list[
     return list(map(Path, arguments))
 
 
-def resume(arguments: list[str]) -> int:
-    """Run `bnexp resume`: train the remaining runs of interrupted runs and sweeps. Return the exit status.
+def resume(arguments: list[str]) -> None:
+    """Run `bnexp resume`: train the remaining runs of interrupted runs and sweeps.
 
     An argument KEY=FOLDER, for example dataset.root=DIR, gives the new path of a folder that was moved. A sweep that
     `bnexp compare` started is compared again afterwards.
@@ -140,26 +141,20 @@ def resume(arguments: list[str]) -> int:
     from bnexp.cli.start import train_and_compare
     from bnexp.sweeps.resume import resume as finish
 
-    def train(directory: Path) -> None:
-        with Lock(directory):
-            print_line(finish(directory, moved))
-
     for directory in directories:
         compare = comparison_of(directory)
         if compare is None:
-            train(directory)
+            finish(directory, moved)
         else:
-            train_and_compare(partial(train, directory), directory, compare["by"])
-    return 0
+            train_and_compare(partial(finish, directory, moved), directory, compare["by"])
 
 
-def probe(arguments: list[str]) -> int:
-    """Run `bnexp probe`: measure the loss around the checkpoints of runs. Return the exit status."""
+def probe(arguments: list[str]) -> None:
+    """Run `bnexp probe`: measure the loss around the checkpoints of runs."""
     directories, by, out = parse_comparison("probe", arguments)
     from bnexp.compare.landscape_report import report_probes
 
     report_probes(directories, by, out)
-    return 0
 
 
 def reproduce(arguments: list[str]) -> int:
@@ -172,8 +167,8 @@ def reproduce(arguments: list[str]) -> int:
     return check_and_reproduce(arguments)
 
 
-def data(arguments: list[str]) -> int:
-    """Run `bnexp data`: show which data sets are ready (status, the default), or fetch one. Return the exit status.
+def data(arguments: list[str]) -> None:
+    """Run `bnexp data`: show which data sets are ready (status, the default), or fetch one.
 
     Raises ConfigError for an unknown action and for an argument that is not KEY=VALUE.
     """
@@ -183,16 +178,17 @@ def data(arguments: list[str]) -> int:
         raise ConfigError(f"data {action} {invalid} is not allowed: bnexp data {action} dataset=NAME")
     overrides = list(map(with_quoted_path, overrides))
     if action == "fetch":
-        return data_fetch(overrides)
-    if action == "status":
-        return data_status(overrides)
-    raise ConfigError(f"data {action} is unknown: choose from status, fetch")
+        data_fetch(overrides)
+    elif action == "status":
+        data_status(overrides)
+    else:
+        raise ConfigError(f"data {action} is unknown: choose from status, fetch")
 
 
-def data_fetch(overrides: list[str]) -> int:
+def data_fetch(overrides: list[str]) -> None:
     """Load a data set, which downloads, checks and decodes it where necessary, and print its numbers of images.
 
-    overrides: dataset=NAME and values of its keys. Return the exit status.
+    overrides: dataset=NAME and values of its keys.
     """
     from bnexp.data.load import load_data, show_contents
 
@@ -203,14 +199,10 @@ def data_fetch(overrides: list[str]) -> int:
         show_contents(data.contents)
     sizes = (f"{len(part):,} {name}" for name, part in vars(data).items() if name in ("train", "validation", "test"))
     print_line(f"{config.name}: ready, {', '.join(sizes)} images")
-    return 0
 
 
-def data_status(overrides: list[str]) -> int:
-    """Print a table with the status and the location of the data set that dataset=NAME chooses, or of every data set.
-
-    Return the exit status.
-    """
+def data_status(overrides: list[str]) -> None:
+    """Print a table with the status and location of the data set that dataset=NAME chooses, or of every data set."""
     from bnexp.data.load import find_loader
 
     chosen = any(override.startswith("dataset=") for override in overrides)
@@ -222,7 +214,6 @@ def data_status(overrides: list[str]) -> int:
         loader = find_loader(config.name)
         rows.append([config.name, loader.problem(config) or "ready", loader.location(config)])
     show_table("data sets", ["dataset=", "status", "where"], rows, numbers=False)
-    return 0
 
 
 def for_each_dataset(composer: Composer, overrides: list[str]) -> list[list[str]]:
@@ -244,10 +235,10 @@ def for_each_dataset(composer: Composer, overrides: list[str]) -> list[list[str]
     return list(jobs.values())
 
 
-def bench(arguments: list[str]) -> int:
+def bench(arguments: list[str]) -> None:
     """Run `bnexp bench`: measure training steps per second without a norm and with each norm.
 
-    The norms are those that the overrides choose, by default all. Table and figure are written. Return the exit status.
+    The norms are those that the overrides choose, by default all. Table and figure are written.
     """
     from bnexp.cli.plan import check_output, split_jobs
     from bnexp.compare.throughput import measure_benchmarks
@@ -264,10 +255,9 @@ def bench(arguments: list[str]) -> int:
     rows = measure_benchmarks(panels, options)
     write(panels, rows, options)
     show(panels, rows, options)
-    return 0
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "train": train,
     "compare": compare,
     "resume": resume,

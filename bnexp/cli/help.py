@@ -157,17 +157,17 @@ def columns(rows: dict[str, str]) -> list[str]:
     return lines
 
 
-def answer(read: Arguments) -> int:
-    """Check the overrides, and print the answer to --cfg, or let Hydra print that to --info; return the exit status.
+def answer(read: Arguments) -> None:
+    """Check the overrides, and print the answer to --cfg, or let Hydra print that to --info.
 
     Raises ConfigError.
     """
     whole = first_composition(read).whole
     if read.cfg:
         show_configuration(whole, read.cfg, read.resolve)
-        return 0
+        return
     folder = [f"--config-dir={read.config_dir}"] if read.config_dir else []
-    return complete_by_hydra([f"--info={read.info}", f"--config-name={read.config_name}", *folder, *read.overrides])
+    complete_by_hydra([f"--info={read.info}", f"--config-name={read.config_name}", *folder, *read.overrides])
 
 
 def first_composition(read: Arguments) -> Composition:
@@ -190,8 +190,8 @@ def show_configuration(whole: DictConfig, part: str, resolve: bool) -> None:
     print(OmegaConf.to_yaml(OmegaConf.masked_copy(whole, keys), resolve=resolve), end="")
 
 
-def complete_by_hydra(arguments: list[str]) -> int:
-    """Pass arguments to `hydra.main`, which prints the answer to --info or a completion; return the exit status.
+def complete_by_hydra(arguments: list[str]) -> None:
+    """Pass arguments to `hydra.main`, which prints the answer to --info or a completion.
 
     This replaces sys.argv.
     """
@@ -202,4 +202,3 @@ def complete_by_hydra(arguments: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     sys.argv = ["bnexp", *arguments]
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
-    return 0

@@ -89,7 +89,8 @@ def dispatch(arguments: list[str]) -> int:
     if not __debug__:
         raise ConfigError("python -O and PYTHONOPTIMIZE are not allowed: they leave out what Hydra does in assertions")
     if arguments[0] in ("-sc", "--shell-completion"):
-        return complete(arguments)
+        complete(arguments)
+        return 0
     from bnexp.cli.commands import COMMANDS
     from bnexp.cli.errors import unknown_command
     from bnexp.cli.help import command_help
@@ -99,11 +100,11 @@ def dispatch(arguments: list[str]) -> int:
     if not {"--help", "-h"}.isdisjoint(arguments[1:]):
         print(command_help(arguments[0]), end="")
         return 0
-    return COMMANDS[arguments[0]](arguments[1:])
+    return COMMANDS[arguments[0]](arguments[1:]) or 0
 
 
-def complete(arguments: list[str]) -> int:
-    """Complete a command line: print the names of commands, or let Hydra print overrides. Return the exit status.
+def complete(arguments: list[str]) -> None:
+    """Complete a command line: print the names of commands, or let Hydra print overrides.
 
     Hydra knows no commands, so the command is removed from the line first.
     """
@@ -115,8 +116,8 @@ def complete(arguments: list[str]) -> int:
     if any(argument.startswith("query=") for argument in arguments):
         if len(parts) < 2 or (len(parts) == 2 and not line.endswith(" ")):
             print(*(name for name in COMMANDS if name.startswith("".join(parts[1:2]))), sep="\n")
-            return 0
+            return
         shorter = line.replace(f"{parts[1]} ", "", 1)
         point = int(os.environ.get("COMP_POINT", len(line)))
         os.environ.update(COMP_LINE=shorter, COMP_POINT=str(point - len(line) + len(shorter)))
-    return complete_by_hydra(arguments)
+    complete_by_hydra(arguments)

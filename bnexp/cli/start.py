@@ -15,8 +15,8 @@ from bnexp.sweeps.run import SweepError, run_sweep
 from bnexp.training.loop import train_share
 
 
-def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
-    """Lock the plan's directory, write sweep.json for a sweep, and train the remaining runs; return the exit status.
+def start(checked: Plan, compare: dict[str, str | None] | None = None) -> None:
+    """Lock the plan's directory, write sweep.json for a sweep, and train the remaining runs.
 
     compare: {"by": KEY or None} where the sweep is compared afterwards, which sweep.json records. Raises ConfigError
     where another process uses the directory, and SweepError where runs failed.
@@ -34,30 +34,29 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> int:
             write_jobs(directory, checked.jobs, checked.sweep.config, compare)
         if not checked.sweep.stacks:
             print_line(f"{directory} is finished: no run remains")
-            return 0
+            return
         try:
             run_sweep(checked.sweep)
-            return 0
         except KeyboardInterrupt:
             if distributed.processes() == 1:  # a run of torchrun cannot be resumed
                 print_line(f"resume it by: {command('resume', directory)}")
             raise
 
 
-def train_in_parallel(checked: Plan) -> int:
-    """Train one run under torchrun; return the exit status.
+def train_in_parallel(checked: Plan) -> None:
+    """Train one run under torchrun.
 
     Rank 0 trains and writes the run's directory, and the other ranks train their shards of its batches.
     """
     distributed.barrier()
     if distributed.rank() == 0:
-        return start(checked)
-    train_share(checked.jobs[0].config)
-    return 0
+        start(checked)
+    else:
+        train_share(checked.jobs[0].config)
 
 
-def train_and_compare(train: Callable[[], object], directory: Path, by: str | None) -> int:
-    """Call `train`, which trains a sweep, then compare the finished runs in its directory; return the exit status.
+def train_and_compare(train: Callable[[], object], directory: Path, by: str | None) -> None:
+    """Call `train`, which trains a sweep, then compare the finished runs in its directory.
 
     by: the key whose values are the arms; None for the default. The comparison is made also where runs failed; the
     SweepError is raised afterwards. Raises ConfigError where no runs can be compared.
@@ -71,12 +70,10 @@ def train_and_compare(train: Callable[[], object], directory: Path, by: str | No
             report([directory], by)
         raise
     report([directory], by)
-    return 0
 
 
-def announce(checked: Plan) -> int:
-    """Print the plan and about how long it takes, for dry_run=true; return the exit status."""
+def announce(checked: Plan) -> None:
+    """Print the plan and about how long it takes, for dry_run=true."""
     for contents in checked.contents:
         show_contents(contents)
     print_line(str(checked.sweep))
-    return 0

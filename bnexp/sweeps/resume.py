@@ -155,12 +155,18 @@ def check_runs(configs: list[RunConfig]) -> list[Contents]:
 # ---- the command
 
 
-def resume(directory: Path, moved: dict[str, str]) -> str:
-    """Train the remaining runs in the directory of a run or a sweep; return a line with the number of runs.
+def resume(directory: Path, moved: dict[str, str]) -> None:
+    """Lock the directory of a run or a sweep, train the remaining runs, and print a line with the number of runs.
 
-    moved: new paths of folders that the runs read, by key (dataset.root); they are recorded. The caller locks the
-    directory. Raises ConfigError and SweepError.
+    moved: new paths of folders that the runs read, by key (dataset.root); they are recorded. Raises ConfigError and
+    SweepError.
     """
+    with Lock(directory):
+        print_line(f"{directory} is finished: {resume_locked(directory, moved)}")
+
+
+def resume_locked(directory: Path, moved: dict[str, str]) -> str:
+    """Train the remaining runs in a directory; return how many runs there are, and what was done with them."""
     jobs, executor = read_jobs(directory)
     check_moves(directory, jobs, moved)
     jobs = [replace(job, config=located(job.config, moved)) for job in jobs]
@@ -173,7 +179,7 @@ def resume(directory: Path, moved: dict[str, str]) -> str:
     clear_partial_files(directory, runs)
     remaining = remaining_jobs(jobs, runs)
     if not remaining:
-        return f"{directory} is finished: no run remains"
+        return "no run remains"
     remaining = [replace(job, directory=directory_of(job, directory, runs)) for job in remaining]
     for job in sorted(remaining, key=lambda job: str(job.config.dataset)):  # each data set is read once
         check_facts(job.config, job.directory, load_data(job.config.dataset, directory), job.compilation.compiled)
@@ -183,7 +189,7 @@ def resume(directory: Path, moved: dict[str, str]) -> str:
     resumed = sum(job.digest in runs for job in remaining)
     counts = {"finished before": len(jobs) - len(remaining), "resumed": resumed, "started": len(remaining) - resumed}
     parts = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
-    return f"{directory} is finished: {count(len(jobs), 'run')} ({parts})"
+    return f"{count(len(jobs), 'run')} ({parts})"
 
 
 def check_moves(directory: Path, jobs: list[Job], moved: dict[str, str]) -> None:
