@@ -226,30 +226,17 @@ def check_resumable(run: RunRecord, config: RunConfig, directory: Path) -> None:
     directory: the directory of the run or sweep. A complete run is checked, too, since runs may be added to its arm.
     Every command checks this before it trains anything.
     """
-    check_versions(run)
-    check_data(run, config, directory)
-    if run.complete:
-        check_start(config, run.directory, run.record, may_be_missing=True)
-    else:
-        check_facts(config, run.directory, load_data(config.dataset))
-        Lock(run.directory).release()
-
-
-def check_versions(run: RunRecord) -> None:
-    """Raise ConfigError where other versions of bnexp or torch than the installed ones made a run."""
     if not run.same_versions:
         made = ", ".join(f"{name} {run.record['packages'].get(name)}" for name in ("bnexp", "torch"))
         raise ConfigError(f"{run.directory} was made by {made}: install these to resume it, or start it anew")
-
-
-def check_data(run: RunRecord, config: RunConfig, directory: Path) -> None:
-    """Raise ConfigError where the data set of a configuration is not the one that a run was made with.
-
-    config: the run's, with present paths. directory: the directory of the run or sweep.
-    """
-    recorded_data = fits(run.record, {"dataset": {"sha256": str}})
-    if not recorded_data or run.record["dataset"]["sha256"] != load_data(config.dataset, directory).checksum:
+    data = load_data(config.dataset, directory)
+    if not fits(run.record, {"dataset": {"sha256": str}}) or run.record["dataset"]["sha256"] != data.checksum:
         raise ConfigError(f"{run.directory} was made with other data: choose another directory")
+    if run.complete:
+        check_start(config, run.directory, run.record, may_be_missing=True)
+    else:
+        check_facts(config, run.directory, data)
+        Lock(run.directory).release()
 
 
 def directory_of(job: Job, directory: Path, runs: Runs) -> Path:
