@@ -173,9 +173,9 @@ def data(arguments: list[str]) -> None:
     Raises ConfigError for an unknown action and for an argument that is not KEY=VALUE.
     """
     action, *overrides = arguments if arguments and "=" not in arguments[0] else ["status", *arguments]
-    invalid = next((override for override in overrides if "=" not in override), None)
-    if invalid is not None:
-        raise ConfigError(f"data {action} {invalid} is not allowed: bnexp data {action} dataset=NAME")
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"data {action} {override} is not allowed: bnexp data {action} dataset=NAME")
     overrides = list(map(with_quoted_path, overrides))
     if action == "fetch":
         data_fetch(overrides)

@@ -158,16 +158,17 @@ def columns(rows: dict[str, str]) -> list[str]:
 
 
 def answer(read: Arguments) -> None:
-    """Check the overrides, and print the answer to --cfg, or let Hydra print that to --info.
+    """Check the overrides, and print the part of the configuration that --cfg selects, or let Hydra answer --info.
 
     Raises ConfigError.
     """
     whole = first_composition(read).whole
     if read.cfg:
-        show_configuration(whole, read.cfg, read.resolve)
-        return
-    folder = [f"--config-dir={read.config_dir}"] if read.config_dir else []
-    complete_by_hydra([f"--info={read.info}", f"--config-name={read.config_name}", *folder, *read.overrides])
+        keys = [str(key) for key in whole if read.cfg == "all" or (key == "hydra") == (read.cfg == "hydra")]
+        print(OmegaConf.to_yaml(OmegaConf.masked_copy(whole, keys), resolve=read.resolve), end="")
+    else:
+        folder = [f"--config-dir={read.config_dir}"] if read.config_dir else []
+        complete_by_hydra([f"--info={read.info}", f"--config-name={read.config_name}", *folder, *read.overrides])
 
 
 def first_composition(read: Arguments) -> Composition:
@@ -179,15 +180,6 @@ def first_composition(read: Arguments) -> Composition:
         settings = [settings_of(override, composer.folder)[0] for override in overrides]
         composer.compose_job(settings)  # checks the values
         return composer.composed(tuple(setting.text for setting in settings))
-
-
-def show_configuration(whole: DictConfig, part: str, resolve: bool) -> None:
-    """Print the part of a configuration that --cfg job|hydra|all selects, as YAML.
-
-    resolve: whether interpolations are resolved.
-    """
-    keys = [str(key) for key in whole if part == "all" or (key == "hydra") == (part == "hydra")]
-    print(OmegaConf.to_yaml(OmegaConf.masked_copy(whole, keys), resolve=resolve), end="")
 
 
 def complete_by_hydra(arguments: list[str]) -> None:

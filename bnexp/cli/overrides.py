@@ -22,7 +22,6 @@ INSTEAD = {  # a key of Hydra that is not allowed → what to use instead
     "hydra.launcher.submit": "executor=slurm",
     "hydra.launcher.submit_with": "executor.timeout_min, executor.partition and executor.parameters of executor=slurm",
     "hydra.launcher": "the keys of executor=…",
-    "hydra.job": f"{', '.join(USABLE)}",
 }
 
 
@@ -68,8 +67,7 @@ def parse_overrides(overrides: list[str]) -> list[Override]:
 
     Raises ConfigError for one that is not allowed, and Hydra's error for one that is not in this grammar.
     """
-    parser = OverridesParser.create()
-    parsed = parser.parse_overrides(overrides)
+    parsed = OverridesParser.create().parse_overrides(overrides)
     for override in parsed:
         check_override(override)
     return parsed

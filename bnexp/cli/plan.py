@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
@@ -109,12 +110,9 @@ def split_jobs(overrides: list[Override], folder: str | None) -> list[list[Setti
     line = " ".join(str(override.input_line) for override in overrides if override.is_sweep_override())
     if not rows:
         raise ConfigError(f"{line} is an empty sweep: give each key a value at least")
-    seen = set[tuple[str, ...]]()
-    for row in rows:
-        texts = tuple(setting.text for setting in row)
-        if texts in seen:
-            raise ConfigError(f"{line} has the same run more than once: {' '.join(texts)}")
-        seen.add(texts)
+    [(texts, times)] = Counter(tuple(setting.text for setting in row) for row in rows).most_common(1)
+    if times > 1:
+        raise ConfigError(f"{line} has the same run more than once: {' '.join(texts)}")
     return rows
 
 
