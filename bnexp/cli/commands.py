@@ -28,8 +28,7 @@ def train(arguments: list[str]) -> None:
     if read.cfg or read.info:
         answer(read)
         return
-    from bnexp.cli.plan import plan
-    from bnexp.cli.start import announce, start, train_in_parallel
+    from bnexp.cli.plan import announce, plan, start, train_in_parallel
     from bnexp.runs.distributed import processes
 
     checked = plan(read, timed=dry or read.multirun)
@@ -51,8 +50,7 @@ def compare(arguments: list[str]) -> None:
     if read.cfg or read.info:
         answer(read)
         return
-    from bnexp.cli.plan import plan
-    from bnexp.cli.start import announce, start, train_and_compare
+    from bnexp.cli.plan import announce, plan, start, train_and_compare
     from bnexp.compare.arms import check_by
 
     checked, by = plan(read), options["by"]
@@ -138,7 +136,7 @@ def resume(arguments: list[str]) -> None:
     options, others = pop_options([argument for argument in arguments if argument not in folders], *PATHS)
     moved = {key: os.path.abspath(os.path.expanduser(path)) for key, path in options.items() if path is not None}
     directories = parse_directories("resume", [*folders, *others], "directories")
-    from bnexp.cli.start import train_and_compare
+    from bnexp.cli.plan import train_and_compare
     from bnexp.sweeps.resume import resume as finish
 
     for directory in directories:

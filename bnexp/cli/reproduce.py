@@ -3,8 +3,7 @@
 from bnexp.claims import judge
 from bnexp.claims.claim import Claim, ClaimSweep
 from bnexp.cli.arguments import parse_arguments
-from bnexp.cli.plan import Plan, check_place, plan
-from bnexp.cli.start import start
+from bnexp.cli.plan import Plan, check_place, plan, start
 from bnexp.runs.config import ConfigError, RunConfig
 from bnexp.runs.console import count, duration_range, print_error, print_line
 from bnexp.runs.lock import Lock
