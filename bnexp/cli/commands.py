@@ -24,20 +24,7 @@ from bnexp.runs.sweep_record import comparison_of
 def train(arguments: list[str]) -> None:
     """Run `bnexp train`: train one run, or a sweep with -m; with dry_run=true only print the plan."""
     options, arguments = pop_options(arguments, "dry_run")
-    dry, read = is_true("dry_run", options), parse_arguments(arguments)
-    if read.cfg or read.info:
-        answer(read)
-        return
-    from bnexp.cli.plan import announce, plan, start, train_in_parallel
-    from bnexp.runs.distributed import processes
-
-    checked = plan(read, timed=dry or read.multirun)
-    if dry:
-        announce(checked)
-    elif processes() > 1:
-        train_in_parallel(checked)
-    else:
-        start(checked)
+    plan_and_train(arguments, is_true("dry_run", options), None)
 
 
 def compare(arguments: list[str]) -> None:
@@ -46,19 +33,32 @@ def compare(arguments: list[str]) -> None:
     With dry_run=true only print the plan.
     """
     options, arguments = pop_options(arguments, "by", "dry_run")
-    dry, read = is_true("dry_run", options), parse_arguments(["--multirun", *arguments])
+    plan_and_train(["--multirun", *arguments], is_true("dry_run", options), {"by": options["by"]})
+
+
+def plan_and_train(arguments: list[str], dry: bool, compare: dict[str, str | None] | None) -> None:
+    """Answer a question among the arguments, or plan their runs and train them; only print the plan if `dry`.
+
+    compare: {"by": KEY or None} where the runs are compared afterwards.
+    """
+    read = parse_arguments(arguments)
     if read.cfg or read.info:
         answer(read)
         return
-    from bnexp.cli.plan import announce, plan, start, train_and_compare
-    from bnexp.compare.arms import check_by
+    from bnexp.cli.plan import announce, plan, start, train_and_compare, train_in_parallel
+    from bnexp.runs.distributed import processes
 
-    checked, by = plan(read), options["by"]
-    check_by(by, [config.as_dict() for config in checked.configs])
+    checked = plan(read, timed=dry or read.multirun)
+    if compare is not None:
+        from bnexp.compare.arms import check_by  # needs scipy
+
+        check_by(compare["by"], [config.as_dict() for config in checked.configs])
     if dry:
         announce(checked)
+    elif processes() > 1:
+        train_in_parallel(checked)
     else:
-        train_and_compare(lambda: start(checked, {"by": by}), checked.directory, by)
+        train_and_compare(partial(start, checked, compare), checked.directory, compare)
 
 
 def pop_options(arguments: list[str], *keys: str) -> tuple[dict[str, str | None], list[str]]:
@@ -140,11 +140,7 @@ def resume(arguments: list[str]) -> None:
     from bnexp.sweeps.resume import resume as finish
 
     for directory in directories:
-        compare = comparison_of(directory)
-        if compare is None:
-            finish(directory, moved)
-        else:
-            train_and_compare(partial(finish, directory, moved), directory, compare["by"])
+        train_and_compare(partial(finish, directory, moved), directory, comparison_of(directory))
 
 
 def probe(arguments: list[str]) -> None:

@@ -279,21 +279,25 @@ def train_in_parallel(checked: Plan) -> None:
         train_share(checked.jobs[0].config)
 
 
-def train_and_compare(train: Callable[[], object], directory: Path, by: str | None) -> None:
-    """Call `train`, which trains a sweep, then compare the finished runs in its directory.
+def train_and_compare(train: Callable[[], object], directory: Path, compare: dict[str, str | None] | None) -> None:
+    """Call `train`, which trains a run or a sweep, then compare the finished runs in its directory.
 
-    by: the key whose values are the arms; None for the default. The comparison is made also where runs failed; the
-    SweepError is raised afterwards. Raises ConfigError where no runs can be compared.
+    compare: {"by": KEY}, the key whose values are the arms, or None for the default; None where nothing is compared.
+    The comparison is made also where runs failed; the SweepError is raised afterwards. Raises ConfigError where no runs
+    can be compared.
     """
+    if compare is None:
+        train()
+        return
     from bnexp.compare.report import report  # needs matplotlib
 
     try:
         train()
     except SweepError:
         with suppress(ConfigError):  # nothing to compare
-            report([directory], by)
+            report([directory], compare["by"])
         raise
-    report([directory], by)
+    report([directory], compare["by"])
 
 
 def announce(checked: Plan) -> None:
