@@ -180,7 +180,7 @@ def resume_locked(directory: Path, moved: dict[str, str]) -> str:
     remaining = remaining_jobs(jobs, runs)
     if not remaining:
         return "no run remains"
-    remaining = [replace(job, directory=directory_of(job, directory, runs)) for job in remaining]
+    remaining = [replace(job, directory=runs[job.digest].directory) if job.digest in runs else job for job in remaining]
     for job in sorted(remaining, key=lambda job: str(job.config.dataset)):  # each data set is read once
         check_facts(job.config, job.directory, load_data(job.config.dataset, directory), job.compilation.compiled)
     for contents in check_runs([job.config for job in remaining]):
@@ -239,12 +239,6 @@ def check_resumable(run: RunRecord, config: RunConfig, directory: Path) -> None:
         Lock(run.directory).release()
 
 
-def directory_of(job: Job, directory: Path, runs: Runs) -> Path:
-    """Return the directory of a job's run, or, if there is no run yet, the one that it will have."""
-    digest = job.digest
-    return runs[digest].directory if digest in runs else directory / run_name(job.own_overrides, job.number)
-
-
 def read_jobs(directory: Path) -> tuple[list[Job], ExecutorConfig]:
     """Return the jobs and the executor of sweep.json, or, without this file, a job for each run in the directory.
 
@@ -280,11 +274,11 @@ def recorded_jobs(directory: Path) -> list[Job]:
 
 
 def make_job(number: int, entry: dict[str, Any], directory: Path) -> Job:
-    """Make a job from an entry of a record.
+    """Make a job from an entry of a record, with the directory of its run in a sweep.
 
     directory: the directory of the run or sweep whose record it is. Raises ConfigError for an invalid configuration and
     KeyError for an incomplete entry.
     """
     overrides, own_overrides = ([str(text) for text in entry[key]] for key in ("words", "overrides"))
     config = locate(recorded(entry["config"]), entry.get("paths"), directory)
-    return Job(number, overrides, own_overrides, config)
+    return Job(number, overrides, own_overrides, config, directory / run_name(own_overrides, number))
