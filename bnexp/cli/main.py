@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import version
 
 from bnexp.runs.config import ConfigError
 from bnexp.runs.console import console, errors, print_error
@@ -84,6 +83,8 @@ def dispatch(arguments: list[str]) -> int:
         print(HELP, end="")
         return 0
     if arguments[0] == "--version":
+        from importlib.metadata import version  # takes longer than the rest of --help
+
         print(f"bnexp {version('bnexp')}")
         return 0
     if not __debug__:
