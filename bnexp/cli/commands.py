@@ -45,8 +45,7 @@ def plan_and_train(arguments: list[str], dry: bool, compare: dict[str, str | Non
     if read.cfg or read.info:
         answer(read)
         return
-    from bnexp.cli.plan import announce, plan, start, train_and_compare, train_in_parallel
-    from bnexp.runs.distributed import processes
+    from bnexp.cli.plan import announce, plan, start, train_and_compare
 
     checked = plan(read, timed=dry or read.multirun)
     if compare is not None:
@@ -55,8 +54,6 @@ def plan_and_train(arguments: list[str], dry: bool, compare: dict[str, str | Non
         check_by(compare["by"], [config.as_dict() for config in checked.configs])
     if dry:
         announce(checked)
-    elif processes() > 1:
-        train_in_parallel(checked)
     else:
         train_and_compare(partial(start, checked, compare), checked.directory, compare)
 

@@ -242,17 +242,24 @@ def free_bytes(folder: Path) -> int | None:
 def start(checked: Plan, compare: dict[str, str | None] | None = None) -> None:
     """Lock the plan's directory, write sweep.json for a sweep, and train the remaining runs.
 
+    Under torchrun, rank 0 does so, and the other ranks train their shards of the run's batches.
+
     compare: {"by": KEY or None} where the sweep is compared afterwards, which sweep.json records. Raises ConfigError
     where another process uses the directory, and SweepError where runs failed.
     """
     directory, multirun = checked.directory, checked.multirun
+    if processes() > 1:
+        barrier()
+        if rank() > 0:
+            train_share(checked.jobs[0].config)
+            return
     if checked.sweep.stacks:
         for contents in checked.contents:
             show_contents(contents)
     with Lock(directory):
-        if checked.resumed and checked.sweep.stacks:
+        if checked.resumed:
             clear_partial_files(directory, runs_of(directory))
-        elif not checked.resumed:  # again, now that the directory is locked
+        else:  # again, now that the directory is locked
             check_output(directory, place_key(multirun))
         if multirun and (checked.sweep.stacks or compare is not None):
             write_jobs(directory, checked.jobs, checked.sweep.config, compare)
@@ -265,18 +272,6 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> None:
             if processes() == 1:  # a run of torchrun cannot be resumed
                 print_line(f"resume it by: {command('resume', directory)}")
             raise
-
-
-def train_in_parallel(checked: Plan) -> None:
-    """Train one run under torchrun.
-
-    Rank 0 trains and writes the run's directory, and the other ranks train their shards of its batches.
-    """
-    barrier()
-    if rank() == 0:
-        start(checked)
-    else:
-        train_share(checked.jobs[0].config)
 
 
 def train_and_compare(train: Callable[[], object], directory: Path, compare: dict[str, str | None] | None) -> None:
