@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,53 +10,30 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from bnexp.cli.errors import suggest_override
-from bnexp.runs.config import PATHS, ConfigError, existing_part, known_keys
+from bnexp.cli.errors import unknown_flag
+from bnexp.runs.config import PATHS, ConfigError, existing_part
 from bnexp.runs.parse import literal
 
-QUESTIONS = ("help", "cfg", "info")  # flags that print something; nothing is run
 OUTPUTS = ("hydra.run.dir", "hydra.sweep.dir")
 NULLABLE = ("dataset.path", "init_from")
 PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)$)(?:[a-z_]|\.{0,2}/)[\w./-]*", re.ASCII | re.IGNORECASE)
 SWEEP = re.compile(r"(?:choice|shuffle|sort|glob|range|interval|tag)\s*\(.*\)", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """A parsed command line.
+class Arguments(argparse.Namespace):
+    """A parsed command line: the arguments KEY=VALUE, with paths quoted, and the values of the flags.
 
-    overrides: the arguments KEY=VALUE, with paths quoted. flags: the flags that were typed, by name (config_dir for
-    --config-dir), with their values, or True for a flag without a value.
+    multirun makes a sweep. config_name is the primary configuration, and config_dir the user's folder with further
+    ones. cfg and info ask a question, which is answered instead of training; resolve belongs to cfg.
     """
 
     overrides: list[str]
-    flags: dict[str, str | bool] = field(default_factory=dict)
-
-    @property
-    def multirun(self) -> bool:
-        """Whether --multirun was typed, which makes a sweep."""
-        return "multirun" in self.flags
-
-    @property
-    def is_question(self) -> bool:
-        """Whether --help, --cfg or --info was typed: the command then prints the answer and trains nothing."""
-        return not self.flags.keys().isdisjoint(QUESTIONS)
-
-    @property
-    def config_name(self) -> str:
-        """The name of Hydra's primary configuration: the value of --config-name, by default "config"."""
-        return str(self.flags.get("config_name", "config"))
-
-    @property
-    def config_dir(self) -> str | None:
-        """The user's folder with further configurations (--config-dir); None where the flag was not typed."""
-        return str(self.flags["config_dir"]) if "config_dir" in self.flags else None
-
-    @property
-    def for_hydra(self) -> list[str]:
-        """The flags as a list of arguments for Hydra, without the overrides and --multirun."""
-        pairs = ((f"--{name.replace('_', '-')}", value) for name, value in self.flags.items() if name != "multirun")
-        return [text for flag, value in pairs for text in ([flag] if value is True else [flag, str(value)])]
+    multirun: bool
+    cfg: str | None
+    resolve: bool
+    config_name: str
+    config_dir: str | None
+    info: str | None
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,37 +52,22 @@ def parse_arguments(arguments: list[str]) -> Arguments:
     """
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
     parser.add_argument("--resolve", action="store_true")
-    parser.add_argument("--package", "-p")
-    parser.add_argument("--config-name", "-cn")
+    parser.add_argument("--config-name", "-cn", default="config")
     parser.add_argument("--config-dir", "-cd")
     choices = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
     parser.add_argument("--info", "-i", nargs="?", const="all", choices=choices)
-    parsed, unknown = parser.parse_known_intermixed_args(arguments)
+    parsed, unknown = parser.parse_known_intermixed_args(arguments, Arguments())
     if unknown:
         raise ConfigError(unknown_flag(unknown))
-    values = vars(parsed)
-    overrides = values.pop("overrides")
-    flags = {name: value for name, value in values.items() if value not in (None, False)}
-    if "resolve" in flags and "cfg" not in flags:
+    if parsed.resolve and not parsed.cfg:
         raise ConfigError("--resolve is not allowed without --cfg")
-    if "config_dir" in flags and not Path(flags["config_dir"]).is_dir():
-        raise ConfigError(f"--config-dir {flags['config_dir']} not found: it must be a folder")
-    return Arguments([with_quoted_path(override) for override in overrides], flags)
-
-
-def unknown_flag(arguments: list[str]) -> str:
-    """Return the error message for an unknown flag, `arguments[0]`; the other arguments follow it in the command line.
-
-    Most unknown flags are keys, which are set without dashes: for --lr 0.1 the message suggests optim.lr=0.1.
-    """
-    flag, value = arguments[0], next((text for text in arguments[1:] if not text.startswith("-")), None)
-    override = suggest_override(flag, value, known_keys())
-    hint = f"an override has no dashes, as {override}" if override else "bnexp train --help lists all arguments"
-    return f"{flag} is not allowed: {hint}"
+    if parsed.config_dir is not None and not Path(parsed.config_dir).is_dir():
+        raise ConfigError(f"--config-dir {parsed.config_dir} not found: it must be a folder")
+    parsed.overrides = list(map(with_quoted_path, parsed.overrides))
+    return parsed
 
 
 def with_quoted_path(override: str) -> str:

@@ -1,215 +1,187 @@
-"""The commands of the command line except `bnexp reproduce`. All of them return the exit status.
+"""The commands of the command line. They raise errors, which main.py prints; `reproduce` also returns an exit status.
 
-`bnexp train` and `bnexp compare` check all jobs before the first one starts. Modules are imported inside the functions,
-so that --help and completion need no torch.
+`bnexp train` and `bnexp compare` check all jobs before the first one starts. Modules that need torch are imported
+inside the functions, so that questions about the configuration, completion and most errors need no torch.
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bnexp.cli.start import announce, start, train_and_compare, train_in_parallel
-
-if TYPE_CHECKING:
-    from bnexp.cli.arguments import Arguments
-    from bnexp.cli.compose import Composer
+from bnexp.cli.arguments import parse_arguments, with_quoted_path
+from bnexp.cli.compose import Composer, configurations
+from bnexp.cli.errors import unknown_key
+from bnexp.cli.help import answer
+from bnexp.cli.overrides import parse_overrides
+from bnexp.runs.config import PATHS, ConfigError, require
+from bnexp.runs.console import print_line, show_table
+from bnexp.runs.record import comparison_of
 
 # ---- train and compare
 
 
-def train(arguments: list[str]) -> int:
-    """Run `bnexp train`: train one run, or a sweep with -m; with dry_run=true only print the plan.
+def train(arguments: list[str]) -> None:
+    """Run `bnexp train`: train one run, or a sweep with -m; with dry_run=true only print the plan."""
+    options, arguments = pop_options(arguments, "dry_run")
+    plan_and_train(arguments, is_true("dry_run", options), None)
 
-    Return the exit status.
+
+def compare(arguments: list[str]) -> None:
+    """Run `bnexp compare`: train a sweep, then compare its arms, paired by seed.
+
+    With dry_run=true only print the plan.
     """
-    from bnexp.cli.arguments import parse_arguments
-    from bnexp.cli.plan import plan
+    options, arguments = pop_options(arguments, "by", "dry_run")
+    plan_and_train(["--multirun", *arguments], is_true("dry_run", options), {"by": options["by"]})
 
-    dry, arguments = pop_dry_run(arguments)
+
+def plan_and_train(arguments: list[str], dry: bool, compare: dict[str, str | None] | None) -> None:
+    """Answer a question among the arguments, or plan their runs and train them; only print the plan if `dry`.
+
+    compare: {"by": KEY or None} where the runs are compared afterwards.
+    """
     read = parse_arguments(arguments)
-    if read.is_question:
-        return answer("train", read)
+    if read.cfg or read.info:
+        answer(read)
+        return
+    from bnexp.cli.plan import announce, plan, start, train_and_compare
+
     checked = plan(read, timed=dry or read.multirun)
+    if compare is not None:
+        from bnexp.compare.arms import check_by  # needs scipy
+
+        check_by(compare["by"], [config.as_dict() for config in checked.configs])
     if dry:
-        return announce(checked)
-    from bnexp.runs import distributed
+        announce(checked)
+    else:
+        train_and_compare(partial(start, checked, compare), checked.directory, compare)
 
-    return train_in_parallel(checked) if distributed.processes() > 1 else start(checked)
 
+def pop_options(arguments: list[str], *keys: str) -> tuple[dict[str, str | None], list[str]]:
+    """Return the values, by key, of arguments KEY=VALUE that are not overrides, and the arguments without these.
 
-def compare(arguments: list[str]) -> int:
-    """Run `bnexp compare`: train a sweep, then compare its arms, paired by seed; with dry_run=true only print the plan.
-
-    Return the exit status.
+    A key that is not among the arguments has the value None. Where a key is repeated, the last value counts.
     """
-    from bnexp.cli.arguments import parse_arguments
-    from bnexp.cli.plan import plan
-
-    by, arguments = pop_value("by", arguments)
-    dry, arguments = pop_dry_run(arguments)
-    read = parse_arguments(["--multirun", *arguments])
-    if read.is_question:
-        return answer("compare", read)
-    checked = plan(read)
-    from bnexp.compare.arms import check_by
-
-    check_by(by, [config.as_dict() for config in checked.configs])
-    if dry:
-        return announce(checked)
-    return train_and_compare(lambda: start(checked, {"by": by}), checked.directory, by)
+    options: dict[str, str | None] = dict.fromkeys(keys)
+    remaining = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in keys:
+            options[key] = value
+        else:
+            remaining.append(argument)
+    return options, remaining
 
 
-def answer(command: str, read: Arguments) -> int:
-    """Print the answer to --help, --cfg or --info; return the exit status. command: the command's name, for --help."""
-    from bnexp.cli.help import ask_hydra, command_help, show_configuration
-
-    if "help" in read.flags:
-        print(command_help(command), end="")
-        return 0
-    return show_configuration(read) if "cfg" in read.flags else ask_hydra(read)
-
-
-def pop_value(key: str, arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Return the value of an argument KEY=VALUE that is not an override, or None, and the arguments without it.
-
-    Where the key is repeated, the last value counts.
-    """
-    values = [argument.removeprefix(f"{key}=") for argument in arguments if argument.startswith(f"{key}=")]
-    remaining = [argument for argument in arguments if not argument.startswith(f"{key}=")]
-    return (values[-1] if values else None), remaining
-
-
-def pop_dry_run(arguments: list[str]) -> tuple[bool, list[str]]:
-    """Return whether dry_run=true is among the arguments, and the arguments without it.
-
-    Raises ConfigError for a value other than true and false.
-    """
-    from bnexp.runs.config import require
-
-    value, remaining = pop_value("dry_run", arguments)
-    require(value in (None, "true", "false"), "dry_run", value, "true or false")
-    return value == "true", remaining
+def is_true(key: str, options: dict[str, str | None]) -> bool:
+    """Return whether the option's value is true. Raises ConfigError for a value other than true and false."""
+    require(options[key] in (None, "true", "false"), key, options[key], "true or false")
+    return options[key] == "true"
 
 
 # ---- report, data, completion
 
 
-def report(arguments: list[str]) -> int:
-    """Run `bnexp report`: compare the runs in some directories, and write the report. Return the exit status."""
-    directories, options = parse_directories("report", arguments, ("by", "out"))
+def report(arguments: list[str]) -> None:
+    """Run `bnexp report`: compare the runs in some directories, and write the report."""
+    directories, by, out = parse_comparison("report", arguments)
     from bnexp.compare.report import report as make_report
 
-    make_report(directories, options["by"], folder_of(options["out"]))
-    return 0
+    make_report(directories, by, out)
 
 
-def folder_of(text: str | None) -> Path | None:
-    """Convert a text to a path with ~ expanded; return None for None."""
-    return None if text is None else Path(text).expanduser()
+def parse_comparison(command: str, arguments: list[str]) -> tuple[list[Path], str | None, Path | None]:
+    """Parse arguments that are directories, by=KEY or out=FOLDER; return them, None for an option without a value.
 
-
-def parse_directories(
-    command: str, arguments: list[str], keys: tuple[str, ...] = ()
-) -> tuple[list[Path], dict[str, str | None]]:
-    """Parse arguments that are directories or options KEY=VALUE; return the directories and the options' values by key.
-
-    command: its name, for messages. keys: the allowed options; one that is not among the arguments has the value None.
-    Raises ConfigError where no directory is named, one does not exist, an option is empty, or several directories are
-    named without out=FOLDER although "out" is allowed.
+    command: its name, for messages. Raises ConfigError as `parse_directories` does, where an option is empty, and where
+    several directories are named without out=FOLDER.
     """
-    from bnexp.runs.config import ConfigError
+    options, arguments = pop_options(arguments, "by", "out")
+    directories = parse_directories(command, arguments, "directories, by=…, out=…")
+    for key, value in options.items():
+        if value == "":
+            raise ConfigError(f"{key}= is not allowed: it needs a value")
+    out = options["out"]
+    if out is None and len({directory.resolve() for directory in directories}) > 1:
+        raise ConfigError(f"{command} of several directories needs out=FOLDER, where its files go")
+    return directories, options["by"], None if out is None else Path(out).expanduser()
 
-    options: dict[str, str | None] = {}
-    for key in keys:
-        options[key], arguments = pop_value(key, arguments)
-    allowed = ", ".join(["directories", *(f"{key}=…" for key in keys)])
+
+def parse_directories(command: str, arguments: list[str], allowed: str) -> list[Path]:
+    """Return arguments that are directories as paths.
+
+    command, allowed: its name, and what it takes, for messages. Raises ConfigError where no directory is named, or one
+    does not exist.
+    """
     if not arguments:
         raise ConfigError(f"{command} needs a directory: bnexp {command} results/sweeps/…")
     for name in arguments:
         if not Path(name).is_dir():
             what = "is not allowed" if "=" in name or name.startswith("-") else "is not a directory"
             raise ConfigError(f"{name} {what}: {command} takes {allowed}")
-    empty = next((key for key, value in options.items() if value == ""), None)
-    if empty is not None:
-        raise ConfigError(f"{empty}= is not allowed: it needs a value")
-    several = len({Path(name).resolve() for name in arguments}) > 1
-    if several and "out" in keys and options["out"] is None:
-        raise ConfigError(f"{command} of several directories needs out=FOLDER, where its files go")
-    return [Path(name) for name in arguments], options
+    return list(map(Path, arguments))
 
 
-def resume(arguments: list[str]) -> int:
-    """Run `bnexp resume`: train the remaining runs of interrupted runs and sweeps. Return the exit status.
+def resume(arguments: list[str]) -> None:
+    """Run `bnexp resume`: train the remaining runs of interrupted runs and sweeps.
 
     An argument KEY=FOLDER, for example dataset.root=DIR, gives the new path of a folder that was moved. A sweep that
     `bnexp compare` started is compared again afterwards.
     """
-    from bnexp.runs.config import PATHS
-
-    keys = tuple(f"{key}=" for key in PATHS)
-    moves = [argument for argument in arguments if argument.startswith(keys) and not Path(argument).is_dir()]
-    pairs = (argument.partition("=") for argument in moves)
-    moved = {key: os.path.abspath(os.path.expanduser(path)) for key, _, path in pairs}
-    directories, _ = parse_directories("resume", [argument for argument in arguments if argument not in moves])
-    from bnexp.runs.console import print_line
-    from bnexp.runs.lock import Lock
-    from bnexp.runs.record import comparison_of
+    folders = [argument for argument in arguments if Path(argument).is_dir()]
+    options, others = pop_options([argument for argument in arguments if argument not in folders], *PATHS)
+    moved = {key: os.path.abspath(os.path.expanduser(path)) for key, path in options.items() if path is not None}
+    directories = parse_directories("resume", [*folders, *others], "directories")
+    from bnexp.cli.plan import train_and_compare
     from bnexp.sweeps.resume import resume as finish
 
-    def train(directory: Path) -> None:
-        with Lock(directory):
-            print_line(finish(directory, moved))
-
     for directory in directories:
-        compare = comparison_of(directory)
-        if compare is None:
-            train(directory)
-        else:
-            train_and_compare(partial(train, directory), directory, compare["by"])
-    return 0
+        train_and_compare(partial(finish, directory, moved), directory, comparison_of(directory))
 
 
-def probe(arguments: list[str]) -> int:
-    """Run `bnexp probe`: measure the loss around the checkpoints of runs. Return the exit status."""
-    directories, options = parse_directories("probe", arguments, ("by", "out"))
+def probe(arguments: list[str]) -> None:
+    """Run `bnexp probe`: measure the loss around the checkpoints of runs."""
+    directories, by, out = parse_comparison("probe", arguments)
     from bnexp.compare.landscape_report import report_probes
 
-    report_probes(directories, options["by"], folder_of(options["out"]))
-    return 0
+    report_probes(directories, by, out)
 
 
-def data(arguments: list[str]) -> int:
-    """Run `bnexp data`: show which data sets are ready (status, the default), or fetch one. Return the exit status.
+def reproduce(arguments: list[str]) -> int:
+    """Run `bnexp reproduce`: train the sweeps of published claims and judge the claims, or list them with --list.
+
+    Return the exit status.
+    """
+    from bnexp.cli.reproduce import check_and_reproduce
+
+    return check_and_reproduce(arguments)
+
+
+def data(arguments: list[str]) -> None:
+    """Run `bnexp data`: show which data sets are ready (status, the default), or fetch one.
 
     Raises ConfigError for an unknown action and for an argument that is not KEY=VALUE.
     """
-    from bnexp.cli.arguments import with_quoted_path
-    from bnexp.runs.config import ConfigError
-
     action, *overrides = arguments if arguments and "=" not in arguments[0] else ["status", *arguments]
-    invalid = next((override for override in overrides if "=" not in override), None)
-    if invalid is not None:
-        raise ConfigError(f"data {action} {invalid} is not allowed: bnexp data {action} dataset=NAME")
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"data {action} {override} is not allowed: bnexp data {action} dataset=NAME")
     overrides = list(map(with_quoted_path, overrides))
     if action == "fetch":
-        return data_fetch(overrides)
-    if action == "status":
-        return data_status(overrides)
-    raise ConfigError(f"data {action} is unknown: choose from status, fetch")
+        data_fetch(overrides)
+    elif action == "status":
+        data_status(overrides)
+    else:
+        raise ConfigError(f"data {action} is unknown: choose from status, fetch")
 
 
-def data_fetch(overrides: list[str]) -> int:
+def data_fetch(overrides: list[str]) -> None:
     """Load a data set, which downloads, checks and decodes it where necessary, and print its numbers of images.
 
-    overrides: dataset=NAME and values of its keys. Return the exit status.
+    overrides: dataset=NAME and values of its keys.
     """
-    from bnexp.cli.compose import configurations
     from bnexp.data.load import load_data, show_contents
-    from bnexp.runs.console import print_line
 
     with configurations() as composer:
         config = composer.compose_run(overrides).dataset
@@ -218,62 +190,47 @@ def data_fetch(overrides: list[str]) -> int:
         show_contents(data.contents)
     sizes = (f"{len(part):,} {name}" for name, part in vars(data).items() if name in ("train", "validation", "test"))
     print_line(f"{config.name}: ready, {', '.join(sizes)} images")
-    return 0
 
 
-def data_status(overrides: list[str]) -> int:
-    """Print a table with the status and the location of the data set that dataset=NAME chooses, or of every data set.
-
-    Return the exit status.
-    """
-    from bnexp.cli.compose import configurations
-    from bnexp.data.load import DATASETS, find_loader
-    from bnexp.runs.console import show_table
+def data_status(overrides: list[str]) -> None:
+    """Print a table with the status and location of the data set that dataset=NAME chooses, or of every data set."""
+    from bnexp.data.load import find_loader
 
     chosen = any(override.startswith("dataset=") for override in overrides)
     with configurations() as composer:
-        jobs = [overrides] if chosen else for_each_dataset(composer, list(DATASETS), overrides)
+        jobs = [overrides] if chosen else for_each_dataset(composer, overrides)
         configs = [composer.compose_run(job).dataset for job in jobs]
     rows = []
     for config in configs:
         loader = find_loader(config.name)
         rows.append([config.name, loader.problem(config) or "ready", loader.location(config)])
     show_table("data sets", ["dataset=", "status", "where"], rows, numbers=False)
-    return 0
 
 
-def for_each_dataset(composer: Composer, names: list[str], overrides: list[str]) -> list[list[str]]:
+def for_each_dataset(composer: Composer, overrides: list[str]) -> list[list[str]]:
     """Return a list of overrides for each data set: dataset=NAME, then `overrides` without the keys that it lacks.
 
-    names: the data sets' names. Raises ConfigError for a key dataset.… that no data set has.
+    Raises ConfigError for a key dataset.… that no data set has.
     """
-    from bnexp.cli.errors import unknown_key
-    from bnexp.runs.config import ConfigError
+    from bnexp.data.load import DATASETS
 
-    keys = {name: composer.composed((f"dataset={name}",)).keys for name in names}
-    for key in map(key_of, overrides):
-        if key.startswith("dataset.") and key not in set().union(*keys.values()):
+    keys = {name: composer.composed((f"dataset={name}",)).keys for name in DATASETS}
+    jobs = {name: [f"dataset={name}"] for name in DATASETS}
+    for override in parse_overrides(overrides):
+        key = override.key_or_group
+        fitting = [name for name in DATASETS if key in keys[name] or not key.startswith("dataset.")]
+        if not fitting:
             raise ConfigError(unknown_key(key))
-
-    def fits(key: str, name: str) -> bool:
-        return key in keys[name] or not key.startswith("dataset.")
-
-    return [[f"dataset={name}", *(text for text in overrides if fits(key_of(text), name))] for name in names]
+        for name in fitting:
+            jobs[name].append(str(override.input_line))
+    return list(jobs.values())
 
 
-def key_of(override: str) -> str:
-    """Return the key of an override, without a leading +: norm.eps for +norm.eps=1e-3."""
-    return override.partition("=")[0].lstrip("+")
-
-
-def bench(arguments: list[str]) -> int:
+def bench(arguments: list[str]) -> None:
     """Run `bnexp bench`: measure training steps per second without a norm and with each norm.
 
-    The norms are those that the overrides choose, by default all. Table and figure are written. Return the exit status.
+    The norms are those that the overrides choose, by default all. Table and figure are written.
     """
-    from bnexp.cli.arguments import with_quoted_path
-    from bnexp.cli.compose import configurations
-    from bnexp.cli.overrides import parse_overrides
     from bnexp.cli.plan import check_output, split_jobs
     from bnexp.compare.throughput import measure_benchmarks
     from bnexp.compare.throughput_plan import make_benchmarks, take_options, with_norms
@@ -289,10 +246,9 @@ def bench(arguments: list[str]) -> int:
     rows = measure_benchmarks(panels, options)
     write(panels, rows, options)
     show(panels, rows, options)
-    return 0
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "train": train,
     "compare": compare,
     "resume": resume,
@@ -300,4 +256,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "probe": probe,
     "bench": bench,
     "data": data,
+    "reproduce": reproduce,
 }

@@ -11,22 +11,21 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from bnexp.cli.errors import explain, unknown_choice, unknown_key
 from bnexp.cli.overrides import USABLE, Setting, conf_dir, group_options, is_under, parse_overrides, single
-from bnexp.runs.config import GROUPS, ConfigError, RunConfig
+from bnexp.runs.config import GROUPS, ConfigError, RunConfig, shown
 from bnexp.runs.directory import dotted
 from bnexp.runs.parse import parse, typed_value, with_values
 from bnexp.sweeps.job import HydraRecord
-
-LONGEST_SHOWN = 100  # characters of an override in a message
 
 
 @contextmanager
@@ -44,17 +43,12 @@ def naming_overrides(overrides: list[str]) -> Iterator[None]:
         keys = [override.lstrip("+~").split("=")[0].split("@")[0] for override in overrides]
         line = text.split(", did you mean")[0]
         named = any(key and re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", line) for key in keys)
-        raise ConfigError(text if named else f"{abridged(overrides)}: {text}") from error
+        raise ConfigError(text if named else f"{' '.join(map(shown, overrides))}: {text}") from error
 
 
-def abridged(overrides: list[str]) -> str:
-    """Join overrides with spaces, each cut off after LONGEST_SHOWN characters."""
-    return " ".join(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…" for text in overrides)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Composition:
-    """The result of Hydra for one combination of configuration files.
+    """The result of Hydra for one combination of configuration files. It is compared by identity.
 
     whole: the entire configuration, with its parts `hydra` and `executor`. run: the typed configuration of a run.
     """
@@ -65,8 +59,7 @@ class Composition:
     @cached_property
     def values(self) -> dict[str, Any]:
         """The run's part of the configuration as nested dictionaries, with unresolved interpolations."""
-        values: Any = OmegaConf.to_container(run_part(self.whole), resolve=False)
-        return dict(values)
+        return as_dict(run_part(self.whole))
 
     @cached_property
     def has_references(self) -> bool:
@@ -84,14 +77,12 @@ class Composition:
     @cached_property
     def record(self) -> HydraRecord:
         """The record of Hydra's configuration that each run of this composition writes to its folder .hydra/."""
-        settings: Any = OmegaConf.to_container(self.whole.hydra, resolve=False, enum_to_str=True)
-        return HydraRecord(self.values, settings)
+        return HydraRecord(self.values, as_dict(self.whole.hydra))
 
     @property
     def executor(self) -> dict[str, Any]:
         """The executor's part of the configuration as a dictionary, with resolved interpolations."""
-        values: Any = OmegaConf.to_container(self.whole.executor, resolve=True)
-        return dict(values)
+        return as_dict(self.whole.executor, resolve=True)
 
     def directory(self, key: str, name: str) -> Path:
         """Return the path in `hydra.run.dir` or `hydra.sweep.dir` (the key) if hydra:job.override_dirname is `name`.
@@ -102,6 +93,12 @@ class Composition:
         whole.hydra.job.override_dirname = name
         HydraConfig.instance().set_config(whole)
         return Path(OmegaConf.select(whole, key))
+
+
+def as_dict(config: DictConfig, resolve: bool = False) -> dict[str, Any]:
+    """Return a configuration as nested dictionaries. resolve: whether its interpolations are resolved."""
+    values: Any = OmegaConf.to_container(config, resolve=resolve, enum_to_str=True)
+    return dict(values)
 
 
 def editable(whole: DictConfig) -> DictConfig:
@@ -128,11 +125,11 @@ def configurations(folder: str | None = None, name: str = "config") -> Iterator[
     other than "config".
     """
     ours, theirs = str(conf_dir()), folder and str(Path(folder).absolute())
-    plain_hydra = flat(shipped_composition().whole.hydra) if theirs else {}
+    plain_hydra = flat(as_dict(shipped_composition().whole.hydra)) if theirs else {}
     first = theirs and any(Path(theirs, f"{name}{end}").exists() for end in (".yaml", ".yml")) and name != "config"
     main, other = (theirs, ours) if first else (ours, theirs)
     with hydra.initialize_config_dir(str(main), job_name="bnexp", version_base="1.3"):
-        search = [f"hydra.searchpath=['file://{escaped(other)}']"] if other else []
+        search = [f"hydra.searchpath=[{QuotedString(f'file://{other}', Quote.single).with_quotes()}]"] if other else []
         yield Composer(name, folder, search, plain_hydra)
 
 
@@ -140,11 +137,6 @@ def shipped_composition() -> Composition:
     """Return the composition of conf/ alone, without overrides."""
     with configurations() as composer:
         return composer.composed(())
-
-
-def escaped(path: str) -> str:
-    """Escape backslashes and single quotes in a path, so that it can be put in single quotes in Hydra's grammar."""
-    return path.replace("\\", "\\\\").replace("'", "\\'")
 
 
 class Composer:
@@ -159,7 +151,7 @@ class Composer:
         self.name, self.folder, self.search, self.plain_hydra = name, folder, search, plain_hydra
         shared = _shipped.setdefault(os.environ.get("BNEXP_DATA"), {})  # conf/ reads this variable
         self.compositions: dict[tuple[str, ...], Composition] = shared if not search and name == "config" else {}
-        self.adjustments: dict[tuple[object, ...], tuple[Composition, Composition]] = {}  # with what was adjusted
+        self.adjustments: dict[tuple[Composition, tuple[str, ...]], Composition] = {}  # with texts of settings
         self.checked: dict[str, Any] = {}  # the text of a setting → its typed value
         self.by_parts = False
 
@@ -242,18 +234,17 @@ class Composer:
         """
         if not settings:
             return composition
-        key = (id(composition), *(setting.text for setting in settings))  # its own, since the composition is kept
-        if key in self.adjustments:
-            return self.adjustments[key][1]
-        whole = editable(composition.whole)
-        for name, setting in ((setting.key.lstrip("+"), setting) for setting in settings):
-            group, _, rest = name.partition(".")
-            if group == "executor" and rest.partition(".")[0] not in whole.executor:
-                raise ConfigError(unknown_key(name))
-            OmegaConf.update(whole, name, setting.value, force_add=rest.startswith("parameters."))
-        whole.hydra.overrides.hydra = [s.text for s in settings if s.key.lstrip("+").startswith("hydra.")]
-        self.adjustments[key] = composition, replace(composition, whole=whole)
-        return self.adjustments[key][1]
+        key = (composition, tuple(setting.text for setting in settings))
+        if key not in self.adjustments:
+            whole = editable(composition.whole)
+            for name, setting in ((setting.key.lstrip("+"), setting) for setting in settings):
+                group, _, rest = name.partition(".")
+                if group == "executor" and rest.partition(".")[0] not in whole.executor:
+                    raise ConfigError(unknown_key(name))
+                OmegaConf.update(whole, name, setting.value, force_add=rest.startswith("parameters."))
+            whole.hydra.overrides.hydra = [s.text for s in settings if s.key.lstrip("+").startswith("hydra.")]
+            self.adjustments[key] = replace(composition, whole=whole)
+        return self.adjustments[key]
 
     def composed(self, overrides: tuple[str, ...]) -> Composition:
         """Return Hydra's composition of these overrides, from the cache if they were composed before.
@@ -304,18 +295,13 @@ def differs_elsewhere(part: Composition, base: Composition, group: str) -> bool:
     return {**part.values, group: None} != {**base.values, group: None}
 
 
-@cache
-def shipped_names(group: str) -> frozenset[str]:
-    """Return the names of the files of a group in conf/, without .yaml."""
-    return frozenset(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-
-
 def check_names(composition: Composition) -> None:
     """Raise ConfigError where a user's file changes the key `name` of a choice from conf/."""
     for group in GROUPS:
         choice = composition.whole.hydra.runtime.choices.get(group)
         name = OmegaConf.select(composition.whole, f"{group}.name")
-        if name is not None and choice in shipped_names(group) and name != choice:
+        ours = (conf_dir() / group / f"{choice}.yaml").exists()
+        if ours and name not in (None, choice):
             raise ConfigError(f"{group}.name={name} is not allowed: {group}={choice} is chosen, whose name is {choice}")
 
 
@@ -329,27 +315,24 @@ def check_files(whole: DictConfig, expected: dict[str, object]) -> None:
     whole: the composed configuration. expected: Hydra's settings without the user's files, by dotted keys. submitit
     executes some of its parameters in a shell, so they have to be typed as overrides.
     """
-    values = flat(whole.hydra)
+    values = flat(as_dict(whole.hydra))
     for key in values | expected:
         if values.get(key) != expected.get(key) and not any(is_under(key, name) for name in FREE):
             raise ConfigError(f"hydra.{key}={values.get(key)} is not allowed in a file: use {', '.join(USABLE)}")
-    for key in flat(whole.executor):
+    for key in flat(as_dict(whole.executor)):
         if key.startswith("parameters."):
             raise ConfigError(f"executor.{key} is not allowed in a file: parameters of submitit have to be typed")
 
 
-def flat(config: DictConfig) -> dict[str, object]:
-    """Return the unresolved values of a configuration by their dotted keys, in which list elements have their index."""
-    return dict(leaves(OmegaConf.to_container(config, resolve=False), ""))
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    """Return the values of nested dictionaries by their dotted keys, each of which begins with `prefix`.
 
-
-def leaves(value: object, path: str) -> Iterator[tuple[str, object]]:
-    """Yield the dotted path and the value of each leaf of nested dictionaries and lists. path: the path of `value`.
-
-    An empty dictionary or list is a leaf.
+    An empty dictionary is a value.
     """
-    parts = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
-    for key, part in parts:
-        yield from leaves(part, f"{path}.{key}" if path else str(key))
-    if not parts:
-        yield path, value
+    flattened = dict[str, object]()
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flattened |= flat(value, f"{prefix}{key}.")
+        else:
+            flattened[f"{prefix}{key}"] = value
+    return flattened

@@ -1,6 +1,7 @@
 """Turn errors into one line for the user: the key, the value, the allowed values, and a suggestion."""
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -49,7 +50,7 @@ def unknown_key(key: str) -> str:
     """Return the error message for a key that the configuration doesn't have, with a similar key where there is one."""
     if key in known_keys() or key.startswith("executor."):
         return f"{key} is a key that the chosen {key.split('.', maxsplit=1)[0]} doesn't have"
-    near = suggest_key(key, known_keys())
+    near = suggest_key(key)
     hint = f", did you mean {near}?" if near else ":"
     return f"{key} is not a key of this configuration{hint} bnexp train --help lists them"
 
@@ -61,75 +62,61 @@ def first_line(text: str) -> str:
 
 def unknown_command(name: str, commands: list[str]) -> ConfigError:
     """Return the error for an unknown command, which lists the commands and suggests a similar one."""
-    near = get_close_matches(name, commands, n=1, cutoff=0.4)
-    return ConfigError(
-        f"{name} is not a command{f', did you mean {near[0]}?' if near else ':'} choose from {', '.join(commands)}"
-    )
+    near = closest(name, commands, 0.4)
+    hint = f", did you mean {near}?" if near else ":"
+    return ConfigError(f"{name} is not a command{hint} choose from {', '.join(commands)}")
+
+
+def unknown_flag(arguments: list[str]) -> str:
+    """Return the error message for an unknown flag, `arguments[0]`; the other arguments follow it in the command line.
+
+    Most unknown flags are keys, which are set without dashes: for --lr 0.1 the message suggests optim.lr=0.1.
+    """
+    flag, following = arguments[0], next((text for text in arguments[1:] if not text.startswith("-")), None)
+    name, _, inline = flag.lstrip("-").replace("-", "_").partition("=")
+    key = name if name in known_keys() else suggest_key(name)
+    if key is None:
+        return f"{flag} is not allowed: bnexp train --help lists all arguments"
+    override = key if "=" in key else f"{key}={inline or following or '…'}"
+    return f"{flag} is not allowed: an override has no dashes, as {override}"
 
 
 # ---- suggestions: aliases that are common in the field first, then similar spelling
 
-KEYS = {  # alias → the key, or the override that has this effect
-    "lr": "optim.lr",
-    "learning_rate": "optim.lr",
-    "momentum": "optim.momentum",
-    "wd": "optim.weight_decay",
-    "optimizer": "optim",
-    "scheduler": "optim.schedule",
-    "lr_scheduler": "optim.schedule",
-    "activation": "act",
-    "nonlinearity": "act",
-    "model": "arch",
-    "network": "arch",
-    "net": "arch",
-    "architecture": "arch",
-    "layers": "arch.hidden",
-    "hidden_sizes": "arch.hidden",
-    "width": "arch.hidden",
-    "normalization": "norm",
-    "normalisation": "norm",
-    "bn": "norm=batch",
-    "batchnorm": "norm=batch",
-    "batch_norm": "norm=batch",
-    "layernorm": "norm=layer",
-    "layer_norm": "norm=layer",
-    "groupnorm": "norm=group",
-    "group_norm": "norm=group",
-    "epsilon": "norm.eps",
-    "eps": "norm.eps",
-    "initialization": "init",
-    "initializer": "init",
-    "data": "dataset",
-    "data_dir": "dataset.root",
-    "augmentation": "dataset.augment",
-    "val_size": "dataset.validation",
-    "batch": "batch_size",
-    "bs": "batch_size",
-    "batchsize": "batch_size",
-    "iterations": "steps",
-    "iters": "steps",
-    "max_steps": "steps",
-    "num_steps": "steps",
-    "epochs": "steps",
-    "random_seed": "seed",
-    "gpu": "device=cuda",
-    "cuda": "device=cuda",
-    "amp": "precision=bf16",
-    "dtype": "precision",
-    "fp16": "precision=bf16",
-    "num_threads": "threads",
-    "pretrained": "init_from",
-    "finetune": "init_from",
-    "freeze": "trainable=norms",
-    "eval_every": "eval.every",
-    "output_dir": "hydra.run.dir",
-    "out_dir": "hydra.run.dir",
-    "save_dir": "hydra.run.dir",
-    "workers": "executor.workers",
-    "num_workers": "executor.workers",
-    "launcher": "executor",
-    "jobs": "executor.workers",
+NAMES = {  # a key, or an override → common names of the key, or of the effect of the override
+    "optim.lr": "lr learning_rate",
+    "optim.momentum": "momentum",
+    "optim.weight_decay": "wd",
+    "optim": "optimizer",
+    "optim.schedule": "scheduler lr_scheduler",
+    "act": "activation nonlinearity",
+    "arch": "model network net architecture",
+    "arch.hidden": "layers hidden_sizes width",
+    "norm": "normalization normalisation",
+    "norm=batch": "bn batchnorm batch_norm",
+    "norm=layer": "layernorm layer_norm",
+    "norm=group": "groupnorm group_norm",
+    "norm.eps": "epsilon eps",
+    "init": "initialization initializer",
+    "dataset": "data",
+    "dataset.root": "data_dir",
+    "dataset.augment": "augmentation",
+    "dataset.validation": "val_size",
+    "batch_size": "batch bs batchsize",
+    "steps": "iterations iters max_steps num_steps epochs",
+    "seed": "random_seed",
+    "device=cuda": "gpu cuda",
+    "precision=bf16": "amp fp16",
+    "precision": "dtype",
+    "threads": "num_threads",
+    "init_from": "pretrained finetune",
+    "trainable=norms": "freeze",
+    "eval.every": "eval_every",
+    "hydra.run.dir": "output_dir out_dir save_dir",
+    "executor.workers": "workers num_workers jobs",
+    "executor": "launcher",
 }
+KEYS = {alias: key for key, aliases in NAMES.items() for alias in aliases.split()}
 CHOICES = {  # group → alias → the name of the choice
     "norm": {"bn": "batch", "ln": "layer", "gn": "group", "in": "instance", "rmsnorm": "rms", "syncbn": "sync_batch"},
     "act": {"swish": "silu", "lrelu": "leaky_relu", "logistic": "sigmoid", "linear": "identity"},
@@ -142,22 +129,22 @@ CHOICES = {  # group → alias → the name of the choice
 SUFFIXES = ("norm", "_norm", "net")  # that an alias may have: batchnorm for batch
 
 
-def suggest_key(key: str, known: tuple[str, ...]) -> str | None:
-    """Return the key or override that an unknown key probably means; None where no single key is similar.
+def closest(name: str, options: Sequence[str], cutoff: float) -> str | None:
+    """Return the option whose spelling is closest to a name; None where none is as similar as `cutoff`, from 0 to 1."""
+    return next(iter(get_close_matches(name, options, n=1, cutoff=cutoff)), None)
 
-    known: the names of all groups and keys: norm, norm.eps, seed, …
-    """
+
+def suggest_key(key: str) -> str | None:
+    """Return the key or override that an unknown key probably means; None where no single key is similar."""
     if key in KEYS:
         return KEYS[key]
     group, _, name = key.rpartition(".")
     if KEYS.get(name, "").startswith(f"{group}."):
         return KEYS[name]
-    same_name = [other for other in known if other.rpartition(".")[2] == (name or key)]
-    if same_name and group not in known:
+    same_name = [other for other in known_keys() if other.rpartition(".")[2] == name]
+    if same_name and group not in known_keys():
         return same_name[0] if len(same_name) == 1 else None
-    others = [other for other in known if other.rpartition(".")[0] == group]
-    near = get_close_matches(key, others, n=1, cutoff=0.75)
-    return near[0] if near else None
+    return closest(key, [other for other in known_keys() if other.rpartition(".")[0] == group], 0.75)
 
 
 def suggest_choice(group: str, choice: str, options: list[str]) -> str | None:
@@ -165,17 +152,4 @@ def suggest_choice(group: str, choice: str, options: list[str]) -> str | None:
     plain = choice.lower()
     names = [CHOICES.get(group, {}).get(plain), *(plain.removesuffix(suffix) for suffix in SUFFIXES)]
     exact = next((name for name in names if name in options), None)
-    near = get_close_matches(plain, options, n=1, cutoff=0.6)
-    return exact or (near[0] if near else None)
-
-
-def suggest_override(flag: str, value: str | None, known: tuple[str, ...]) -> str | None:
-    """Return the override that a flag probably means, as optim.lr=0.1 for --lr 0.1; None where no key is similar.
-
-    value: the argument after the flag, if any. known: the names of all groups and keys.
-    """
-    name, _, inline = flag.lstrip("-").replace("-", "_").partition("=")
-    key = name if name in known else suggest_key(name, known)
-    if key is None:
-        return None
-    return key if "=" in key else f"{key}={inline or value or '…'}"
+    return exact or closest(plain, options, 0.6)

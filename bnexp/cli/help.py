@@ -3,9 +3,8 @@
 import os
 import sys
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from shutil import get_terminal_size
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from bnexp.cli.arguments import Arguments
 from bnexp.cli.compose import Composition, configurations, naming_overrides
 from bnexp.cli.overrides import conf_dir, group_options, parse_overrides, settings_of
-from bnexp.runs.config import GROUPS, ConfigError, explain_keys
+from bnexp.runs.config import GROUPS, explain_keys
 
 WIDEST = 120  # columns
 
@@ -28,9 +27,8 @@ class Page:
 
     usage: str
     purpose: str
-    arguments: dict[str, str] = field(default_factory=dict)
-    example: str = ""
-    takes_keys: bool = False  # whether the choices and keys of a configuration are listed, too
+    arguments: dict[str, str]
+    example: str
 
 
 OVERRIDE = "GROUP=CHOICE or KEY=VALUE, as listed below"
@@ -51,14 +49,12 @@ PAGES = {
             "--info": "how Hydra composes the configuration",
         },
         "bnexp train norm=batch act=sigmoid steps=2000",
-        takes_keys=True,
     ),
     "compare": Page(
         "bnexp compare [OVERRIDE …] [by=KEY] [dry_run=true]",
         "Train a sweep, then compare its arms, paired by seed: table, figure and page.",
         {"OVERRIDE": OVERRIDE, "by=KEY": BY, "dry_run=true": DRY_RUN},
         "bnexp compare experiment=demo norm=none,batch 'seed=range(6)'",
-        takes_keys=True,
     ),
     "resume": Page(
         "bnexp resume DIR … [dataset.root=DIR] [dataset.path=DIR] [init_from=DIR]",
@@ -115,11 +111,15 @@ PAGES = {
 
 
 def command_help(command: str) -> str:
-    """Return the help of a command, wrapped to the width of the terminal."""
+    """Return the help of a command, wrapped to the width of the terminal.
+
+    That of train and compare also lists the choices and keys of a configuration.
+    """
     page = PAGES[command]
     parts = [f"{page.usage}\n", *textwrap.wrap(page.purpose, width()), "", *columns(page.arguments), ""]
     parts += ["Example:", f"  {page.example}"]
-    return "\n".join(parts + (help_of_keys() if page.takes_keys else [])) + "\n"
+    parts += help_of_keys() if command in ("train", "compare") else []
+    return "\n".join(parts) + "\n"
 
 
 def help_of_keys() -> list[str]:
@@ -157,6 +157,20 @@ def columns(rows: dict[str, str]) -> list[str]:
     return lines
 
 
+def answer(read: Arguments) -> None:
+    """Check the overrides, and print the part of the configuration that --cfg selects, or let Hydra answer --info.
+
+    Raises ConfigError.
+    """
+    whole = first_composition(read).whole
+    if read.cfg:
+        keys = [str(key) for key in whole if read.cfg == "all" or (key == "hydra") == (read.cfg == "hydra")]
+        print(OmegaConf.to_yaml(OmegaConf.masked_copy(whole, keys), resolve=read.resolve), end="")
+    else:
+        folder = [f"--config-dir={read.config_dir}"] if read.config_dir else []
+        complete_by_hydra([f"--info={read.info}", f"--config-name={read.config_name}", *folder, *read.overrides])
+
+
 def first_composition(read: Arguments) -> Composition:
     """Check the overrides, of a sweep only the values of its first run, and return that run's composition. Raises
     ConfigError.
@@ -168,31 +182,8 @@ def first_composition(read: Arguments) -> Composition:
         return composer.composed(tuple(setting.text for setting in settings))
 
 
-def show_configuration(read: Arguments) -> int:
-    """Print the part of a configuration that --cfg job|hydra|all and --package select, as YAML; return the exit status.
-
-    With --resolve, interpolations are resolved. Raises ConfigError, also where the configuration has no such package.
-    """
-    whole, wanted = first_composition(read).whole, read.flags["cfg"]
-    keys = [str(key) for key in whole if wanted == "all" or (key == "hydra") == (wanted == "hydra")]
-    shown: Any = OmegaConf.masked_copy(whole, keys)
-    if package := read.flags.get("package"):
-        shown = OmegaConf.select(shown, str(package))
-        if shown is None:
-            raise ConfigError(f"--package {package} is not allowed: this configuration has no such part")
-        print(f"# @package {package}")
-    print(OmegaConf.to_yaml(shown, resolve="resolve" in read.flags), end="")
-    return 0
-
-
-def ask_hydra(read: Arguments) -> int:
-    """Check the overrides, and let Hydra print the answer to --info; return the exit status. Raises ConfigError."""
-    first_composition(read)
-    return complete_by_hydra([*read.for_hydra, *read.overrides])
-
-
-def complete_by_hydra(arguments: list[str]) -> int:
-    """Pass arguments to `hydra.main`, which prints the answer to --info or a completion; return the exit status.
+def complete_by_hydra(arguments: list[str]) -> None:
+    """Pass arguments to `hydra.main`, which prints the answer to --info or a completion.
 
     This replaces sys.argv.
     """
@@ -203,4 +194,3 @@ def complete_by_hydra(arguments: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     sys.argv = ["bnexp", *arguments]
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
-    return 0

@@ -1,14 +1,17 @@
-"""The entry point: run the command that the first argument names, and print its errors."""
+"""The entry point: run the command that the first argument names, and print its errors.
+
+Modules that need Hydra or torch are imported inside the functions, so that --help and --version are quick.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from bnexp.cli import commands
-from bnexp.cli.reproduce import reproduce
-
-COMMANDS = commands.COMMANDS | {"reproduce": reproduce}
+from bnexp.runs.config import ConfigError
+from bnexp.runs.console import console, errors, print_error
+from bnexp.runs.log import set_up_logging
+from bnexp.runs.streams import protect_streams
 
 HELP = """\
 bnexp: what does normalization do to training?
@@ -30,8 +33,6 @@ eval "$(bnexp -sc install=bash)" installs completion (or zsh, fish).
 
 def main() -> None:
     """Make the standard streams safe, run the command that the process's arguments name, and exit with its status."""
-    from bnexp.runs.streams import protect_streams
-
     protect_streams()
     sys.exit(run(sys.argv[1:]))
 
@@ -42,8 +43,6 @@ def run(arguments: list[str]) -> int:
     The status is 0 where the command is done, 1 where a run failed, 2 for invalid arguments, and 129, 130 or 143 after
     a signal.
     """
-    from bnexp.runs.log import set_up_logging
-
     set_up_logging()
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -53,7 +52,6 @@ def run(arguments: list[str]) -> int:
         return 128 + getattr(error, "signum", 2)
     except Exception as error:
         from bnexp.cli.errors import explain
-        from bnexp.runs.console import print_error
 
         status, line = explain(error)
         print_error(line)
@@ -66,8 +64,6 @@ def init_torchrun(arguments: list[str]) -> None:
     Raises ConfigError for a sweep and for commands other than train.
     """
     from bnexp.runs import distributed
-    from bnexp.runs.config import ConfigError
-    from bnexp.runs.console import console, errors
 
     console.quiet = errors.quiet = os.environ["RANK"] != "0"
     if arguments[:1] != ["train"]:
@@ -87,33 +83,33 @@ def dispatch(arguments: list[str]) -> int:
         print(HELP, end="")
         return 0
     if arguments[0] == "--version":
-        from importlib.metadata import version
+        from importlib.metadata import version  # takes longer than the rest of --help
 
         print(f"bnexp {version('bnexp')}")
         return 0
     if not __debug__:
-        from bnexp.runs.config import ConfigError
-
         raise ConfigError("python -O and PYTHONOPTIMIZE are not allowed: they leave out what Hydra does in assertions")
     if arguments[0] in ("-sc", "--shell-completion"):
-        return complete(arguments)
-    if arguments[0] not in COMMANDS:
-        from bnexp.cli.errors import unknown_command
+        complete(arguments)
+        return 0
+    from bnexp.cli.commands import COMMANDS
+    from bnexp.cli.errors import unknown_command
+    from bnexp.cli.help import command_help
 
+    if arguments[0] not in COMMANDS:
         raise unknown_command(arguments[0], list(COMMANDS))
     if not {"--help", "-h"}.isdisjoint(arguments[1:]):
-        from bnexp.cli.help import command_help
-
         print(command_help(arguments[0]), end="")
         return 0
-    return COMMANDS[arguments[0]](arguments[1:])
+    return COMMANDS[arguments[0]](arguments[1:]) or 0
 
 
-def complete(arguments: list[str]) -> int:
-    """Complete a command line: print the names of commands, or let Hydra print overrides. Return the exit status.
+def complete(arguments: list[str]) -> None:
+    """Complete a command line: print the names of commands, or let Hydra print overrides.
 
     Hydra knows no commands, so the command is removed from the line first.
     """
+    from bnexp.cli.commands import COMMANDS
     from bnexp.cli.help import complete_by_hydra
 
     line = os.environ.get("COMP_LINE", "")
@@ -121,8 +117,8 @@ def complete(arguments: list[str]) -> int:
     if any(argument.startswith("query=") for argument in arguments):
         if len(parts) < 2 or (len(parts) == 2 and not line.endswith(" ")):
             print(*(name for name in COMMANDS if name.startswith("".join(parts[1:2]))), sep="\n")
-            return 0
+            return
         shorter = line.replace(f"{parts[1]} ", "", 1)
         point = int(os.environ.get("COMP_POINT", len(line)))
         os.environ.update(COMP_LINE=shorter, COMP_POINT=str(point - len(line) + len(shorter)))
-    return complete_by_hydra(arguments)
+    complete_by_hydra(arguments)

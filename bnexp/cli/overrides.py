@@ -22,7 +22,6 @@ INSTEAD = {  # a key of Hydra that is not allowed → what to use instead
     "hydra.launcher.submit": "executor=slurm",
     "hydra.launcher.submit_with": "executor.timeout_min, executor.partition and executor.parameters of executor=slurm",
     "hydra.launcher": "the keys of executor=…",
-    "hydra.job": f"{', '.join(USABLE)}",
 }
 
 
@@ -68,8 +67,7 @@ def parse_overrides(overrides: list[str]) -> list[Override]:
 
     Raises ConfigError for one that is not allowed, and Hydra's error for one that is not in this grammar.
     """
-    parser = OverridesParser.create()
-    parsed = parser.parse_overrides(overrides)
+    parsed = OverridesParser.create().parse_overrides(overrides)
     for override in parsed:
         check_override(override)
     return parsed
@@ -104,14 +102,10 @@ def is_under(key: str, name: str) -> bool:
 def values_of(override: Override) -> Iterator[object]:
     """Yield the single value of an override, or each value that it lists for a sweep.
 
-    A function that can't be enumerated, such as glob(…), is yielded as Hydra's object.
+    What can't be enumerated is yielded as Hydra's object, as glob(…), whose values depend on the existing files.
     """
-    return override.sweep_iterator() if is_enumerable(override) else iter([override.value()])
-
-
-def is_enumerable(override: Override) -> bool:
-    """Return whether an override lists a sweep's values. glob(…) does not: its values depend on the existing files."""
-    return override.is_discrete_sweep() and not isinstance(override.value(), Glob)
+    listed = override.is_discrete_sweep() and not isinstance(override.value(), Glob)
+    return override.sweep_iterator() if listed else iter([override.value()])
 
 
 def renamed_group(override: Override) -> str | None:

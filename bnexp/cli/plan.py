@@ -1,51 +1,60 @@
-"""Plan a command line: compose and check all of its jobs before the first one starts and before a directory is made."""
+"""Plan a command line, and start its plan.
+
+All of its jobs are composed and checked before the first one starts and before a directory is made.
+"""
 
 import os
+import re
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
 
 from bnexp.cli.arguments import Arguments
 from bnexp.cli.compose import Composition, configurations, naming_overrides
 from bnexp.cli.overrides import Setting, parse_overrides, settings_of, single
+from bnexp.data.images import Contents
+from bnexp.data.load import show_contents
 from bnexp.runs.config import PATHS, ConfigError, RunConfig, require, require_path
+from bnexp.runs.console import command, print_line
 from bnexp.runs.directory import holds_run
+from bnexp.runs.distributed import barrier, processes, rank
 from bnexp.runs.files import LONGEST_NAME, is_name, is_utf8, shortest
-
-if TYPE_CHECKING:
-    from bnexp.data.images import Contents
-    from bnexp.sweeps.job import ExecutorConfig, Job
-    from bnexp.sweeps.stacks import SweepPlan
+from bnexp.runs.lock import Lock
+from bnexp.sweeps.job import ExecutorConfig, Job, parse_executor
+from bnexp.sweeps.resume import check_directory, check_runs, clear_partial_files, remaining_jobs, runs_of, write_jobs
+from bnexp.sweeps.run import SweepError, run_sweep
+from bnexp.sweeps.stacks import SweepPlan, plan_sweep
+from bnexp.training.loop import train_share
 
 LONGEST_PART, LONGEST_PATH = 255, 3800  # bytes of a name, and of a directory: file systems allow 4096 of a path
 LONGEST_WORD = 50  # bytes of an override that is part of a name
 SMALLEST_DISK = 16 * 2**20  # bytes free, under which no run is started
-NUMBER = ("${hydra:job.num}", "${hydra.job.num}")  # in hydra.sweep.subdir
-DIRNAME = ("${hydra:job.override_dirname}", "${hydra.job.override_dirname}")
+NUMBER = re.compile(r"\$\{hydra[:.]job\.num\}")  # in hydra.sweep.subdir
+DIRNAME = re.compile(r"\$\{hydra[:.]job\.override_dirname\}")
 
 
 @dataclass(frozen=True)
 class Plan:
     """The checked jobs of a command line.
 
-    directory: the directory of the run or the sweep. jobs: all of its jobs. sweep: the plan of the jobs that are not
-    finished. executor: which executor trains them, and how. resumed: whether the directory holds some of the runs
-    already.
+    multirun: whether it is a sweep. directory: the directory of the run or the sweep. jobs: all of its jobs. sweep: the
+    plan of the jobs that are not finished. resumed: whether the directory holds some of the runs already. contents: of
+    the image folders among their data sets.
     """
 
-    arguments: Arguments
+    multirun: bool
     directory: Path
-    jobs: "list[Job]"
-    sweep: "SweepPlan"
-    executor: "ExecutorConfig"
+    jobs: list[Job]
+    sweep: SweepPlan
     resumed: bool
-    contents: "list[Contents]"  # of the image folders among their data sets
+    contents: list[Contents]
 
     @property
     def configs(self) -> list[RunConfig]:
@@ -59,24 +68,17 @@ def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan
     resume: accept a directory that holds other runs, and skip the checks of its runs. timed: also estimate how long
     training takes, by training a few steps. Raises ConfigError and OSError.
     """
-    from bnexp.runs.distributed import processes
-    from bnexp.sweeps.job import parse_executor
-    from bnexp.sweeps.resume import check_directory, check_runs, remaining_jobs, runs_of, with_compilation
-    from bnexp.sweeps.stacks import plan_sweep
-
-    directory, jobs, first, named = compose_jobs(arguments)
-    executor = parse_executor(first.executor)
+    directory, jobs, executor, template = compose_jobs(arguments)
     contents = check_runs([job.config for job in jobs])
     check_place(directory, place_key(arguments.multirun))
     unique = len({job.digest for job in jobs}) == len(jobs)
     require(unique, "the sweep", " ".join(arguments.overrides), "it has the same run more than once")
-    numbered = any(token in subdirectory_of(first) for token in NUMBER) if named else True
-    runs = runs_of(directory) if resume else check_directory(directory, jobs, numbered, named)
+    numbered = template is None or NUMBER.search(template) is not None
+    runs = runs_of(directory) if resume else check_directory(directory, jobs, numbered, own_names=template is not None)
     if runs and processes() > 1:
         raise ConfigError(f"{directory} holds this run already, which torchrun cannot resume: choose another one")
-    remaining = with_compilation(remaining_jobs(jobs, runs), runs)
-    sweep = plan_sweep(remaining, executor, directory, timed)
-    return Plan(arguments, directory, jobs, sweep, executor, bool(runs), contents)
+    sweep = plan_sweep(remaining_jobs(jobs, runs), executor, directory, timed)
+    return Plan(arguments.multirun, directory, jobs, sweep, bool(runs), contents)
 
 
 def place_key(multirun: bool) -> str:
@@ -87,11 +89,12 @@ def place_key(multirun: bool) -> str:
 # ---- jobs and their names
 
 
-def compose_jobs(arguments: Arguments) -> "tuple[Path, list[Job], Composition, bool]":
+def compose_jobs(arguments: Arguments) -> tuple[Path, list[Job], ExecutorConfig, str | None]:
     """Compose the job of a run, or the jobs of a sweep.
 
-    Return the directory of the run or sweep, the jobs, the composition of the first job, and whether the user chose the
-    names of the jobs' directories, which is always so for a single run. Raises ConfigError.
+    Return the directory of the run or sweep, the jobs, the executor's configuration, and the `hydra.sweep.subdir` that
+    the user chose for the names of the jobs' directories: None without one, and "" for a single run. Raises
+    ConfigError.
     """
     overrides, multirun = arguments.overrides, arguments.multirun
     with configurations(arguments.config_dir, arguments.config_name) as composer, naming_overrides(overrides):
@@ -100,14 +103,11 @@ def compose_jobs(arguments: Arguments) -> "tuple[Path, list[Job], Composition, b
         composer.prepare(rows)
         composed = [composer.compose_job(row) for row in rows]
         first = composed[0][1]
-        directory = first.directory(place_key(multirun), name_of_run(parsed))
-    named = any(override.key_or_group == "hydra.sweep.subdir" for override in parsed) or not multirun
-    jobs = make_jobs(rows, composed)
-    if multirun:
-        folders = subdirectories(parsed, rows, first, named)
-        jobs = [replace(job, directory=directory / folder) for job, folder in zip(jobs, folders, strict=True)]
-        return shortest(directory), [replace(job, directory=shortest(job.directory)) for job in jobs], first, named
-    return shortest(directory), [replace(jobs[0], directory=shortest(directory))], first, named
+        directory = shortest(first.directory(place_key(multirun), name_of_run(parsed)))
+    template = chosen_template(parsed, first) if multirun else ""
+    folders = subdirectories(parsed, rows, template) if multirun else [""]
+    jobs = make_jobs(rows, composed, [directory / folder for folder in folders])
+    return directory, jobs, parse_executor(first.executor), template
 
 
 def split_jobs(overrides: list[Override], folder: str | None) -> list[list[Setting]]:
@@ -119,66 +119,62 @@ def split_jobs(overrides: list[Override], folder: str | None) -> list[list[Setti
     line = " ".join(str(override.input_line) for override in overrides if override.is_sweep_override())
     if not rows:
         raise ConfigError(f"{line} is an empty sweep: give each key a value at least")
-    seen = set[tuple[str, ...]]()
-    for row in rows:
-        texts = tuple(setting.text for setting in row)
-        if texts in seen:
-            raise ConfigError(f"{line} has the same run more than once: {' '.join(texts)}")
-        seen.add(texts)
+    [(texts, times)] = Counter(tuple(setting.text for setting in row) for row in rows).most_common(1)
+    if times > 1:
+        raise ConfigError(f"{line} has the same run more than once: {' '.join(texts)}")
     return rows
 
 
-def make_jobs(rows: list[list[Setting]], composed: list[tuple[RunConfig, Composition, dict[str, Any]]]) -> "list[Job]":
-    """Make a job, without its directory, from each row of settings and the result of `Composer.compose_job` for it."""
-    from bnexp.sweeps.job import Job
-
+def make_jobs(
+    rows: list[list[Setting]],
+    composed: list[tuple[RunConfig, Composition, dict[str, Any]]],
+    directories: list[Path],
+) -> list[Job]:
+    """Make a job from each row of settings, the result of `Composer.compose_job` for it, and its directory."""
     texts = [[setting.text for setting in row if setting.is_run] for row in rows]
     common = set(texts[0]).intersection(*texts) if len(texts) > 1 else set()
-    return [
-        Job(number, row, [text for text in row if text not in common], config, record=composition.record, values=values)
-        for number, (row, (config, composition, values)) in enumerate(zip(texts, composed, strict=True))
-    ]
+    jobs = list[Job]()
+    for row, (config, composition, values), directory in zip(texts, composed, directories, strict=True):
+        own = [text for text in row if text not in common]
+        jobs.append(Job(len(jobs), row, own, config, directory, record=composition.record, values=values))
+    return jobs
 
 
-def subdirectories(overrides: list[Override], rows: list[list[Setting]], first: Composition, named: bool) -> list[str]:
+def chosen_template(overrides: list[Override], first: Composition) -> str | None:
+    """Return the unresolved value of `hydra.sweep.subdir` if an override sets it, else None.
+
+    first: the first job's composition.
+    """
+    if all(override.key_or_group != "hydra.sweep.subdir" for override in overrides):
+        return None
+    return str(first.record.hydra["sweep"]["subdir"])
+
+
+def subdirectories(overrides: list[Override], rows: list[list[Setting]], template: str | None) -> list[str]:
     """Return the name of each run's folder inside the sweep's directory.
 
     A name consists of the settings of the swept keys; where one of these can't be a file's name, all names are the
-    jobs' numbers. named: the user chose the names by hydra.sweep.subdir, in which the number and the overrides of each
-    job are inserted. first: the first job's composition. Raises ConfigError where such a name is not inside the
-    directory.
+    jobs' numbers. template: the names that the user chose by hydra.sweep.subdir, in which the number and the overrides
+    of each job are inserted. Raises ConfigError where such a name is not inside the directory.
     """
-    swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
-    if not named:
+    if template is None:
+        swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
         names = [",".join(sorted(setting.text for setting in row if setting.key in swept)) for row in rows]
         return names if all(map(is_name, names)) else [str(number) for number in range(len(rows))]
-    template = subdirectory_of(first)
     folders = []
     for number, row in enumerate(rows):
         name = ",".join(sorted(setting.text for setting in row if setting.is_run))
-        folder = with_tokens(template, {**dict.fromkeys(NUMBER, str(number)), **dict.fromkeys(DIRNAME, name)})
+        folder = inserted(template, number, name)
         inside = "${" not in folder and ".." not in Path(folder).parts and not Path(folder).is_absolute()
-        require(
-            inside,
-            "hydra.sweep.subdir",
-            template,
-            f"a name inside the sweep's directory, with {NUMBER[0]} or {DIRNAME[0]}",
-        )
+        allowed = "a name inside the sweep's directory, with ${hydra:job.num} or ${hydra:job.override_dirname}"
+        require(inside, "hydra.sweep.subdir", template, allowed)
         folders.append(folder)
     return folders
 
 
-def subdirectory_of(composition: Composition) -> str:
-    """Return the value of `hydra.sweep.subdir` with unresolved interpolations."""
-    settings: Any = OmegaConf.to_container(composition.whole.hydra.sweep, resolve=False)
-    return str(settings["subdir"])
-
-
-def with_tokens(template: str, values: dict[str, str]) -> str:
-    """Replace each token, a key of `values`, in a template by its value."""
-    for token, value in values.items():
-        template = template.replace(token, value)
-    return template
+def inserted(template: str, number: int, name: str) -> str:
+    """Return a template of `hydra.sweep.subdir` with a job's number and its overrides, joined to a name, inserted."""
+    return DIRNAME.sub(lambda _: name, NUMBER.sub(str(number), template))
 
 
 def name_of_run(overrides: list[Override]) -> str:
@@ -225,18 +221,11 @@ def check_place(directory: Path, key: str) -> None:
     if not fits or len(os.fsencode(directory.absolute())) > LONGEST_PATH:
         raise ConfigError(f"{name} cannot be made: its name is too long")
     parent = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK) or is_read_only(parent):
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise ConfigError(f"{name} cannot be made: {parent} is not a folder one can write to")
     free = free_bytes(parent)
     if free is not None and free < SMALLEST_DISK:
         raise ConfigError(f"{name} cannot be filled: {free / 2**20:.1f} MiB are free on disk")
-
-
-def is_read_only(folder: Path) -> bool:
-    """Return whether a folder's file system is mounted read-only; False where the system does not say."""
-    with suppress(OSError):
-        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
-    return False
 
 
 def free_bytes(folder: Path) -> int | None:
@@ -245,3 +234,69 @@ def free_bytes(folder: Path) -> int | None:
         usage = shutil.disk_usage(folder)
         return usage.free if usage.total else None
     return None
+
+
+# ---- start
+
+
+def start(checked: Plan, compare: dict[str, str | None] | None = None) -> None:
+    """Lock the plan's directory, write sweep.json for a sweep, and train the remaining runs.
+
+    Under torchrun, rank 0 does so, and the other ranks train their shards of the run's batches.
+
+    compare: {"by": KEY or None} where the sweep is compared afterwards, which sweep.json records. Raises ConfigError
+    where another process uses the directory, and SweepError where runs failed.
+    """
+    directory, multirun = checked.directory, checked.multirun
+    if processes() > 1:
+        barrier()
+        if rank() > 0:
+            train_share(checked.jobs[0].config)
+            return
+    if checked.sweep.stacks:
+        for contents in checked.contents:
+            show_contents(contents)
+    with Lock(directory):
+        if checked.resumed:
+            clear_partial_files(directory, runs_of(directory))
+        else:  # again, now that the directory is locked
+            check_output(directory, place_key(multirun))
+        if multirun and (checked.sweep.stacks or compare is not None):
+            write_jobs(directory, checked.jobs, checked.sweep.config, compare)
+        if not checked.sweep.stacks:
+            print_line(f"{directory} is finished: no run remains")
+            return
+        try:
+            run_sweep(checked.sweep)
+        except KeyboardInterrupt:
+            if processes() == 1:  # a run of torchrun cannot be resumed
+                print_line(f"resume it by: {command('resume', directory)}")
+            raise
+
+
+def train_and_compare(train: Callable[[], object], directory: Path, compare: dict[str, str | None] | None) -> None:
+    """Call `train`, which trains a run or a sweep, then compare the finished runs in its directory.
+
+    compare: {"by": KEY}, the key whose values are the arms, or None for the default; None where nothing is compared.
+    The comparison is made also where runs failed; the SweepError is raised afterwards. Raises ConfigError where no runs
+    can be compared.
+    """
+    if compare is None:
+        train()
+        return
+    from bnexp.compare.report import report  # needs matplotlib
+
+    try:
+        train()
+    except SweepError:
+        with suppress(ConfigError):  # nothing to compare
+            report([directory], compare["by"])
+        raise
+    report([directory], compare["by"])
+
+
+def announce(checked: Plan) -> None:
+    """Print the plan and about how long it takes, for dry_run=true."""
+    for contents in checked.contents:
+        show_contents(contents)
+    print_line(str(checked.sweep))

@@ -38,7 +38,7 @@ class RunState:
     accuracy: float | None = None
     began: float | None = None
     ended: float | None = None
-    opened: int | None = field(default=None)  # `opened_at` before this sweep: a change shows that the run has started
+    opened: int | None = field(init=False)  # `opened_at` before this sweep: a change shows that the run has started
 
     def __post_init__(self) -> None:
         self.opened = opened_at(self.job.directory)
@@ -127,11 +127,9 @@ class Display:
             parts = [f"{run.job.title}: step {run.step:,} of {run.job.config.steps:,}{latest}"]
         else:
             parts = [self.tally(), f"{sum(run.status == 'running' for run in runs)} running"]
-        speed, remaining = rate(runs), sum(run.remaining for run in runs)
-        if speed:
-            parts.append(f"{speed:,.0f} steps/s")
-        if speed and remaining:
-            parts.append(f"{duration(remaining / speed)} left")
+        speed, left = pace(runs)
+        parts += [f"{speed} steps/s"] if speed else []
+        parts += [f"{left} left"] if left else []
         return ", ".join(parts)
 
     def table(self) -> Table:
@@ -174,26 +172,25 @@ def cells(runs: list[RunState]) -> list[str]:
     """Return the cells of an arm's row after its name; its accuracy is the mean of its runs' latest."""
     statuses = [run.status for run in runs]
     accuracies = [run.accuracy for run in runs if run.accuracy is not None]
-    speed, remaining = rate(runs), sum(run.remaining for run in runs)
     return [
         f"{sum(status in DONE for status in statuses)} of {len(runs)}",
         str(statuses.count("running")),
         str(statuses.count("diverged")),
         f"{sum(accuracies) / len(accuracies):.1%}" if accuracies else "",
-        f"{speed:,.0f}" if speed else "",
-        duration(remaining / speed) if speed and remaining else "",
+        *pace(runs),
     ]
 
 
-def rate(runs: list[RunState]) -> float:
-    """Return the steps per second of all these runs together, counted from their first evaluations in this sweep.
+def pace(runs: list[RunState]) -> tuple[str, str]:
+    """Return the steps per second of all these runs together and the time that their remaining steps take, as text.
 
-    It is 0 before an evaluation has been read.
+    The speed is counted from the first evaluations in this sweep. Both are empty before one has been read.
     """
     now = time.monotonic()
     times = [(run.began, run.ended or now) for run in runs if run.began is not None]
-    if not times:
-        return 0.0
-    seconds = max(ended for _, ended in times) - min(began for began, _ in times)
     steps = sum(run.step - run.first for run in runs if run.first is not None)
-    return steps / max(seconds, 1e-3)
+    if not steps:
+        return "", ""
+    seconds = max(ended for _, ended in times) - min(began for began, _ in times)
+    speed, remaining = steps / max(seconds, 1e-3), sum(run.remaining for run in runs)
+    return f"{speed:,.0f}", duration(remaining / speed) if remaining else ""

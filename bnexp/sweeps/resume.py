@@ -17,7 +17,7 @@ from bnexp.runs.console import command, count, print_line, print_once
 from bnexp.runs.directory import SWEEP, Compilation, clear_progress, record_paths, to_json
 from bnexp.runs.files import clear_parts, read_json, write_whole
 from bnexp.runs.lock import Lock
-from bnexp.runs.parse import paths_in, paths_of, recorded
+from bnexp.runs.parse import located, paths_in, paths_of, recorded
 from bnexp.runs.record import RunRecord, comparison_of, find_runs, fits, locate, run_name
 from bnexp.sweeps.job import ExecutorConfig, Job, parse_executor
 from bnexp.sweeps.run import run_sweep
@@ -67,18 +67,15 @@ def runs_of(directory: Path) -> Runs:
 
 
 def remaining_jobs(jobs: list[Job], runs: Runs) -> list[Job]:
-    """Return the jobs whose runs are not complete, or are complete by other versions of bnexp or torch."""
-    done = {digest for digest, run in runs.items() if run.complete and run.same_versions}
-    return [job for job in jobs if job.digest not in done]
+    """Return the jobs whose runs are not complete, or are complete by other versions of bnexp or torch.
 
-
-def with_compilation(jobs: list[Job], runs: Runs) -> list[Job]:
-    """Return the jobs with the decision whether each is compiled: its run's record has it, or this machine makes it.
-
-    Problems of the compiler and of its cache are printed once. Raises ConfigError where a run began compiled and can't
-    be compiled here, or its configuration requires a compiler that is missing.
+    Each has the decision whether it is compiled: its run's record has it, or this machine makes it. Problems of the
+    compiler and of its cache are printed once. Raises ConfigError where a run began compiled and can't be compiled
+    here, or its configuration requires a compiler that is missing.
     """
-    decided = [replace(job, compilation=compilation_of(job, runs.get(job.digest))) for job in jobs]
+    done = {digest for digest, run in runs.items() if run.complete and run.same_versions}
+    remaining = [job for job in jobs if job.digest not in done]
+    decided = [replace(job, compilation=compilation_of(job, runs.get(job.digest))) for job in remaining]
     for problem in dict.fromkeys(job.compilation.problem for job in decided):
         if problem:
             print_once(f"{problem}: steps run uncompiled, at about half the speed")
@@ -92,12 +89,10 @@ def compilation_of(job: Job, run: RunRecord | None) -> Compilation:
 
     Raises ConfigError where the run was compiled and this machine cannot compile it.
     """
-    if run is None:
-        return decide_compilation(job.config)
-    if not run.record.get("compiled"):
+    if run and not run.record.get("compiled"):
         return Compilation()
     compilation = decide_compilation(job.config)
-    if not compilation.compiled:
+    if run and not compilation.compiled:
         why = compilation.problem or "its configuration isn't to be compiled"
         raise ConfigError(f"{run.directory} began compiled and cannot be resumed so here: {why}")
     return compilation
@@ -111,7 +106,7 @@ def check_directory(directory: Path, jobs: list[Job], numbered: bool, own_names:
     numbers and names of its jobs change: ConfigError is also raised for a run whose name has another number, and for an
     incomplete run under another name.
     """
-    runs = runs_of(directory) if directory.is_dir() else {}
+    runs = runs_of(directory)
     by_digest = {job.digest: job for job in jobs}
     if runs.keys() - by_digest.keys():
         raise ConfigError(f"{directory} holds another run already: choose another directory")
@@ -159,16 +154,21 @@ def check_runs(configs: list[RunConfig]) -> list[Contents]:
 # ---- the command
 
 
-def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
-    """Train the remaining runs in the directory of a run or a sweep; return a line with the number of runs.
+def resume(directory: Path, moved: dict[str, str]) -> None:
+    """Lock the directory of a run or a sweep, train the remaining runs, and print a line with the number of runs.
 
-    moved: new paths of folders that the runs read, by key (dataset.root); they are recorded. The caller locks the
-    directory. Raises ConfigError and SweepError.
+    moved: new paths of folders that the runs read, by key (dataset.root); they are recorded. Raises ConfigError and
+    SweepError.
     """
-    jobs, executor = read_jobs(directory, {})
-    if moved:
-        check_moves(directory, jobs, moved)
-        jobs, executor = read_jobs(directory, moved)
+    with Lock(directory):
+        print_line(f"{directory} is finished: {resume_locked(directory, moved)}")
+
+
+def resume_locked(directory: Path, moved: dict[str, str]) -> str:
+    """Train the remaining runs in a directory; return how many runs there are, and what was done with them."""
+    jobs, executor = read_jobs(directory)
+    check_moves(directory, jobs, moved)
+    jobs = [replace(job, config=located(job.config, moved)) for job in jobs]
     runs, planned = runs_of(directory), {job.digest: job.config for job in jobs}
     for run in in_order_of_data(runs):
         if run.digest in planned:
@@ -176,20 +176,19 @@ def resume(directory: Path, moved: dict[str, str] | None = None) -> str:
     if moved:
         record_moves(directory, jobs, executor, runs)
     clear_partial_files(directory, runs)
-    remaining = with_compilation(remaining_jobs(jobs, runs), runs)
+    remaining = remaining_jobs(jobs, runs)
     if not remaining:
-        return f"{directory} is finished: no run remains"
-    remaining = [replace(job, directory=directory_of(job, directory, runs)) for job in remaining]
+        return "no run remains"
+    remaining = [replace(job, directory=runs[job.digest].directory) if job.digest in runs else job for job in remaining]
     for job in sorted(remaining, key=lambda job: str(job.config.dataset)):  # each data set is read once
         check_facts(job.config, job.directory, load_data(job.config.dataset, directory), job.compilation.compiled)
     for contents in check_runs([job.config for job in remaining]):
         show_contents(contents)
-    plan = plan_sweep(remaining, executor, directory)
-    run_sweep(replace(plan, inline=plan.inline or directory == remaining[0].directory))
+    run_sweep(plan_sweep(remaining, executor, directory))
     resumed = sum(job.digest in runs for job in remaining)
     counts = {"finished before": len(jobs) - len(remaining), "resumed": resumed, "started": len(remaining) - resumed}
     parts = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
-    return f"{directory} is finished: {count(len(jobs), 'run')} ({parts})"
+    return f"{count(len(jobs), 'run')} ({parts})"
 
 
 def check_moves(directory: Path, jobs: list[Job], moved: dict[str, str]) -> None:
@@ -226,57 +225,38 @@ def check_resumable(run: RunRecord, config: RunConfig, directory: Path) -> None:
     directory: the directory of the run or sweep. A complete run is checked, too, since runs may be added to its arm.
     Every command checks this before it trains anything.
     """
-    check_versions(run)
-    check_data(run, config, directory)
-    if run.complete:
-        check_start(config, run.directory, run.record, may_be_missing=True)
-    else:
-        check_facts(config, run.directory, load_data(config.dataset))
-        Lock(run.directory).release()
-
-
-def check_versions(run: RunRecord) -> None:
-    """Raise ConfigError where other versions of bnexp or torch than the installed ones made a run."""
     if not run.same_versions:
         made = ", ".join(f"{name} {run.record['packages'].get(name)}" for name in ("bnexp", "torch"))
         raise ConfigError(f"{run.directory} was made by {made}: install these to resume it, or start it anew")
-
-
-def check_data(run: RunRecord, config: RunConfig, directory: Path) -> None:
-    """Raise ConfigError where the data set of a configuration is not the one that a run was made with.
-
-    config: the run's, with present paths. directory: the directory of the run or sweep.
-    """
-    recorded_data = fits(run.record, {"dataset": {"sha256": str}})
-    if not recorded_data or run.record["dataset"]["sha256"] != load_data(config.dataset, directory).checksum:
+    data = load_data(config.dataset, directory)
+    if not fits(run.record, {"dataset": {"sha256": str}}) or run.record["dataset"]["sha256"] != data.checksum:
         raise ConfigError(f"{run.directory} was made with other data: choose another directory")
+    if run.complete:
+        check_start(config, run.directory, run.record, may_be_missing=True)
+    else:
+        check_facts(config, run.directory, data)
+        Lock(run.directory).release()
 
 
-def directory_of(job: Job, directory: Path, runs: Runs) -> Path:
-    """Return the directory of a job's run, or, if there is no run yet, the one that it will have."""
-    digest = job.digest
-    return runs[digest].directory if digest in runs else directory / run_name(job.own_overrides, job.number)
-
-
-def read_jobs(directory: Path, moved: dict[str, str]) -> tuple[list[Job], ExecutorConfig]:
+def read_jobs(directory: Path) -> tuple[list[Job], ExecutorConfig]:
     """Return the jobs and the executor of sweep.json, or, without this file, a job for each run in the directory.
 
-    moved: new paths of folders by key. Raises ConfigError.
+    Raises ConfigError.
     """
     path = directory / SWEEP
     if not path.exists():
-        return recorded_jobs(directory, moved), ExecutorConfig()
+        return recorded_jobs(directory), ExecutorConfig()
     try:
         record = read_json(path)
         if not fits(record, {"jobs": list}):
             raise ValueError("it is not the record of a sweep")
         executor = parse_executor(record["executor"]) if fits(record.get("executor"), dict) else ExecutorConfig()
-        return [make_job(n, entry, directory, moved) for n, entry in enumerate(record["jobs"])], executor
+        return [make_job(number, entry, directory) for number, entry in enumerate(record["jobs"])], executor
     except (ValueError, KeyError, TypeError) as error:  # a ConfigError is a ValueError
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-def recorded_jobs(directory: Path, moved: dict[str, str]) -> list[Job]:
+def recorded_jobs(directory: Path) -> list[Job]:
     """Make a job from each run in a directory without sweep.json, which is a run's own or has runs as its subfolders.
 
     Raises ConfigError where it holds no runs, or runs deeper down.
@@ -286,18 +266,18 @@ def recorded_jobs(directory: Path, moved: dict[str, str]) -> list[Job]:
         raise ConfigError(f"{directory} holds neither a run nor a sweep")
     if any(directory not in (run.directory, run.directory.parent) for run in runs):
         raise ConfigError(f"{directory} holds runs deeper down: name one run's directory, or one sweep's")
-    entries = [run.record | {"words": run.record["overrides"]} for run in runs]
-    directories = [run.directory for run in runs]
-    return [make_job(n, entry, path, moved) for n, (entry, path) in enumerate(zip(entries, directories, strict=True))]
+    return [
+        make_job(number, run.record | {"words": run.record["overrides"]}, run.directory)
+        for number, run in enumerate(runs)
+    ]
 
 
-def make_job(number: int, entry: dict[str, Any], directory: Path, moved: dict[str, str]) -> Job:
-    """Make a job from an entry of a record.
+def make_job(number: int, entry: dict[str, Any], directory: Path) -> Job:
+    """Make a job from an entry of a record, with the directory of its run in a sweep.
 
-    directory: the directory of the run or sweep whose record it is. moved: new paths of folders by key. Raises
-    ConfigError for an invalid configuration and KeyError for an incomplete entry.
+    directory: the directory of the run or sweep whose record it is. Raises ConfigError for an invalid configuration and
+    KeyError for an incomplete entry.
     """
     overrides, own_overrides = ([str(text) for text in entry[key]] for key in ("words", "overrides"))
-    return Job(
-        number, overrides, own_overrides, locate(recorded(entry["config"]), entry.get("paths"), directory, moved)
-    )
+    config = locate(recorded(entry["config"]), entry.get("paths"), directory)
+    return Job(number, overrides, own_overrides, config, directory / run_name(own_overrides, number))

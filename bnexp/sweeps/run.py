@@ -7,7 +7,7 @@ from bnexp.runs.console import count, harmless, print_line
 from bnexp.runs.record import complete_run, opened_at, write_failure
 from bnexp.sweeps.display import Display, displayed
 from bnexp.sweeps.executor import Executor, InlineExecutor
-from bnexp.sweeps.job import Failure, Failures, StackOfJobs
+from bnexp.sweeps.job import Failure, Failures, Job, StackOfJobs
 from bnexp.sweeps.processes import ProcessExecutor
 from bnexp.sweeps.slurm import SlurmExecutor
 from bnexp.sweeps.stacks import SweepPlan
@@ -35,10 +35,10 @@ def run_sweep(plan: SweepPlan, executor: Executor | None = None) -> None:
     Raises SweepError where runs failed, and Interrupted after a signal, once the runs are closed.
     """
     executor = executor or EXECUTORS[plan.executor](plan)
-    jobs = [job for stack in plan.stacks for job in stack]
+    jobs = {job.number: job for stack in plan.stacks for job in stack}
     if not plan.alone:
         print_line(str(plan))
-    with displayed(Display(jobs)) as display:
+    with displayed(Display(list(jobs.values()))) as display:
         sweep = Sweep(executor, display)
         try:
             sweep.train(plan.stacks)
@@ -48,7 +48,7 @@ def run_sweep(plan: SweepPlan, executor: Executor | None = None) -> None:
                 with harmless():
                     print_line(f"interrupted: {display.tally()}")
             raise
-    raise_failures(sweep.failures, plan)
+    raise_failures(sweep.failures, jobs, plan.alone)
 
 
 class Sweep:
@@ -100,10 +100,9 @@ class Sweep:
         return []
 
 
-def raise_failures(failures: Failures, plan: SweepPlan) -> None:
-    """Raise SweepError if there are failures; it names the runs and the reasons."""
-    jobs = {job.number: job for stack in plan.stacks for job in stack}
-    if plan.alone and failures:
+def raise_failures(failures: Failures, jobs: dict[int, Job], alone: bool) -> None:
+    """Raise SweepError if there are failures; it names the runs, unless there is one run alone, and the reasons."""
+    if alone and failures:
         [failure] = failures.values()
         raise SweepError(failure.text, failure.status)
     if failures:

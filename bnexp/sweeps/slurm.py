@@ -38,8 +38,7 @@ class SlurmExecutor:
     """
 
     def __init__(self, plan: SweepPlan) -> None:
-        config = plan.config
-        self.submitter = make_submitter(config, folder_for_jobs(plan.directory))
+        self.submitter = make_submitter(plan.config, folder_for_jobs(plan.directory))
         self.jobs: list[tuple[StackOfJobs, Any]] = []
 
     def start(self, stack: StackOfJobs) -> None:

@@ -43,7 +43,7 @@ class SweepPlan:
     directory: Path
     workers: int = 1
     seconds: float = 0.0
-    inline: bool = False  # whether it is so short that it trains in this process
+    inline: bool = False  # whether it is a single run, or so short that it trains in this process
 
     @property
     def alone(self) -> bool:
@@ -85,11 +85,13 @@ def plan_sweep(jobs: list[Job], config: ExecutorConfig, directory: Path, timed: 
     workers = min(workers, sum(map(len, stacks)))
     check_memory([max(group, key=len) for group in stacks], workers)
     seconds = sum(estimate(group) for group in stacks) if timed else 0.0
-    short = config.name == "processes" and config.workers is None and seconds < WORTH_WORKERS
+    alone = [job.directory for job in jobs] == [directory]
+    short = config.workers is None and seconds < WORTH_WORKERS
+    inline = config.name == "processes" and (alone or short)
     turns = zip_longest(*stacks)  # workers start with different graphs, so that each graph is compiled once
     ordered = [stack for turn in turns for stack in turn if stack]
-    at_once = {"processes": 1 if short else workers, "inline": 1}.get(config.name, len(ordered))
-    return SweepPlan(ordered, config, directory, workers, seconds / at_once, inline=short)
+    at_once = {"processes": 1 if inline else workers, "inline": 1}.get(config.name, len(ordered))
+    return SweepPlan(ordered, config, directory, workers, seconds / at_once, inline)
 
 
 def stack_key(config: RunConfig, compiled: bool) -> str:
@@ -121,18 +123,13 @@ def divide(jobs: list[Job], workers: float, config: ExecutorConfig) -> list[Stac
     workers: the share of the workers for these jobs. The number of stacks is a multiple of this share, rounded up, so
     that no worker is idle, but not larger than the number of jobs.
     """
-    gains = gains_from_stacking(jobs[0])
+    gains = stacks(jobs[0].config) and jobs[0].compilation.compiled
     largest = min(config.max_stack or LARGEST_STACK, LARGEST_STACK) if gains else 1
     best = best_size(jobs[0].config) if gains else 1
     number = max(ceil(len(jobs) / largest), 0 if config.max_stack else round(len(jobs) / best))
     number = min(ceil(number / ceil(workers)) * ceil(workers), len(jobs))
     bounds = [len(jobs) * i // number for i in range(number + 1)]
     return [jobs[first:last] for first, last in pairwise(bounds)]
-
-
-def gains_from_stacking(job: Job) -> bool:
-    """Return whether a run trains faster in a stack: if it is compiled and has no convolutions."""
-    return stacks(job.config) and job.compilation.compiled
 
 
 def best_size(config: RunConfig) -> int:

@@ -11,7 +11,7 @@ import pytest
 from conftest import Bnexp
 from PIL import Image
 
-from bnexp.cli.main import COMMANDS
+from bnexp.cli.commands import COMMANDS
 from bnexp.cli.overrides import conf_dir
 from bnexp.data.load import DATASETS
 from bnexp.models.activations import ACTIVATIONS
