@@ -100,7 +100,7 @@ def stack_key(config: RunConfig, compiled: bool) -> str:
     """
     values = config.as_dict()
     schedule = {key: values[key] for key in ("steps", "eval", "checkpoint", "device", "threads", "compile")}
-    return json.dumps(shape_of(config) | schedule | {"compiled": compiled}, sort_keys=True)
+    return json.dumps(shape_of(config, compiled) | schedule | {"compiled": compiled}, sort_keys=True)
 
 
 def device_workers(config: RunConfig) -> int:

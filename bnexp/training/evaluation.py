@@ -55,7 +55,7 @@ def make_answer(model: nn.Module) -> Answer:
 
     Shapes: x (N, C, H, W); condition (N,), or None if the data set has no conditions; logits (N, classes).
     """
-    conditional = [name for name, module in model.named_modules() if isinstance(module, ConditionalNorm)]
+    conditional = conditional_norms(model)
 
     def answer(parameters: Tensors, buffers: Tensors, x: Tensor, condition: Tensor | None) -> Tensor:
         if condition is None:
@@ -66,6 +66,24 @@ def make_answer(model: nn.Module) -> Answer:
         return logits
 
     return answer
+
+
+def answer_of(model: nn.Module) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """Make the function (images x, condition) → logits of a model with its own parameters, shapes as in make_answer."""
+    conditional = conditional_norms(model).values()
+
+    def answer(x: Tensor, condition: Tensor | None) -> Tensor:
+        for norm in conditional:
+            norm.condition = torch.zeros(1, dtype=torch.int64, device=x.device) if condition is None else condition
+        logits: Tensor = model(x)
+        return logits
+
+    return answer
+
+
+def conditional_norms(model: nn.Module) -> dict[str, ConditionalNorm]:
+    """Return the conditional norms of a network by their names."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, ConditionalNorm)}
 
 
 def activation_columns(model: nn.Module) -> list[str]:

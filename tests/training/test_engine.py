@@ -313,8 +313,8 @@ def test_an_evaluation_keeps_one_channel_alone() -> None:
     data, config = toy_data(), mlp("none")
     stack = trained([config], data, 1)
     stack.evaluate(0, data.validation)
-    assert stack.evaluator.inputs
-    assert all(kept.untyped_storage().nbytes() == kept.nbytes for kept in stack.evaluator.inputs.values())
+    assert stack.evaluators[0].inputs
+    assert all(kept.untyped_storage().nbytes() == kept.nbytes for kept in stack.evaluators[0].inputs.values())
 
 
 # --- convolutions, bf16, learning
