@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -32,6 +33,7 @@ def main() -> None:
     """Make the standard streams safe, run the command that the process's arguments name, and exit with its status."""
     from bnexp.runs.streams import protect_streams
 
+    gc.set_threshold(50_000)  # the imports create a million objects and no garbage, for which Python looks every 700
     protect_streams()
     sys.exit(run(sys.argv[1:]))
 

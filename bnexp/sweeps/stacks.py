@@ -19,7 +19,7 @@ from bnexp.runs.console import count, duration_range
 from bnexp.sweeps.job import LARGEST_STACK, ExecutorConfig, Job, StackOfJobs
 from bnexp.training.device import pick_device, thread_count, usable_cores
 from bnexp.training.engine import Stack
-from bnexp.training.evaluation import EVALUATION_BATCH
+from bnexp.training.evaluation import MOST_IMAGES
 from bnexp.training.graph import shape_of
 from bnexp.training.optim import find_optimizer
 
@@ -187,7 +187,7 @@ def time_steps(config: RunConfig) -> tuple[float, float]:
     torch.set_num_threads(thread_count(config, device))
     stack = Stack([config], data, device, compiled=False)
     batches = batches_of([config], len(data.train), device)
-    few = data.validation[:EVALUATION_BATCH]
+    few = data.validation[:MOST_IMAGES]
 
     step = shortest(lambda: stack.step(batches.batch(0)))
     return step, shortest(lambda: stack.evaluate(0, few)) * len(data.validation) / len(few)

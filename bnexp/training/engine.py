@@ -67,20 +67,21 @@ def make_loss(model: nn.Module, config: RunConfig, data: Data) -> Loss:
     answer = make_answer(model)
 
     def loss_of(parameters: Tensors, buffers: Tensors, batch: Examples) -> tuple[Tensor, Tensor]:
-        losses = losses_of(partial(answer, parameters, buffers), config, data, batch)
+        logits = logits_of(partial(answer, parameters, buffers), config, data, batch)
+        losses = F.cross_entropy(logits, batch[1], reduction="none")
         return losses.mean(), losses.detach()
 
     return loss_of
 
 
-def losses_of(
+def logits_of(
     answer: Callable[[Tensor, Tensor | None], Tensor], config: RunConfig, data: Data, batch: Examples
 ) -> Tensor:
-    """Return the cross-entropy of each example of a batch, (N,). answer: (images, condition) → logits (N, classes)."""
-    pixels, labels, condition = batch
+    """Return the logits (N, classes) of a batch in fp32. answer: (scaled images, condition) → logits."""
+    pixels, _, condition = batch
     with autocast(data.scale.device.type) if config.precision == "bf16" else nullcontext():
         logits = answer(data.scaled(pixels), condition)
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+    return logits.float()
 
 
 def autocast(device_type: str) -> AbstractContextManager[object]:
@@ -119,12 +120,11 @@ class PlainStep:
         self.answer = answer_of(self.model)
 
     def __call__(self, index: Tensor, crop: Tensor | None, train: Examples) -> Tensor:
-        """Update the member once, in place. It returns the loss of each example of the whole batch, (N,)."""
-        losses = losses_of(self.answer, self.config, self.data, gather(index, crop, train))
-        # the gradient of losses.mean(), without the two kernels that compute this mean forward and backward
-        gradients = torch.autograd.grad(losses, list(self.trained.values()), torch.full_like(losses, 1 / len(losses)))
-        by_name = dict(zip(self.trained, gradients, strict=True))
-        return update(self.member, self.optimizer, by_name, losses.detach(), as_floats=True)
+        """Update the member once, in place. It returns the mean loss of its batch for each example, (N,)."""
+        batch = gather(index, crop, train)
+        loss = F.cross_entropy(logits_of(self.answer, self.config, self.data, batch), batch[1])
+        gradients = dict(zip(self.trained, torch.autograd.grad(loss, list(self.trained.values())), strict=True))
+        return update(self.member, self.optimizer, gradients, loss.detach().expand(len(index)), as_floats=True)
 
 
 @torch.no_grad()
