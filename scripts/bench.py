@@ -38,6 +38,7 @@ PEERS = Path(__file__).parent / "peers"
 PEERS_PYTHON = Path(".venv-bench/bin/python")  # Keras and JAX
 OUTPUT = Path("results/bench.json")
 TASKS = ("none", "batch")
+NORMS = (*TASKS, "layer", "group", "rms")  # the tasks of the plain loop and of bnexp uncompiled
 MFLOP = 26.424  # of an update: 2·60·(784·100 + 2·100·100 + 100·10) forward, as much for the weights, 2·60·21,000 inward
 UPDATES = 3000  # before test accuracies are compared
 AGREEMENT = 0.02
@@ -97,11 +98,12 @@ def make_contenders(images: str, cores: int) -> list[Contender]:
 
     return [
         Contender("PyTorch, DataLoader", [peer(ours, "dataloader", images, RunConfig().dataset.root)]),
-        Contender("PyTorch, eager, 1 thread", [peer(ours, "eager", images, 1)]),
+        Contender("PyTorch, eager, 1 thread", [peer(ours, "eager", images, 1)], NORMS),
         Contender(f"PyTorch, eager, {cores} threads", [peer(ours, "eager", images, cores)]),
         Contender("Keras fit", [peer(theirs, "keras_fit", images)]),
         Contender("JAX jit(scan)", [peer(theirs, "jax_scan", images, 1, 0)]),
         Contender("JAX vmap(scan) of 16", [peer(theirs, "jax_scan", images, 16, 0)]),
+        Contender("bnexp, uncompiled, 1 thread", [peer(ours, "stack", 1, 0, 0)], NORMS),
         Contender("bnexp, one run, 1 thread", [peer(ours, "stack", 1, 0, 1)]),
         Contender(f"bnexp, one run, {cores} threads", [peer(ours, "stack", cores, 0, 1)]),
         Contender("bnexp, sweep of 16", sweep(16)),
@@ -120,7 +122,7 @@ def stack_sizes(runs: int, workers: int) -> list[int]:
 
 def check_accuracy(contenders: list[Contender]) -> None:
     """Everybody trains the same network on the same task: as many updates lead to about the same accuracy."""
-    for task in TASKS:
+    for task in NORMS:
         trained = [contender for contender in contenders if task in contender.tasks]
         for contender in trained:
             contender.ask(task=task, updates=UPDATES)
@@ -135,9 +137,8 @@ def measure(contenders: list[Contender], rounds: int, seconds: float) -> None:
     for number in range(rounds):
         first = number * len(contenders) // rounds
         for contender in [*contenders[first:], *contenders[:first]]:
-            for task in TASKS:
-                asked = task if task in contender.tasks else "gemm"
-                contender.ask(task=asked, seconds=seconds)
+            for task in contender.tasks if "gemm" not in contender.tasks else TASKS:
+                contender.ask(task=task if task in contender.tasks else "gemm", seconds=seconds)
                 contender.rates.setdefault(task, []).append(sum(contender.answers()))
 
 
@@ -162,7 +163,13 @@ def make_ratios(found: dict[str, Contender], cores: int) -> Ratios:
         "stack_fraction_of_gemm": lambda task: ([rate * MFLOP / 1e3 for rate in stack[task]], gemm(task)),
     }
     ratios = {name: {task: ratio_of(*pair(task)) for task in TASKS} for name, pair in pairs.items()}
-    for name, contender in (("stacked", "bnexp, sweep of 16"), ("solo", "bnexp, one run, 1 thread")):
+    loop, uncompiled = found["PyTorch, eager, 1 thread"].rates, found["bnexp, uncompiled, 1 thread"].rates
+    ratios["uncompiled_vs_eager"] = {norm: ratio_of(uncompiled[norm], loop[norm]) for norm in NORMS}
+    for name, contender in (
+        ("uncompiled", "bnexp, uncompiled, 1 thread"),
+        ("stacked", "bnexp, sweep of 16"),
+        ("solo", "bnexp, one run, 1 thread"),
+    ):
         rates = found[contender].rates
         ratios[f"batch_cost_{name}"] = {"batch": ratio_of(rates["none"], rates["batch"])}
     return ratios
@@ -191,15 +198,15 @@ def gather_facts(rounds: int, seconds: float, found: dict[str, Contender], cores
 
 
 def show(found: dict[str, Contender], ratios: Ratios) -> None:
-    print("| updates/s, median [lowest, highest] | none | batch | test accuracy after 3,000 updates |")
-    print("|---|---:|---:|---:|")
+    print(f"| updates/s, median [lowest, highest] | {' | '.join(NORMS)} | test accuracy after 3,000 updates |")
+    print(f"|---|{'---:|' * len(NORMS)}---:|")
     for contender in found.values():
-        cells = [spread(contender.rates[task]).text(0) for task in TASKS]
+        cells = [spread(contender.rates[task]).text(0) if task in contender.rates else "" for task in NORMS]
         accuracy = ", ".join(f"{value:.1%}" for value in contender.accuracy.values())
         print(f"| {contender.name} | {' | '.join(cells)} | {accuracy} |")
-    print("\n| ratio, median [lowest, highest] | none | batch |\n|---|---:|---:|")
+    print(f"\n| ratio, median [lowest, highest] | {' | '.join(NORMS)} |\n|---|{'---:|' * len(NORMS)}")
     for name, values in ratios.items():
-        print(f"| {name} | {' | '.join(values[task].text(2) if task in values else '' for task in TASKS)} |")
+        print(f"| {name} | {' | '.join(values[task].text(2) if task in values else '' for task in NORMS)} |")
 
 
 def numbers(value: Spread) -> dict[str, float]:

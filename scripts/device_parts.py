@@ -211,7 +211,7 @@ def by_hand(runs: list[RunConfig], data: Data) -> tuple[Answer, Callable[[], flo
     prepare_torch(runs[0], device)
     stack = Stack(runs, data, device, decide_compilation(runs[0]).compiled)
     batches = Batches([run.seed for run in runs], len(data.train), runs[0].batch_size, False, device)
-    member = vmap(make_step(stack.model, stack.config, stack.data, traced=True), in_dims=dimensions(stack.config))
+    member = vmap(make_step(stack.model, stack.config, stack.data), in_dims=dimensions(stack.config))
     step, index = torch.compile(member, fullgraph=True, dynamic=False), batches.batch(0).index.clone()
     replay = graphed(lambda: step(stack.state, index, None, stack.train))
 

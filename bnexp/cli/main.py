@@ -5,6 +5,7 @@ Modules that need Hydra or torch are imported inside the functions, so that --he
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -33,6 +34,7 @@ eval "$(bnexp -sc install=bash)" installs completion (or zsh, fish).
 
 def main() -> None:
     """Make the standard streams safe, run the command that the process's arguments name, and exit with its status."""
+    gc.set_threshold(50_000)  # the imports create a million objects and no garbage, for which Python looks every 700
     protect_streams()
     sys.exit(run(sys.argv[1:]))
 

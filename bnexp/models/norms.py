@@ -1,10 +1,10 @@
 """All normalizations: x̂ = (x - mean) / √(variance + ε), then γ x̂ + β. They differ in what they average over.
 
-Each layer maps (N, C) or (N, C, H, W) to the same shape. For vectors (N, C) the code is this formula: it is the subject
-of the project, the compiler fuses it, and under vmap each member of a stack gets exactly the bytes that it gets alone.
-For images (N, C, H, W) most layers call torch's kernels, which compute the same (950 images/s, the formula 620, in a
-ConvNet on two cores). `batch_scratch` uses the formula for both. Start reading at `BatchNorm`. To add a norm, write its
-class, enter it in `NORMS` and in the sets below that where they apply, and write conf/norm/NAME.yaml.
+Each layer maps (N, C) or (N, C, H, W) to the same shape. In a compiled step, the code for vectors (N, C) is this
+formula: the compiler fuses it, and under vmap each member of a stack gets exactly the bytes that it gets alone. In a
+step that is not compiled (`use_kernels`), and for images (N, C, H, W), most layers call torch's kernels, which compute
+the same, for vectors in half the time. `batch_scratch` is always the formula. Start at `BatchNorm`. To add a norm,
+write its class, enter it in `NORMS` and in the sets below that where they apply, and write conf/norm/NAME.yaml.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,25 @@ from bnexp.runs.distributed import mean as mean_over_processes
 from bnexp.runs.distributed import processes
 
 
-class BatchNorm(nn.Module):
+class KernelNorm(nn.Module):
+    """A norm that can call torch's kernel. kernels: whether it does so for vectors (N, C) too, not for images alone."""
+
+    kernels = False
+
+    def calls_kernel(self, x: Tensor) -> bool:
+        """Return whether this batch is normalized by torch's kernel. The kernels refuse a batch of one vector."""
+        return x.dim() > 2 or (self.kernels and len(x) > 1)
+
+
+def use_kernels(model: nn.Module) -> nn.Module:
+    """Make all norms of a network call torch's kernels, also for vectors, and return the network."""
+    for module in model.modules():
+        if isinstance(module, KernelNorm):
+            module.kernels = True
+    return model
+
+
+class BatchNorm(KernelNorm):
     """Batch normalization: y = γ (x - mean) / √(variance + ε) + β, with a mean and a variance for each channel.
 
     Training: the mean and the biased variance of the batch, over N, or over N, H and W. They also update running
@@ -41,7 +59,7 @@ class BatchNorm(nn.Module):
 
     def __init__(self, config: NormConfig, features: int) -> None:
         super().__init__()
-        self.eps, self.unbiased = config.eps, config.unbiased
+        self.config = config
         register_scalars(self, epsilon=config.eps, momentum=config.momentum)
         self.weight = nn.Parameter(torch.ones(features)) if config.affine else None  # γ
         self.bias = nn.Parameter(torch.zeros(features)) if config.affine else None  # β
@@ -50,8 +68,8 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize a batch; in training, also update the running averages."""
-        if x.dim() > 2 and (self.processes() == 1 or not self.training):
-            return self.normalize_images(x)
+        if self.calls_kernel(x) and (self.processes() == 1 or not self.training):
+            return self.call_kernel(x if x.dim() > 2 else at_least_fp32(x))
         mean, variance = self.running_mean, self.running_var
         if self.training:
             x = at_least_fp32(x)
@@ -72,16 +90,17 @@ class BatchNorm(nn.Module):
         """Return the number of values that each mean and variance is taken over in training."""
         return self.processes() * x.numel() // x.shape[1]
 
-    def normalize_images(self, x: Tensor) -> Tensor:
-        """Normalize images with torch's kernel; in training, also update the running averages."""
+    def call_kernel(self, x: Tensor) -> Tensor:
+        """Normalize a batch with torch's kernel; in training, also update the running averages."""
+        mean, variance, config = self.running_mean, self.running_var, self.config
         if not self.training:
-            mean, variance = self.running_mean, self.running_var
-            return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
-        # With momentum 1 the kernel writes this batch's mean and unbiased variance.
-        mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
-        y = F.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+            return F.batch_norm(x, mean, variance, self.weight, self.bias, False, 0.0, config.eps)
         count = self.values_averaged(x)
-        self.update_averages(mean, variance * ((count - 1) / count), count)
+        # The kernel averages unbiased variances; for the biased ones, it is given their average times n / (n - 1).
+        bias = 1.0 if config.unbiased else (count - 1) / count
+        unbiased = variance / bias
+        y = F.batch_norm(x, mean, unbiased, self.weight, self.bias, True, config.momentum, config.eps)
+        variance.copy_(unbiased * bias)
         return y
 
     @torch.no_grad()
@@ -89,7 +108,7 @@ class BatchNorm(nn.Module):
         """Update the running averages with a batch's mean and biased variance, (C,), each taken over `count` values.
         With `unbiased` the variance is first multiplied by count / (count - 1).
         """
-        if self.unbiased:
+        if self.config.unbiased:
             variance = variance * (count / max(count - 1, 1))
         self.running_mean.add_(self.momentum * (mean - self.running_mean))
         self.running_var.add_(self.momentum * (variance - self.running_var))
@@ -107,7 +126,7 @@ class BatchNormFromScratch(BatchNorm):
             variance = channel_mean((x - spread(mean, x)).square())
             n = self.values_averaged(x)
             with torch.no_grad():
-                new = variance * n / max(n - 1, 1) if self.unbiased else variance
+                new = variance * n / max(n - 1, 1) if self.config.unbiased else variance
                 self.running_mean.copy_((1 - self.momentum) * self.running_mean + self.momentum * mean)
                 self.running_var.copy_((1 - self.momentum) * self.running_var + self.momentum * new)
         x = (x - spread(mean, x)) / torch.sqrt(spread(variance, x) + self.epsilon)
@@ -216,7 +235,7 @@ class ConditionalNorm(nn.Module):
             return affine(y, rows @ self.weight, rows @ self.bias)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(KernelNorm):
     """Group normalization: y = γ (x - mean) / √(variance + ε) + β, with a mean and a variance for each group of each
     example.
 
@@ -245,9 +264,10 @@ class GroupNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize each group of each example."""
-        if x.dim() > 2:
+        x = x if x.dim() > 2 else at_least_fp32(x)
+        if self.calls_kernel(x):
             return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
-        grouped = at_least_fp32(x).reshape(len(x), self.groups, -1)
+        grouped = x.reshape(len(x), self.groups, -1)
         mean = grouped.mean(2)
         variance = (grouped - spread(mean, grouped)).square().mean(2)
         return affine(normalize(grouped, mean, variance, self.epsilon).flatten(1), self.weight, self.bias)
@@ -259,6 +279,12 @@ class LayerNorm(GroupNorm):
     def __init__(self, config: NormConfig, features: int) -> None:
         super().__init__(replace(config, groups=1), features)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize each example."""
+        if x.dim() == 2 and self.calls_kernel(x):
+            return F.layer_norm(at_least_fp32(x), x.shape[1:], self.weight, self.bias, self.eps)
+        return super().forward(x)
+
 
 class InstanceNorm(GroupNorm):
     """Instance normalization (Ulyanov et al. 2016): `GroupNorm` with one group for each channel."""
@@ -267,7 +293,7 @@ class InstanceNorm(GroupNorm):
         super().__init__(replace(config, groups=features), features)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(KernelNorm):
     """Root mean square normalization: y = γ x / √(mean(x²) + ε), which subtracts no mean and has no β.
 
     Training and inference are the same: mean(x²) is taken over all channels and positions of each example.
@@ -279,12 +305,15 @@ class RMSNorm(nn.Module):
 
     def __init__(self, config: NormConfig, features: int) -> None:
         super().__init__()
+        self.eps = config.eps
         register_scalars(self, epsilon=config.eps)
         self.weight = nn.Parameter(torch.ones(features)) if config.affine else None  # γ
 
     def forward(self, x: Tensor) -> Tensor:
         """Divide each example by its root mean square, then scale each channel."""
         x = at_least_fp32(x)
+        if x.dim() == 2 and self.calls_kernel(x):
+            return F.rms_norm(x, x.shape[1:], self.weight, self.eps)
         mean_square = x.square().flatten(1).mean(1, keepdim=True)
         x = x * spread(torch.rsqrt(mean_square + self.epsilon), x)
         return x if self.weight is None else x * spread(self.weight, x)

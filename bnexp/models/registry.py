@@ -54,43 +54,44 @@ def check_model(config: RunConfig, shape: Shape, classes: int) -> nn.Module:
     ConfigError, also where `make_model` does.
     """
     model, batch = make_model(config, shape, classes), (config.batch_size // processes(), *shape)
-    network = repr((config.arch, config.norm, config.act, config.dataset.conditions, batch, classes))
-    if network not in _checked:
-        check_statistics(model, config, batch)
-        _checked.add(network)
+    description = repr((config.arch, config.norm, config.act, config.dataset.conditions, batch, classes))
+    if description not in _checked:
+        check_statistics(config, batch, classes)
+        _checked.add(description)
     return model
 
 
-def check_statistics(model: nn.Module, config: RunConfig, batch: tuple[int, ...]) -> None:
+def check_statistics(config: RunConfig, batch: tuple[int, int, int, int], classes: int) -> None:
     """Raise ConfigError if a batch of this shape (N, C, H, W) gives a batch or group norm fewer than two values to
     average.
 
-    model: the network on the meta device, to which a batch without values is passed.
+    A black image passes through the network on the CPU: an operation on the meta device would import torch's compiler,
+    which takes more than a second.
     """
-    hooks = [
-        norm.register_forward_pre_hook(partial(require_two_values, config, name))
-        for name, norm in model.named_modules()
-        if isinstance(norm, BatchNorm | GroupNorm)
-    ]
-    if hooks:
-        model(torch.empty(batch, device="meta"))
-    for hook in hooks:
-        hook.remove()
+    network = make_model(config, batch[1:], classes, device="cpu").eval()
+    for name, norm in network.named_modules():
+        if isinstance(norm, BatchNorm | GroupNorm):
+            norm.register_forward_pre_hook(partial(require_two_values, config, name, batch[0]))
+    with torch.no_grad():
+        network(torch.zeros(1, *batch[1:]))
 
 
-def require_two_values(config: RunConfig, layer: str, norm: BatchNorm | GroupNorm, inputs: tuple[Tensor]) -> None:
-    """Raise ConfigError if a norm averages fewer than two values of its input.
+def require_two_values(
+    config: RunConfig, layer: str, size: int, norm: BatchNorm | GroupNorm, inputs: tuple[Tensor]
+) -> None:
+    """Raise ConfigError if a norm averages fewer than two values of a batch of `size` examples like its input's one.
 
     This is a forward pre-hook of the norm. layer: name of the norm in the network; inputs: the norm's arguments.
     """
-    values = norm.values_averaged(inputs[0])
+    given = torch.empty(size, *inputs[0].shape[1:], device="meta")
+    values = norm.values_averaged(given)
     if values >= 2:
         return
     over_batch = isinstance(norm, BatchNorm)
     key = f"norm={config.norm.name}" + (f" with batch_size={config.batch_size}" if over_batch else "")
     remedy = "a larger batch" if over_batch else "more units or channels, fewer groups or larger images"
     raise ConfigError(
-        f"{key} is not allowed: {layer} is given {' × '.join(map(str, inputs[0].shape))}, where each mean and variance "
+        f"{key} is not allowed: {layer} is given {' × '.join(map(str, given.shape))}, where each mean and variance "
         f"is of {values} value, at least 2 are needed ({remedy})"
     )
 

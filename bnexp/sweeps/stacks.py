@@ -19,7 +19,7 @@ from bnexp.runs.console import count, duration_range
 from bnexp.sweeps.job import LARGEST_STACK, ExecutorConfig, Job, StackOfJobs
 from bnexp.training.device import pick_device, thread_count, usable_cores
 from bnexp.training.engine import Stack
-from bnexp.training.evaluation import EVALUATION_BATCH
+from bnexp.training.evaluation import MOST_IMAGES
 from bnexp.training.graph import shape_of
 from bnexp.training.optim import find_optimizer
 
@@ -102,7 +102,7 @@ def stack_key(config: RunConfig, compiled: bool) -> str:
     """
     values = config.as_dict()
     schedule = {key: values[key] for key in ("steps", "eval", "checkpoint", "device", "threads", "compile")}
-    return json.dumps(shape_of(config) | schedule | {"compiled": compiled}, sort_keys=True)
+    return json.dumps(shape_of(config, compiled) | schedule | {"compiled": compiled}, sort_keys=True)
 
 
 def device_workers(config: RunConfig) -> int:
@@ -184,7 +184,7 @@ def time_steps(config: RunConfig) -> tuple[float, float]:
     torch.set_num_threads(thread_count(config, device))
     stack = Stack([config], data, device, compiled=False)
     batches = batches_of([config], len(data.train), device)
-    few = data.validation[:EVALUATION_BATCH]
+    few = data.validation[:MOST_IMAGES]
 
     step = shortest(lambda: stack.step(batches.batch(0)))
     return step, shortest(lambda: stack.evaluate(0, few)) * len(data.validation) / len(few)

@@ -5,8 +5,9 @@ over all members with vmap: they compute as one network, and each gets exactly t
 not, and for convolutions, which gain nothing from stacking on a CPU, the members step one after the other.
 """
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -19,15 +20,15 @@ from bnexp.data.batches import Batch, flip_crop
 from bnexp.data.images import Images
 from bnexp.data.load import Data, data_on
 from bnexp.models.init import initialize
-from bnexp.models.norms import NoisyBatchNorm
+from bnexp.models.norms import NoisyBatchNorm, use_kernels
 from bnexp.models.registry import make_model, stacks
 from bnexp.runs import distributed
 from bnexp.runs.config import ConfigError, RunConfig
 from bnexp.runs.seeds import generator
 from bnexp.training.compiled import Compiled
-from bnexp.training.evaluation import Evaluation, Evaluator, ShouldStop, Tensors, make_answer, never_stop
+from bnexp.training.evaluation import Evaluation, Evaluator, ShouldStop, Tensors, answer_of, make_answer, never_stop
 from bnexp.training.graph import graph_key
-from bnexp.training.optim import NUMBERS, find_optimizer, schedule_factor
+from bnexp.training.optim import NUMBERS, Optimizer, find_optimizer, schedule_factor
 from bnexp.training.pretrained import load_start
 from bnexp.training.torch_internals import keep_in_place, map_tensors
 
@@ -63,64 +64,108 @@ def make_loss(model: nn.Module, config: RunConfig, data: Data) -> Loss:
     """Make the function (parameters, buffers, batch) → (mean cross-entropy, cross-entropy of each example (N,)). The
     latter is recorded, since the compiler sums a mean in another order if a run is alone.
     """
-    device_type, answer = data.scale.device.type, make_answer(model)
+    answer = make_answer(model)
 
     def loss_of(parameters: Tensors, buffers: Tensors, batch: Examples) -> tuple[Tensor, Tensor]:
-        pixels, labels, condition = batch
-        with torch.autocast(device_type, torch.bfloat16, enabled=config.precision == "bf16"):
-            logits = answer(parameters, buffers, data.scaled(pixels), condition)
-        losses = F.cross_entropy(logits.float(), labels, reduction="none")
+        logits = logits_of(partial(answer, parameters, buffers), config, data, batch)
+        losses = F.cross_entropy(logits, batch[1], reduction="none")
         return losses.mean(), losses.detach()
 
     return loss_of
 
 
-def make_step(model: nn.Module, config: RunConfig, data: Data, traced: bool) -> Callable[..., Tensor]:
-    """Make the function (state, index, crop, training set) that updates one member once, in place: parameters, buffers,
-    slots and record. It returns the loss of each example of the whole batch, (N,).
+def logits_of(
+    answer: Callable[[Tensor, Tensor | None], Tensor], config: RunConfig, data: Data, batch: Examples
+) -> Tensor:
+    """Return the logits (N, classes) of a batch in fp32. answer: (scaled images, condition) → logits."""
+    pixels, _, condition = batch
+    with autocast(data.scale.device.type) if config.precision == "bf16" else nullcontext():
+        logits = answer(data.scaled(pixels), condition)
+    return logits.float()
 
-    traced: differentiate with torch.func, which can be mapped and compiled whole; uncompiled, autograd is 1.5 times as
-    fast.
+
+def autocast(device_type: str) -> AbstractContextManager[object]:
+    """Return a context in which layers compute in bf16."""
+    return torch.autocast(device_type, torch.bfloat16)
+
+
+def make_step(model: nn.Module, config: RunConfig, data: Data) -> Callable[..., Tensor]:
+    """Make the step that is compiled: a function (state, index, crop, training set) that updates one member once, in
+    place: parameters, buffers, slots and record. It returns the loss of each example of the whole batch, (N,).
+
+    It differentiates with torch.func, so that it can be mapped over members and compiled whole.
     """
-    loss_of = make_loss(model, config, data)
+    gradient_of = grad_and_value(make_loss(model, config, data), has_aux=True)
     optimizer = find_optimizer(config.optim)
 
-    def differentiate(state: MemberState, batch: Examples) -> tuple[Tensors, Tensor]:
-        parameters, buffers = state.parameters, state.buffers
-        if traced:
-            gradients, (_, losses) = grad_and_value(loss_of, has_aux=True)(parameters, buffers, batch)
-            return gradients, losses
-        leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
-        loss, losses = loss_of(leaves, buffers, batch)
-        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), losses
-
     def step(state: MemberState, index: Tensor, crop: Tensor | None, train: Examples) -> Tensor:
-        gradients, losses = differentiate(state, gather(index, crop, train))
-        gradients, losses = distributed.average(gradients), distributed.all_gather(losses)
-        with torch.no_grad():
-            keep_record(state.record, losses)
-            tensors = state.numbers | {"t": state.record["step"].to(losses.dtype)}
-            numbers = tensors if traced else {name: number.item() for name, number in tensors.items()}
-            for name, parameter in state.parameters.items():
-                slots = {slot: tensors[name] for slot, tensors in state.slots.items()}
-                optimizer.update(parameter, gradients[name], slots, numbers)
-        return losses
+        gradients, (_, losses) = gradient_of(state.parameters, state.buffers, gather(index, crop, train))
+        return update(state, optimizer, gradients, losses)
 
     return step
+
+
+class PlainStep:
+    """The step of one member that is not compiled, as a loop in plain PyTorch takes it: the member's tensors are those
+    of a network of its own, which costs a tenth less than calling a common one with them.
+    """
+
+    def __init__(self, config: RunConfig, member: MemberState, data: Data) -> None:
+        self.config, self.data, self.member = config, data, member
+        self.optimizer = find_optimizer(config.optim)
+        self.model = make_network(config, data, kernels=True)
+        self.model.load_state_dict(member.parameters | member.buffers, assign=True)
+        parameters = dict(self.model.named_parameters())
+        self.trained = {name: parameters[name] for name in member.parameters}
+        self.answer = answer_of(self.model)
+
+    def __call__(self, index: Tensor, crop: Tensor | None, train: Examples) -> Tensor:
+        """Update the member once, in place. It returns the mean loss of its batch for each example, (N,)."""
+        batch = gather(index, crop, train)
+        loss = F.cross_entropy(logits_of(self.answer, self.config, self.data, batch), batch[1])
+        gradients = dict(zip(self.trained, torch.autograd.grad(loss, list(self.trained.values())), strict=True))
+        return update(self.member, self.optimizer, gradients, loss.detach().expand(len(index)), as_floats=True)
+
+
+@torch.no_grad()
+def update(
+    state: MemberState, optimizer: Optimizer, gradients: Tensors, losses: Tensor, as_floats: bool = False
+) -> Tensor:
+    """Update a member by the gradients of a step, in place, and return the losses of the whole batch, (N,).
+
+    losses: of this process's shard. as_floats: give the optimizer its hyperparameters as Python's numbers.
+    """
+    gradients, losses = distributed.average(gradients), distributed.all_gather(losses)
+    keep_record(state.record, losses)
+    tensors = state.numbers | {"t": state.record["step"].to(losses.dtype)}
+    numbers = {name: number.item() for name, number in tensors.items()} if as_floats else tensors
+    for name, parameter in state.parameters.items():
+        slots = {slot: tensors[name] for slot, tensors in state.slots.items()}
+        optimizer.update(parameter, gradients[name], slots, numbers)
+    return losses
 
 
 def gather(index: Tensor, crop: Tensor | None, train: Examples) -> Examples:
     """Return the images, labels and conditions at an index (N,) of the training set, augmented unless crop is None."""
     images, labels, conditions = train
-    pixels = images[index] if crop is None else flip_crop(images[index], crop)
+    pixels = select(images, index)
+    pixels = pixels if crop is None else flip_crop(pixels, crop)
     return pixels, labels[index], None if conditions is None else conditions[index]
+
+
+def select(images: Tensor, index: Tensor) -> Tensor:
+    """Return images[index] (N, C, H, W). index_select does it ten times as fast where an image is contiguous."""
+    if images.is_contiguous():
+        return images.index_select(0, index)
+    return images.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)  # channels_last
 
 
 def keep_record(record: Tensors, losses: Tensor) -> None:
     """Count the update, add the losses (N,), and record the first step with a loss that isn't finite; in place."""
     record["step"].add_(1)
     record["losses"].add_(losses)
-    diverges = (record["diverged_at"] < 0) & ~torch.isfinite(losses).all()
+    finite = losses.amax() < torch.inf  # no loss is negative, and a NaN among them is the maximum
+    diverges = (record["diverged_at"] < 0) & ~finite
     # no torch.where: it would copy a step that is on the CPU to the device, and wait for the copy
     record["diverged_at"].add_(diverges * (record["step"] - record["diverged_at"]))
 
@@ -132,7 +177,7 @@ def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool,
     """Return the compiled step for `size` members, cached for all stacks of this process with the same graph."""
     key = graph_key(config, data, size)
     if key not in _compiled:
-        step = make_step(model, config, data, traced=True)
+        step = make_step(model, config, data)
         if mapped:
             step = vmap(step, in_dims=dimensions(config))
         _compiled[key] = Compiled(step, data.scale.device, key, {"model": model, "data": data})
@@ -142,6 +187,12 @@ def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool,
 def dimensions(config: RunConfig) -> tuple[int | None, ...]:
     """Return vmap's in_dims for the arguments of a step: members are dimension 0, except of the training set."""
     return 0, 0, None if config.dataset.augment == "none" else 0, None
+
+
+def make_network(config: RunConfig, data: Data, kernels: bool) -> nn.Module:
+    """Make the network of a run on the meta device, without values. kernels: whether its norms call torch's kernels."""
+    model = make_model(config, data.shape, data.classes)
+    return use_kernels(model) if kernels else model
 
 
 def start_member(config: RunConfig, data: Data) -> MemberState:
@@ -180,16 +231,16 @@ class Stack:
 
     def __init__(self, configs: list[RunConfig], data: Data, device: torch.device, compiled: bool) -> None:
         self.configs, self.config = configs, configs[0]
-        self.model = make_model(self.config, data.shape, data.classes)
+        self.compiled = compiled
+        self.mapped = self.compiled and stacks(self.config)
+        self.model = make_network(self.config, data, kernels=not compiled)
         self.noisy = {name: norm for name, norm in self.model.named_modules() if isinstance(norm, NoisyBatchNorm)}
         convolutional = any(isinstance(module, nn.Conv2d) for module in self.model.modules())
         self.memory_format = torch.channels_last if convolutional else torch.contiguous_format
         self.data = data_on(device, data, self.memory_format)
         self.train: Examples = (self.data.train.pixels, self.data.train.labels, self.data.train.condition)
-        self.compiled = compiled
-        self.mapped = self.compiled and stacks(self.config)
+        self.evaluators = [Evaluator(make_network(config, data, kernels=True), self.data) for config in configs]
         self.hold([self.placed(start_member(config, data)) for config in configs])
-        self.evaluator = Evaluator(copy.deepcopy(self.model), self.data)
 
     def hold(self, members: list[MemberState]) -> None:
         """Set the stack's members and make their step. If mapped, each member becomes a view of `self.state`."""
@@ -197,12 +248,13 @@ class Stack:
         if self.mapped:
             self.state = map_tensors(lambda *tensors: torch.stack(tensors), *members)
             self.members = [self.state.map(itemgetter(row)) for row in range(len(members))]
-        self.run: Callable[..., Tensor]
+        self.steps: Sequence[Callable[..., Tensor]]
         if self.compiled:
             self.run = compiled_step(self.model, self.config, self.data, self.mapped, len(members))
             keep_in_place((self.state if self.mapped else self.members, self.train))
+            self.steps = [partial(self.run, member) for member in self.members]
         else:
-            self.run = make_step(self.model, self.config, self.data, traced=False)
+            self.steps = [PlainStep(*pair, self.data) for pair in zip(self.configs, members, strict=True)]
 
     def restore(self, row: int, tensors: Tensors) -> None:
         """Copy a checkpoint's tensors into the member in a row."""
@@ -212,6 +264,7 @@ class Stack:
     def keep(self, rows: list[int]) -> None:
         """Remove all members except those in these rows, and order the members like `rows`."""
         self.configs = [self.configs[row] for row in rows]
+        self.evaluators = [self.evaluators[row] for row in rows]
         self.hold([self.members[row] for row in rows])
 
     def placed(self, member: MemberState) -> MemberState:
@@ -233,8 +286,8 @@ class Stack:
         if self.mapped:
             self.run(self.state, batch.index, batch.crop, self.train)
             return
-        for row, member in enumerate(self.members):
-            self.run(member, batch.index[row], None if batch.crop is None else batch.crop[row], self.train)
+        for row, step in enumerate(self.steps):
+            step(batch.index[row], None if batch.crop is None else batch.crop[row], self.train)
 
     def warm_up(self, batch: Batch) -> None:
         """Compile and load everything that a step needs: take steps, then restore the members. Raises CompileError."""
@@ -273,4 +326,4 @@ class Stack:
     def evaluate(self, row: int, images: Images, should_stop: ShouldStop = never_stop) -> Evaluation:
         """Evaluate a member on these images. Raises Stopped."""
         member = self.members[row]
-        return self.evaluator.evaluate(member.parameters, member.buffers, images, should_stop)
+        return self.evaluators[row].evaluate(member.parameters, member.buffers, images, should_stop)

@@ -16,13 +16,14 @@ from bnexp.training.optim import STACKABLE
 OUTSIDE_THE_STEP = {"seed", "init", "init_from", "steps", "eval", "checkpoint", "device", "threads", "compile"}
 
 
-def shape_of(config: RunConfig) -> dict[str, Any]:
+def shape_of(config: RunConfig, compiled: bool) -> dict[str, Any]:
     """Return the part of a configuration that determines the graph of a run's step; equal parts can share a step.
 
-    It leaves out the keys in OUTSIDE_THE_STEP, and the scalars that norm and optimizer declare stackable.
+    It leaves out the keys in OUTSIDE_THE_STEP, and the scalars that norm and optimizer declare stackable. A norm
+    declares them for its compiled form for vectors alone: torch's kernels take them as numbers.
     """
     values = without(config.as_dict(), OUTSIDE_THE_STEP)
-    stackable = find_norm(config.norm).stackable if stacks(config) else ()  # declared for norms of vectors only
+    stackable = find_norm(config.norm).stackable if compiled and stacks(config) else ()
     values["norm"] = without(values["norm"], stackable)
     values["optim"] = without(values["optim"], STACKABLE)
     return values
@@ -37,4 +38,6 @@ def graph_key(config: RunConfig, data: Data, size: int) -> str:
     """Return a text that identifies a compiled step. Stacks of `size` members with equal texts, and no others, share
     it.
     """
-    return json.dumps([shape_of(config), data.checksum, str(data.scale.device), torch.get_num_threads(), size])
+    return json.dumps(
+        [shape_of(config, compiled=True), data.checksum, str(data.scale.device), torch.get_num_threads(), size]
+    )

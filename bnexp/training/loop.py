@@ -216,7 +216,7 @@ def evaluate_tests(
         if member.config.eval.recalibrate and status == "finished":
             buffers = recalibrated(stack, member.row, should_stop)
             if buffers is not None:
-                result = stack.evaluator.evaluate(parameters, buffers, stack.data.test, should_stop)
+                result = stack.evaluators[member.row].evaluate(parameters, buffers, stack.data.test, should_stop)
                 tests["test_recalibrated"] = result
     except Stopped:
         return "interrupted", {}

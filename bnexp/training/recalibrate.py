@@ -1,13 +1,13 @@
 """`eval.recalibrate`: population statistics, computed anew over one epoch, replace the running averages."""
 
-from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from bnexp.data.batches import Order
 from bnexp.models.norms import BatchNorm
-from bnexp.training.engine import Stack
+from bnexp.training.engine import Stack, make_network
 from bnexp.training.evaluation import ShouldStop, Stopped, Tensors, make_answer, never_stop
 
 
@@ -24,12 +24,13 @@ def recalibrated(stack: Stack, row: int, should_stop: ShouldStop = never_stop) -
     norms = [name.removesuffix(".momentum") for name in member.buffers if name.endswith(".momentum")]
     if not norms:
         return None
-    # A momentum of 1 leaves the statistics of the last batch alone as running averages.
+    # What `keep_last_batch` does for torch's kernels: the formula reads its momentum from a buffer.
     fixed = {f"{norm}.momentum": torch.ones_like(member.buffers[f"{norm}.momentum"]) for norm in norms}
     for norm in stack.noisy:
         fixed[f"{norm}.scale"] = torch.ones_like(member.buffers[f"{norm}.scale"])
         fixed[f"{norm}.shift"] = torch.zeros_like(member.buffers[f"{norm}.shift"])
-    order, answer = Order(config.seed, len(train), config.batch_size), make_answer(with_biased_variance(stack.model))
+    order = Order(config.seed, len(train), config.batch_size)
+    answer = make_answer(keep_last_batch(make_network(config, stack.data, kernels=True)))
     averages = [f"{norm}.{average}" for norm in norms for average in ("running_mean", "running_var")]
     statistics: list[Tensors] = []
     for number in range(len(train) // config.batch_size):
@@ -49,10 +50,12 @@ def over_batches(norm: str, statistics: list[Tensors]) -> Tensors:
     return {mean: means.mean(0), variance: variances.mean(0) + means.var(0, correction=0)}
 
 
-def with_biased_variance(model: nn.Module) -> nn.Module:
-    """Return a copy of a model whose running variances are biased: only these add up over batches."""
-    copy = deepcopy(model)
-    for module in copy.modules():
+def keep_last_batch(model: nn.Module) -> nn.Module:
+    """Make the running averages of a network those of its last batch, with a biased variance, and return the network.
+
+    Only biased variances add up over batches.
+    """
+    for module in model.modules():
         if isinstance(module, BatchNorm):
-            module.unbiased = False
-    return copy
+            module.config = replace(module.config, momentum=1.0, unbiased=False)
+    return model

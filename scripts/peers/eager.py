@@ -4,7 +4,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from network import make_network, test_accuracy
+from network import NORMS, make_network, test_accuracy
 from serve import BATCH, RATE, Task, load_images, serve
 from torch import Tensor
 
@@ -41,4 +41,4 @@ def make_task(norm: str, images: list[Tensor]) -> Task:
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[2]))
     images = [torch.from_numpy(array) for array in load_images(sys.argv[1])]
-    serve({norm: make_task(norm, images) for norm in ("none", "batch")})
+    serve({norm: make_task(norm, images) for norm in ("none", *NORMS)})

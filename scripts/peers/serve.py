@@ -21,6 +21,8 @@ WIDTHS = (784, 100, 100, 100, 10)
 STD = 0.05  # of the starting weights
 EPSILON, MOMENTUM = 1e-5, 0.1  # of batch normalization; the weight of the new value in the running averages
 
+GROUPS = 4  # of group normalization
+
 Array = npt.NDArray[np.generic]
 
 

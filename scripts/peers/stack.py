@@ -1,11 +1,15 @@
-"""bnexp itself: the stacks that one process trains one after the other: stack.py THREADS SEED SIZE [SIZE …]."""
+"""bnexp itself: the stacks that one process trains one after the other: stack.py THREADS SEED SIZE [SIZE …].
+
+With SIZE 0, a run that isn't compiled, with every norm that the plain loop has.
+"""
 
 import sys
 from collections.abc import Callable
 from statistics import mean
 
 import torch
-from serve import Task, serve
+from network import NORMS
+from serve import GROUPS, Task, serve
 
 from bnexp.data.batches import Batches
 from bnexp.data.load import load_data
@@ -32,12 +36,12 @@ def make_step(stack: Stack) -> Callable[[], None]:
     return step
 
 
-def make_task(norm: str, threads: int, groups: list[range]) -> Task:
+def make_task(norm: str, threads: int, groups: list[range], compiled: bool) -> Task:
     def config(seed: int) -> RunConfig:
-        return RunConfig(norm=NormConfig(name=norm), seed=seed, threads=threads, compile=True)
+        return RunConfig(norm=NormConfig(name=norm, groups=GROUPS), seed=seed, threads=threads, compile=compiled)
 
     data = load_data(config(0).dataset)
-    stacks = [Stack([config(seed) for seed in seeds], data, CPU, compiled=True) for seeds in groups]
+    stacks = [Stack([config(seed) for seed in seeds], data, CPU, compiled) for seeds in groups]
     steps = [make_step(stack) for stack in stacks]
 
     def train(updates: int) -> None:
@@ -55,6 +59,9 @@ if __name__ == "__main__":
     threads, seed, *sizes = map(int, sys.argv[1:])
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
+    compiled = sizes != [0]
+    sizes = sizes if compiled else [1]
     bounds = [seed + sum(sizes[:i]) for i in range(len(sizes))]
     groups = [range(first, first + size) for first, size in zip(bounds, sizes, strict=True)]
-    serve({norm: make_task(norm, threads, groups) for norm in ("none", "batch")})
+    norms = ("none", "batch") if compiled else ("none", *NORMS)
+    serve({norm: make_task(norm, threads, groups, compiled) for norm in norms})

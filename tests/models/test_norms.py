@@ -13,7 +13,7 @@ from bnexp.data.load import DATASETS
 from bnexp.models.activations import ACTIVATIONS
 from bnexp.models.block import Block
 from bnexp.models.init import INITS
-from bnexp.models.norms import NORMS, BatchNorm, GroupNorm, make_norm
+from bnexp.models.norms import NORMS, BatchNorm, GroupNorm, KernelNorm, make_norm
 from bnexp.models.registry import ARCHS
 from bnexp.runs.config import ConfigError, NormConfig
 from bnexp.training.optim import OPTIMIZERS
@@ -77,6 +77,12 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["formula", "kernels"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test is of both forms of the layers for vectors: that of compiled steps and that of all others."""
+    monkeypatch.setattr(KernelNorm, "kernels", request.param)
 
 
 def close(actual: Tensor, expected: Tensor) -> None:

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pytest
@@ -313,8 +314,24 @@ def test_an_evaluation_keeps_one_channel_alone() -> None:
     data, config = toy_data(), mlp("none")
     stack = trained([config], data, 1)
     stack.evaluate(0, data.validation)
-    assert stack.evaluator.inputs
-    assert all(kept.untyped_storage().nbytes() == kept.nbytes for kept in stack.evaluator.inputs.values())
+    kept = [part for parts in stack.evaluators[0].inputs.values() for part in parts]
+    assert len(kept) == len(config.arch.hidden)
+    assert all(part.untyped_storage().nbytes() == part.nbytes for part in kept)
+
+
+def test_batches_of_an_evaluation_follow_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither sums nor percentiles depend on them: compared are batches of all images and of 7."""
+    data, config = toy_data(), mlp("batch")
+    stack = trained([config], data, 15)
+    whole = stack.evaluate(0, data.validation)
+    largest = 4 * max(prod(data.shape), *config.arch.hidden)  # bytes of the input or of a layer's output, of an image
+    monkeypatch.setattr("bnexp.training.evaluation.CACHES", 7 * largest)
+    stack = trained([config], data, 15)
+    parts = stack.evaluate(0, data.validation)
+    assert stack.evaluators[0].batch == 7
+    assert parts.accuracy == whole.accuracy
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+    assert parts.activations == pytest.approx(whole.activations, abs=1e-5)
 
 
 # --- convolutions, bf16, learning

@@ -11,9 +11,12 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from bnexp.cli.overrides import conf_dir
-from bnexp.models.norms import IMAGES_ONLY, NORMS, Norm, make_norm
-from bnexp.runs.config import NormConfig
+from bnexp.data.load import load_data
+from bnexp.models.norms import IMAGES_ONLY, NORMS, KernelNorm, Norm, make_norm
+from bnexp.runs.config import DatasetConfig, NormConfig, RunConfig
 from bnexp.training.compiler import has_compiler
+from bnexp.training.engine import Stack
+from bnexp.training.graph import shape_of
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
 TRAIN = ("train", "dataset=digits", "arch.hidden=[8]", "eval.first_every=20", "device=cpu", "threads=1")
@@ -90,6 +93,25 @@ def test_what_a_norm_declares_is_a_buffer_of_its_layer(name: str) -> None:
         first, second = (make_norm(NormConfig(name, **{key: value}), 4) for value in (0.25, 0.5))  # type: ignore[arg-type]
         buffers = [dict(layer.named_buffers()) for layer in (first, second)]
         assert any(not torch.equal(buffers[0][part], buffers[1][part]) for part in buffers[0])
+
+
+@pytest.mark.parametrize(("key", "values"), [("eps", (0.001, 0.5)), ("momentum", (0.1, 0.5))])
+def test_torchs_kernels_stack_over_no_number(key: str, values: tuple[float, float]) -> None:
+    """They take eps and momentum as numbers: so the form of a norm that isn't compiled declares nothing."""
+    runs = [RunConfig(norm=NormConfig("batch", **{key: value})) for value in values]  # type: ignore[arg-type]
+    first, second = (shape_of(run, compiled=True) for run in runs)
+    assert first == second
+    first, second = (shape_of(run, compiled=False) for run in runs)
+    assert first != second
+
+
+@needs_compiler
+@pytest.mark.parametrize("compiled", [False, True])
+def test_norms_are_kernels_where_the_step_is_not_compiled(compiled: bool) -> None:
+    run = RunConfig(dataset=DatasetConfig("digits", validation=360), compile=compiled)
+    stack = Stack([run], load_data(run.dataset), torch.device("cpu"), compiled)
+    norms = [module for module in stack.model.modules() if isinstance(module, KernelNorm)]
+    assert [norm.kernels for norm in norms] == [not compiled] * 3
 
 
 def numbers_of(name: str) -> list[str]:
