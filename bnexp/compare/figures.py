@@ -134,9 +134,8 @@ def speed_plot(speeds: dict[str, list[float]]) -> Plot:
             axis.text(0, number - 0.29, plain(name), fontsize=9)
             if not values:
                 continue
-            axis.barh(number, float(np.median(values)), 0.5, color=COLOURS[number % len(COLOURS)])
-            axis.plot([min(values), max(values)], [number, number], color="white", linewidth=3.2)
-            axis.plot([min(values), max(values)], [number, number], color="black", linewidth=1.6)
+            bar = Bar(name, float(np.median(values)), min(values), max(values))
+            draw_bar(axis, bar, number, 0.5, COLOURS[number % len(COLOURS)])
         axis.set_yticks([])
         axis.set_ylim(len(speeds) - 0.6, -0.6)
         axis.set_xlabel("updates a second")
@@ -242,27 +241,20 @@ def draw_scaled(axis: Axes, lines: list[Line], scales: Scales) -> None:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of length `value`, with an interval from `low` to `high` and a note written next to it."""
+    """A bar of length `value`, with an interval from `low` to `high` and a note, which may be written next to it."""
 
     name: str
     value: float
     low: float
     high: float
-    note: str
+    note: str = ""
 
 
-@dataclass(frozen=True)
-class BarGroup:
-    """Bars below one title; where there are none, the title stands alone, as for a mode that was not measured."""
-
-    title: str
-    bars: list[Bar]
-
-
+BarGroups = dict[str, list[Bar]]  # title → the bars below it; none, as for a mode that was not measured
 BAR, TITLE, FRAME = 0.26, 0.34, 0.8  # heights in inches: of a bar's lane, of a group's title, of an axis's margins
 
 
-def rate_figure(title: str, caption: str, panels: dict[str, dict[str, list[BarGroup]]], files: list[Path]) -> None:
+def rate_figure(title: str, caption: str, panels: dict[str, dict[str, BarGroups]], files: list[Path]) -> None:
     """Draw groups of horizontal bars, and save the figure to every file.
 
     `panels`: title of a row → quantity, which labels a column → its groups. `caption` is written below the rows.
@@ -281,24 +273,25 @@ def rate_figure(title: str, caption: str, panels: dict[str, dict[str, list[BarGr
     save(figure, files)
 
 
-def height_of(groups: list[BarGroup]) -> float:
+def height_of(groups: BarGroups) -> float:
     """Return the height in inches of groups of bars with their titles."""
-    return sum(TITLE + BAR * len(group.bars) for group in groups)
+    return sum(TITLE + BAR * len(bars) for bars in groups.values())
 
 
-def draw_bars(axis: Axes, groups: list[BarGroup], height: float) -> None:
+def draw_bars(axis: Axes, groups: BarGroups, height: float) -> None:
     """Draw groups of bars from the top down on an axis of this height in inches.
 
     The x axis is longer than the longest bar, to leave room for its note.
     """
-    bars = [bar for group in groups for bar in group.bars]
+    bars = [bar for group in groups.values() for bar in group]
     y, places = 0.0, []
-    for group in groups:
+    for title, group in groups.items():
         y += TITLE
-        label(axis, group.title, 0.0, y - 0.1, fontweight="bold", fontsize=9)
-        for number, bar in enumerate(group.bars):
+        label(axis, title, 0.0, y - 0.1, fontweight="bold", fontsize=9)
+        for number, bar in enumerate(group):
             places.append(y + BAR / 2)
-            draw_bar(axis, bar, places[-1], COLOURS[number % len(COLOURS)])
+            draw_bar(axis, bar, places[-1], 0.76 * BAR, COLOURS[number % len(COLOURS)])
+            label(axis, bar.note, max(bar.value, bar.high), places[-1], va="center", fontsize=8.5)
             y += BAR
     axis.set_yticks(places, [bar.name for bar in bars])
     axis.tick_params(axis="y", length=0)
@@ -310,12 +303,11 @@ def draw_bars(axis: Axes, groups: list[BarGroup], height: float) -> None:
     axis.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def draw_bar(axis: Axes, bar: Bar, y: float, colour: str) -> None:
-    """Draw a bar, its interval and its note at `y`, in inches from the top of the axis."""
-    axis.barh(y, bar.value, 0.76 * BAR, color=colour)
+def draw_bar(axis: Axes, bar: Bar, y: float, height: float, colour: str) -> None:
+    """Draw a bar and its interval at `y`, without its name and note."""
+    axis.barh(y, bar.value, height, color=colour)
     for line, width in (("white", 3.2), ("black", 1.6)):  # black edged with white is visible on every colour
         axis.plot([bar.low, bar.high], [y, y], color=line, linewidth=width)
-    label(axis, bar.note, max(bar.value, bar.high), y, va="center", fontsize=8.5)
 
 
 def label(axis: Axes, text: str, x: float, y: float, **style: Any) -> None:

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from html import escape
 
 from bnexp.compare.figures import Plot, plot_svg
-
-Table = tuple[list[str], list[list[str]]]  # header, rows
+from bnexp.compare.report_tables import Table
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fdfdfb; --rule: #d5d3cc; --faint: #5d5b55; }

@@ -6,6 +6,7 @@ from bnexp.compare.arms import ArmResult
 from bnexp.compare.statistics import FEWEST_PAIRS, Estimate, TimeResult, TimeTo, smallest_p
 from bnexp.runs.console import count
 
+Table = tuple[list[str], list[list[str]]]  # header, rows
 TARGET = 0.90  # the validation accuracy of the table's column of steps
 HEADER = ["arm", "n", "test accuracy", "− control, paired", "steps to 90%", "reached", "steps/s", "ratio"]
 TIMES_HEADER = ["arm", "to", "reached", "median", "restricted mean", "− control, paired"]
