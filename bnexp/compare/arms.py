@@ -156,11 +156,13 @@ def only(panels: Panels, kept: Runs) -> Panels:
 # ---- numbers
 
 
-def compare_panels(planned: Panels, finished: Panels, control: str) -> list[ArmResult]:
-    """Compare every arm with the arm named `control` of its panel, and correct the p-values over all arms (Holm).
+def compare_panels(planned: Panels, finished: Panels) -> list[ArmResult]:
+    """Compare every arm with the control of its panel, and correct the p-values over all arms (Holm).
 
-    `planned` holds all runs; `finished` has the same panels and arms, with only the runs that can be compared.
+    The control is the first arm of the first panel, also where none of its runs finished. `planned` holds all runs;
+    `finished` has the same panels and arms, with only the runs that can be compared.
     """
+    control = next(iter(next(iter(planned.values()))))
     results = [
         compare_runs((panel, arm), planned[panel], arms, control) for panel, arms in finished.items() for arm in arms
     ]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from html import escape
 
-from bnexp.compare.figures import Plot, plot_svg
+from bnexp.compare.figures import Curve, Plot, plot_svg
 from bnexp.compare.report_tables import Table
 
 STYLE = """
@@ -32,12 +32,18 @@ th { font-weight: 600; }
 
 
 @dataclass(frozen=True)
-class Section:
-    """A panel: its name, tables and plots. The first table is shown above the plots, the others below."""
+class Panel:
+    """A panel of a report: its name, and the arms' curves of validation accuracy, tables and plots.
+
+    The main table is shown above all plots, the table of times below them.
+    """
 
     name: str
-    tables: list[Table]
-    plots: list[Plot]
+    curves: list[Curve]
+    table: Table
+    accuracy_plots: list[Plot]
+    times: Table
+    time_plots: list[Plot]
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,13 @@ class Notice:
     commands: list[str]
 
 
-def page(title: str, sections: list[Section], notes: list[str], made: str, notice: Notice | None = None) -> str:
+def page(title: str, panels: list[Panel], notes: list[str], made: str, notice: Notice | None = None) -> str:
     """Return the HTML page of a report.
 
     `notes` are its footnotes; `made` says with which versions and on which machine the runs were made; `notice`, above
     the panels, says which runs are missing.
     """
-    body = "".join(section_html(section, number) for number, section in enumerate(sections))
+    body = "".join(panel_html(panel, number) for number, panel in enumerate(panels))
     above = notice_html(notice) if notice else ""
     below = list_html(notes, ' class="notes"')
     return (
@@ -83,12 +89,12 @@ def notice_html(notice: Notice) -> str:
     return f'<div class="missing" role="note">{heading}{list_html(notice.lines)}{way}</div>\n'
 
 
-def section_html(section: Section, number: int) -> str:
+def panel_html(panel: Panel, number: int) -> str:
     """Return a panel as HTML; `number`, its position on the page, makes the ids in its figures unique."""
-    heading = f"<h2>{escape(section.name)}</h2>\n" if section.name else ""
-    figures = "".join(own_names(plot_svg(plot), f"p{number}-{place}-") for place, plot in enumerate(section.plots))
-    tables = [table_html(*table) for table in section.tables]
-    return f'{heading}{tables[0]}<div class="figures">{figures}</div>\n{"".join(tables[1:])}'
+    heading = f"<h2>{escape(panel.name)}</h2>\n" if panel.name else ""
+    plots = enumerate([*panel.accuracy_plots, *panel.time_plots])
+    figures = "".join(own_names(plot_svg(plot), f"p{number}-{place}-") for place, plot in plots)
+    return f'{heading}{table_html(*panel.table)}<div class="figures">{figures}</div>\n{table_html(*panel.times)}'
 
 
 def own_names(svg: str, prefix: str) -> str:

@@ -39,11 +39,16 @@ def percent(estimate: Estimate | None, sign: str = "") -> str:
     return interval_text(estimate, 2, 100, sign)
 
 
-def table_row(result: ArmResult, complete: bool = True) -> list[str]:
-    """Return an arm's cells under HEADER.
+def arm_table(results: list[ArmResult], complete: bool) -> Table:
+    """Return the main table of a panel: a row for each arm.
 
     Unless the report is `complete`, the cell of n also says how many runs of the arm were planned.
     """
+    return HEADER, [arm_row(result, complete) for result in results]
+
+
+def arm_row(result: ArmResult, complete: bool) -> list[str]:
+    """Return an arm's cells under HEADER; `complete` as in `arm_table`."""
     runs = f"{result.n}" if complete else f"{result.n} of {result.planned}"
     diverged = f" ({result.diverged} diverged)" if result.diverged else ""
     return [
@@ -55,6 +60,12 @@ def table_row(result: ArmResult, complete: bool = True) -> list[str]:
         f"{result.steps_per_second:,.0f}" if result.steps_per_second is not None else DASH,
         f"{result.speed_ratio:.2f}" if result.speed_ratio is not None else DASH,
     ]
+
+
+def times_table(results: list[ArmResult]) -> Table:
+    """Return a panel's table of times: a row for each target, unit and arm."""
+    arms_by_time = zip(*(result.times for result in results), strict=True)
+    return TIMES_HEADER, [time_row(*arm) for times in arms_by_time for arm in zip(results, times, strict=True)]
 
 
 def time_row(result: ArmResult, time: TimeResult) -> list[str]:
@@ -89,6 +100,17 @@ def reached_text(times: TimeTo, digits: int) -> list[str]:
 
 
 # ---- footnotes
+
+
+def times_note(results: list[ArmResult]) -> str:
+    """Return the footnote of the table of times, with the horizons of each panel."""
+    parts = []
+    for result in results:
+        horizons = {time.unit: time.horizon for time in result.times}  # those of its panel
+        if horizons["steps"] is not None and horizons["seconds"] is not None:
+            text = f"{horizons['steps']:,.0f} steps, {horizons['seconds']:,.2f} s"
+            parts.append(f"{result.panel}: {text}" if result.panel else text)
+    return f"{TIMES_NOTE}{'; '.join(dict.fromkeys(parts))}."
 
 
 def footnotes(results: list[ArmResult]) -> list[str]:
