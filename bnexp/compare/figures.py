@@ -10,8 +10,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from bnexp.runs.files import replaced
@@ -132,10 +133,9 @@ def speed_plot(speeds: dict[str, list[float]]) -> Plot:
     def plot(axis: Axes) -> None:
         for number, (name, values) in enumerate(speeds.items()):
             axis.text(0, number - 0.29, plain(name), fontsize=9)
-            if not values:
-                continue
-            bar = Bar(name, float(np.median(values)), min(values), max(values))
-            draw_bar(axis, bar, number, 0.5, COLOURS[number % len(COLOURS)])
+            if values:
+                bar = Bar(name, float(np.median(values)), min(values), max(values))
+                draw_bars(axis, [number], [bar], 0.5, [COLOURS[number % len(COLOURS)]])
         axis.set_yticks([])
         axis.set_ylim(len(speeds) - 0.6, -0.6)
         axis.set_xlabel("updates a second")
@@ -250,69 +250,47 @@ class Bar:
     note: str = ""
 
 
-BarGroups = dict[str, list[Bar]]  # title → the bars below it; none, as for a mode that was not measured
-BAR, TITLE, FRAME = 0.26, 0.34, 0.8  # heights in inches: of a bar's lane, of a group's title, of an axis's margins
+EDGED = {"linewidth": 1.6, "path_effects": [Stroke(linewidth=3.2, foreground="white"), Normal()]}
 
 
-def rate_figure(title: str, caption: str, panels: dict[str, dict[str, BarGroups]], files: list[Path]) -> None:
+def rate_figure(title: str, caption: str, panels: dict[str, dict[str, list[list[Bar]]]], files: list[Path]) -> None:
     """Draw groups of horizontal bars, and save the figure to every file.
 
     `panels`: title of a row → quantity, which labels a column → its groups. `caption` is written below the rows.
     """
-    heights = [max(map(height_of, columns.values())) for columns in panels.values()]
-    figure = Figure(figsize=(12, 0.85 + sum(heights) + FRAME * len(panels)), layout="constrained")
-    rows = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=[height + FRAME for height in heights])
-    for row, (name, columns), height in zip(rows[:, 0], panels.items(), heights, strict=True):
-        row.suptitle(plain(name), x=0.01, ha="left", fontsize=10)
-        axes = row.subplots(1, len(columns), squeeze=False)[0]
-        for axis, (quantity, groups) in zip(axes, columns.items(), strict=True):
-            draw_bars(axis, groups, height)
+    heights = [1 + 0.28 * max(sum(map(len, groups)) for groups in columns.values()) for columns in panels.values()]
+    figure = Figure(figsize=(14, 0.85 + sum(heights)), layout="constrained")
+    columns = max(map(len, panels.values()))
+    axes = figure.subplots(len(panels), columns, squeeze=False, sharey="row", height_ratios=heights)
+    for row, (name, quantities) in zip(axes, panels.items(), strict=True):
+        row[0].set_title(plain(name), loc="left", fontsize=10)
+        row[0].invert_yaxis()  # of the whole row
+        for axis, (quantity, groups) in zip(row, quantities.items(), strict=True):
+            draw_groups(axis, groups)
             axis.set_xlabel(quantity, fontsize=9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     figure.supxlabel(caption, x=0.01, ha="left", fontsize=8.5, color="0.35")
     save(figure, files)
 
 
-def height_of(groups: BarGroups) -> float:
-    """Return the height in inches of groups of bars with their titles."""
-    return sum(TITLE + BAR * len(bars) for bars in groups.values())
-
-
-def draw_bars(axis: Axes, groups: BarGroups, height: float) -> None:
-    """Draw groups of bars from the top down on an axis of this height in inches.
-
-    The x axis is longer than the longest bar, to leave room for its note.
-    """
-    bars = [bar for group in groups.values() for bar in group]
-    y, places = 0.0, []
-    for title, group in groups.items():
-        y += TITLE
-        label(axis, title, 0.0, y - 0.1, fontweight="bold", fontsize=9)
-        for number, bar in enumerate(group):
-            places.append(y + BAR / 2)
-            draw_bar(axis, bar, places[-1], 0.76 * BAR, COLOURS[number % len(COLOURS)])
-            label(axis, bar.note, max(bar.value, bar.high), places[-1], va="center", fontsize=8.5)
-            y += BAR
-    axis.set_yticks(places, [bar.name for bar in bars])
-    axis.tick_params(axis="y", length=0)
+def draw_groups(axis: Axes, groups: list[list[Bar]]) -> None:
+    """Draw bars from the top down, with their names and notes; the colours begin anew with each group."""
+    for bars in groups:
+        drawn = draw_bars(axis, [bar.name for bar in bars], bars, 0.76, COLOURS)
+        axis.bar_label(drawn, [bar.note for bar in bars], padding=5, fontsize=8.5)
+    axis.margins(x=0.68, y=0.02)  # with room for the notes
     axis.grid(visible=False, axis="y")
     axis.set_axisbelow(True)
-    axis.set_ylim(height + 0.06, 0)
-    axis.set_xlim(0, 1.68 * max((bar.high for bar in bars), default=1.0))
-    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axis.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def draw_bar(axis: Axes, bar: Bar, y: float, height: float, colour: str) -> None:
-    """Draw a bar and its interval at `y`, without its name and note."""
-    axis.barh(y, bar.value, height, color=colour)
-    for line, width in (("white", 3.2), ("black", 1.6)):  # black edged with white is visible on every colour
-        axis.plot([bar.low, bar.high], [y, y], color=line, linewidth=width)
-
-
-def label(axis: Axes, text: str, x: float, y: float, **style: Any) -> None:
-    """Write text 5 points to the right of the point (x, y); `style` is matplotlib's for text."""
-    axis.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", **style)
+def draw_bars(
+    axis: Axes, places: Sequence[str | float], bars: list[Bar], height: float, colours: Sequence[str]
+) -> BarContainer:
+    """Draw bars with their intervals, black edged with white, which is visible on every colour."""
+    low, high = ([bar.value - bar.low for bar in bars], [bar.high - bar.value for bar in bars])
+    values = [bar.value for bar in bars]
+    return axis.barh(places, values, height, xerr=[low, high], color=colours, error_kw=EDGED)
 
 
 def save(figure: Figure, files: list[Path]) -> None:

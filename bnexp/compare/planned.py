@@ -11,7 +11,7 @@ from typing import Any
 
 from bnexp.compare.arms import Panels, only
 from bnexp.runs.config import ConfigError
-from bnexp.runs.console import command, count, print_error, printable
+from bnexp.runs.console import command, print_error, printable
 from bnexp.runs.directory import SWEEP
 from bnexp.runs.record import RunRecord, find_runs, read_jobs, run_directories, run_name, sweep_directories, sweep_order
 
@@ -72,14 +72,6 @@ class Planned:
         """Those of `runs` that can't be compared."""
         done = {run.digest for run in self.finished}
         return [run for run in self.runs if run.digest not in done]
-
-    @property
-    def tally(self) -> str:
-        """The number of finished runs as text: "1 of 8 planned runs finished". Empty where none is missing."""
-        if self.complete:
-            return ""
-        text = f"{len(self.finished)} of {count(self.size, 'planned run')} finished"
-        return text + (f" and {SWEEP} cannot be read" if self.unknown else "")
 
     def missing_runs(self, panels: Panels) -> list[Missing]:
         """Return a description of each planned run that can't be compared; `panels` holds all of `runs`."""

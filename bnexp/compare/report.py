@@ -31,7 +31,7 @@ from bnexp.compare.report_tables import arm_table, footnotes, markdown_table, ma
 from bnexp.compare.statistics import Survival
 from bnexp.runs.config import ConfigError, require, require_path
 from bnexp.runs.console import count, print_line, printable, show_table
-from bnexp.runs.directory import holds_run, to_json
+from bnexp.runs.directory import SWEEP, holds_run, to_json
 from bnexp.runs.files import LONGEST_NAME, is_utf8, write_whole
 from bnexp.runs.record import RunRecord, comparison_of
 from bnexp.training.recorder import write_bands
@@ -231,9 +231,10 @@ def make_notice(planned: Planned, missing: list[Missing]) -> Notice | None:
     """Return the notice of missing runs, with the commands that finish them; None where none is missing."""
     if planned.complete:
         return None
-    lines = describe_missing(missing)
-    lines += [f"{path} cannot be read: what was planned there is not known" for path in planned.unknown]
-    return Notice(f"INCOMPLETE: {planned.tally}", lines, planned.commands())
+    heading = f"INCOMPLETE: {len(planned.finished)} of {count(planned.size, 'planned run')} finished"
+    heading += f" and {SWEEP} cannot be read" if planned.unknown else ""
+    unknown = [f"{path} cannot be read: what was planned there is not known" for path in planned.unknown]
+    return Notice(heading, describe_missing(missing) + unknown, planned.commands())
 
 
 def folder_name(panel: str, arm: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bnexp.compare.figures import Bar, BarGroups, rate_figure
+from bnexp.compare.figures import Bar, rate_figure
 from bnexp.compare.report_tables import Table, markdown_table
 from bnexp.compare.throughput import Row, Spread, interval_description
 from bnexp.compare.throughput_plan import CONTROL, MODES, Benchmark, BenchOptions
@@ -134,15 +134,16 @@ def provenance(facts: dict[str, Any]) -> str:
     )
 
 
-def figure_groups(benchmark: Benchmark, rows: list[Row], quantity: Quantity) -> BarGroups:
-    """Return a quantity's bars: a group for each mode, and one without bars for each mode left out."""
-    groups: BarGroups = {}
+def figure_groups(benchmark: Benchmark, rows: list[Row], quantity: Quantity) -> list[list[Bar]]:
+    """Return a quantity's bars: a group for each mode, and one with an empty bar for each mode left out."""
+    groups: dict[str, list[Bar]] = {}
     for row in rows:
         rate, ratio = quantity.rate(row), quantity.ratio(row)
         note = f"{rate.median:,.0f}" + (f"   {ratio.text(2)} of {CONTROL}" if ratio else "")
-        title = row.mode if row.members == 1 else f"{row.mode}, {row.members} runs as one"
-        groups.setdefault(title, []).append(Bar(row.norm, rate.median, rate.low, rate.high, note))
-    return groups | {f"{mode}: {DASH}": [] for mode in MODES if mode in benchmark.left_out}
+        name = f"{row.norm}, {row.mode}" + (f", {row.members} runs as one" if row.members > 1 else "")
+        groups.setdefault(row.mode, []).append(Bar(name, rate.median, rate.low, rate.high, note))
+    left_out = [[Bar(f"{mode}: {DASH}", 0, 0, 0)] for mode in MODES if mode in benchmark.left_out]
+    return [*groups.values(), *left_out]
 
 
 def write(benchmarks: list[Benchmark], rows: Rows, options: BenchOptions) -> None:
