@@ -1,10 +1,15 @@
-"""Make the HTML page of a report: figures inline, no script, nothing fetched; every text from a run is escaped."""
+"""Make the panels of a report, and its HTML page.
+
+The page has its figures inline and no script, and fetches nothing; every text from a run is escaped.
+"""
 
 from dataclasses import dataclass
 from html import escape
 
-from bnexp.compare.figures import Curve, Plot, plot_svg
-from bnexp.compare.report_tables import Table
+from bnexp.compare.arms import TARGETS, UNITS, ArmResult, Arms, end_of, make_curve
+from bnexp.compare.figures import Curve, Plot, accuracy_plot, arrivals_plot, plot_svg, speed_plot
+from bnexp.compare.report_tables import Table, arm_table, times_table
+from bnexp.compare.statistics import Survival
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fdfdfb; --rule: #d5d3cc; --faint: #5d5b55; }
@@ -44,6 +49,36 @@ class Panel:
     accuracy_plots: list[Plot]
     times: Table
     time_plots: list[Plot]
+
+
+def make_panel(name: str, arms: Arms, results: list[ArmResult], complete: bool) -> Panel:
+    """Return a panel with its tables and plots; `arms` holds its finished runs, `results` those of all panels.
+
+    Unless the report is `complete`, the plots name each arm with its numbers of finished and planned runs.
+    """
+    results = [result for result in results if result.panel == name]
+    labels = [arm.arm if complete else f"{arm.arm} ({arm.n} of {arm.planned})" for arm in results]
+    curves = [make_curve(label, runs) for label, runs in zip(labels, arms.values(), strict=True)]
+    speeds = [[run.summary["steps_per_second"] for run in runs] for runs in arms.values()]
+    end = max((end_of(run, "steps") for runs in arms.values() for run in runs), default=0.0)
+    arrivals = []
+    for target in TARGETS:
+        survivals = [result.time(target, "steps").survival for result in results]
+        reached = dict(zip(labels, map(share_reached, survivals), strict=True))
+        arrivals.append(arrivals_plot(reached, f"share of runs at {target:.0%}", end))
+    return Panel(
+        name=name,
+        curves=curves,
+        table=arm_table(results, complete),
+        accuracy_plots=[accuracy_plot(curves, unit) for unit in UNITS],
+        times=times_table(results),
+        time_plots=[*arrivals, speed_plot(dict(zip(labels, speeds, strict=True)))],
+    )
+
+
+def share_reached(survival: Survival | None) -> tuple[list[float], list[float]]:
+    """Return times and, for each, the share of the runs that have reached the target: 1 - the Kaplan-Meier curve."""
+    return (survival.times, [1 - share for share in survival.shares]) if survival else ([], [])
 
 
 @dataclass(frozen=True)

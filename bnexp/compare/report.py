@@ -9,26 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from bnexp.compare.arms import (
-    TARGETS,
-    UNITS,
-    ArmResult,
-    Arms,
-    arrange,
-    compare_panels,
-    distinct,
-    end_of,
-    make_curve,
-    only,
-    pick_by,
-    settings_of,
-    swept_keys,
-)
-from bnexp.compare.figures import Curve, accuracy_plot, arrivals_plot, plot_figure, speed_plot
-from bnexp.compare.page import Notice, Panel, page
+from bnexp.compare.arms import ArmResult, arrange, compare_panels, distinct, only, pick_by, settings_of, swept_keys
+from bnexp.compare.figures import plot_figure
+from bnexp.compare.page import Notice, Panel, make_panel, page
 from bnexp.compare.planned import Missing, Planned, describe_missing, read_planned
-from bnexp.compare.report_tables import arm_table, footnotes, markdown_table, marked_down, times_note, times_table
-from bnexp.compare.statistics import Survival
+from bnexp.compare.report_tables import footnotes, markdown_table, marked_down, times_note
 from bnexp.runs.config import ConfigError, require, require_path
 from bnexp.runs.console import count, print_line, printable, show_table
 from bnexp.runs.directory import SWEEP, holds_run, to_json
@@ -37,39 +22,6 @@ from bnexp.runs.record import RunRecord, comparison_of
 from bnexp.training.recorder import write_bands
 
 MOST_LINES = 12  # about missing runs that the console shows
-
-
-# ---- panels and files
-
-
-def make_panel(name: str, arms: Arms, results: list[ArmResult], complete: bool) -> Panel:
-    """Return a panel with its tables and plots; `arms` holds its finished runs, `results` those of all panels.
-
-    Unless the report is `complete`, the plots name each arm with its numbers of finished and planned runs.
-    """
-    results = [result for result in results if result.panel == name]
-    labels = [arm.arm if complete else f"{arm.arm} ({arm.n} of {arm.planned})" for arm in results]
-    curves = [make_curve(label, runs) for label, runs in zip(labels, arms.values(), strict=True)]
-    speeds = [[run.summary["steps_per_second"] for run in runs] for runs in arms.values()]
-    end = max((end_of(run, "steps") for runs in arms.values() for run in runs), default=0.0)
-    arrivals = []
-    for target in TARGETS:
-        survivals = [result.time(target, "steps").survival for result in results]
-        reached = dict(zip(labels, map(share_reached, survivals), strict=True))
-        arrivals.append(arrivals_plot(reached, f"share of runs at {target:.0%}", end))
-    return Panel(
-        name=name,
-        curves=curves,
-        table=arm_table(results, complete),
-        accuracy_plots=[accuracy_plot(curves, unit) for unit in UNITS],
-        times=times_table(results),
-        time_plots=[*arrivals, speed_plot(dict(zip(labels, speeds, strict=True)))],
-    )
-
-
-def share_reached(survival: Survival | None) -> tuple[list[float], list[float]]:
-    """Return times and, for each, the share of the runs that have reached the target: 1 - the Kaplan-Meier curve."""
-    return (survival.times, [1 - share for share in survival.shares]) if survival else ([], [])
 
 
 @dataclass(frozen=True)
@@ -180,7 +132,8 @@ def report(directories: list[Path], by: str | None = None, out: Path | None = No
     notes = [*footnotes(results), times_note(results)]
     write_whole(output.path("report.html"), page(title, panels, notes, made, notice))
     shutil.rmtree(output.path("bands"), ignore_errors=True)
-    write_bands(output.path("bands"), {folder_name(p.name, c.name): band_of(c) for p in panels for c in p.curves})
+    bands = {folder_name(p.name, c.name): (c.x, c.mean, c.low, c.high) for p in panels for c in p.curves}
+    write_bands(output.path("bands"), bands)
     show(title, panels, results, notice, output)
 
 
@@ -246,12 +199,6 @@ def file_name(text: str) -> str:
     """Return text as a file's name: slashes become _, and text too long for a name becomes its SHA-256 digest."""
     name = text.replace(os.sep, "_")
     return name if len(name.encode()) <= LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()
-
-
-def band_of(curve: Curve) -> dict[int, tuple[float, float, float]]:
-    """Return a curve as `write_bands` takes it: step → mean, lowest and highest accuracy."""
-    values = zip(curve.x, curve.mean, curve.low, curve.high, strict=True)
-    return {int(step): (float(mean), float(low), float(high)) for step, mean, low, high in values}
 
 
 def show(title: str, panels: list[Panel], results: list[ArmResult], notice: Notice | None, output: Output) -> None:
