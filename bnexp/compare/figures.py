@@ -92,9 +92,7 @@ def accuracy_plot(curves: list[Curve], against: str) -> Plot:
     def plot(axis: Axes) -> None:
         draw_lines(axis, [replace(curve, x=curve.seconds) if against == "seconds" else curve for curve in curves])
         axis.axhline(0.9, color="0.5", linewidth=0.8, linestyle=":")
-        axis.set_ylim(0, 1)
-        axis.set_xlim(left=0)
-        axis.set_ylabel("validation accuracy")
+        axis.set(xlim=(0, None), ylim=(0, 1), ylabel="validation accuracy")
         axis.set_xlabel("iteration (updates)" if against == "steps" else "seconds of training")
         axis.legend(loc="center right", frameon=False, fontsize=9)
 
@@ -115,10 +113,7 @@ def arrivals_plot(arms: dict[str, StepFunction], label: str, end: float) -> Plot
             rest = shares[-1:] == [1.0]
             x, y = times + [end] * rest, shares + [1.0] * rest
             axis.step(x, y, where="post", label=plain(name), **style_of(number))
-        axis.set_ylim(-0.03, 1.03)
-        axis.set_xlim(0, end or None)
-        axis.set_xlabel("iteration (updates)")
-        axis.set_ylabel(label)
+        axis.set(xlim=(0, end or None), ylim=(-0.03, 1.03), xlabel="iteration (updates)", ylabel=label)
         axis.legend(loc="best", frameon=False, fontsize=9)
 
     return plot
@@ -136,9 +131,7 @@ def speed_plot(speeds: dict[str, list[float]]) -> Plot:
             if values:
                 bar = Bar(name, float(np.median(values)), min(values), max(values))
                 draw_bars(axis, [number], [bar], 0.5, [COLOURS[number % len(COLOURS)]])
-        axis.set_yticks([])
-        axis.set_ylim(len(speeds) - 0.6, -0.6)
-        axis.set_xlabel("updates a second")
+        axis.set(yticks=[], ylim=(len(speeds) - 0.6, -0.6), xlabel="updates a second")
         axis.grid(visible=False, axis="y")
         axis.set_axisbelow(True)
 
@@ -214,8 +207,7 @@ def lines_plot(lines: list[Line], scales: Scales) -> Plot:
 
     def plot(axis: Axes) -> None:
         draw_scaled(axis, lines, scales)
-        axis.set_xlabel(scales.x)
-        axis.set_ylabel(scales.y)
+        axis.set(xlabel=scales.x, ylabel=scales.y)
         axis.legend(loc="best", frameon=False, fontsize=9)
 
     return plot

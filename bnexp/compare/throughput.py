@@ -31,7 +31,6 @@ from bnexp.training.timing import Stopwatch
 
 PREPARED = 64  # batches made before the measurement, and used in turn
 UNTIMED = 2  # calls before each measurement, which fill the caches again
-CALLS_PER_LOOK = {"cuda": 50}  # calls between readings of the clock, which wait for the device; elsewhere 1
 
 
 # ---- several rounds of one measurement
@@ -98,9 +97,9 @@ class Contender:
 
     def __init__(self, config: RunConfig, mode: str, members: int, data: Data) -> None:
         self.config, self.mode, self.members = config, mode, members
-        seeds = list(range(config.seed, config.seed + self.members))
         device = pick_device(config.device)
         self.watch = Stopwatch(device)
+        seeds = range(config.seed, config.seed + members)
         configs = [replace(config, seed=seed, compile=mode != "eager") for seed in seeds]
         self.stack = Stack(configs, data, device, decide_compilation(configs[0]).compiled)
         batches = batches_of(configs, len(data.train), device)
@@ -128,7 +127,7 @@ class Contender:
     def rate(self, call: Callable[[Batch], object], seconds: float) -> float:
         """Return the calls a second, times the number of members, measured over at least `seconds`."""
         batches, calls = cycle(self.batches), 0
-        per_look = CALLS_PER_LOOK.get(self.watch.device.type, 1)
+        per_look = 50 if self.watch.device.type == "cuda" else 1  # each look at the clock waits for CUDA
         for batch in self.batches[:UNTIMED]:
             call(batch)
         start = self.watch.now()
