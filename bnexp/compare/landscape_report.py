@@ -53,12 +53,8 @@ def report_probes(directories: list[Path], by: str | None, out: Path | None) -> 
     title = f"Along the gradient, ½ to 4 times the step. {title_of(planned.runs)}"
     warning = "" if complete else f"INCOMPLETE: {len(probes)} of {count(planned.size, 'planned run')} probed"
     sizes = {panel: sizes_of(arms, {} if complete else panels[panel]) for panel, arms in probed.items()}
-    plot_figure(
-        title,
-        {panel: plots(arms, sizes[panel], probes, complete) for panel, arms in probed.items()},
-        files[1:],
-        warning,
-    )
+    drawn = {panel: plots(arms, sizes[panel], probes, complete) for panel, arms in probed.items()}
+    plot_figure(title, drawn, files[1:], warning)
     for panel, arms in probed.items():
         show_table(f"{title}{f', {panel}' if panel else ''}", HEADER, rows(arms, sizes[panel], probes))
     if all(len(run_probes) == 1 for run_probes in probes.values()):
@@ -120,12 +116,11 @@ def plots(arms: Arms, sizes: dict[str, str], probes: ProbesByRun, complete: bool
     along: Parts = ((lambda p: p.loss, np.mean), (lambda p: min(p.losses), np.mean), (lambda p: max(p.losses), np.mean))
     quantities: dict[str, Parts] = {"loss; band: along the gradient": along}
     quantities |= {name: ((measure, np.mean), (measure, min), (measure, max)) for name, measure in MEASURES.items()}
-    return [
-        lines_plot(
-            [make_line(*arm, probes, parts) for arm in labelled.items()], Scales("iteration (updates)", name, "y")
-        )
-        for name, parts in quantities.items()
-    ]
+    made = []
+    for name, parts in quantities.items():
+        lines = [make_line(label, runs, probes, parts) for label, runs in labelled.items()]
+        made.append(lines_plot(lines, Scales("iteration (updates)", name, "y")))
+    return made
 
 
 def make_line(name: str, runs: list[RunRecord], probes: ProbesByRun, parts: Parts) -> Line:
