@@ -270,7 +270,9 @@ def draw_groups(axis: Axes, groups: list[list[Bar]]) -> None:
     for bars in groups:
         drawn = draw_bars(axis, [bar.name for bar in bars], bars, 0.76, COLOURS)
         axis.bar_label(drawn, [bar.note for bar in bars], padding=5, fontsize=8.5)
-    axis.margins(x=0.68, y=0.02)  # with room for the notes
+    longest = max(bar.high for bars in groups for bar in bars)
+    axis.set_xlim(0, 1.68 * longest or 1.0)  # with room for the notes
+    axis.margins(y=0.02)
     axis.grid(visible=False, axis="y")
     axis.set_axisbelow(True)
     axis.xaxis.set_major_formatter("{x:,.0f}")

@@ -162,12 +162,11 @@ def write(benchmarks: list[Benchmark], rows: Rows, options: BenchOptions) -> Non
     }
     write_whole(out / "bench.json", to_json(record))
     write_whole(out / "bench.md", markdown(benchmarks, rows, facts, options))
-    drawn = {
-        title_of(benchmark, rows[benchmark.title]): {
-            quantity.unit: figure_groups(benchmark, rows[benchmark.title], quantity) for quantity in QUANTITIES
-        }
-        for benchmark in benchmarks
-    }
+    drawn = {}
+    for benchmark in benchmarks:
+        own_rows = rows[benchmark.title]
+        groups = {quantity.unit: figure_groups(benchmark, own_rows, quantity) for quantity in QUANTITIES}
+        drawn[title_of(benchmark, own_rows)] = groups
     made_on = f"{facts['machine']}, {facts['cores']} cores, device {facts['device']}, torch {version('torch')}"
     caption = f"{interval_description(options.rounds)}\n{made_on}, {facts['created'][:10]}"
     rate_figure(TITLE, caption, drawn, [out / "bench.png", out / "bench.svg"])
