@@ -107,8 +107,7 @@ class Planned:
         """
         parent = directory.parent
         inside = any(parent.is_relative_to(root) for root in self.roots)
-        below = [run.directory for run in self.runs if run.directory.is_relative_to(parent)]
-        flat = all(other.parent == parent for other in below)
+        flat = all(run.directory.parent == parent for run in self.runs if run.directory.is_relative_to(parent))
         return parent if inside and flat and not (parent / SWEEP).exists() else directory
 
 
@@ -157,13 +156,13 @@ def read_planned(roots: list[Path]) -> Planned:
         unknown=unknown,
     )
     if not finished:
-        raise ConfigError(nothing_finished(planned, roots))
+        raise ConfigError(nothing_finished(planned))
     return planned
 
 
-def nothing_finished(planned: Planned, roots: list[Path]) -> str:
+def nothing_finished(planned: Planned) -> str:
     """Return the error message that no run finished, with a command to resume by if there is one."""
-    text = f"{', '.join(map(str, roots))}: no run has finished"
+    text = f"{', '.join(map(str, planned.roots))}: no run has finished"
     commands = planned.commands()
     more = f" and {len(commands) - 1} more" if len(commands) > 1 else ""
     return f"{text}; resume it by: {commands[0]}{more}" if commands else text
