@@ -84,16 +84,11 @@ def settings(config: dict[str, Any]) -> Settings:
 def settings_of(runs: Runs) -> list[Settings]:
     """Return each run's settings, without init_from where seeds and values of init_from match one to one."""
     configs = [settings(run.config) for run in runs]
-    if goes_with_seed(runs, "init_from"):
+    pairs = {(run.seed, str(run.config.get("init_from"))) for run in runs}
+    seeds, starts = map(set, zip(*pairs, strict=True))
+    if len(pairs) == len(seeds) == len(starts):
         return [{key: value for key, value in config.items() if key != "init_from"} for config in configs]
     return configs
-
-
-def goes_with_seed(runs: Runs, key: str) -> bool:
-    """Return whether the runs' seeds and their values of `key` match one to one."""
-    pairs = {(run.seed, str(run.config.get(key))) for run in runs}
-    seeds, values = zip(*pairs, strict=True)
-    return len(pairs) == len(set(seeds)) == len(set(values))
 
 
 def swept_keys(configs: list[Settings]) -> list[str]:
@@ -132,10 +127,9 @@ def pick_by(by: str | None, swept: list[str]) -> str | None:
 
 
 def arrange(runs: Runs, by: str | None) -> Panels:
-    """Sort runs into panels of arms: the key of `pick_by` makes arms, other swept keys panels. Raises ConfigError."""
+    """Sort runs into panels of arms: the key `by` makes arms, other swept keys panels; with None there is one arm."""
     configs = settings_of(runs)
     swept = swept_keys(configs)
-    by = pick_by(by, swept)
     panels: Panels = {}
     for run, config in zip(runs, configs, strict=True):
         panel = ", ".join(f"{key}={config.get(key)}" for key in swept if key != by)
@@ -156,11 +150,13 @@ def only(panels: Panels, kept: Runs) -> Panels:
 # ---- numbers
 
 
-def compare_panels(planned: Panels, finished: Panels, control: str) -> list[ArmResult]:
-    """Compare every arm with the arm named `control` of its panel, and correct the p-values over all arms (Holm).
+def compare_panels(planned: Panels, finished: Panels) -> list[ArmResult]:
+    """Compare every arm with the control of its panel, and correct the p-values over all arms (Holm).
 
-    `planned` holds all runs; `finished` has the same panels and arms, with only the runs that can be compared.
+    The control is the first arm of the first panel, also where none of its runs finished. `planned` holds all runs;
+    `finished` has the same panels and arms, with only the runs that can be compared.
     """
+    control = next(iter(next(iter(planned.values()))))
     results = [
         compare_runs((panel, arm), planned[panel], arms, control) for panel, arms in finished.items() for arm in arms
     ]

@@ -10,8 +10,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from bnexp.runs.files import replaced
@@ -91,9 +92,7 @@ def accuracy_plot(curves: list[Curve], against: str) -> Plot:
     def plot(axis: Axes) -> None:
         draw_lines(axis, [replace(curve, x=curve.seconds) if against == "seconds" else curve for curve in curves])
         axis.axhline(0.9, color="0.5", linewidth=0.8, linestyle=":")
-        axis.set_ylim(0, 1)
-        axis.set_xlim(left=0)
-        axis.set_ylabel("validation accuracy")
+        axis.set(xlim=(0, None), ylim=(0, 1), ylabel="validation accuracy")
         axis.set_xlabel("iteration (updates)" if against == "steps" else "seconds of training")
         axis.legend(loc="center right", frameon=False, fontsize=9)
 
@@ -114,10 +113,7 @@ def arrivals_plot(arms: dict[str, StepFunction], label: str, end: float) -> Plot
             rest = shares[-1:] == [1.0]
             x, y = times + [end] * rest, shares + [1.0] * rest
             axis.step(x, y, where="post", label=plain(name), **style_of(number))
-        axis.set_ylim(-0.03, 1.03)
-        axis.set_xlim(0, end or None)
-        axis.set_xlabel("iteration (updates)")
-        axis.set_ylabel(label)
+        axis.set(xlim=(0, end or None), ylim=(-0.03, 1.03), xlabel="iteration (updates)", ylabel=label)
         axis.legend(loc="best", frameon=False, fontsize=9)
 
     return plot
@@ -132,14 +128,10 @@ def speed_plot(speeds: dict[str, list[float]]) -> Plot:
     def plot(axis: Axes) -> None:
         for number, (name, values) in enumerate(speeds.items()):
             axis.text(0, number - 0.29, plain(name), fontsize=9)
-            if not values:
-                continue
-            axis.barh(number, float(np.median(values)), 0.5, color=COLOURS[number % len(COLOURS)])
-            axis.plot([min(values), max(values)], [number, number], color="white", linewidth=3.2)
-            axis.plot([min(values), max(values)], [number, number], color="black", linewidth=1.6)
-        axis.set_yticks([])
-        axis.set_ylim(len(speeds) - 0.6, -0.6)
-        axis.set_xlabel("updates a second")
+            if values:
+                bar = Bar(name, float(np.median(values)), min(values), max(values))
+                draw_bars(axis, [number], [bar], 0.5, [COLOURS[number % len(COLOURS)]])
+        axis.set(yticks=[], ylim=(len(speeds) - 0.6, -0.6), xlabel="updates a second")
         axis.grid(visible=False, axis="y")
         axis.set_axisbelow(True)
 
@@ -215,8 +207,7 @@ def lines_plot(lines: list[Line], scales: Scales) -> Plot:
 
     def plot(axis: Axes) -> None:
         draw_scaled(axis, lines, scales)
-        axis.set_xlabel(scales.x)
-        axis.set_ylabel(scales.y)
+        axis.set(xlabel=scales.x, ylabel=scales.y)
         axis.legend(loc="best", frameon=False, fontsize=9)
 
     return plot
@@ -242,85 +233,58 @@ def draw_scaled(axis: Axes, lines: list[Line], scales: Scales) -> None:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of length `value`, with an interval from `low` to `high` and a note written next to it."""
+    """A bar of length `value`, with an interval from `low` to `high` and a note, which may be written next to it."""
 
     name: str
     value: float
     low: float
     high: float
-    note: str
+    note: str = ""
 
 
-@dataclass(frozen=True)
-class BarGroup:
-    """Bars below one title; where there are none, the title stands alone, as for a mode that was not measured."""
-
-    title: str
-    bars: list[Bar]
+EDGED = {"linewidth": 1.6, "path_effects": [Stroke(linewidth=3.2, foreground="white"), Normal()]}
 
 
-BAR, TITLE, FRAME = 0.26, 0.34, 0.8  # heights in inches: of a bar's lane, of a group's title, of an axis's margins
-
-
-def rate_figure(title: str, caption: str, panels: dict[str, dict[str, list[BarGroup]]], files: list[Path]) -> None:
+def rate_figure(title: str, caption: str, panels: dict[str, dict[str, list[list[Bar]]]], files: list[Path]) -> None:
     """Draw groups of horizontal bars, and save the figure to every file.
 
     `panels`: title of a row → quantity, which labels a column → its groups. `caption` is written below the rows.
     """
-    heights = [max(map(height_of, columns.values())) for columns in panels.values()]
-    figure = Figure(figsize=(12, 0.85 + sum(heights) + FRAME * len(panels)), layout="constrained")
-    rows = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=[height + FRAME for height in heights])
-    for row, (name, columns), height in zip(rows[:, 0], panels.items(), heights, strict=True):
-        row.suptitle(plain(name), x=0.01, ha="left", fontsize=10)
-        axes = row.subplots(1, len(columns), squeeze=False)[0]
-        for axis, (quantity, groups) in zip(axes, columns.items(), strict=True):
-            draw_bars(axis, groups, height)
+    heights = [1 + 0.28 * max(sum(map(len, groups)) for groups in columns.values()) for columns in panels.values()]
+    figure = Figure(figsize=(14, 0.85 + sum(heights)), layout="constrained")
+    columns = max(map(len, panels.values()))
+    axes = figure.subplots(len(panels), columns, squeeze=False, sharey="row", height_ratios=heights)
+    for row, (name, quantities) in zip(axes, panels.items(), strict=True):
+        row[0].set_title(plain(name), loc="left", fontsize=10)
+        row[0].invert_yaxis()  # of the whole row
+        for axis, (quantity, groups) in zip(row, quantities.items(), strict=True):
+            draw_groups(axis, groups)
             axis.set_xlabel(quantity, fontsize=9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     figure.supxlabel(caption, x=0.01, ha="left", fontsize=8.5, color="0.35")
     save(figure, files)
 
 
-def height_of(groups: list[BarGroup]) -> float:
-    """Return the height in inches of groups of bars with their titles."""
-    return sum(TITLE + BAR * len(group.bars) for group in groups)
-
-
-def draw_bars(axis: Axes, groups: list[BarGroup], height: float) -> None:
-    """Draw groups of bars from the top down on an axis of this height in inches.
-
-    The x axis is longer than the longest bar, to leave room for its note.
-    """
-    bars = [bar for group in groups for bar in group.bars]
-    y, places = 0.0, []
-    for group in groups:
-        y += TITLE
-        label(axis, group.title, 0.0, y - 0.1, fontweight="bold", fontsize=9)
-        for number, bar in enumerate(group.bars):
-            places.append(y + BAR / 2)
-            draw_bar(axis, bar, places[-1], COLOURS[number % len(COLOURS)])
-            y += BAR
-    axis.set_yticks(places, [bar.name for bar in bars])
-    axis.tick_params(axis="y", length=0)
+def draw_groups(axis: Axes, groups: list[list[Bar]]) -> None:
+    """Draw bars from the top down, with their names and notes; the colours begin anew with each group."""
+    for bars in groups:
+        drawn = draw_bars(axis, [bar.name for bar in bars], bars, 0.76, COLOURS)
+        axis.bar_label(drawn, [bar.note for bar in bars], padding=5, fontsize=8.5)
+    longest = max(bar.high for bars in groups for bar in bars)
+    axis.set_xlim(0, 1.68 * longest or 1.0)  # with room for the notes
+    axis.margins(y=0.02)
     axis.grid(visible=False, axis="y")
     axis.set_axisbelow(True)
-    axis.set_ylim(height + 0.06, 0)
-    axis.set_xlim(0, 1.68 * max((bar.high for bar in bars), default=1.0))
-    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axis.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def draw_bar(axis: Axes, bar: Bar, y: float, colour: str) -> None:
-    """Draw a bar, its interval and its note at `y`, in inches from the top of the axis."""
-    axis.barh(y, bar.value, 0.76 * BAR, color=colour)
-    for line, width in (("white", 3.2), ("black", 1.6)):  # black edged with white is visible on every colour
-        axis.plot([bar.low, bar.high], [y, y], color=line, linewidth=width)
-    label(axis, bar.note, max(bar.value, bar.high), y, va="center", fontsize=8.5)
-
-
-def label(axis: Axes, text: str, x: float, y: float, **style: Any) -> None:
-    """Write text 5 points to the right of the point (x, y); `style` is matplotlib's for text."""
-    axis.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", **style)
+def draw_bars(
+    axis: Axes, places: Sequence[str | float], bars: list[Bar], height: float, colours: Sequence[str]
+) -> BarContainer:
+    """Draw bars with their intervals, black edged with white, which is visible on every colour."""
+    low, high = ([bar.value - bar.low for bar in bars], [bar.high - bar.value for bar in bars])
+    values = [bar.value for bar in bars]
+    return axis.barh(places, values, height, xerr=[low, high], color=colours, error_kw=EDGED)
 
 
 def save(figure: Figure, files: list[Path]) -> None:

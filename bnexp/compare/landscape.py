@@ -69,8 +69,16 @@ class Landscape:
         self.order = Order(self.config.seed, len(stack.data.train), self.config.batch_size)
 
     def probe(self, path: Path) -> Probe:
-        """Load a checkpoint into the network, and return its probe. Raises ConfigError where it can't be read."""
-        step = self.restore(path)
+        """Load a checkpoint into the network, and return its probe.
+
+        Raises ConfigError where it is missing or damaged.
+        """
+        try:
+            tensors = load_checkpoint(path)
+        except (OSError, DamagedFileError) as error:
+            raise ConfigError(f"probe: {path} is missing or damaged") from error
+        step = int(tensors["record.step"])
+        self.stack.restore(0, tensors)
         self.stack.prepare(step)
         member, train = self.stack.members[0], self.stack.data.train
         batch = train[self.order.batch(step).to(train.labels.device)]
@@ -83,18 +91,6 @@ class Landscape:
         ratios = [d / (factor * length) if length else 0.0 for d, factor in zip(distances, FACTORS, strict=True)]
         shift, cosine = self.covariate_shift(theta, gradient, rate)
         return Probe(step, loss, [loss for loss, _ in along], distances, max(ratios), shift, cosine)
-
-    def restore(self, path: Path) -> int:
-        """Load a checkpoint into the network, and return the number of updates before it.
-
-        Raises ConfigError where it is missing or damaged.
-        """
-        try:
-            tensors = load_checkpoint(path)
-        except (OSError, DamagedFileError) as error:
-            raise ConfigError(f"probe: {path} is missing or damaged") from error
-        self.stack.restore(0, tensors)
-        return int(tensors["record.step"])
 
     def gradient(self, theta: Tensors) -> tuple[float, Tensors]:
         """Return loss and gradient at `theta` on the probe's batch, in training mode; running averages don't change."""

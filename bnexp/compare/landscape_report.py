@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnexp.compare.arms import Arms, arrange, only
 from bnexp.compare.figures import Line, Plot, Scales, lines_plot, plot_figure
 from bnexp.compare.landscape import Probe, probe_run
 from bnexp.compare.planned import describe_missing, read_planned
 from bnexp.compare.report import choose_output, title_of
-from bnexp.compare.report_tables import DASH
+from bnexp.compare.report_tables import interval_text
 from bnexp.compare.statistics import mean_interval
 from bnexp.runs.config import ConfigError
 from bnexp.runs.console import console, count, print_error, print_line, show_table
@@ -54,12 +53,8 @@ def report_probes(directories: list[Path], by: str | None, out: Path | None) -> 
     title = f"Along the gradient, ½ to 4 times the step. {title_of(planned.runs)}"
     warning = "" if complete else f"INCOMPLETE: {len(probes)} of {count(planned.size, 'planned run')} probed"
     sizes = {panel: sizes_of(arms, {} if complete else panels[panel]) for panel, arms in probed.items()}
-    plot_figure(
-        title,
-        {panel: plots(arms, sizes[panel], probes, complete) for panel, arms in probed.items()},
-        files[1:],
-        warning,
-    )
+    drawn = {panel: plots(arms, sizes[panel], probes, complete) for panel, arms in probed.items()}
+    plot_figure(title, drawn, files[1:], warning)
     for panel, arms in probed.items():
         show_table(f"{title}{f', {panel}' if panel else ''}", HEADER, rows(arms, sizes[panel], probes))
     if all(len(run_probes) == 1 for run_probes in probes.values()):
@@ -121,12 +116,11 @@ def plots(arms: Arms, sizes: dict[str, str], probes: ProbesByRun, complete: bool
     along: Parts = ((lambda p: p.loss, np.mean), (lambda p: min(p.losses), np.mean), (lambda p: max(p.losses), np.mean))
     quantities: dict[str, Parts] = {"loss; band: along the gradient": along}
     quantities |= {name: ((measure, np.mean), (measure, min), (measure, max)) for name, measure in MEASURES.items()}
-    return [
-        lines_plot(
-            [make_line(*arm, probes, parts) for arm in labelled.items()], Scales("iteration (updates)", name, "y")
-        )
-        for name, parts in quantities.items()
-    ]
+    made = []
+    for name, parts in quantities.items():
+        lines = [make_line(label, runs, probes, parts) for label, runs in labelled.items()]
+        made.append(lines_plot(lines, Scales("iteration (updates)", name, "y")))
+    return made
 
 
 def make_line(name: str, runs: list[RunRecord], probes: ProbesByRun, parts: Parts) -> Line:
@@ -134,19 +128,10 @@ def make_line(name: str, runs: list[RunRecord], probes: ProbesByRun, parts: Part
 
     `parts` computes the line itself, and the lower and the upper edge of its band, from the probes of the runs.
     """
-    steps, at_steps = by_step(runs, probes)
-    return Line(
-        name,
-        steps,
-        *(np.array([take([measure(p) for p in at_step]) for at_step in at_steps]) for measure, take in parts),
-    )
-
-
-def by_step(runs: list[RunRecord], probes: ProbesByRun) -> tuple[NDArray[np.float64], list[list[Probe]]]:
-    """Return the steps at which all of these runs were probed, (steps,), and for each step the runs' probes."""
-    known = [{probe.step: probe for probe in probes[run.directory]} for run in runs]
-    steps = sorted(set.intersection(*map(set, known))) if known else []
-    return np.array(steps, dtype=np.float64), [[run[step] for run in known] for step in steps]
+    by_step = [{probe.step: probe for probe in probes[run.directory]} for run in runs]
+    steps = sorted(set.intersection(*map(set, by_step))) if runs else []
+    line = ([take([measure(run[step]) for run in by_step]) for step in steps] for measure, take in parts)
+    return Line(name, np.array(steps, dtype=np.float64), *map(np.array, line))
 
 
 # ---- the table
@@ -163,10 +148,5 @@ def cell(measure: Measure, runs: list[RunRecord], probes: ProbesByRun) -> str:
 
     A run's value is the mean over its checkpoints.
     """
-    if not runs:
-        return DASH
     means = [float(np.mean([measure(probe) for probe in probes[run.directory]])) for run in runs]
-    estimate = mean_interval(means, np.random.default_rng(0))
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.mean:.4g}"
-    return f"{estimate.mean:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
+    return interval_text(mean_interval(means, np.random.default_rng(0)) if means else None, ".4g")

@@ -1,11 +1,15 @@
-"""Make the HTML page of a report: figures inline, no script, nothing fetched; every text from a run is escaped."""
+"""Make the panels of a report, and its HTML page.
+
+The page has its figures inline and no script, and fetches nothing; every text from a run is escaped.
+"""
 
 from dataclasses import dataclass
 from html import escape
 
-from bnexp.compare.figures import Plot, plot_svg
-
-Table = tuple[list[str], list[list[str]]]  # header, rows
+from bnexp.compare.arms import TARGETS, UNITS, ArmResult, Arms, end_of, make_curve
+from bnexp.compare.figures import Curve, Plot, accuracy_plot, arrivals_plot, plot_svg, speed_plot
+from bnexp.compare.report_tables import Table, arm_table, times_table
+from bnexp.compare.statistics import Survival
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fdfdfb; --rule: #d5d3cc; --faint: #5d5b55; }
@@ -33,12 +37,48 @@ th { font-weight: 600; }
 
 
 @dataclass(frozen=True)
-class Section:
-    """A panel: its name, tables and plots. The first table is shown above the plots, the others below."""
+class Panel:
+    """A panel of a report: its name, and the arms' curves of validation accuracy, tables and plots.
+
+    The main table is shown above all plots, the table of times below them.
+    """
 
     name: str
-    tables: list[Table]
-    plots: list[Plot]
+    curves: list[Curve]
+    table: Table
+    accuracy_plots: list[Plot]
+    times: Table
+    time_plots: list[Plot]
+
+
+def make_panel(name: str, arms: Arms, results: list[ArmResult], complete: bool) -> Panel:
+    """Return a panel with its tables and plots; `arms` holds its finished runs, `results` those of all panels.
+
+    Unless the report is `complete`, the plots name each arm with its numbers of finished and planned runs.
+    """
+    results = [result for result in results if result.panel == name]
+    labels = [arm.arm if complete else f"{arm.arm} ({arm.n} of {arm.planned})" for arm in results]
+    curves = [make_curve(label, runs) for label, runs in zip(labels, arms.values(), strict=True)]
+    speeds = [[run.summary["steps_per_second"] for run in runs] for runs in arms.values()]
+    end = max((end_of(run, "steps") for runs in arms.values() for run in runs), default=0.0)
+    arrivals = []
+    for target in TARGETS:
+        survivals = [result.time(target, "steps").survival for result in results]
+        reached = dict(zip(labels, map(share_reached, survivals), strict=True))
+        arrivals.append(arrivals_plot(reached, f"share of runs at {target:.0%}", end))
+    return Panel(
+        name=name,
+        curves=curves,
+        table=arm_table(results, complete),
+        accuracy_plots=[accuracy_plot(curves, unit) for unit in UNITS],
+        times=times_table(results),
+        time_plots=[*arrivals, speed_plot(dict(zip(labels, speeds, strict=True)))],
+    )
+
+
+def share_reached(survival: Survival | None) -> tuple[list[float], list[float]]:
+    """Return times and, for each, the share of the runs that have reached the target: 1 - the Kaplan-Meier curve."""
+    return (survival.times, [1 - share for share in survival.shares]) if survival else ([], [])
 
 
 @dataclass(frozen=True)
@@ -53,13 +93,13 @@ class Notice:
     commands: list[str]
 
 
-def page(title: str, sections: list[Section], notes: list[str], made: str, notice: Notice | None = None) -> str:
+def page(title: str, panels: list[Panel], notes: list[str], made: str, notice: Notice | None = None) -> str:
     """Return the HTML page of a report.
 
     `notes` are its footnotes; `made` says with which versions and on which machine the runs were made; `notice`, above
     the panels, says which runs are missing.
     """
-    body = "".join(section_html(section, number) for number, section in enumerate(sections))
+    body = "".join(panel_html(panel, number) for number, panel in enumerate(panels))
     above = notice_html(notice) if notice else ""
     below = list_html(notes, ' class="notes"')
     return (
@@ -84,12 +124,12 @@ def notice_html(notice: Notice) -> str:
     return f'<div class="missing" role="note">{heading}{list_html(notice.lines)}{way}</div>\n'
 
 
-def section_html(section: Section, number: int) -> str:
+def panel_html(panel: Panel, number: int) -> str:
     """Return a panel as HTML; `number`, its position on the page, makes the ids in its figures unique."""
-    heading = f"<h2>{escape(section.name)}</h2>\n" if section.name else ""
-    figures = "".join(own_names(plot_svg(plot), f"p{number}-{place}-") for place, plot in enumerate(section.plots))
-    tables = [table_html(*table) for table in section.tables]
-    return f'{heading}{tables[0]}<div class="figures">{figures}</div>\n{"".join(tables[1:])}'
+    heading = f"<h2>{escape(panel.name)}</h2>\n" if panel.name else ""
+    plots = enumerate([*panel.accuracy_plots, *panel.time_plots])
+    figures = "".join(own_names(plot_svg(plot), f"p{number}-{place}-") for place, plot in plots)
+    return f'{heading}{table_html(*panel.table)}<div class="figures">{figures}</div>\n{table_html(*panel.times)}'
 
 
 def own_names(svg: str, prefix: str) -> str:

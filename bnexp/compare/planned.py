@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnexp.compare.arms import Panels
+from bnexp.compare.arms import Panels, only
 from bnexp.runs.config import ConfigError
-from bnexp.runs.console import command, count, print_error, printable
+from bnexp.runs.console import command, print_error, printable
 from bnexp.runs.directory import SWEEP
 from bnexp.runs.record import RunRecord, find_runs, read_jobs, run_directories, run_name, sweep_directories, sweep_order
 
@@ -68,22 +68,18 @@ class Planned:
         return len(self.finished) == self.size and not self.unknown
 
     @property
-    def tally(self) -> str:
-        """The number of finished runs as text: "1 of 8 planned runs finished". Empty where none is missing."""
-        if self.complete:
-            return ""
-        text = f"{len(self.finished)} of {count(self.size, 'planned run')} finished"
-        return text + (f" and {SWEEP} cannot be read" if self.unknown else "")
+    def unfinished(self) -> list[RunRecord]:
+        """Those of `runs` that can't be compared."""
+        done = {run.digest for run in self.finished}
+        return [run for run in self.runs if run.digest not in done]
 
     def missing_runs(self, panels: Panels) -> list[Missing]:
         """Return a description of each planned run that can't be compared; `panels` holds all of `runs`."""
-        done = {run.digest for run in self.finished}
         missing = [
             missing_run(run, panel, arm)
-            for panel, arms in panels.items()
+            for panel, arms in only(panels, self.unfinished).items()
             for arm, runs in arms.items()
             for run in runs
-            if run.digest not in done
         ]
         return missing + [Missing(None, None, None, DAMAGED, UNREADABLE, str(path), []) for path in self.unreadable]
 
@@ -92,17 +88,15 @@ class Planned:
 
         A sweep's damaged run is removed first. There is no command for a damaged run outside of a sweep.
         """
-        done = {run.digest for run in self.finished}
         commands, single_runs = list[str](), list[str]()
-        for run in self.runs:
-            if run.digest not in done:
-                sweep = next((folder for folder, jobs in self.sweeps.items() if run.digest in jobs), None)
-                if sweep is not None:
-                    if run.complete:  # but damaged: it has to be removed to start anew
-                        commands.append(shlex.join(["rm", "-r", str(run.directory)]))
-                    commands.append(command("resume", sweep))
-                elif not run.complete:
-                    single_runs.append(str(self.resumable(run.directory)))
+        for run in self.unfinished:
+            sweep = next((folder for folder, jobs in self.sweeps.items() if run.digest in jobs), None)
+            if sweep is not None:
+                if run.complete:  # but damaged: it has to be removed to start anew
+                    commands.append(shlex.join(["rm", "-r", str(run.directory)]))
+                commands.append(command("resume", sweep))
+            elif not run.complete:
+                single_runs.append(str(self.resumable(run.directory)))
         others = [command("resume", *dict.fromkeys(single_runs))] if single_runs else []
         return [*dict.fromkeys(commands), *others]
 
@@ -113,26 +107,18 @@ class Planned:
         """
         parent = directory.parent
         inside = any(parent.is_relative_to(root) for root in self.roots)
-        below = [run.directory for run in self.runs if run.directory.is_relative_to(parent)]
-        flat = all(other.parent == parent for other in below)
+        flat = all(run.directory.parent == parent for run in self.runs if run.directory.is_relative_to(parent))
         return parent if inside and flat and not (parent / SWEEP).exists() else directory
 
 
 def missing_run(run: RunRecord, panel: str, arm: str) -> Missing:
     """Return the description of a run that can't be compared, with control characters escaped."""
-    status, why = outcome(run)
-    directory = None if status == NOT_STARTED else printable(str(run.directory))
-    return Missing(
-        panel, arm, run.seed, status, why, directory, [printable(str(text)) for text in run.record["overrides"]]
-    )
-
-
-def outcome(run: RunRecord) -> tuple[str, str | None]:
-    """Return the status of a run that can't be compared, and the reason, None where none is recorded."""
+    status, why = printable(str(run.summary["status"])), run.summary.get("error")
     if run.complete:
-        return DAMAGED, f"{run.flaw()}; it starts anew once its folder is removed"
-    why = run.summary.get("error")
-    return printable(str(run.summary["status"])), shortened(str(why)) if why else None
+        status, why = DAMAGED, f"{run.flaw()}; it starts anew once its folder is removed"
+    directory = None if status == NOT_STARTED else printable(str(run.directory))
+    overrides = [printable(str(text)) for text in run.record["overrides"]]
+    return Missing(panel, arm, run.seed, status, shortened(str(why)) if why else None, directory, overrides)
 
 
 def shortened(text: str) -> str:
@@ -163,20 +149,20 @@ def read_planned(roots: list[Path]) -> Planned:
     by_digest = {run.digest: run for run in [*reversed([*runs, *not_started]), *finished]}  # finished: last, to win
     planned = Planned(
         runs=sorted(by_digest.values(), key=sweep_order(roots)),
-        finished=sorted(finished, key=sweep_order(roots)),
+        finished=finished,
         roots=roots,
         sweeps=sweeps,
         unreadable=[path for path in unreadable if path.resolve() not in known],
         unknown=unknown,
     )
     if not finished:
-        raise ConfigError(nothing_finished(planned, roots))
+        raise ConfigError(nothing_finished(planned))
     return planned
 
 
-def nothing_finished(planned: Planned, roots: list[Path]) -> str:
+def nothing_finished(planned: Planned) -> str:
     """Return the error message that no run finished, with a command to resume by if there is one."""
-    text = f"{', '.join(map(str, roots))}: no run has finished"
+    text = f"{', '.join(map(str, planned.roots))}: no run has finished"
     commands = planned.commands()
     more = f" and {len(commands) - 1} more" if len(commands) > 1 else ""
     return f"{text}; resume it by: {commands[0]}{more}" if commands else text
@@ -184,11 +170,11 @@ def nothing_finished(planned: Planned, roots: list[Path]) -> str:
 
 def without_flaws(runs: list[RunRecord]) -> list[RunRecord]:
     """Return the runs that can be compared; print an error for each other run."""
-    flaws = [run.flaw() for run in runs]
-    for run, flaw in zip(runs, flaws, strict=True):
+    flaws = {run.directory: run.flaw() for run in runs}
+    for directory, flaw in flaws.items():
         if flaw is not None:
-            print_error(f"{run.directory} is left out: {flaw}")
-    return [run for run, flaw in zip(runs, flaws, strict=True) if flaw is None]
+            print_error(f"{directory} is left out: {flaw}")
+    return [run for run in runs if flaws[run.directory] is None]
 
 
 def without_duplicates(runs: list[RunRecord]) -> list[RunRecord]:

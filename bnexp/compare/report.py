@@ -6,124 +6,22 @@ import shlex
 import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-from bnexp.compare.arms import (
-    TARGETS,
-    UNITS,
-    ArmResult,
-    Arms,
-    Panels,
-    arrange,
-    compare_panels,
-    distinct,
-    end_of,
-    make_curve,
-    only,
-    pick_by,
-    settings_of,
-    swept_keys,
-)
-from bnexp.compare.figures import Curve, Plot, accuracy_plot, arrivals_plot, plot_figure, speed_plot
-from bnexp.compare.page import Notice, Section, page
-from bnexp.compare.planned import Planned, describe_missing, read_planned
-from bnexp.compare.report_tables import (
-    HEADER,
-    TIMES_HEADER,
-    TIMES_NOTE,
-    footnotes,
-    markdown_table,
-    marked_down,
-    table_row,
-    time_row,
-)
+from bnexp.compare.arms import ArmResult, arrange, compare_panels, distinct, only, pick_by, settings_of, swept_keys
+from bnexp.compare.figures import plot_figure
+from bnexp.compare.page import Notice, Panel, make_panel, page
+from bnexp.compare.planned import Missing, Planned, describe_missing, read_planned
+from bnexp.compare.report_tables import footnotes, markdown_table, marked_down, times_note
 from bnexp.runs.config import ConfigError, require, require_path
 from bnexp.runs.console import count, print_line, printable, show_table
-from bnexp.runs.directory import holds_run, to_json
+from bnexp.runs.directory import SWEEP, holds_run, to_json
 from bnexp.runs.files import LONGEST_NAME, is_utf8, write_whole
 from bnexp.runs.record import RunRecord, comparison_of
 from bnexp.training.recorder import write_bands
 
 MOST_LINES = 12  # about missing runs that the console shows
-
-
-# ---- panels and files
-
-
-@dataclass(frozen=True)
-class PanelReport:
-    """The tables and figures of one panel.
-
-    `results` has one entry for each arm. `complete`: no planned run of the whole report is missing.
-    """
-
-    name: str
-    runs: Arms  # the finished ones
-    results: list[ArmResult]
-    complete: bool
-
-    @cached_property
-    def curves(self) -> list[Curve]:
-        """The curve of validation accuracy of each arm."""
-        return [make_curve(self.label(result), self.runs[result.arm]) for result in self.results]
-
-    @property
-    def rows(self) -> list[list[str]]:
-        """The rows of the main table, one for each arm."""
-        return [table_row(result, self.complete) for result in self.results]
-
-    @property
-    def time_rows(self) -> list[list[str]]:
-        """The rows of the table of times, one for each target, unit and arm."""
-        return [time_row(arm, arm.time(target, unit)) for target in TARGETS for unit in UNITS for arm in self.results]
-
-    def label(self, result: ArmResult) -> str:
-        """Return an arm's name in a figure; unless the report is complete, with its numbers of finished and planned
-        runs.
-        """
-        return result.arm if self.complete else f"{result.arm} ({result.n} of {result.planned})"
-
-    def accuracy_plots(self) -> list[Plot]:
-        """Return the plots of validation accuracy against iteration and against seconds of training."""
-        return [accuracy_plot(self.curves, unit) for unit in UNITS]
-
-    def time_plots(self) -> list[Plot]:
-        """Return the plot `arrivals` for each target accuracy, and then a plot of the throughput."""
-        speeds = {
-            self.label(result): [run.summary["steps_per_second"] for run in self.runs[result.arm]]
-            for result in self.results
-        }
-        return [*(self.arrivals(target) for target in TARGETS), speed_plot(speeds)]
-
-    def arrivals(self, target: float) -> Plot:
-        """Return the plot of the share of each arm's runs that have reached a target accuracy by each step.
-
-        The share is 1 minus the Kaplan-Meier curve.
-        """
-        survival = {self.label(result): result.time(target, "steps").survival for result in self.results}
-        reached = {
-            name: (curve.times, [1 - share for share in curve.shares]) if curve else ([], [])
-            for name, curve in survival.items()
-        }
-        longest = max((end_of(run, "steps") for runs in self.runs.values() for run in runs), default=0.0)
-        return arrivals_plot(reached, f"share of runs at {target:.0%}", longest)
-
-
-def make_panels(arranged: Panels, planned: Planned) -> list[PanelReport]:
-    """Compare the arms of every panel with the control, and return the panels' reports.
-
-    The control is the first arm of the first panel, also where none of its runs finished.
-    """
-    control = next(iter(next(iter(arranged.values()))))
-    finished = only(arranged, planned.finished)
-    results = compare_panels(arranged, finished, control)
-    return [
-        PanelReport(name, arms, [result for result in results if result.panel == name], planned.complete)
-        for name, arms in finished.items()
-    ]
 
 
 @dataclass(frozen=True)
@@ -133,35 +31,22 @@ class Output:
     folder: Path
     suffix: str
 
-    def name(self, file: str) -> str:
-        """Return a file's name with the suffix: compare.md → compare-act.md."""
-        stem, dot, kind = file.partition(".")
-        return f"{stem}{self.suffix}{dot}{kind}"
-
     def path(self, file: str) -> Path:
-        """Return the path of a file, with the suffix in its name."""
-        return self.folder / self.name(file)
+        """Return the path of a file, with the suffix in its name: compare.md → compare-act.md."""
+        stem, dot, kind = file.partition(".")
+        return self.folder / f"{stem}{self.suffix}{dot}{kind}"
 
     def link(self, file: str) -> str:
         """Return the link to a file from another file of the report: its name with the suffix, URL-quoted."""
-        return quote(self.name(file))
+        return quote(self.path(file).name)
 
 
 # ---- texts and Markdown
 
 
-def times_note(panels: list[PanelReport]) -> str:
-    """Return the footnote of the table of times, with the horizons of each panel."""
-    parts = []
-    for panel in panels:
-        horizons = {time.unit: time.horizon for time in panel.results[0].times}
-        if horizons["steps"] is not None and horizons["seconds"] is not None:
-            text = f"{horizons['steps']:,.0f} steps, {horizons['seconds']:,.2f} s"
-            parts.append(f"{panel.name}: {text}" if panel.name else text)
-    return f"{TIMES_NOTE}{'; '.join(parts)}."
-
-
-def markdown(title: str, made: str, panels: list[PanelReport], notice: Notice | None, output: Output) -> str:
+def markdown(
+    title: str, made: str, panels: list[Panel], results: list[ArmResult], notice: Notice | None, output: Output
+) -> str:
     """Return the content of compare.md.
 
     `made` says with which versions and on which machine the runs were made; `notice` says which runs are missing.
@@ -170,13 +55,13 @@ def markdown(title: str, made: str, panels: list[PanelReport], notice: Notice | 
     lines += [f"![accuracy against iteration and seconds]({output.link('compare.svg')})", ""]
     for panel in panels:
         lines += [f"## {marked_down(panel.name)}", ""] if panel.name else []
-        lines += [*markdown_table(HEADER, panel.rows), ""]
-    lines += [f"- {marked_down(line)}" for line in footnotes(all_results(panels))]
+        lines += [*markdown_table(*panel.table), ""]
+    lines += [f"- {marked_down(line)}" for line in footnotes(results)]
     lines += ["", "# Time to accuracy", "", f"![Kaplan-Meier curves and throughput]({output.link('times.svg')})", ""]
     for panel in panels:
         lines += [f"**{marked_down(panel.name)}**", ""] if panel.name else []
-        lines += [*markdown_table(TIMES_HEADER, panel.time_rows), ""]
-    return "\n".join([*lines, f"- {marked_down(times_note(panels))}", "", marked_down(made), ""])
+        lines += [*markdown_table(*panel.times), ""]
+    return "\n".join([*lines, f"- {marked_down(times_note(results))}", "", marked_down(made), ""])
 
 
 def markdown_notice(notice: Notice) -> list[str]:
@@ -187,12 +72,6 @@ def markdown_notice(notice: Notice) -> list[str]:
     lines = [f"**{marked_down(notice.heading)}**", "", *(f"- {marked_down(line)}" for line in notice.lines), ""]
     commands = [f"    {printable(command)}" for command in notice.commands]
     return [*lines, *(["To go on:", "", *commands, ""] if commands else [])]
-
-
-def html_section(panel: PanelReport) -> Section:
-    """Return a panel's section of report.html."""
-    tables = [(HEADER, panel.rows), (TIMES_HEADER, panel.time_rows)]
-    return Section(panel.name, tables, [*panel.accuracy_plots(), *panel.time_plots()])
 
 
 def title_of(runs: list[RunRecord]) -> str:
@@ -233,16 +112,29 @@ def report(directories: list[Path], by: str | None = None, out: Path | None = No
     planned = read_planned(directories)
     key, output = choose_output(planned, by, out)
     arranged = arrange(planned.runs, key)
-    panels, notice = make_panels(arranged, planned), make_notice(planned, arranged)
-    title, made = title_of(planned.runs), provenance(planned.finished)
+    finished = only(arranged, planned.finished)
+    results, missing = compare_panels(arranged, finished), planned.missing_runs(arranged)
+    panels = [make_panel(name, arms, results, planned.complete) for name, arms in finished.items()]
+    title, made, notice = title_of(planned.runs), provenance(planned.finished), make_notice(planned, missing)
     write_figures(title, panels, notice, output)
-    write_whole(output.path("compare.json"), to_json(as_data(title, key, panels, planned, arranged)))
-    write_whole(output.path("compare.md"), markdown(title, made, panels, notice, output))
-    notes = [*footnotes(all_results(panels)), times_note(panels)]
-    write_whole(output.path("report.html"), page(title, list(map(html_section, panels)), notes, made, notice))
+    record = {
+        "title": title,
+        "by": key,
+        "finished": len(planned.finished),
+        "planned": planned.size,
+        "missing": [asdict(run) for run in missing],
+        "unreadable": [str(path) for path in planned.unknown],
+        "go_on": planned.commands(),
+        "arms": [asdict(result) for result in results],
+    }
+    write_whole(output.path("compare.json"), to_json(record))
+    write_whole(output.path("compare.md"), markdown(title, made, panels, results, notice, output))
+    notes = [*footnotes(results), times_note(results)]
+    write_whole(output.path("report.html"), page(title, panels, notes, made, notice))
     shutil.rmtree(output.path("bands"), ignore_errors=True)
-    write_bands(output.path("bands"), {folder_name(p.name, c.name): band_of(c) for p in panels for c in p.curves})
-    show(title, panels, notice, output)
+    bands = {folder_name(p.name, c.name): (c.x, c.mean, c.low, c.high) for p in panels for c in p.curves}
+    write_bands(output.path("bands"), bands)
+    show(title, panels, results, notice, output)
 
 
 def choose_output(planned: Planned, by: str | None, out: Path | None) -> tuple[str | None, Output]:
@@ -279,43 +171,23 @@ def output_folder(directories: list[Path], out: Path | None) -> Path:
     return out
 
 
-def write_figures(title: str, panels: list[PanelReport], notice: Notice | None, output: Output) -> None:
+def write_figures(title: str, panels: list[Panel], notice: Notice | None, output: Output) -> None:
     """Draw compare.png, compare.svg and times.svg; the heading of a notice is added to their titles."""
-    accuracy = {panel.name: panel.accuracy_plots() for panel in panels}
-    times = {panel.name: panel.time_plots() for panel in panels}
+    accuracy = {panel.name: panel.accuracy_plots for panel in panels}
+    times = {panel.name: panel.time_plots for panel in panels}
     band_title, warning = f"{title}, band: lowest to highest seed", notice.heading if notice else ""
     plot_figure(band_title, accuracy, [output.path("compare.png"), output.path("compare.svg")], warning)
     plot_figure(f"{title}: time to accuracy, throughput", times, [output.path("times.svg")], warning)
 
 
-def make_notice(planned: Planned, arranged: Panels) -> Notice | None:
+def make_notice(planned: Planned, missing: list[Missing]) -> Notice | None:
     """Return the notice of missing runs, with the commands that finish them; None where none is missing."""
     if planned.complete:
         return None
-    lines = describe_missing(planned.missing_runs(arranged))
-    lines += [f"{path} cannot be read: what was planned there is not known" for path in planned.unknown]
-    return Notice(f"INCOMPLETE: {planned.tally}", lines, planned.commands())
-
-
-def as_data(
-    title: str, by: str | None, panels: list[PanelReport], planned: Planned, arranged: Panels
-) -> dict[str, Any]:
-    """Return the content of compare.json; `by` is the key that makes the arms."""
-    return {
-        "title": title,
-        "by": by,
-        "finished": len(planned.finished),
-        "planned": planned.size,
-        "missing": [asdict(run) for run in planned.missing_runs(arranged)],
-        "unreadable": [str(path) for path in planned.unknown],
-        "go_on": planned.commands(),
-        "arms": [asdict(result) for result in all_results(panels)],
-    }
-
-
-def all_results(panels: list[PanelReport]) -> list[ArmResult]:
-    """Return the results of all arms of all panels."""
-    return [result for panel in panels for result in panel.results]
+    heading = f"INCOMPLETE: {len(planned.finished)} of {count(planned.size, 'planned run')} finished"
+    heading += f" and {SWEEP} cannot be read" if planned.unknown else ""
+    unknown = [f"{path} cannot be read: what was planned there is not known" for path in planned.unknown]
+    return Notice(heading, describe_missing(missing) + unknown, planned.commands())
 
 
 def folder_name(panel: str, arm: str) -> str:
@@ -329,19 +201,13 @@ def file_name(text: str) -> str:
     return name if len(name.encode()) <= LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()
 
 
-def band_of(curve: Curve) -> dict[int, tuple[float, float, float]]:
-    """Return a curve as `write_bands` takes it: step → mean, lowest and highest accuracy."""
-    values = zip(curve.x, curve.mean, curve.low, curve.high, strict=True)
-    return {int(step): (float(mean), float(low), float(high)) for step, mean, low, high in values}
-
-
-def show(title: str, panels: list[PanelReport], notice: Notice | None, output: Output) -> None:
+def show(title: str, panels: list[Panel], results: list[ArmResult], notice: Notice | None, output: Output) -> None:
     """Print the main tables, the footnotes but the first, the paths of the files, and the notice of missing runs."""
     for panel in panels:
-        show_table(f"{title}{f', {panel.name}' if panel.name else ''}", HEADER, panel.rows)
-    for line in footnotes(all_results(panels))[1:]:
+        show_table(f"{title}{f', {panel.name}' if panel.name else ''}", *panel.table)
+    for line in footnotes(results)[1:]:
         print_line(line)
-    if all(result.planned == 1 for result in all_results(panels)):
+    if all(result.planned == 1 for result in results):
         print_line("one seed an arm has no interval: add 'seed=range(10)'")
     page_file, figure, table = (output.path(name) for name in ("report.html", "compare.png", "compare.md"))
     print_line(f"page: {page_file}; figures: {figure} (and .svg), {output.path('times.svg')}")

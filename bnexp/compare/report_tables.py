@@ -6,6 +6,7 @@ from bnexp.compare.arms import ArmResult
 from bnexp.compare.statistics import FEWEST_PAIRS, Estimate, TimeResult, TimeTo, smallest_p
 from bnexp.runs.console import count
 
+Table = tuple[list[str], list[list[str]]]  # header, rows
 TARGET = 0.90  # the validation accuracy of the table's column of steps
 HEADER = ["arm", "n", "test accuracy", "− control, paired", "steps to 90%", "reached", "steps/s", "ratio"]
 TIMES_HEADER = ["arm", "to", "reached", "median", "restricted mean", "− control, paired"]
@@ -18,31 +19,33 @@ TIMES_NOTE = (
 )
 
 
-def interval_text(estimate: Estimate | None, digits: int = 2, scale: float = 1.0, sign: str = "") -> str:
-    """Return "mean [low, high]", multiplied by `scale` and rounded to `digits` decimals.
+def interval_text(estimate: Estimate | None, form: str, scale: float = 1.0) -> str:
+    """Return "mean [low, high]", multiplied by `scale`, each in the format `form`, as ",.2f".
 
-    Without an interval, only the mean; a dash for None. With `sign` "+", positive numbers have a sign, too.
+    Without an interval, only the mean; a dash for None.
     """
     if estimate is None:
         return DASH
-    mean, *bounds = (
-        f"{scale * value:{sign},.{digits}f}"
-        for value in (estimate.mean, estimate.low, estimate.high)
-        if value is not None
-    )
+    values = (estimate.mean, estimate.low, estimate.high)
+    mean, *bounds = (format(scale * value, form) for value in values if value is not None)
     return f"{mean} [{', '.join(bounds)}]" if bounds else mean
 
 
 def percent(estimate: Estimate | None, sign: str = "") -> str:
-    """Return an accuracy in percent with its interval; `sign` as in `interval_text`."""
-    return interval_text(estimate, 2, 100, sign)
+    """Return an accuracy in percent with its interval; with `sign` "+", positive numbers have a sign, too."""
+    return interval_text(estimate, f"{sign},.2f", 100)
 
 
-def table_row(result: ArmResult, complete: bool = True) -> list[str]:
-    """Return an arm's cells under HEADER.
+def arm_table(results: list[ArmResult], complete: bool) -> Table:
+    """Return the main table of a panel: a row for each arm.
 
     Unless the report is `complete`, the cell of n also says how many runs of the arm were planned.
     """
+    return HEADER, [arm_row(result, complete) for result in results]
+
+
+def arm_row(result: ArmResult, complete: bool) -> list[str]:
+    """Return an arm's cells under HEADER; `complete` as in `arm_table`."""
     runs = f"{result.n}" if complete else f"{result.n} of {result.planned}"
     diverged = f" ({result.diverged} diverged)" if result.diverged else ""
     return [
@@ -50,23 +53,29 @@ def table_row(result: ArmResult, complete: bool = True) -> list[str]:
         f"{runs}{diverged}",
         percent(result.test_accuracy),
         paired_text(result, result.difference, percent(result.difference, "+")),
-        *reached_text(result.time(TARGET, "steps").times, 0),
+        *reached_text(result.time(TARGET, "steps").times, ",.0f"),
         f"{result.steps_per_second:,.0f}" if result.steps_per_second is not None else DASH,
         f"{result.speed_ratio:.2f}" if result.speed_ratio is not None else DASH,
     ]
 
 
+def times_table(results: list[ArmResult]) -> Table:
+    """Return a panel's table of times: a row for each target, unit and arm."""
+    arms_by_time = zip(*(result.times for result in results), strict=True)
+    return TIMES_HEADER, [time_row(*arm) for times in arms_by_time for arm in zip(results, times, strict=True)]
+
+
 def time_row(result: ArmResult, time: TimeResult) -> list[str]:
     """Return an arm's cells under TIMES_HEADER; `time` is one of its times, for one target and unit."""
-    digits = 0 if time.unit == "steps" else 2
-    median, reached = reached_text(time.times, digits)
+    form = ",.0f" if time.unit == "steps" else ",.2f"
+    median, reached = reached_text(time.times, form)
     return [
         result.arm,
         f"{time.target:.0%}, {time.unit}",
         reached,
         median,
-        interval_text(time.restricted, digits),
-        paired_text(result, time.difference, interval_text(time.difference, digits)),
+        interval_text(time.restricted, form),
+        paired_text(result, time.difference, interval_text(time.difference, form)),
     ]
 
 
@@ -81,13 +90,24 @@ def paired_text(result: ArmResult, difference: Estimate | None, text: str) -> st
     return f"{text}, {difference.n} of {result.planned_pairs} pairs" if fewer else text
 
 
-def reached_text(times: TimeTo, digits: int) -> list[str]:
-    """Return two cells: the median time, and how many of the finished runs reached the target."""
-    median = "never" if times.median is None else f"{times.median:,.{digits}f}"
+def reached_text(times: TimeTo, form: str) -> list[str]:
+    """Return two cells: the median time in the format `form`, and how many of the finished runs reached the target."""
+    median = "never" if times.median is None else format(times.median, form)
     return [median, f"{times.reached} of {times.n}"] if times.n else [DASH, DASH]
 
 
 # ---- footnotes
+
+
+def times_note(results: list[ArmResult]) -> str:
+    """Return the footnote of the table of times, with the horizons of each panel."""
+    parts = []
+    for result in results:
+        horizons = {time.unit: time.horizon for time in result.times}  # those of its panel
+        if horizons["steps"] is not None and horizons["seconds"] is not None:
+            text = f"{horizons['steps']:,.0f} steps, {horizons['seconds']:,.2f} s"
+            parts.append(f"{result.panel}: {text}" if result.panel else text)
+    return f"{TIMES_NOTE}{'; '.join(dict.fromkeys(parts))}."
 
 
 def footnotes(results: list[ArmResult]) -> list[str]:

@@ -252,10 +252,8 @@ def time_to(times: list[float | None]) -> TimeTo:
     """Return the median of `times`, in which None, for a run that never reached the target, counts as infinite."""
     if not times:
         return TimeTo(None, 0, 0)
-    ordered = np.sort([np.inf if time is None else time for time in times])
-    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    median = None if np.isinf(high) else float((low + high) / 2)
-    return TimeTo(median, int(np.isfinite(ordered).sum()), len(ordered))
+    median = float(np.median([math.inf if time is None else time for time in times]))
+    return TimeTo(None if math.isinf(median) else median, len(times) - times.count(None), len(times))
 
 
 @dataclass(frozen=True)

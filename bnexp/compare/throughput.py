@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.func import vmap
 
@@ -31,7 +31,6 @@ from bnexp.training.timing import Stopwatch
 
 PREPARED = 64  # batches made before the measurement, and used in turn
 UNTIMED = 2  # calls before each measurement, which fill the caches again
-CALLS_PER_LOOK = {"cuda": 50}  # calls between readings of the clock, which wait for the device; elsewhere 1
 
 
 # ---- several rounds of one measurement
@@ -98,9 +97,9 @@ class Contender:
 
     def __init__(self, config: RunConfig, mode: str, members: int, data: Data) -> None:
         self.config, self.mode, self.members = config, mode, members
-        seeds = list(range(config.seed, config.seed + self.members))
         device = pick_device(config.device)
         self.watch = Stopwatch(device)
+        seeds = range(config.seed, config.seed + members)
         configs = [replace(config, seed=seed, compile=mode != "eager") for seed in seeds]
         self.stack = Stack(configs, data, device, decide_compilation(configs[0]).compiled)
         batches = batches_of(configs, len(data.train), device)
@@ -128,7 +127,7 @@ class Contender:
     def rate(self, call: Callable[[Batch], object], seconds: float) -> float:
         """Return the calls a second, times the number of members, measured over at least `seconds`."""
         batches, calls = cycle(self.batches), 0
-        per_look = CALLS_PER_LOOK.get(self.watch.device.type, 1)
+        per_look = 50 if self.watch.device.type == "cuda" else 1  # each look at the clock waits for CUDA
         for batch in self.batches[:UNTIMED]:
             call(batch)
         start = self.watch.now()
@@ -188,10 +187,10 @@ class Row:
     forward_ratio: Spread | None
 
 
-def measure_benchmark(benchmark: Benchmark, options: BenchOptions, tick: Callable[[str], None]) -> list[Row]:
+def measure_benchmark(benchmark: Benchmark, options: BenchOptions, tick: Callable[..., None]) -> list[Row]:
     """Measure all contenders of a benchmark in interleaved rounds: each round measures every contender once.
 
-    `tick` is called with a description before each contender is prepared and before each of its measurements.
+    `tick` is called with `description` before each contender is prepared and before each of its measurements.
     """
     control = benchmark.runs[0]
     device = pick_device(control.device)
@@ -199,13 +198,13 @@ def measure_benchmark(benchmark: Benchmark, options: BenchOptions, tick: Callabl
     threads = thread_count(control, device)
     data, contenders = load_data(control.dataset), list[Contender]()
     for mode, config in product(benchmark.modes, benchmark.runs):
-        tick(f"{config.norm.name}, {mode}: {'preparing' if mode == 'eager' else 'compiling'}")
+        tick(description=f"{config.norm.name}, {mode}: {'preparing' if mode == 'eager' else 'compiling'}")
         contenders.append(Contender(config, mode, options.stack if mode == "stacked" else 1, data))
         data = contenders[-1].stack.data  # placed on the device once
     gc.collect()  # would otherwise take a quarter of a second of the first round, after compilation
     for number in range(options.rounds):
         for contender in contenders:
-            tick(f"round {number + 1}: {contender.config.norm.name}, {contender.mode}")
+            tick(description=f"round {number + 1}: {contender.config.norm.name}, {contender.mode}")
             contender.measure(options.seconds)
     controls = {contender.mode: contender for contender in contenders if contender.config.norm.name == CONTROL}
     return [make_row(benchmark.title, contender, controls[contender.mode], threads) for contender in contenders]
@@ -242,10 +241,5 @@ def measure_benchmarks(benchmarks: list[Benchmark], options: BenchOptions) -> di
             number = contenders[benchmark.title]
             measuring = duration(2 * number * options.rounds * options.seconds)
             print_line(f"{benchmark.title}: {count(number, 'contender')}, {measuring} of measuring besides compiling")
-            rows[benchmark.title] = measure_benchmark(benchmark, options, partial(advance, bar, task))
+            rows[benchmark.title] = measure_benchmark(benchmark, options, partial(bar.update, task, advance=1))
     return rows
-
-
-def advance(bar: Progress, task: TaskID, description: str) -> None:
-    """Advance the progress bar by one, and show the description."""
-    bar.update(task, advance=1, description=description)

@@ -40,10 +40,11 @@ class BenchOptions:
 
 def take_options(arguments: list[str]) -> tuple[BenchOptions, list[str]]:
     """Split the arguments into the options and the overrides of a run. Raises ConfigError for an invalid option."""
-    values, overrides = dict(DEFAULTS), []
+    values = DEFAULTS | {"out": f"results/bench/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"}
+    overrides = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if equals and key in (*DEFAULTS, "out"):
+        if equals and key in values:
             values[key] = value
         else:
             require(key != "compile", key, value, f"choose modes= from {', '.join(MODES)}")
@@ -51,13 +52,13 @@ def take_options(arguments: list[str]) -> tuple[BenchOptions, list[str]]:
     modes = values["modes"].split(",")
     for mode in modes:
         require_choice("modes", mode, MODES)
-    require(values.get("out") != "", "out", "", "a directory")
+    require(values["out"] != "", "out", "", "a directory")
     options = BenchOptions(
         rounds=whole_number("rounds", values["rounds"], 1, 1000),
         seconds=seconds_of(values["seconds"]),
         stack=whole_number("stack", values["stack"], 2, 1024),
         modes=list(dict.fromkeys(modes)),
-        out=Path(values.get("out", f"results/bench/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")),
+        out=Path(values["out"]),
         norms_named=any(key_of(override) == "norm" for override in overrides),
         command=shlex.join(["bnexp", "bench", *arguments]),
     )

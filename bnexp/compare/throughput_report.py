@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from bnexp.compare.figures import Bar, BarGroup, rate_figure
-from bnexp.compare.report_tables import markdown_table
+from bnexp.compare.figures import Bar, rate_figure
+from bnexp.compare.report_tables import Table, markdown_table
 from bnexp.compare.throughput import Row, Spread, interval_description
 from bnexp.compare.throughput_plan import CONTROL, MODES, Benchmark, BenchOptions
 from bnexp.runs.console import count, print_line, show_table
@@ -45,19 +45,15 @@ QUANTITIES = (
 )
 
 
-def table(benchmark: Benchmark, rows: list[Row], quantity: Quantity) -> list[list[str]]:
-    """Return the rows of a quantity's table: one for each contender, and one of dashes for each mode left out."""
+def table(benchmark: Benchmark, rows: list[Row], quantity: Quantity) -> Table:
+    """Return a quantity's table: a row for each contender, and one of dashes for each mode left out."""
+    header = ["norm, mode", quantity.unit, f"ratio to {CONTROL}, same mode"]
     cells = []
     for row in rows:
         ratio = quantity.ratio(row)
         share = f"{row.ratio}: {ratio.text(2)}" if ratio else "control"
         cells.append([f"{row.norm}, {row.mode}", quantity.rate(row).text(0), share])
-    return cells + [[mode, DASH, DASH] for mode in MODES if mode in benchmark.left_out]
-
-
-def header(quantity: Quantity) -> list[str]:
-    """Return the header of a quantity's table."""
-    return ["norm, mode", quantity.unit, f"ratio to {CONTROL}, same mode"]
+    return header, cells + [[mode, DASH, DASH] for mode in MODES if mode in benchmark.left_out]
 
 
 def title_of(benchmark: Benchmark, rows: list[Row]) -> str:
@@ -89,7 +85,7 @@ def markdown(benchmarks: list[Benchmark], rows: Rows, facts: dict[str, Any], opt
         lines += [f"## {title_of(benchmark, rows[benchmark.title])}", ""]
         for quantity in QUANTITIES:
             cells = table(benchmark, rows[benchmark.title], quantity)
-            lines += [f"{quantity.title.capitalize()}:", "", *markdown_table(header(quantity), cells), ""]
+            lines += [f"{quantity.title.capitalize()}:", "", *markdown_table(*cells), ""]
     notes = [f"- {line}" for line in footnotes(benchmarks, options)]
     return "\n".join([*lines, *notes, "", f"`{options.command}`", "", provenance(facts), ""])
 
@@ -138,18 +134,16 @@ def provenance(facts: dict[str, Any]) -> str:
     )
 
 
-def figure_groups(benchmark: Benchmark, rows: list[Row], quantity: Quantity) -> list[BarGroup]:
-    """Return a quantity's bars: a group for each mode, and one without bars for each mode left out."""
-    groups = []
-    for mode in benchmark.modes:
-        bars = []
-        for row in (row for row in rows if row.mode == mode):
-            rate, ratio = quantity.rate(row), quantity.ratio(row)
-            note = f"{rate.median:,.0f}" + (f"   {ratio.text(2)} of {CONTROL}" if ratio else "")
-            bars.append(Bar(row.norm, rate.median, rate.low, rate.high, note))
-        members = next(row.members for row in rows if row.mode == mode)
-        groups.append(BarGroup(mode if members == 1 else f"{mode}, {members} runs as one", bars))
-    return groups + [BarGroup(f"{mode}: {DASH}", []) for mode in MODES if mode in benchmark.left_out]
+def figure_groups(benchmark: Benchmark, rows: list[Row], quantity: Quantity) -> list[list[Bar]]:
+    """Return a quantity's bars: a group for each mode, and one with an empty bar for each mode left out."""
+    groups: dict[str, list[Bar]] = {}
+    for row in rows:
+        rate, ratio = quantity.rate(row), quantity.ratio(row)
+        note = f"{rate.median:,.0f}" + (f"   {ratio.text(2)} of {CONTROL}" if ratio else "")
+        name = f"{row.norm}, {row.mode}" + (f", {row.members} runs as one" if row.members > 1 else "")
+        groups.setdefault(row.mode, []).append(Bar(name, rate.median, rate.low, rate.high, note))
+    left_out = [[Bar(f"{mode}: {DASH}", 0, 0, 0)] for mode in MODES if mode in benchmark.left_out]
+    return [*groups.values(), *left_out]
 
 
 def write(benchmarks: list[Benchmark], rows: Rows, options: BenchOptions) -> None:
@@ -168,12 +162,11 @@ def write(benchmarks: list[Benchmark], rows: Rows, options: BenchOptions) -> Non
     }
     write_whole(out / "bench.json", to_json(record))
     write_whole(out / "bench.md", markdown(benchmarks, rows, facts, options))
-    drawn = {
-        title_of(benchmark, rows[benchmark.title]): {
-            quantity.unit: figure_groups(benchmark, rows[benchmark.title], quantity) for quantity in QUANTITIES
-        }
-        for benchmark in benchmarks
-    }
+    drawn = {}
+    for benchmark in benchmarks:
+        own_rows = rows[benchmark.title]
+        groups = {quantity.unit: figure_groups(benchmark, own_rows, quantity) for quantity in QUANTITIES}
+        drawn[title_of(benchmark, own_rows)] = groups
     made_on = f"{facts['machine']}, {facts['cores']} cores, device {facts['device']}, torch {version('torch')}"
     caption = f"{interval_description(options.rounds)}\n{made_on}, {facts['created'][:10]}"
     rate_figure(TITLE, caption, drawn, [out / "bench.png", out / "bench.svg"])
@@ -184,7 +177,7 @@ def show(benchmarks: list[Benchmark], rows: Rows, options: BenchOptions) -> None
     for benchmark, quantity in product(benchmarks, QUANTITIES):
         own_rows = rows[benchmark.title]
         title = f"{title_of(benchmark, own_rows)}: {quantity.title}"
-        show_table(title, header(quantity), table(benchmark, own_rows, quantity))
+        show_table(title, *table(benchmark, own_rows, quantity))
     for line in footnotes(benchmarks, options):
         print_line(line)
     out = options.out

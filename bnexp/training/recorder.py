@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -304,11 +304,11 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_bands(directory: Path, arms: dict[str, dict[int, tuple[float, float, float]]]) -> None:
+def write_bands(directory: Path, arms: Mapping[str, Sequence[Iterable[float]]]) -> None:
     """Write an event file for each arm, with the mean and interval of its validation accuracy, and a TensorBoard layout
     that overlays the arms.
 
-    arms: name → step → (mean, lower end, upper end) of validation accuracy.
+    arms: name → (steps, means, lower ends, upper ends) of validation accuracy.
     """
     tags = ["comparison/mean", "comparison/lower", "comparison/upper"]
     layout = {
@@ -320,6 +320,6 @@ def write_bands(directory: Path, arms: dict[str, dict[int, tuple[float, float, f
     for name, curve in arms.items():
         with SummaryWriter(str(directory / name)) as board:
             board.add_custom_scalars(layout)
-            for step, values in curve.items():
+            for step, *values in zip(*curve, strict=True):
                 for tag, value in zip(tags, values, strict=True):
-                    board.add_scalar(tag, value, step)
+                    board.add_scalar(tag, value, int(step))
