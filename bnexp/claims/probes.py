@@ -24,8 +24,8 @@ from bnexp.runs.record import RunRecord
 from bnexp.training.checkpoint import load_checkpoint
 from bnexp.training.compiler import compiler_problem
 from bnexp.training.device import pick_device, prepare_torch
-from bnexp.training.engine import start_member
 from bnexp.training.evaluation import Evaluator, Tensors, make_answer
+from bnexp.training.state import start_member
 
 SINGLE_IMAGES = 200  # as many as the lesson's inference cell tests
 

@@ -20,13 +20,14 @@ from torch.func import vmap
 
 from bnexp.compare.statistics import CONFIDENCE
 from bnexp.compare.throughput_plan import CONTROL, Benchmark, BenchOptions
-from bnexp.data.batches import Batch, batches_of
+from bnexp.data.batches import Batch, Examples, batches_of, gather
 from bnexp.data.load import Data, load_data
 from bnexp.runs.config import RunConfig
 from bnexp.runs.console import console, count, duration, print_line
 from bnexp.training.compiled import Compiled
 from bnexp.training.device import decide_compilation, pick_device, prepare_torch, thread_count
-from bnexp.training.engine import Examples, MemberState, Stack, dimensions, gather, make_loss
+from bnexp.training.engine import Stack, dimensions, make_loss
+from bnexp.training.state import MemberState
 from bnexp.training.timing import Stopwatch
 
 PREPARED = 64  # batches made before the measurement, and used in turn

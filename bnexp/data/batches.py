@@ -15,6 +15,9 @@ INDICES = 2**21  # about the largest number of indices that are drawn at once: 1
 PADDING = 4  # pixels around an image that a crop may reach into (He et al. 2016, §4.2)
 
 
+Examples = tuple[Tensor, Tensor, Tensor | None]  # images (N, C, H, W), labels (N,), conditions (N,) or None
+
+
 @dataclass(frozen=True)
 class Batch:
     """The batch of one step for each of S members, with B examples each.
@@ -102,6 +105,21 @@ def draw_crop(order: Order, step: int) -> Tensor:
     random = generator(order.seed, "augment", step)
     places = torch.randint(0, 2 * PADDING + 1, (order.batch_size, 2), generator=random)
     return torch.cat([places, torch.randint(0, 2, (order.batch_size, 1), generator=random)], 1)
+
+
+def gather(index: Tensor, crop: Tensor | None, train: Examples) -> Examples:
+    """Return the images, labels and conditions at an index (N,) of the training set, augmented unless crop is None."""
+    images, labels, conditions = train
+    pixels = select(images, index)
+    pixels = pixels if crop is None else flip_crop(pixels, crop)
+    return pixels, labels[index], None if conditions is None else conditions[index]
+
+
+def select(images: Tensor, index: Tensor) -> Tensor:
+    """Return images[index] (N, C, H, W). index_select does it ten times as fast where an image is contiguous."""
+    if images.is_contiguous():
+        return images.index_select(0, index)
+    return images.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)  # channels_last
 
 
 def flip_crop(pixels: Tensor, crop: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ ARCHS: dict[str, Callable[[Builder, Shape, int], nn.Module]] = {
 DENSE = {"convnet", "lenet", "vgg"}  # architectures with dense layers after convolutions
 STACKS = {"mlp"}  # architectures trained as one network; on a CPU, stacked convolutions are slower than separate ones
 
+FEW_PARAMETERS = 2**25  # of a network that is checked on the CPU: 128 MiB
+
 
 def make_model(config: RunConfig, shape: Shape, classes: int, device: str = "meta") -> nn.Module:
     """Make the network of a run, without drawing its initial weights. shape: (C, H, W) of an image.
@@ -56,24 +58,27 @@ def check_model(config: RunConfig, shape: Shape, classes: int) -> nn.Module:
     model, batch = make_model(config, shape, classes), (config.batch_size // processes(), *shape)
     description = repr((config.arch, config.norm, config.act, config.dataset.conditions, batch, classes))
     if description not in _checked:
-        check_statistics(config, batch, classes)
+        check_statistics(model, config, batch, classes)
         _checked.add(description)
     return model
 
 
-def check_statistics(config: RunConfig, batch: tuple[int, int, int, int], classes: int) -> None:
+def check_statistics(model: nn.Module, config: RunConfig, batch: tuple[int, int, int, int], classes: int) -> None:
     """Raise ConfigError if a batch of this shape (N, C, H, W) gives a batch or group norm fewer than two values to
     average.
 
-    A black image passes through the network on the CPU: an operation on the meta device would import torch's compiler,
-    which takes more than a second.
+    A black image passes through the network on the CPU. On the meta device, where it needs no memory, its operations
+    would import torch's compiler, which takes more than a second: that is for large networks.
     """
-    network = make_model(config, batch[1:], classes, device="cpu").eval()
-    for name, norm in network.named_modules():
-        if isinstance(norm, BatchNorm | GroupNorm):
-            norm.register_forward_pre_hook(partial(require_two_values, config, name, batch[0]))
-    with torch.no_grad():
-        network(torch.zeros(1, *batch[1:]))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    device = "cpu" if parameters <= FEW_PARAMETERS else "meta"
+    network = make_model(config, batch[1:], classes, device).eval()
+    norms = [(name, norm) for name, norm in network.named_modules() if isinstance(norm, BatchNorm | GroupNorm)]
+    for name, norm in norms:
+        norm.register_forward_pre_hook(partial(require_two_values, config, name, batch[0]))
+    if norms:
+        with torch.no_grad():
+            network(torch.zeros(1, *batch[1:], device=device))
 
 
 def require_two_values(

@@ -149,7 +149,7 @@ class LocatedConfig(RunConfig):
 def located(config: RunConfig, paths: dict[str, str]) -> RunConfig:
     """Return a copy of a configuration with other paths, by key. A path that is None stays None."""
     present = {key: paths.get(key, path) for key, path in paths_in(config).items()}
-    return LocatedConfig(**vars(replaced(config, present)), typed=config.as_dict())
+    return LocatedConfig(**vars(replaced(config, present)) | {"typed": config.as_dict()})
 
 
 def paths_in(config: RunConfig) -> dict[str, str]:

@@ -7,9 +7,9 @@ from bnexp.models.registry import check_model
 from bnexp.runs import distributed
 from bnexp.runs.config import ConfigError, RunConfig, require, require_choice
 from bnexp.training.device import pick_device
-from bnexp.training.engine import trained_names
 from bnexp.training.optim import find_optimizer
 from bnexp.training.pretrained import find_start
+from bnexp.training.state import trained_names
 
 
 def check(config: RunConfig) -> list[str]:

@@ -13,7 +13,7 @@ from bnexp.runs.directory import CHECKPOINT, RESUME, config_digest, progress_pat
 from bnexp.runs.files import remove
 from bnexp.runs.record import reproducibility_versions
 from bnexp.runs.tensors import DamagedFileError, digest_path, load_tensors, load_with_metadata, save_tensors
-from bnexp.training.engine import MemberState
+from bnexp.training.state import MemberState
 
 KEPT_BACK = 2  # checkpoints of an unfinished run: the last one, and the one before in case that is damaged
 

@@ -6,55 +6,31 @@ not, and for convolutions, which gain nothing from stacking on a CPU, the member
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from operator import itemgetter
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 
-from bnexp.data.batches import Batch, flip_crop
+from bnexp.data.batches import Batch, Examples, gather
 from bnexp.data.images import Images
 from bnexp.data.load import Data, data_on
-from bnexp.models.init import initialize
 from bnexp.models.norms import NoisyBatchNorm, use_kernels
 from bnexp.models.registry import make_model, stacks
 from bnexp.runs import distributed
-from bnexp.runs.config import ConfigError, RunConfig
+from bnexp.runs.config import RunConfig
 from bnexp.runs.seeds import generator
 from bnexp.training.compiled import Compiled
 from bnexp.training.evaluation import Evaluation, Evaluator, ShouldStop, Tensors, answer_of, make_answer, never_stop
 from bnexp.training.graph import graph_key
-from bnexp.training.optim import NUMBERS, Optimizer, find_optimizer, schedule_factor
-from bnexp.training.pretrained import load_start
+from bnexp.training.optim import Optimizer, find_optimizer, schedule_factor
+from bnexp.training.state import MemberState, start_member
 from bnexp.training.torch_internals import keep_in_place, map_tensors
 
-Examples = tuple[Tensor, Tensor, Tensor | None]  # pixels, labels, conditions
-
 WARM_UP = {"cuda": 3}  # steps to warm up: compile, record a CUDA graph, replay it; other devices: 1
-
-
-class MemberState(NamedTuple):
-    """The tensors of a member that a step uses. In a mapped stack, each has a leading dimension of members."""
-
-    parameters: Tensors
-    buffers: Tensors
-    slots: dict[str, Tensors]  # slot of the optimizer → parameter → tensor
-    record: Tensors  # step: updates made; losses: (N,), sums since the last evaluation; diverged_at: step or -1
-    numbers: Tensors  # hyperparameters of the optimizer: lr, weight_decay, …
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> "MemberState":
-        """Return a copy with a function applied to every tensor."""
-        return map_tensors(change, self)
-
-    def flat(self) -> Tensors:
-        """Return all tensors but `numbers` by their names in a checkpoint, such as "parameters.classifier.weight"."""
-        slots = {f"optimizer.{slot}": tensors for slot, tensors in self.slots.items()}
-        groups = {"parameters": self.parameters, "buffers": self.buffers, **slots, "record": self.record}
-        return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
 
 Loss = Callable[[Tensors, Tensors, Examples], tuple[Tensor, Tensor]]
@@ -79,14 +55,10 @@ def logits_of(
 ) -> Tensor:
     """Return the logits (N, classes) of a batch in fp32. answer: (scaled images, condition) → logits."""
     pixels, _, condition = batch
-    with autocast(data.scale.device.type) if config.precision == "bf16" else nullcontext():
+    bf16 = torch.autocast(data.scale.device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
+    with bf16:
         logits = answer(data.scaled(pixels), condition)
     return logits.float()
-
-
-def autocast(device_type: str) -> AbstractContextManager[object]:
-    """Return a context in which layers compute in bf16."""
-    return torch.autocast(device_type, torch.bfloat16)
 
 
 def make_step(model: nn.Module, config: RunConfig, data: Data) -> Callable[..., Tensor]:
@@ -145,21 +117,6 @@ def update(
     return losses
 
 
-def gather(index: Tensor, crop: Tensor | None, train: Examples) -> Examples:
-    """Return the images, labels and conditions at an index (N,) of the training set, augmented unless crop is None."""
-    images, labels, conditions = train
-    pixels = select(images, index)
-    pixels = pixels if crop is None else flip_crop(pixels, crop)
-    return pixels, labels[index], None if conditions is None else conditions[index]
-
-
-def select(images: Tensor, index: Tensor) -> Tensor:
-    """Return images[index] (N, C, H, W). index_select does it ten times as fast where an image is contiguous."""
-    if images.is_contiguous():
-        return images.index_select(0, index)
-    return images.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)  # channels_last
-
-
 def keep_record(record: Tensors, losses: Tensor) -> None:
     """Count the update, add the losses (N,), and record the first step with a loss that isn't finite; in place."""
     record["step"].add_(1)
@@ -193,37 +150,6 @@ def make_network(config: RunConfig, data: Data, kernels: bool) -> nn.Module:
     """Make the network of a run on the meta device, without values. kernels: whether its norms call torch's kernels."""
     model = make_model(config, data.shape, data.classes)
     return use_kernels(model) if kernels else model
-
-
-def start_member(config: RunConfig, data: Data) -> MemberState:
-    """Return a member's state before its first update, on the CPU. A parameter that isn't trained is a buffer.
-
-    Weights are drawn from its seed or loaded from a finished run (init_from); sums and the optimizer's slots are 0.
-    """
-    model = make_model(config, data.shape, data.classes, device="cpu")
-    initialize(model, config.init, config.seed)
-    if config.init_from is not None:
-        load_start(model, config)
-    values = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    parameters = {name: values.pop(name) for name in trained_names(model, config)}
-    slots = {
-        slot: {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-        for slot in find_optimizer(config.optim).slots
-    }
-    record = {"step": torch.tensor(0), "losses": torch.zeros(config.batch_size), "diverged_at": torch.tensor(-1)}
-    numbers = {name: torch.tensor(getattr(config.optim, name)) for name in NUMBERS}
-    buffers = {name: buffer.float() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
-    return MemberState(parameters, values | buffers, slots, record, numbers)
-
-
-def trained_names(model: nn.Module, config: RunConfig) -> list[str]:
-    """Return the names of the trained parameters: all, or those of the norms. Raises ConfigError if there are none."""
-    names = [name for name, _ in model.named_parameters()]
-    if config.trainable == "norms":
-        names = [name for name in names if "norm" in name.split(".")[:-1]]
-    if not names:
-        raise ConfigError(f"trainable=norms is not allowed: norm={config.norm.name} has nothing that is trained")
-    return names
 
 
 class Stack:

@@ -28,10 +28,10 @@ from bnexp.runs.lock import Lock
 from bnexp.runs.record import RunRecord, complete_run, fits, read_record
 from bnexp.training.checkpoint import Saved, newest_checkpoint
 from bnexp.training.device import pick_device, thread_count
-from bnexp.training.engine import start_member
 from bnexp.training.evaluation import Evaluation, activation_columns
 from bnexp.training.pretrained import describe_start, source_digest
 from bnexp.training.recorder import Recorder, damaged, rounded
+from bnexp.training.state import start_member
 
 TARGETS = (80, 90, 95, 97, 98)  # percent; the summary has the first step with at least this validation accuracy
 

@@ -182,7 +182,7 @@ def test_count() -> None:
     ],
 )
 def test_numbers_keep_runs_together(key: str, value: object) -> None:
-    assert stack_key(changed(CONFIG, key, value), False) == stack_key(CONFIG, False)
+    assert stack_key(changed(CONFIG, key, value), compiled=True) == stack_key(CONFIG, compiled=True)
 
 
 @pytest.mark.parametrize(

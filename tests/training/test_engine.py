@@ -21,8 +21,9 @@ from bnexp.runs.config import ActConfig, ArchConfig, ConfigError, DatasetConfig,
 from bnexp.runs.directory import Compilation
 from bnexp.training.compiler import has_compiler
 from bnexp.training.device import decide_compilation, pick_device, thread_count
-from bnexp.training.engine import Stack, start_member
+from bnexp.training.engine import Stack
 from bnexp.training.evaluation import Evaluation, activation_columns
+from bnexp.training.state import start_member
 
 CPU = torch.device("cpu")
 GRAPHS = [("none", "sgd", "relu"), ("batch", "sgd", "sigmoid"), ("layer", "adam", "tanh"), ("group", "adam", "sigmoid")]

@@ -123,6 +123,8 @@ def test_same_bytes_alone_and_in_company(names: tuple[str, str, str], tmp_path: 
 def check_compiled_agrees_with_uncompiled(config: RunConfig) -> None:
     data = load_data(config.dataset)
     compiled, plain = (trained([replace(config, compile=on)], data, 10).members[0].flat() for on in (True, False))
+    losses = [state.pop("record.losses").mean() for state in (compiled, plain)]  # of examples; of whole batches
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
     for name, tensor in compiled.items():
         torch.testing.assert_close(tensor, plain[name], rtol=1e-4, atol=1e-4)
 
