@@ -1,6 +1,7 @@
 """Metrics that runs do not record: measured with a run's checkpoints, its initial state or its configuration."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,53 +167,79 @@ def to_double(tensor: Tensor) -> Tensor:
 
 # ---- throughput
 
-ROUNDS, SECONDS = 20, 0.3
-_measured: dict[tuple[str, str], dict[str, list[float]]] = {}
+ROUNDS, SECONDS, STACK = 20, 0.3, 8
+# How a step with batch normalization is run: description → norm and mode of `bnexp bench`.
+FORMS = {
+    "operation by operation": ("batch_scratch", "eager"),
+    "torch's kernel": ("batch", "eager"),
+    "compiled": ("batch", "compiled"),
+    f"stacked, {STACK} runs": ("batch", "stacked"),
+}
+Rates = dict[tuple[str, str], list[float]]  # norm and mode → training steps a second, one value for each round
+_measured: dict[str, Rates] = {}
 
 
-def batches_per_second(runs: Runs, mode: str) -> dict[str, list[float]]:
-    """Measure the training steps a second of these runs' networks: norm → one value for each round, interleaved.
+def steps_per_second(runs: Runs) -> Rates:
+    """Measure the training steps a second of these runs' networks, in interleaved rounds and once for all claims.
 
-    This is measured once for all claims. Raises NoVerdictError where runs of norm=none or norm=batch are missing, or
-    the mode can't be compiled.
+    Compiled and stacked steps are left out where nothing can be compiled. Raises NoVerdictError where runs of norm=none
+    or norm=batch are missing.
     """
     configs = {run.config["norm"]["name"]: run.located() for run in runs}
     if {"none", "batch"} - configs.keys():
         raise NoVerdictError(NO_RUNS)
-    key = (mode, repr(configs))
+    key = repr(configs)
     if key not in _measured:
-        first = configs["none"]
-        device = pick_device(first.device)
-        problem = compiler_problem(device.type) if mode != "eager" else None
-        if problem:
-            raise NoVerdictError(problem)
-        prepare_torch(first, device)
-        data = load_data(runs[0].located().dataset, runs[0].directory)
-        contenders = {norm: Contender(config, mode, 1, data) for norm, config in configs.items()}
+        none, batch = configs["none"], configs["batch"]
+        device = pick_device(none.device)
+        prepare_torch(none, device)
+        data = load_data(none.dataset, runs[0].directory)
+        configs["batch_scratch"] = replace(batch, norm=replace(batch.norm, name="batch_scratch"))
+        modes = ("eager",) if compiler_problem(device.type) else ("eager", "compiled", "stacked")
+        forms = [form for form in [*(("none", mode) for mode in modes), *FORMS.values()] if form[1] in modes]
+        contenders = {
+            (norm, mode): Contender(configs[norm], mode, STACK if mode == "stacked" else 1, data)
+            for norm, mode in forms
+        }
         for _ in range(ROUNDS):
             for contender in contenders.values():
                 contender.measure(SECONDS)
-        _measured[key] = {norm: contender.steps for norm, contender in contenders.items()}
+        _measured[key] = {form: contender.steps for form, contender in contenders.items()}
     return _measured[key]
 
 
 def rates(arm: Arm, mode: str, norm: str) -> Values:
     """Return the training steps a second with a norm, one value for each round in place of one for each seed.
 
-    The runs of `arm` differ in their norm alone.
+    The runs of `arm` differ in their norm alone. Raises NoVerdictError where the mode can't be compiled.
     """
 
     def of(runs: Runs) -> PerSeed:
-        return dict(enumerate(batches_per_second(arm.pick(runs), mode)[norm]))
+        measured = steps_per_second(arm.pick(runs))
+        if (norm, mode) not in measured:
+            raise NoVerdictError(f"{mode} steps need a compiler that works")
+        return dict(enumerate(measured[norm, mode]))
 
     return Values(f"batches a second with norm={norm} ({mode}, {ROUNDS} interleaved rounds)", of, unit="batches/s")
 
 
-def rate_ratio(arm: Arm, mode: str) -> Values:
-    """Return the training steps a second with batch normalization divided by those without, for each round."""
+def rate_ratio(arm: Arm) -> Values:
+    """Return the training steps a second with batch normalization, operation by operation, divided by those without.
+
+    There is a value for each round. The ratios of all FORMS are added as text.
+    """
+
+    def ratios(runs: Runs, form: tuple[str, str]) -> list[float]:
+        measured = steps_per_second(arm.pick(runs))
+        return [b / n for b, n in zip(measured[form], measured["none", form[1]], strict=True)]
 
     def of(runs: Runs) -> PerSeed:
-        speeds = batches_per_second(arm.pick(runs), mode)
-        return {number: b / n for number, (b, n) in enumerate(zip(speeds["batch"], speeds["none"], strict=True))}
+        return dict(enumerate(ratios(runs, FORMS["operation by operation"])))
 
-    return Values(f"batches a second with norm=batch over those without ({mode}, {ROUNDS} interleaved rounds)", of)
+    def all_forms(runs: Runs) -> str:
+        measured = steps_per_second(arm.pick(runs))
+        texts = [f"{name} {np.mean(ratios(runs, form)):.2f}" for name, form in FORMS.items() if form in measured]
+        return "batch over none: " + ", ".join(texts)
+
+    label = f"batches a second with norm=batch_scratch over those without (eager, {ROUNDS} interleaved rounds)"
+    return Values(label, of, choice=all_forms)

@@ -39,7 +39,8 @@ class Arm:
 class Values:
     """One value for each seed, computed from runs by `of`.
 
-    `label` names the values to a reader, who is shown scale · value in `unit`; `choice` is that of the arm.
+    `label` names the values to a reader, who is shown scale · value in `unit`; `choice` is that of the arm, or what
+    else a verdict's details say.
     """
 
     label: str

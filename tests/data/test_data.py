@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Bnexp, closed_port
+from torchvision import datasets
 
 from bnexp.data import load as data
 from bnexp.data.images import Images, Source
@@ -232,7 +233,7 @@ def test_published_mnist() -> None:
 @pytest.fixture
 def fake_cifar(sets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetConfig:
     """Twenty images in each of the published files' place, in their format."""
-    cifar, sums = sets.datasets.CIFAR10, {}
+    cifar, sums = datasets.CIFAR10, {}
     folder = tmp_path / cifar.base_folder
     folder.mkdir()
     for number, name in enumerate([*(name for name, _ in cifar.train_list), "test_batch"]):
@@ -260,6 +261,21 @@ def test_cifar_is_read(fake_cifar: DatasetConfig) -> None:
     assert found.validation.labels[:20].tolist() == [row % 10 for row in range(20)]
 
 
+def test_what_is_known_of_the_files_is_torchvisions(sets: ModuleType) -> None:
+    """Names, folders, MD5 and classes: they are written down, since importing torchvision takes seconds."""
+    cifar = datasets.CIFAR10
+    published = dict([*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])])
+    assert published == sets.CIFAR10_MD5
+    assert cifar.base_folder == sets.CIFAR10.folder
+    for ours in (sets.MNIST, sets.FASHION_MNIST, sets.CIFAR10):
+        assert sets.torchvision_class(ours.factory) is getattr(datasets, ours.factory)
+    for ours in (sets.MNIST, sets.FASHION_MNIST):
+        theirs = getattr(datasets, ours.factory)
+        assert list(ours.classes) == theirs.classes
+        assert ours.folder == f"{theirs.__name__}/raw"
+        assert {f"{name}.gz" for name in ours.files} == {name for name, _ in theirs.resources}
+
+
 def test_cifar_trains_from_the_command_line(bnexp: Bnexp, fake_cifar: DatasetConfig) -> None:
     data = ("dataset=cifar10", f"dataset.root={fake_cifar.root}", "dataset.validation=30", "dataset.augment=flip_crop")
     outcome = bnexp("train", *data, "arch=resnet", "arch.depth=8", "batch_size=10", "steps=2", "hydra.run.dir=mine")
@@ -271,7 +287,7 @@ def test_cifar_trains_from_the_command_line(bnexp: Bnexp, fake_cifar: DatasetCon
 
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
 def test_damaged_cifar_is_named_and_not_unpickled(fake_cifar: DatasetConfig, sets: ModuleType, name: str) -> None:
-    path = Path(fake_cifar.root) / sets.datasets.CIFAR10.base_folder / name
+    path = Path(fake_cifar.root) / datasets.CIFAR10.base_folder / name
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(ConfigError, match=f"dataset=cifar10: .*{path} is damaged"):
         load_data(fake_cifar)
@@ -280,8 +296,8 @@ def test_damaged_cifar_is_named_and_not_unpickled(fake_cifar: DatasetConfig, set
 def test_missing_cifar_file_is_named(
     fake_cifar: DatasetConfig, sets: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sets.datasets.CIFAR10, "url", f"http://127.0.0.1:{closed_port()}/cifar-10-python.tar.gz")
-    path = Path(fake_cifar.root) / sets.datasets.CIFAR10.base_folder / "data_batch_2"
+    monkeypatch.setattr(datasets.CIFAR10, "url", f"http://127.0.0.1:{closed_port()}/cifar-10-python.tar.gz")
+    path = Path(fake_cifar.root) / datasets.CIFAR10.base_folder / "data_batch_2"
     path.unlink()
     with pytest.raises(ConfigError, match=f"{path} is missing and could not be downloaded .* dataset=digits"):
         load_data(fake_cifar)

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import pytest
 from children import await_that, end_of, kill, start
 from conftest import Tell, Times, closed_port
+from torchvision import datasets
 
 from bnexp.data import load as data
 from bnexp.data.load import load_data
@@ -120,8 +121,8 @@ def from_mirror(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sets, "PATIENCE", 0.5)
     sums = {name: hashlib.md5(archive).hexdigest() for name, archive in mirror.archives.items()}
-    monkeypatch.setattr(sets.datasets.MNIST, "resources", [(n, sums[n]) for n, _ in sets.datasets.MNIST.resources])
-    monkeypatch.setattr(sets.datasets.MNIST, "mirrors", [mirror.address("good")])
+    monkeypatch.setattr(datasets.MNIST, "resources", [(n, sums[n]) for n, _ in datasets.MNIST.resources])
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [mirror.address("good")])
     mirror.asked.clear()
     return replace(fake_mnist, root=str(tmp_path / "here" / "data"))
 
@@ -132,7 +133,7 @@ Use = Callable[..., None]
 @pytest.fixture
 def use(mirror: Mirror, sets: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Use:
     """Have torchvision ask mirrors of these modes, one after the other."""
-    return lambda *modes: monkeypatch.setattr(sets.datasets.MNIST, "mirrors", [mirror.address(m) for m in modes])
+    return lambda *modes: monkeypatch.setattr(datasets.MNIST, "mirrors", [mirror.address(m) for m in modes])
 
 
 def is_whole(config: DatasetConfig, fakes: Path) -> bool:
@@ -165,7 +166,7 @@ def test_what_is_there_is_not_asked_for(from_mirror: DatasetConfig, mirror: Mirr
 def test_refused_download_says_why_and_what_to_do(
     from_mirror: DatasetConfig, sets: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sets.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{closed_port()}/"])
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{closed_port()}/"])
     with pytest.raises(ConfigError) as error:
         load_data(from_mirror)
     folder = Path(from_mirror.root) / "MNIST" / "raw"
