@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bnexp.data.images import Images, Source
 from bnexp.runs.config import ConfigError, DatasetConfig
@@ -164,23 +165,21 @@ class IdxSet(TorchvisionSet):
 
     def file_problem(self, path: Path, md5: str | None) -> str | None:
         """Return what is wrong with a file's content, or None. Raises OSError if it can't be read."""
-        header, content = idx_header(path.name), path.read_bytes()
-        if content[: len(header)] != header or len(content) != len(header) + prod(idx_shape(path.name)):
+        header = idx_header(path.name)
+        with path.open("rb") as file:
+            same = file.read(len(header)) == header and path.stat().st_size == len(header) + prod(idx_shape(path.name))
+        if not same:
             return "its header or size is not that of the published file"
-        if "labels" in path.name and max(content[len(header) :]) > 9:
+        if "labels" in path.name and idx_array(path).max() > 9:
             return "it holds labels above 9"
         return super().file_problem(path, md5)
 
     def read(self, config: DatasetConfig) -> Source:
         """Read the checked files."""
 
-        def array(name: str) -> torch.Tensor:
-            content = (self.folder_of(config) / name).read_bytes()
-            start = len(idx_header(name))
-            return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(idx_shape(name))
-
         def part(name: str) -> Images:
-            images, labels = array(f"{name}-images-idx3-ubyte"), array(f"{name}-labels-idx1-ubyte")
+            start = str(self.folder_of(config) / name)
+            images, labels = (idx_array(Path(f"{start}-{kind}-ubyte")) for kind in ("images-idx3", "labels-idx1"))
             return Images(images.unsqueeze(1), labels.long())
 
         return Source(part("train"), part("t10k"), self.classes)
@@ -217,6 +216,12 @@ def idx_header(name: str) -> bytes:
     """
     shape = idx_shape(name)
     return b"".join(number.to_bytes(4, "big") for number in (0x0800 + len(shape), *shape))
+
+
+def idx_array(path: Path) -> Tensor:
+    """Return the content of an IDX file whose size is right, uint8, in the shape that its name says."""
+    content = np.fromfile(path, np.uint8, offset=len(idx_header(path.name)))
+    return torch.from_numpy(content).view(idx_shape(path.name))
 
 
 def torchvision_class(name: str) -> Any:

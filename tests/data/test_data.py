@@ -6,6 +6,7 @@ import pickle
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -196,10 +197,10 @@ def test_labels_above_nine_are_damage_without_a_checksum(
 
 
 def test_unreadable_file_is_named(fake_mnist: DatasetConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, mode: str) -> NoReturn:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ConfigError, match=r"train-images-idx3-ubyte cannot be read: Permission denied"):
         load_data(fake_mnist)
 
