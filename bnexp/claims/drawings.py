@@ -79,9 +79,10 @@ def at_each(name: str, title: str, arm: Arm, reads: dict[str, MetricAt], x: Sequ
 
 
 def percentiles(name: str, title: str, panels: Layout, layer: str) -> Drawing:
-    """Return a figure of the 15th, 50th and 85th percentile of a layer's recorded input against iteration.
+    """Return a `Drawing` of the 15th, 50th and 85th percentile of the inputs to a layer's activation against iteration.
 
-    It shows the steps at which all runs of an arm were evaluated.
+    The inputs are those of the layer's first unit or channel. Each percentile is a line, the mean over an arm's runs,
+    in a band from the lowest to the highest of them. Only steps at which all runs of the arm were evaluated are shown.
     """
 
     def lines(label: str, runs: Runs) -> list[Line]:

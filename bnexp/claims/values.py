@@ -273,10 +273,10 @@ def steps_to_share(share: float, full: Arm, arm: Arm, times: float = 1) -> Value
 
 
 def largest_that_trains(arm: Arm, key: str) -> Values:
-    """Return, for each seed, log10 of the largest value of `key` at which its run ends with at least 90% accuracy.
+    """Return the `Values` whose value for a seed is log10 of the largest `key` at which the seed's run trains.
 
-    A seed none of whose runs trains has one decade less than the smallest value. Computing raises NoVerdictError
-    without runs.
+    A run trains if its final validation accuracy is at least 90%. A seed none of whose runs trains has one decade less
+    than the smallest value. When the values are computed, NoVerdictError is raised if the arm has no runs.
     """
 
     def of(runs: Runs) -> PerSeed:

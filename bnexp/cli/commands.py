@@ -37,9 +37,9 @@ def compare(arguments: list[str]) -> None:
 
 
 def plan_and_train(arguments: list[str], dry: bool, compare: dict[str, str | None] | None) -> None:
-    """Answer a question among the arguments, or plan their runs and train them; only print the plan if `dry`.
+    """Print what --cfg or --info asks for; without them, plan the runs and train them, or only print the plan if `dry`.
 
-    compare: {"by": KEY or None} where the runs are compared afterwards.
+    compare: {"by": KEY or None} if the runs are compared afterwards, else None.
     """
     read = parse_arguments(arguments)
     if read.cfg or read.info:
@@ -229,7 +229,8 @@ def for_each_dataset(composer: Composer, overrides: list[str]) -> list[list[str]
 def bench(arguments: list[str]) -> None:
     """Run `bnexp bench`: measure training steps per second without a norm and with each norm.
 
-    The norms are those that the overrides choose, by default all. Table and figure are written.
+    The norms are those that the overrides choose, by default all. The table and the figure are shown and written to the
+    directory `out`, with bench.json.
     """
     from bnexp.cli.plan import check_output, split_jobs
     from bnexp.compare.throughput import measure_benchmarks

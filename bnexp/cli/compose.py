@@ -275,10 +275,11 @@ class Composer:
 
 
 def divided(settings: list[Setting]) -> tuple[tuple[str, ...], list[Setting], list[Setting]]:
-    """Divide a job's settings into texts that Hydra always composes, choices of groups, and values of single keys.
+    """Divide a job's settings by how they are applied: texts for Hydra, choices of groups, values of single keys.
 
-    Overrides apply in their order. Therefore Hydra also composes every choice, and the values before it, where a
-    setting is a dictionary ({lr: 1}), an added key, or another that is neither a choice nor a plain value.
+    Choices are composed one group at a time, and values are set on the result, which is faster than a composition of
+    each job. But overrides apply in their order: if a setting is neither a choice nor a plain value, for example a
+    dictionary ({lr: 1}) or an added key, Hydra also gets all choices, and the values before the last such setting.
     """
     by_hydra = [
         n for n, s in enumerate(settings) if s.is_run and not (s.is_choice or s.is_value or s.key == "experiment")

@@ -244,8 +244,8 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> None:
 
     Under torchrun, rank 0 does so, and the other ranks train their shards of the run's batches.
 
-    compare: {"by": KEY or None} where the sweep is compared afterwards, which sweep.json records. Raises ConfigError
-    where another process uses the directory, and SweepError where runs failed.
+    compare: {"by": KEY or None} if the sweep is compared afterwards, which sweep.json records; else None. Raises
+    ConfigError if another process uses the directory, and SweepError if runs failed.
     """
     directory, multirun = checked.directory, checked.multirun
     if processes() > 1:

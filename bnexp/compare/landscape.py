@@ -34,8 +34,8 @@ class Probe:
 
     - loss: L(θ); losses: L(θ_t) for each t; distances: ‖∇L(θ_t) - g‖ for each t;
     - smoothness: the largest ‖∇L(θ_t) - g‖ / ‖θ_t - θ‖, or 0 where g is 0;
-    - shift: layer → ‖G - G'‖, where G is the gradient of the layer's weights at θ, and G' the same gradient after all
-      parameters before them took the step -lr · g;
+    - shift: linear or convolutional layer → ‖G - G'‖, where G is the gradient of the layer's weights at θ, and G' the
+      same gradient after the parameters of all earlier layers of the network took the step -lr · g;
     - cosine: layer → cos(G, G').
     """
 
@@ -103,9 +103,9 @@ class Landscape:
     def covariate_shift(
         self, theta: Tensors, gradient: Tensors, rate: float
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the shift and the cosine of `Probe`, each layer → value, for linear and convolutional layers.
+        """Return the shift and the cosine that `Probe` defines, each as a dictionary: layer → value.
 
-        `gradient` is that at `theta`, and `rate` the learning rate of the step that the parameters before a layer take.
+        gradient: of the loss at `theta`. rate: the learning rate of the step that the earlier layers take.
         """
         stepped, names = moved(theta, gradient, rate), in_order(list(theta))
         layers = [n for n, module in self.stack.model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]

@@ -65,9 +65,9 @@ def markdown(
 
 
 def markdown_notice(notice: Notice) -> list[str]:
-    """Return the notice of missing runs as lines of Markdown.
+    """Return a `Notice` of missing runs as lines of Markdown.
 
-    Its commands are an indented code block, which Markdown shows as they are.
+    The notice's shell commands become an indented code block, which Markdown shows as they are.
     """
     lines = [f"**{marked_down(notice.heading)}**", "", *(f"- {marked_down(line)}" for line in notice.lines), ""]
     commands = [f"    {printable(command)}" for command in notice.commands]

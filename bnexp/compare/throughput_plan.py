@@ -110,7 +110,7 @@ def with_norms(jobs: list[list[str]]) -> list[list[str]]:
 class Benchmark:
     """Runs that are measured together: one for each norm, of the same network and batch size.
 
-    `left_out`: a mode, or norm=NAME → why it is not measured.
+    `left_out`: what is not measured, either a mode or "norm=NAME" → the reason.
     """
 
     title: str

@@ -106,8 +106,10 @@ def decode(files: dict[str, list[str]], size: int, background: str) -> dict[str,
 def read_picture(path: str, size: int, background: str, white: int = FULL) -> tuple[np.ndarray, bool, Depth | None]:
     """Decode one file, turn it upright and resize it to size × size, which may change its proportions.
 
-    white: the 16-bit value of a grey sample that becomes 255. Returns the pixels, uint8 (size, size, 3), whether the
-    file's mode has colour, and its depth. Raises ConfigError that names a file that can't be decoded.
+    background: the key of SHADES that is shown where the picture is transparent. white: the value that becomes 255, of
+    the samples of a 16-bit grey picture. Returns the pixels, uint8 (size, size, 3), whether the file's mode has colour,
+    and its `Depth`, or None if the file shows nothing of which value is white. Raises ConfigError that names a file
+    that can't be decoded.
     """
     try:
         with open_regular(path) as file:

@@ -169,8 +169,9 @@ def list_class(folder: str, seen: set[str], left_out: Counter[str]) -> list[File
 def entries_of(folder: str, left_out: Counter[str]) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
     """Yield the files and folders in a folder, sorted by name, each with its status; links are followed.
 
-    Hidden files and those of the system are not yielded, but counted in `left_out`, in place. Raises OSError for a link
-    that leads nowhere or to itself, and ConfigError for named pipes, devices and sockets, which are not safe to open.
+    Hidden files and folders, and those that macOS and Synology make, are skipped: `left_out` counts their files by the
+    reason. Raises OSError for a link that leads nowhere or to itself, and ConfigError for named pipes, devices and
+    sockets, which are not safe to open.
     """
     with os.scandir(folder) as entries:
         by_name = sorted(entries, key=lambda entry: entry.name)
@@ -240,10 +241,10 @@ def load_pixels(config: DatasetConfig, listing: Listing) -> tuple[dict[str, torc
 
 
 def read_cache(path: Path, size: int, listing: Listing) -> dict[str, torch.Tensor]:
-    """Read the pixels of each split from a cache.
+    """Read the pixels of each split from a cache file: split → uint8 (N, channels, size, size).
 
-    Raises FileNotFoundError if there is none, OSError if it can't be read, and DamagedFileError if it is damaged or its
-    shapes don't fit the listing.
+    Raises FileNotFoundError if there is none, OSError if it can't be read, and DamagedFileError if it is damaged or
+    doesn't hold the pictures of the `Listing`.
     """
     pixels = load_tensors(path)
     for split in SPLITS:

@@ -260,7 +260,8 @@ _placed: dict[tuple[torch.device, torch.memory_format], tuple[Data, Data]] = {}
 def data_on(device: torch.device, data: Data, memory_format: torch.memory_format) -> Data:
     """Return the data set on a device, with the images in this memory format.
 
-    On a GPU all stacks share one copy, which is cached: a compiled step holds a reference to it.
+    On a GPU all stacks share one copy for each memory format. It is cached because a compiled step holds on to the
+    tensors with which it was compiled: a second copy would take up memory beside it.
     """
     if device.type == "cpu":
         return data.to(device, memory_format)

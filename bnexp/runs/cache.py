@@ -45,10 +45,10 @@ _ours = ("", "")  # VARIABLE as this process has set it, and as the user had set
 
 
 def open_cache() -> Cache:
-    """Return the directories for compiled code, which are created where they are missing.
+    """Return the `Cache` of this process, whose directories are created if they are missing.
 
-    This sets TORCHINDUCTOR_CACHE_DIR to `scratch`, or removes it where there is none, and removes TRITON_CACHE_DIR
-    where its directory can't be used. The result is cached for each environment (`surroundings`).
+    It also sets the environment variable TORCHINDUCTOR_CACHE_DIR to `Cache.scratch`, or unsets it if that is None, and
+    unsets TRITON_CACHE_DIR if its directory can't be used. The result is remembered for each value of `surroundings()`.
     """
     global _ours  # noqa: PLW0603 - as the environment, once a process
     key = surroundings()
@@ -164,11 +164,12 @@ def make_private(path: Path) -> None:
 
 
 def check_owners(path: Path, last: bool = True) -> None:
-    """Check that others can't write to a directory, to one above it, or on the way to the target of a link in the path.
+    """Check that no other user, a group included, can write to a directory, to one above it, or to one that a link in
+    its path leads through.
 
-    All have to belong to the user or root. Directories of root with the sticky bit, like /tmp, are also safe, since
-    others can't replace files of this user in them; but not `path` itself if `last` is true. Raises UnsafeError, or
-    OSError for links in a circle.
+    Each directory and each link has to belong to this user or root. A directory of root with the sticky bit, like /tmp,
+    is allowed, since others can't replace this user's files there; `path` itself only if `last` is false. Raises
+    UnsafeError, or OSError for links in a circle.
     """
     os.stat(path)  # raises OSError for links in a circle
     for part in steps_to(path):

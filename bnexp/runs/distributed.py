@@ -29,9 +29,10 @@ def processes_here() -> int:
 
 
 def init_process_group() -> None:
-    """Connect with the other processes, unless this is done.
+    """Connect with the other processes, unless they are already connected.
 
-    CUDA tensors are sent by NCCL if each process on this machine has a GPU; everything else is sent by Gloo.
+    If there is a GPU for each process on this machine, this process selects its own, and CUDA tensors are sent by NCCL.
+    All other tensors are sent by Gloo.
     """
     if dist.is_initialized():
         return

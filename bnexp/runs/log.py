@@ -25,7 +25,7 @@ def set_up_logging() -> None:
 class RunLog(logging.Handler):
     """A logging handler that appends each message to the logs of several runs.
 
-    A log that can't be written gets no further messages; an error is printed if its directory exists.
+    A log that can't be written gets no further messages, and an error is printed, unless its directory was removed.
     """
 
     def __init__(self, directories: list[Path]) -> None:

@@ -184,7 +184,8 @@ def cells(runs: list[RunState]) -> list[str]:
 def pace(runs: list[RunState]) -> tuple[str, str]:
     """Return the steps per second of all these runs together and the time that their remaining steps take, as text.
 
-    The speed is counted from the first evaluations in this sweep. Both are empty before one has been read.
+    The speed is measured since each run's first evaluation in this sweep. Both texts are empty before a run has a
+    second one, and the time is also empty if no step remains.
     """
     now = time.monotonic()
     times = [(run.began, run.ended or now) for run in runs if run.began is not None]

@@ -62,9 +62,10 @@ class HydraRecord:
 class Job:
     """A run of a sweep before it trains.
 
-    number: its position in the sweep, from 0. overrides: all of its overrides. own_overrides: its overrides that not
-    every job of the sweep has. directory: the run's directory. record: the configuration as Hydra composed it, in which
-    `values`, by dotted keys, are to be set; a job that was read from a sweep's record has neither.
+    number: its position in the sweep, from 0. overrides: its overrides of keys of the run. own_overrides: those that
+    not all jobs of the sweep have; all of them, if it is the only job. directory: the run's directory. record, values:
+    the configuration as Hydra composed it, and what is to be changed in it, by dotted key; None and {} for a job that
+    was read from sweep.json.
     """
 
     number: int

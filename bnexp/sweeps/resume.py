@@ -101,10 +101,10 @@ def compilation_of(job: Job, run: RunRecord | None) -> Compilation:
 def check_directory(directory: Path, jobs: list[Job], numbered: bool, own_names: bool) -> Runs:
     """Return the runs of these jobs that a directory holds already.
 
-    numbered: the names of the jobs' directories contain their numbers. own_names: the user chose these names. Raises
-    ConfigError where the directory holds other runs, or a run can't be resumed. Where values are added to a sweep, the
-    numbers and names of its jobs change: ConfigError is also raised for a run whose name has another number, and for an
-    incomplete run under another name.
+    numbered: the name of a job's directory contains its position in the sweep. own_names: the user chose the names
+    (hydra.sweep.subdir). Raises ConfigError if the directory holds a run that is none of the jobs, or one that can't be
+    resumed. A sweep to which values are added has other positions and names: ConfigError is also raised if `numbered`
+    and a run lies under its earlier position, and, unless `own_names`, if an unfinished run lies under an earlier name.
     """
     runs = runs_of(directory)
     by_digest = {job.digest: job for job in jobs}
@@ -137,9 +137,10 @@ def remove_superseded_runs(directory: Path, jobs: list[Job]) -> None:
 
 
 def check_runs(configs: list[RunConfig]) -> list[Contents]:
-    """Check all configurations before the first run starts, and print the remarks of the checks.
+    """Check all configurations before the first run starts, and print the lines that the checks return.
 
-    Return the contents of each image folder among their data sets. Raises ConfigError.
+    Their data sets are loaded, and downloaded if files are missing. Returns the `Contents` of each folder of images
+    among them. Raises ConfigError.
     """
     lines, contents = dict[str, None](), dict[str, Contents | None]()
     distinct = {repr(replace(config, seed=0)): config for config in configs}

@@ -32,7 +32,8 @@ EXECUTORS: dict[str, Callable[[SweepPlan], Executor]] = {
 def run_sweep(plan: SweepPlan, executor: Executor | None = None) -> None:
     """Train every stack of the plan to its end. executor: by default the one that the plan names.
 
-    Raises SweepError where runs failed, and Interrupted after a signal, once the runs are closed.
+    Raises SweepError if runs failed. After a signal, the runs are saved so that they can be resumed; then it raises
+    Interrupted.
     """
     executor = executor or EXECUTORS[plan.executor](plan)
     jobs = {job.number: job for stack in plan.stacks for job in stack}
