@@ -15,6 +15,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
+BATCH = 2**21  # values that are resampled at once: 16 MiB
 ROUNDING = 1e-12  # accuracies that differ by less are equal
 FEWEST_PAIRS = 6  # the smallest two-sided sign-flip p-value of n pairs is 2 / 2ⁿ: for 5, 0.0625
 
@@ -58,7 +59,13 @@ def mean_interval(values: ArrayLike, random: Random) -> Estimate:
         return Estimate(mean, mean - half, mean + half, n)
     tail = stats.norm.sf(math.sqrt(n / (n - 1)) * t_quantile(n))
     interval = stats.bootstrap(
-        (sample,), np.mean, n_resamples=RESAMPLES, confidence_level=1 - 2 * tail, method="BCa", rng=random
+        (sample,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=max(1, BATCH // n),
+        confidence_level=1 - 2 * tail,
+        method="BCa",
+        rng=random,
     ).confidence_interval
     return Estimate(mean, float(interval.low), float(interval.high), n)
 
@@ -111,7 +118,13 @@ def sign_flip_p(differences: ArrayLike, random: Random) -> float | None:
     if len(sample) < 2:
         return None
     test = stats.permutation_test(
-        (sample,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=random, vectorized=True
+        (sample,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=RESAMPLES,
+        batch=max(1, BATCH // len(sample)),
+        rng=random,
+        vectorized=True,
     )
     return float(test.pvalue)
 

@@ -388,3 +388,11 @@ def test_plain_arrays_give_what_run_directories_give(bnexp: Bnexp) -> None:
             for key, value in asdict(times[arm["arm"]]).items()
             if key in ("horizon", "times", "p", "survival")
         }
+
+
+def test_what_is_resampled_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It bounds the memory of a report of thousands of runs."""
+    sample = np.random.default_rng(3).normal(0.1, 1, 300)
+    whole = mean_interval(sample, np.random.default_rng(4)), sign_flip_p(sample, np.random.default_rng(5))
+    monkeypatch.setattr("bnexp.compare.statistics.BATCH", 300 * 7)
+    assert (mean_interval(sample, np.random.default_rng(4)), sign_flip_p(sample, np.random.default_rng(5))) == whole
