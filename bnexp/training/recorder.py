@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from bnexp.runs.console import printable
-from bnexp.runs.directory import EVENTS, METRICS, RUN, TIMING
+from bnexp.runs.directory import EVENTS, METRICS, RUN, TIMING, flatten
 from bnexp.runs.files import flush, naming, replaced
 from bnexp.training.evaluation import Evaluation
 
@@ -218,8 +218,8 @@ class TensorBoardLogger(Logger):
         Only the records of a session are written. `add_hparams` would also write those of an experiment, with which
         each run hides the others.
         """
-        flat = {key: value for key, value in flatten(config).items() if value is not None}
-        plain = {key: v if isinstance(v, bool | int | float) else printable(str(v)) for key, v in flat.items()}
+        values = {key: value for key, value in flatten(config).items() if value is not None}
+        plain = {key: v if isinstance(v, bool | int | float) else printable(str(v)) for key, v in values.items()}
         _, start, end = hparams(plain, {})  # type: ignore[no-untyped-call]
         assert self.board.file_writer is not None
         self.board.file_writer.add_summary(start)
@@ -293,15 +293,6 @@ def format_number(value: float) -> str:
 def rounded(value: float) -> float:
     """Round a value as metrics.csv does, so that other loggers get the same values from a resumed run."""
     return float(format_number(value))
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a nested configuration: {"norm": {"name": "batch", "eps": 1}} → {"norm": "batch", "norm.eps": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        path = prefix if key == "name" else f"{prefix}.{key}" if prefix else key
-        flat.update(flatten(value, path) if isinstance(value, dict) else {path: value})
-    return flat
 
 
 def write_bands(directory: Path, arms: Mapping[str, Sequence[Iterable[float]]]) -> None:
