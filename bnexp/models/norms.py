@@ -22,9 +22,20 @@ from bnexp.runs.distributed import processes
 
 
 class KernelNorm(nn.Module):
-    """A norm that can call torch's kernel. kernels: whether it does so for vectors (N, C) too, not for images alone."""
+    """A norm that can call torch's kernel, with γ and β of each channel if `config.affine`.
 
+    kernels: whether it calls the kernel for vectors (N, C) too, not for images alone.
+    """
+
+    epsilon: Tensor
     kernels = False
+
+    def __init__(self, config: NormConfig, features: int) -> None:
+        super().__init__()
+        self.config = config
+        register_scalars(self, epsilon=config.eps)
+        self.weight = nn.Parameter(torch.ones(features)) if config.affine else None  # γ
+        self.bias = nn.Parameter(torch.zeros(features)) if config.affine else None  # β
 
     def calls_kernel(self, x: Tensor) -> bool:
         """Return whether this batch is normalized by torch's kernel. The kernels refuse a batch of one vector."""
@@ -52,17 +63,13 @@ class BatchNorm(KernelNorm):
     Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
 
-    epsilon: Tensor
     momentum: Tensor
     running_mean: Tensor
     running_var: Tensor
 
     def __init__(self, config: NormConfig, features: int) -> None:
-        super().__init__()
-        self.config = config
-        register_scalars(self, epsilon=config.eps, momentum=config.momentum)
-        self.weight = nn.Parameter(torch.ones(features)) if config.affine else None  # γ
-        self.bias = nn.Parameter(torch.zeros(features)) if config.affine else None  # β
+        super().__init__(config, features)
+        register_scalars(self, momentum=config.momentum)
         self.register_buffer("running_mean", torch.zeros(features))
         self.register_buffer("running_var", torch.ones(features))
 
@@ -245,18 +252,13 @@ class GroupNorm(KernelNorm):
     Source: Wu & He 2018, eq. 1 to 7.
     """
 
-    epsilon: Tensor
-
     def __init__(self, config: NormConfig, features: int) -> None:
-        super().__init__()
-        self.groups, self.eps = config.groups, config.eps
+        super().__init__(config, features)
+        self.groups = config.groups
         if features % self.groups:
             divisors = ", ".join(str(n) for n in range(1, features + 1) if features % n == 0)
             channels = f"a layer's {features} channels"
             raise ConfigError(f"norm.groups={self.groups} does not divide {channels}: choose from {divisors}")
-        register_scalars(self, epsilon=config.eps)
-        self.weight = nn.Parameter(torch.ones(features)) if config.affine else None  # γ
-        self.bias = nn.Parameter(torch.zeros(features)) if config.affine else None  # β
 
     def values_averaged(self, x: Tensor) -> int:
         """Return the number of values that each mean and variance is taken over."""
@@ -266,7 +268,7 @@ class GroupNorm(KernelNorm):
         """Normalize each group of each example."""
         x = x if x.dim() > 2 else at_least_fp32(x)
         if self.calls_kernel(x):
-            return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+            return F.group_norm(x, self.groups, self.weight, self.bias, self.config.eps)
         grouped = x.reshape(len(x), self.groups, -1)
         mean = grouped.mean(2)
         variance = (grouped - spread(mean, grouped)).square().mean(2)
@@ -282,7 +284,7 @@ class LayerNorm(GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize each example."""
         if x.dim() == 2 and self.calls_kernel(x):
-            return F.layer_norm(at_least_fp32(x), x.shape[1:], self.weight, self.bias, self.eps)
+            return F.layer_norm(at_least_fp32(x), x.shape[1:], self.weight, self.bias, self.config.eps)
         return super().forward(x)
 
 
@@ -301,19 +303,15 @@ class RMSNorm(KernelNorm):
     Source: Zhang & Sennrich 2019, eq. 4.
     """
 
-    epsilon: Tensor
-
     def __init__(self, config: NormConfig, features: int) -> None:
-        super().__init__()
-        self.eps = config.eps
-        register_scalars(self, epsilon=config.eps)
-        self.weight = nn.Parameter(torch.ones(features)) if config.affine else None  # γ
+        super().__init__(config, features)
+        self.bias = None  # it has no β
 
     def forward(self, x: Tensor) -> Tensor:
         """Divide each example by its root mean square, then scale each channel."""
         x = at_least_fp32(x)
         if x.dim() == 2 and self.calls_kernel(x):
-            return F.rms_norm(x, x.shape[1:], self.weight, self.eps)
+            return F.rms_norm(x, x.shape[1:], self.weight, self.config.eps)
         mean_square = x.square().flatten(1).mean(1, keepdim=True)
         x = x * spread(torch.rsqrt(mean_square + self.epsilon), x)
         return x if self.weight is None else x * spread(self.weight, x)
@@ -322,7 +320,7 @@ class RMSNorm(KernelNorm):
 def register_scalars(module: nn.Module, **scalars: float) -> None:
     """Register hyperparameters as float64 buffers, so that the members of a stack can have different values.
 
-    torch's kernels for images take ε as a float: norms that call one also have it as the attribute `eps`.
+    torch's kernels for images take ε as a float: norms that call one take it from their configuration.
     """
     for name, value in scalars.items():
         module.register_buffer(name, torch.tensor(value, dtype=torch.float64))
