@@ -19,7 +19,6 @@ import torch
 import bnexp
 from bnexp.runs.cache import VARIABLE, Cache, open_cache, read_kept, remove_scratch, write_kept
 from bnexp.training.torch_internals import (
-    can_be_saved,
     compile_ahead,
     compiler_directory,
     load_compiled,
@@ -72,7 +71,7 @@ class Compiled:
             except Exception as error:
                 log.debug("%s is compiled again: %s", path, error)
         result = self.compiled_call(arguments, cache)
-        if path and can_be_saved(self.ready):
+        if path:
             save(self.ready, path, self.captured)
         return result
 
@@ -187,7 +186,10 @@ def load(path: Path, captured: dict[str, Any]) -> Any:
 
 
 def save(compiled: Any, path: Path, captured: dict[str, Any]) -> None:
-    """Save a compiled step to a file. If that fails, only log a debug message: the next process compiles it."""
+    """Save a compiled step to a file. If that fails, only log a debug message: the next process compiles it.
+
+    It fails for a step that was not compiled ahead of time.
+    """
     try:
         with TemporaryDirectory(dir=path.parent) as folder:
             whole = Path(folder, path.name)
