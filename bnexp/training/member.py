@@ -30,7 +30,7 @@ from bnexp.runs.record import RunRecord, complete_run, fits, read_record
 from bnexp.training.checkpoint import Saved, newest_checkpoint
 from bnexp.training.device import pick_device, thread_count
 from bnexp.training.evaluation import Evaluation, activation_columns
-from bnexp.training.pretrained import describe_start, source_digest
+from bnexp.training.pretrained import describe_start, source_of
 from bnexp.training.recorder import Recorder, damaged, rounded
 from bnexp.training.state import start_member
 
@@ -193,7 +193,7 @@ def check_start(config: RunConfig, directory: Path, record: dict[str, Any], may_
     if not (config.init_from and fits(record.get("start"), {"sha256": str})):
         return
     try:
-        digest = source_digest(config)
+        digest = source_of(config).sha256
     except ConfigError:
         if may_be_missing:
             return
