@@ -27,13 +27,12 @@ class KernelNorm(nn.Module):
     kernels: whether it calls the kernel for vectors (N, C) too, not for images alone.
     """
 
-    epsilon: Tensor
     kernels = False
 
     def __init__(self, config: NormConfig, features: int) -> None:
         super().__init__()
         self.config = config
-        register_scalars(self, epsilon=config.eps)
+        self.epsilon = scalar(config.eps)
         self.weight = nn.Parameter(torch.ones(features)) if config.affine else None  # γ
         self.bias = nn.Parameter(torch.zeros(features)) if config.affine else None  # β
 
@@ -63,15 +62,14 @@ class BatchNorm(KernelNorm):
     Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
 
-    momentum: Tensor
     running_mean: Tensor
     running_var: Tensor
 
     def __init__(self, config: NormConfig, features: int) -> None:
         super().__init__(config, features)
-        register_scalars(self, momentum=config.momentum)
-        self.register_buffer("running_mean", torch.zeros(features))
-        self.register_buffer("running_var", torch.ones(features))
+        self.momentum = scalar(config.momentum)
+        self.running_mean = nn.Buffer(torch.zeros(features))
+        self.running_var = nn.Buffer(torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize a batch; in training, also update the running averages."""
@@ -163,17 +161,13 @@ class FrozenBatchNorm(nn.Module):
     Shapes: (N, C) or (N, C, H, W) → the same.
     """
 
-    epsilon: Tensor
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
     def __init__(self, config: NormConfig, features: int) -> None:
         super().__init__()
-        register_scalars(self, epsilon=config.eps)
-        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
-            self.register_buffer(name, torch.full((features,), value))
+        self.epsilon = scalar(config.eps)
+        self.weight = nn.Buffer(torch.ones(features))
+        self.bias = nn.Buffer(torch.zeros(features))
+        self.running_mean = nn.Buffer(torch.zeros(features))
+        self.running_var = nn.Buffer(torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale and shift each channel."""
@@ -193,15 +187,12 @@ class NoisyBatchNorm(nn.Module):
     Source: Santurkar et al. 2018, §2.1 and appendix A, whose noise also differs between examples.
     """
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, config: NormConfig, features: int) -> None:
         super().__init__()
         self.norm = BatchNorm(config, features)
         self.noise_shift, self.noise_scale = config.noise_shift, config.noise_scale
-        self.register_buffer("scale", torch.ones(features))
-        self.register_buffer("shift", torch.zeros(features))
+        self.scale = nn.Buffer(torch.ones(features))
+        self.shift = nn.Buffer(torch.zeros(features))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize and, in training, apply the random scale and shift."""
@@ -231,7 +222,7 @@ class ConditionalNorm(nn.Module):
         self.norm = norm(replace(config, affine=False), features)
         self.weight = nn.Parameter(torch.ones(config.conditions, features))  # γ
         self.bias = nn.Parameter(torch.zeros(config.conditions, features))  # β
-        self.register_buffer("condition", torch.zeros(1, dtype=torch.int64), persistent=False)
+        self.condition = nn.Buffer(torch.zeros(1, dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize, then scale and shift each example with the γ and β of its condition (buffer `condition`)."""
@@ -317,13 +308,12 @@ class RMSNorm(KernelNorm):
         return x if self.weight is None else x * spread(self.weight, x)
 
 
-def register_scalars(module: nn.Module, **scalars: float) -> None:
-    """Register hyperparameters as float64 buffers, so that the members of a stack can have different values.
+def scalar(value: float) -> nn.Buffer:
+    """Make a hyperparameter a float64 buffer, so that the members of a stack can have different values.
 
     torch's kernels for images take ε as a float: norms that call one take it from their configuration.
     """
-    for name, value in scalars.items():
-        module.register_buffer(name, torch.tensor(value, dtype=torch.float64))
+    return nn.Buffer(torch.tensor(value, dtype=torch.float64))
 
 
 def full_precision(device_type: str) -> AbstractContextManager[object]:
@@ -363,7 +353,7 @@ Make = Callable[[NormConfig, int], nn.Module]  # configuration, channels → the
 @dataclass(frozen=True)
 class Norm:
     """An entry of NORMS. make: makes the layer. stackable: keys of NormConfig in which the members of a stack may
-    differ; the layer for vectors reads them from buffers (`register_scalars`).
+    differ; the layer for vectors reads them from buffers (`scalar`).
     """
 
     make: Make
