@@ -22,7 +22,7 @@ from bnexp.models.norms import ConditionalNorm
 from bnexp.models.registry import make_model
 from bnexp.runs.directory import CHECKPOINT
 from bnexp.runs.record import RunRecord
-from bnexp.training.checkpoint import load_checkpoint
+from bnexp.runs.tensors import load_tensors
 from bnexp.training.compiler import compiler_problem
 from bnexp.training.device import pick_device, prepare_torch
 from bnexp.training.evaluation import Evaluator, Tensors, make_answer
@@ -38,7 +38,7 @@ def trained(run: RunRecord) -> tuple[nn.Module, Tensors, Tensors, Data]:
     """
     config = run.located()
     prepare_torch(config, torch.device("cpu"))
-    data, tensors = load_data(config.dataset, run.directory), load_checkpoint(run.directory / CHECKPOINT)
+    data, tensors = load_data(config.dataset, run.directory), load_tensors(run.directory / CHECKPOINT)
     parameters, buffers = (
         {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         for prefix in ("parameters.", "buffers.")

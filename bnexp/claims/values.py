@@ -8,8 +8,8 @@ import numpy as np
 
 from bnexp.claims.claim import NoVerdictError, Runs
 from bnexp.compare.arms import accuracy, crossing
+from bnexp.runs.directory import flatten
 from bnexp.runs.record import RunRecord
-from bnexp.training.recorder import flatten
 
 PerSeed = dict[int, float]
 Metric = Callable[[RunRecord], float]

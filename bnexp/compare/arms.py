@@ -24,8 +24,8 @@ from bnexp.compare.statistics import (
 )
 from bnexp.runs.config import ConfigError
 from bnexp.runs.console import printable
+from bnexp.runs.directory import flatten
 from bnexp.runs.record import RunRecord, fits
-from bnexp.training.recorder import flatten
 
 TARGETS = (0.90, 0.95)  # validation accuracies; the times to reach them are compared
 UNITS = ("steps", "seconds")

@@ -16,8 +16,7 @@ from bnexp.data.load import load_data
 from bnexp.runs.config import ConfigError
 from bnexp.runs.directory import kept_checkpoints
 from bnexp.runs.record import RunRecord
-from bnexp.runs.tensors import DamagedFileError
-from bnexp.training.checkpoint import load_checkpoint
+from bnexp.runs.tensors import DamagedFileError, load_tensors
 from bnexp.training.device import pick_device, prepare_torch
 from bnexp.training.engine import Stack, make_loss
 from bnexp.training.evaluation import Tensors
@@ -74,7 +73,7 @@ class Landscape:
         Raises ConfigError where it is missing or damaged.
         """
         try:
-            tensors = load_checkpoint(path)
+            tensors = load_tensors(path)
         except (OSError, DamagedFileError) as error:
             raise ConfigError(f"probe: {path} is missing or damaged") from error
         step = int(tensors["record.step"])

@@ -20,8 +20,8 @@ from bnexp.compare.throughput_plan import CONTROL, MODES, Benchmark, BenchOption
 from bnexp.runs.console import count, print_line, show_table
 from bnexp.runs.directory import PACKAGES, git_state, machine, to_json
 from bnexp.runs.files import write_whole
+from bnexp.training.compiled import compiler_command
 from bnexp.training.compiler import has_compiler
-from bnexp.training.compiler_facts import compiler_command
 from bnexp.training.device import pick_device
 
 DASH = "—"

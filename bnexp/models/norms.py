@@ -22,9 +22,19 @@ from bnexp.runs.distributed import processes
 
 
 class KernelNorm(nn.Module):
-    """A norm that can call torch's kernel. kernels: whether it does so for vectors (N, C) too, not for images alone."""
+    """A norm that can call torch's kernel, with γ and β of each channel if `config.affine`.
+
+    kernels: whether it calls the kernel for vectors (N, C) too, not for images alone.
+    """
 
     kernels = False
+
+    def __init__(self, config: NormConfig, features: int) -> None:
+        super().__init__()
+        self.config = config
+        self.epsilon = scalar(config.eps)
+        self.weight = nn.Parameter(torch.ones(features)) if config.affine else None  # γ
+        self.bias = nn.Parameter(torch.zeros(features)) if config.affine else None  # β
 
     def calls_kernel(self, x: Tensor) -> bool:
         """Return whether this batch is normalized by torch's kernel. The kernels refuse a batch of one vector."""
@@ -52,19 +62,14 @@ class BatchNorm(KernelNorm):
     Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
 
-    epsilon: Tensor
-    momentum: Tensor
     running_mean: Tensor
     running_var: Tensor
 
     def __init__(self, config: NormConfig, features: int) -> None:
-        super().__init__()
-        self.config = config
-        register_scalars(self, epsilon=config.eps, momentum=config.momentum)
-        self.weight = nn.Parameter(torch.ones(features)) if config.affine else None  # γ
-        self.bias = nn.Parameter(torch.zeros(features)) if config.affine else None  # β
-        self.register_buffer("running_mean", torch.zeros(features))
-        self.register_buffer("running_var", torch.ones(features))
+        super().__init__(config, features)
+        self.momentum = scalar(config.momentum)
+        self.running_mean = nn.Buffer(torch.zeros(features))
+        self.running_var = nn.Buffer(torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize a batch; in training, also update the running averages."""
@@ -156,17 +161,13 @@ class FrozenBatchNorm(nn.Module):
     Shapes: (N, C) or (N, C, H, W) → the same.
     """
 
-    epsilon: Tensor
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
     def __init__(self, config: NormConfig, features: int) -> None:
         super().__init__()
-        register_scalars(self, epsilon=config.eps)
-        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
-            self.register_buffer(name, torch.full((features,), value))
+        self.epsilon = scalar(config.eps)
+        self.weight = nn.Buffer(torch.ones(features))
+        self.bias = nn.Buffer(torch.zeros(features))
+        self.running_mean = nn.Buffer(torch.zeros(features))
+        self.running_var = nn.Buffer(torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale and shift each channel."""
@@ -186,15 +187,12 @@ class NoisyBatchNorm(nn.Module):
     Source: Santurkar et al. 2018, §2.1 and appendix A, whose noise also differs between examples.
     """
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, config: NormConfig, features: int) -> None:
         super().__init__()
         self.norm = BatchNorm(config, features)
         self.noise_shift, self.noise_scale = config.noise_shift, config.noise_scale
-        self.register_buffer("scale", torch.ones(features))
-        self.register_buffer("shift", torch.zeros(features))
+        self.scale = nn.Buffer(torch.ones(features))
+        self.shift = nn.Buffer(torch.zeros(features))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize and, in training, apply the random scale and shift."""
@@ -224,7 +222,7 @@ class ConditionalNorm(nn.Module):
         self.norm = norm(replace(config, affine=False), features)
         self.weight = nn.Parameter(torch.ones(config.conditions, features))  # γ
         self.bias = nn.Parameter(torch.zeros(config.conditions, features))  # β
-        self.register_buffer("condition", torch.zeros(1, dtype=torch.int64), persistent=False)
+        self.condition = nn.Buffer(torch.zeros(1, dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize, then scale and shift each example with the γ and β of its condition (buffer `condition`)."""
@@ -245,18 +243,13 @@ class GroupNorm(KernelNorm):
     Source: Wu & He 2018, eq. 1 to 7.
     """
 
-    epsilon: Tensor
-
     def __init__(self, config: NormConfig, features: int) -> None:
-        super().__init__()
-        self.groups, self.eps = config.groups, config.eps
+        super().__init__(config, features)
+        self.groups = config.groups
         if features % self.groups:
             divisors = ", ".join(str(n) for n in range(1, features + 1) if features % n == 0)
             channels = f"a layer's {features} channels"
             raise ConfigError(f"norm.groups={self.groups} does not divide {channels}: choose from {divisors}")
-        register_scalars(self, epsilon=config.eps)
-        self.weight = nn.Parameter(torch.ones(features)) if config.affine else None  # γ
-        self.bias = nn.Parameter(torch.zeros(features)) if config.affine else None  # β
 
     def values_averaged(self, x: Tensor) -> int:
         """Return the number of values that each mean and variance is taken over."""
@@ -266,7 +259,7 @@ class GroupNorm(KernelNorm):
         """Normalize each group of each example."""
         x = x if x.dim() > 2 else at_least_fp32(x)
         if self.calls_kernel(x):
-            return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+            return F.group_norm(x, self.groups, self.weight, self.bias, self.config.eps)
         grouped = x.reshape(len(x), self.groups, -1)
         mean = grouped.mean(2)
         variance = (grouped - spread(mean, grouped)).square().mean(2)
@@ -282,7 +275,7 @@ class LayerNorm(GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize each example."""
         if x.dim() == 2 and self.calls_kernel(x):
-            return F.layer_norm(at_least_fp32(x), x.shape[1:], self.weight, self.bias, self.eps)
+            return F.layer_norm(at_least_fp32(x), x.shape[1:], self.weight, self.bias, self.config.eps)
         return super().forward(x)
 
 
@@ -301,31 +294,26 @@ class RMSNorm(KernelNorm):
     Source: Zhang & Sennrich 2019, eq. 4.
     """
 
-    epsilon: Tensor
-
     def __init__(self, config: NormConfig, features: int) -> None:
-        super().__init__()
-        self.eps = config.eps
-        register_scalars(self, epsilon=config.eps)
-        self.weight = nn.Parameter(torch.ones(features)) if config.affine else None  # γ
+        super().__init__(config, features)
+        self.bias = None  # it has no β
 
     def forward(self, x: Tensor) -> Tensor:
         """Divide each example by its root mean square, then scale each channel."""
         x = at_least_fp32(x)
         if x.dim() == 2 and self.calls_kernel(x):
-            return F.rms_norm(x, x.shape[1:], self.weight, self.eps)
+            return F.rms_norm(x, x.shape[1:], self.weight, self.config.eps)
         mean_square = x.square().flatten(1).mean(1, keepdim=True)
         x = x * spread(torch.rsqrt(mean_square + self.epsilon), x)
         return x if self.weight is None else x * spread(self.weight, x)
 
 
-def register_scalars(module: nn.Module, **scalars: float) -> None:
-    """Register hyperparameters as float64 buffers, so that the members of a stack can have different values.
+def scalar(value: float) -> nn.Buffer:
+    """Make a hyperparameter a float64 buffer, so that the members of a stack can have different values.
 
-    torch's kernels for images take ε as a float: norms that call one also have it as the attribute `eps`.
+    torch's kernels for images take ε as a float: norms that call one take it from their configuration.
     """
-    for name, value in scalars.items():
-        module.register_buffer(name, torch.tensor(value, dtype=torch.float64))
+    return nn.Buffer(torch.tensor(value, dtype=torch.float64))
 
 
 def full_precision(device_type: str) -> AbstractContextManager[object]:
@@ -365,7 +353,7 @@ Make = Callable[[NormConfig, int], nn.Module]  # configuration, channels → the
 @dataclass(frozen=True)
 class Norm:
     """An entry of NORMS. make: makes the layer. stackable: keys of NormConfig in which the members of a stack may
-    differ; the layer for vectors reads them from buffers (`register_scalars`).
+    differ; the layer for vectors reads them from buffers (`scalar`).
     """
 
     make: Make

@@ -86,6 +86,11 @@ def dotted(config: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def flatten(config: dict[str, Any]) -> dict[str, Any]:
+    """Flatten a configuration, with a choice's name by its group: {"norm": {"name": "batch"}} → {"norm": "batch"}."""
+    return {key.removesuffix(".name"): value for key, value in dotted(config).items()}
+
+
 def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None:
     """Create a run's directory and write run.json. facts: further entries of this record. The caller holds the lock."""
     launch.directory.mkdir(parents=True, exist_ok=True)

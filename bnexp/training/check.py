@@ -24,15 +24,10 @@ def check(config: RunConfig) -> list[str]:
     data = load_data(config.dataset)
     if config.norm.name in CONDITIONAL and not config.dataset.conditions:
         raise ConfigError(f"norm={config.norm.name} needs dataset.conditions, as in [plain,inverted]")
-    if config.batch_size > len(data.train):
-        raise ConfigError(
-            f"batch_size={config.batch_size} is not allowed: at most the {len(data.train)} training images"
-        )
-    if config.batch_size % distributed.processes():
-        raise ConfigError(
-            f"batch_size={config.batch_size} is not allowed: {distributed.processes()} processes share it equally"
-        )
-    parallel = distributed.processes() > 1
+    size, images, processes = config.batch_size, len(data.train), distributed.processes()
+    require(size <= images, "batch_size", size, f"at most the {images} training images")
+    require(size % processes == 0, "batch_size", size, f"{processes} processes share it equally")
+    parallel = processes > 1
     model = check_model(config, data.shape, data.classes)
     trained_names(model, config)
     recalibrates = parallel and config.eval.recalibrate

@@ -12,7 +12,7 @@ from bnexp.runs.config import RunConfig
 from bnexp.runs.directory import CHECKPOINT, RESUME, config_digest, progress_path
 from bnexp.runs.files import remove
 from bnexp.runs.record import reproducibility_versions
-from bnexp.runs.tensors import DamagedFileError, digest_path, load_tensors, load_with_metadata, save_tensors
+from bnexp.runs.tensors import DamagedFileError, digest_path, load_with_metadata, save_tensors
 from bnexp.training.state import MemberState
 
 KEPT_BACK = 2  # checkpoints of an unfinished run: the last one, and the one before in case that is damaged
@@ -51,11 +51,6 @@ def made_by(digest: str) -> dict[str, str]:
     """
     versions = " ".join(f"{name} {version}" for name, version in reproducibility_versions().items())
     return {"made_by": f"{versions} config {digest}"}
-
-
-def load_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint by name (`MemberState.flat`). Raises DamagedFileError and OSError."""
-    return load_tensors(path)
 
 
 def save_progress(directory: Path, state: MemberState, config: RunConfig, seconds: float) -> None:

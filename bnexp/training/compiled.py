@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,9 +18,7 @@ import torch
 
 import bnexp
 from bnexp.runs.cache import VARIABLE, Cache, open_cache, read_kept, remove_scratch, write_kept
-from bnexp.training.compiler_facts import LONGEST, compiler_command, forget_compiler
 from bnexp.training.torch_internals import (
-    can_be_saved,
     compile_ahead,
     compiler_directory,
     load_compiled,
@@ -28,6 +27,9 @@ from bnexp.training.torch_internals import (
 )
 
 log = logging.getLogger("bnexp")
+
+LONGEST = 200  # characters of a compiler's message
+WORKS = "compiler-"  # beginning of the names of the records that a compiler works
 
 
 class CompileError(RuntimeError):
@@ -69,7 +71,7 @@ class Compiled:
             except Exception as error:
                 log.debug("%s is compiled again: %s", path, error)
         result = self.compiled_call(arguments, cache)
-        if path and can_be_saved(self.ready):
+        if path:
             save(self.ready, path, self.captured)
         return result
 
@@ -86,7 +88,7 @@ class Compiled:
             with empty_scratch(cache):
                 result = self.adopt(self.compile(arguments), arguments)
         except Exception as error:
-            forget_compiler()
+            forget_compiler(cache)
             remedy = "mend that and resume it, or train it anew with compile=false in another directory"
             raise CompileError(f"the training step could not be compiled ({brief(error)}): {remedy}") from error
         remove_scratch(cache)
@@ -123,6 +125,15 @@ def set_up_torch(device: torch.device) -> Cache:
     return cache
 
 
+def compiler_command() -> str:
+    """Return the command of the C++ compiler that torch is to use: $CXX, else g++ or clang++, whichever is installed.
+
+    Without this, torch would look for g++ alone.
+    """
+    names = ("clang++", "g++") if sys.platform == "darwin" else ("g++", "clang++")
+    return os.environ.get("CXX") or next(filter(shutil.which, names), names[0])
+
+
 @contextmanager
 def empty_scratch(cache: Cache) -> Iterator[None]:
     """Make torch's compiler use an empty temporary directory for its files within a `with` block."""
@@ -130,6 +141,12 @@ def empty_scratch(cache: Cache) -> Iterator[None]:
     beside = cache.scratch.parent if os.access(cache.scratch.parent, os.W_OK) else None
     with TemporaryDirectory(dir=beside) as folder, compiler_directory(folder, VARIABLE):
         yield
+
+
+def forget_compiler(cache: Cache) -> None:
+    """Delete the records that a compiler works, after it failed to compile a step."""
+    for note in cache.kept.glob(f"{WORKS}*") if cache.kept else ():
+        note.unlink(missing_ok=True)
 
 
 def brief(error: Exception) -> str:
@@ -169,7 +186,10 @@ def load(path: Path, captured: dict[str, Any]) -> Any:
 
 
 def save(compiled: Any, path: Path, captured: dict[str, Any]) -> None:
-    """Save a compiled step to a file. If that fails, only log a debug message: the next process compiles it."""
+    """Save a compiled step to a file. If that fails, only log a debug message: the next process compiles it.
+
+    It fails for a step that was not compiled ahead of time.
+    """
     try:
         with TemporaryDirectory(dir=path.parent) as folder:
             whole = Path(folder, path.name)
@@ -177,29 +197,3 @@ def save(compiled: Any, path: Path, captured: dict[str, Any]) -> None:
             write_kept(path, whole.read_bytes())
     except Exception as error:  # pickling can raise any exception
         log.debug("%s is not kept: %s", path, error)
-
-
-def main() -> int:
-    """Compile a small function with its gradient, and compare the result with the uncompiled one.
-
-    `compiler_problem` runs this in another process. Prints what went wrong, and returns the exit status: 0 or 1.
-    """
-
-    def loss(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(x @ weight).square().mean()
-
-    weight, x = torch.linspace(-1, 1, 12).reshape(4, 3), torch.linspace(-2, 2, 20).reshape(5, 4)
-    gradient = torch.func.grad(loss)
-    try:
-        compiled = Compiled(gradient, torch.device("cpu"))(weight, x)
-    except Exception as error:
-        print(brief(error.__cause__ if isinstance(error.__cause__, Exception) else error))
-        return 1
-    if not torch.allclose(compiled, gradient(weight, x), atol=1e-5):
-        print("it computed something else")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

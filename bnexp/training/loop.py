@@ -1,6 +1,7 @@
 """The training loop: it trains the members of a stack, evaluates them, and closes their runs."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from bnexp.data.batches import Batches, batches_of
 from bnexp.data.load import load_data
@@ -108,14 +109,11 @@ def train(members: list[Member], stack: Stack) -> None:
 
 def save(member: Member, stack: Stack, seconds: float) -> bool:
     """Save a checkpoint from which the run can be resumed. Return whether that succeeded; if not, the member fails."""
-    try:
+    with failing(member):
         member.recorder.sync()
         state = stack.members[member.row]
         save_progress(member.launch.directory, state, member.config, member.start.seconds + seconds)
-    except OSError as error:
-        fail(member, error)
-        return False
-    return True
+    return member.outcome is None
 
 
 def restore_members(members: list[Member], stack: Stack) -> None:
@@ -148,18 +146,13 @@ def repack(active: list[Member], stack: Stack, batches: Batches, step: int) -> N
 
 def stays_active(member: Member, stack: Stack, step: int, seconds: float, should_stop: ShouldStop) -> bool:
     """Evaluate a member unless that was done; if it diverged or failed, end its run and return False, else True."""
-    try:
+    with failing(member), suppress(Stopped):
         if not member.evaluated(step):
             evaluate(member, stack, step, seconds, should_stop)
-    except Stopped:
-        return True
-    except OSError as error:
-        fail(member, error)
-        return False
-    member.diverged_at = stack.diverged_at(member.row)
-    if member.diverged_at is not None:
-        close(member, stack, step, seconds, "diverged", should_stop)
-    return member.diverged_at is None
+        member.diverged_at = stack.diverged_at(member.row)
+        if member.diverged_at is not None:
+            close(member, stack, step, seconds, "diverged", should_stop)
+    return member.outcome is None
 
 
 def evaluate(member: Member, stack: Stack, step: int, seconds: float, should_stop: ShouldStop) -> None:
@@ -175,7 +168,7 @@ def evaluate(member: Member, stack: Stack, step: int, seconds: float, should_sto
 def close(member: Member, stack: Stack, step: int, seconds: float, status: str, should_stop: ShouldStop) -> None:
     """Test a member unless it was interrupted, and write its checkpoint and its summary, which becomes its outcome."""
     directory, state = member.launch.directory, stack.members[member.row]
-    try:
+    with failing(member):
         status, tests = evaluate_tests(member, stack, status, should_stop)
         for split, result in tests.items():
             member.recorder.evaluation(step, split, result)
@@ -190,8 +183,6 @@ def close(member: Member, stack: Stack, step: int, seconds: float, status: str, 
         member.outcome = summary
         if status != "interrupted":
             clear_progress(directory)
-    except OSError as error:
-        fail(member, error)
 
 
 def check_kept_checkpoints(member: Member) -> None:
@@ -221,6 +212,15 @@ def evaluate_tests(
     except Stopped:
         return "interrupted", {}
     return status, tests
+
+
+@contextmanager
+def failing(member: Member) -> Iterator[None]:
+    """Make an OSError of a `with` block, whose files can't be read or written, the outcome of a member."""
+    try:
+        yield
+    except OSError as error:
+        fail(member, error)
 
 
 def fail(member: Member, error: Exception) -> None:

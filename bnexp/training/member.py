@@ -1,6 +1,7 @@
 """A member: a run while it trains. It is created or reopened in its directory, and has its metrics and summary."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from bnexp.runs.record import RunRecord, complete_run, fits, read_record
 from bnexp.training.checkpoint import Saved, newest_checkpoint
 from bnexp.training.device import pick_device, thread_count
 from bnexp.training.evaluation import Evaluation, activation_columns
-from bnexp.training.pretrained import describe_start, source_digest
+from bnexp.training.pretrained import describe_start, source_of
 from bnexp.training.recorder import Recorder, damaged, rounded
 from bnexp.training.state import start_member
 
@@ -83,8 +84,7 @@ class Member:
 
     def summary(self, status: str, step: int, seconds: float, tests: dict[str, Evaluation]) -> dict[str, Any]:
         """Return the content of summary.json. tests: results of the tests, by split."""
-        best = max(range(len(self.accuracy)), key=self.accuracy.__getitem__, default=None)
-        crossings = {target: self.first_crossing(target / 100) for target in TARGETS}
+        best = max(self.accuracy, default=None)
         scores = {name: {"accuracy": result.accuracy, "loss": result.loss} for name, result in tests.items()}
         return {
             "status": status,
@@ -94,17 +94,21 @@ class Member:
             "diverged_at": self.diverged_at,
             "validation": {
                 "final": self.accuracy[-1] if self.accuracy else None,
-                "best": self.accuracy[best] if best is not None else None,
-                "best_step": self.steps[best] if best is not None else None,
+                "best": best,
+                "best_step": self.steps[self.accuracy.index(best)] if best is not None else None,
             },
             "test": None,  # replaced if it is among the scores
-            "steps_to": {str(t): self.steps[i] if i is not None else None for t, i in crossings.items()},
-            "seconds_to": {str(t): self.seconds[i] if i is not None else None for t, i in crossings.items()},
+            "steps_to": {str(target): self.first_above(target / 100, self.steps) for target in TARGETS},
+            "seconds_to": {str(target): self.first_above(target / 100, self.seconds) for target in TARGETS},
         } | scores
 
-    def first_crossing(self, target: float) -> int | None:
-        """Return the index of the first evaluation with at least this validation accuracy, or None."""
-        return next((i for i, accuracy in enumerate(self.accuracy) if accuracy >= target), None)
+    def first_above(self, target: float, values: Sequence[float]) -> float | None:
+        """Return the value for the first evaluation with at least this validation accuracy, or None.
+
+        values: one for each evaluation.
+        """
+        pairs = zip(self.accuracy, values, strict=True)
+        return next((value for accuracy, value in pairs if accuracy >= target), None)
 
 
 def summary_of_complete_run(config: RunConfig, directory: Path) -> dict[str, Any] | None:
@@ -189,7 +193,7 @@ def check_start(config: RunConfig, directory: Path, record: dict[str, Any], may_
     if not (config.init_from and fits(record.get("start"), {"sha256": str})):
         return
     try:
-        digest = source_digest(config)
+        digest = source_of(config).sha256
     except ConfigError:
         if may_be_missing:
             return
@@ -245,12 +249,9 @@ def run_facts(
     config: RunConfig, model: nn.Module, data: Data, stack_size: int, compilation: Compilation
 ) -> dict[str, Any]:
     """Return the content of a run's record besides its configuration and the facts about its launch."""
-    facts = reproducibility_facts(config, data, compilation.compiled)
-    dataset = facts.pop("dataset")
-    return facts | {
+    return reproducibility_facts(config, data, compilation.compiled) | {
         "not_compiled_because": compilation.problem,
         "stack": stack_size,
-        "dataset": dataset,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "notes": notes(config),
         "start": describe_start(model, config) if config.init_from else None,

@@ -83,12 +83,7 @@ def find_start(model: nn.Module, config: RunConfig) -> Match:
 
 def describe_start(model: nn.Module, config: RunConfig) -> dict[str, Any]:
     """Return the description of `init_from` for the run's record: the `Match`, and the SHA-256 of the checkpoint."""
-    return asdict(find_start(model, config)) | {"sha256": source_digest(config)}
-
-
-def source_digest(config: RunConfig) -> str:
-    """Return the SHA-256 of the checkpoint that the run starts from. Raises ConfigError."""
-    return source_of(config).sha256
+    return asdict(find_start(model, config)) | {"sha256": source_of(config).sha256}
 
 
 def transferable(model: nn.Module) -> dict[str, Tensor]:

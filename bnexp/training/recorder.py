@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from bnexp.runs.console import printable
-from bnexp.runs.directory import EVENTS, METRICS, RUN, TIMING
+from bnexp.runs.directory import EVENTS, METRICS, RUN, TIMING, flatten
 from bnexp.runs.files import flush, naming, replaced
 from bnexp.training.evaluation import Evaluation
 
@@ -68,33 +68,52 @@ class Recorder:
     def __init__(
         self, directory: Path, layers: list[str], until: int | None = None, others: LoggerFactories | None = None
     ) -> None:
-        tables = CsvLogger(directory, layers, until)
-        self.loggers: list[Logger] = [tables, *(make(directory) for make in others or [TensorBoardLogger])]
+        self.columns = ["loss", "accuracy", *layers]
+        self.metrics = Table(directory / METRICS, ["step", "split", *self.columns], until)
+        self.timing = Table(directory / TIMING, ["step", "seconds", "steps_per_second"], until)
+        self.loggers: list[Logger] = [make(directory) for make in others or [TensorBoardLogger]]
+        self.parts: list[Table | Logger] = [self.metrics, self.timing, *self.loggers]
         self.path, self.record = directory / RUN, (directory / RUN).read_bytes()
-        for logger in self.loggers[1:]:
-            tables.replay(logger)
+        self.replay()
 
     def train_loss(self, step: int, loss: float) -> None:
         """Log the mean training loss since the last evaluation."""
-        self.log(step, "train", {"loss": rounded(loss)})
+        self.log(step, "train", {"loss": loss})
 
     def evaluation(self, step: int, split: str, result: Evaluation) -> None:
         """Log an evaluation. Percentiles of activations are logged for the split "validation" only."""
         activations = result.activations if split == "validation" else {}
-        values = {"loss": result.loss, "accuracy": result.accuracy, **activations}
-        self.log(step, split, {name: rounded(value) for name, value in values.items()})
+        self.log(step, split, {"loss": result.loss, "accuracy": result.accuracy, **activations})
 
     def speed(self, step: int, seconds: float, steps_per_second: float) -> None:
         """Log the seconds of training so far, and the steps per second since the previous evaluation."""
-        self.log(step, SPEED, {"seconds": round(seconds, 6), "steps_per_second": round(steps_per_second, 1)})
+        self.timing.append([str(step), f"{seconds:.6f}", f"{steps_per_second:.1f}"])
+        self.pass_on(step, SPEED, {"seconds": round(seconds, 6), "steps_per_second": round(steps_per_second, 1)})
 
-    def log(self, step: int, kind: str, values: Values) -> None:
-        """Log values to every logger."""
+    def log(self, step: int, split: str, values: Values) -> None:
+        """Append a row to metrics.csv, and log its values to the other loggers.
+
+        The cell of a value that wasn't measured is empty. The file has no times, so equal runs write equal bytes.
+        """
+        cells = [format_number(values[column]) if column in values else "" for column in self.columns]
+        self.metrics.append([str(step), split, *cells])
+        self.pass_on(step, split, {name: rounded(value) for name, value in values.items()})
+
+    def replay(self) -> None:
+        """Log the rows that a resumed run has already to the other loggers."""
+        for step, split, *cells in self.metrics.kept:
+            values = {column: float(cell) for column, cell in zip(self.columns, cells, strict=True) if cell}
+            self.pass_on(int(step), split, values)
+        for step, seconds, rate in self.timing.kept:
+            self.pass_on(int(step), SPEED, {"seconds": float(seconds), "steps_per_second": float(rate)})
+
+    def pass_on(self, step: int, kind: str, values: Values) -> None:
+        """Log values to the other loggers."""
         for logger in self.loggers:
             logger.log(step, kind, values)
 
     def hyperparameters(self, config: dict[str, Any]) -> None:
-        """Log the run's configuration to every logger."""
+        """Log the run's configuration to the other loggers."""
         for logger in self.loggers:
             logger.hyperparameters(config)
 
@@ -103,52 +122,16 @@ class Recorder:
 
         Raises OSError if a file of the run, run.json included, or its directory was removed or changed meanwhile.
         """
-        for logger in self.loggers:
-            logger.sync()
+        for part in self.parts:
+            part.sync()
         if self.path.read_bytes() != self.record:
             raise changed(self.path)
 
     def close(self) -> None:
-        """Close every logger. An OSError is ignored, since `sync` has raised it before."""
-        for logger in self.loggers:
+        """Close every table and logger. An OSError is ignored, since `sync` has raised it before."""
+        for part in self.parts:
             with suppress(OSError):
-                logger.close()
-
-
-class CsvLogger(Logger):
-    """The logger of metrics.csv and timing.csv. metrics.csv has no times, so equal runs write equal bytes."""
-
-    def __init__(self, directory: Path, layers: list[str], until: int | None) -> None:
-        self.columns = ["loss", "accuracy", *layers]
-        self.metrics = Table(directory / METRICS, ["step", "split", *self.columns], until)
-        self.timing = Table(directory / TIMING, ["step", "seconds", "steps_per_second"], until)
-
-    def log(self, step: int, kind: str, values: Values) -> None:
-        """Append a row to one of the tables. The cell of a value that wasn't measured is empty."""
-        if kind == SPEED:
-            self.timing.append([str(step), f"{values['seconds']:.6f}", f"{values['steps_per_second']:.1f}"])
-        else:
-            cells = [format_number(values[column]) if column in values else "" for column in self.columns]
-            self.metrics.append([str(step), kind, *cells])
-
-    def replay(self, logger: Logger) -> None:
-        """Log the rows that a resumed run has already to another logger."""
-        for step, split, *cells in self.metrics.kept:
-            values = {column: float(cell) for column, cell in zip(self.columns, cells, strict=True) if cell}
-            logger.log(int(step), split, values)
-        for step, seconds, rate in self.timing.kept:
-            logger.log(int(step), SPEED, {"seconds": float(seconds), "steps_per_second": float(rate)})
-
-    def sync(self) -> None:
-        """Write both tables to the disk. Raises OSError if one was removed or changed."""
-        self.metrics.sync()
-        self.timing.sync()
-
-    def close(self) -> None:
-        """Close both tables."""
-        with suppress(OSError):
-            self.metrics.file.close()
-        self.timing.file.close()
+                part.close()
 
 
 class Table:
@@ -184,6 +167,10 @@ class Table:
         if hashlib.sha256(self.path.read_bytes()).digest() != self.digest.digest():
             raise changed(self.path)
 
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
 
 class TensorBoardLogger(Logger):
     """The logger of TensorBoard's event file, which deletes an existing one.
@@ -218,8 +205,8 @@ class TensorBoardLogger(Logger):
         Only the records of a session are written. `add_hparams` would also write those of an experiment, with which
         each run hides the others.
         """
-        flat = {key: value for key, value in flatten(config).items() if value is not None}
-        plain = {key: v if isinstance(v, bool | int | float) else printable(str(v)) for key, v in flat.items()}
+        values = {key: value for key, value in flatten(config).items() if value is not None}
+        plain = {key: v if isinstance(v, bool | int | float) else printable(str(v)) for key, v in values.items()}
         _, start, end = hparams(plain, {})  # type: ignore[no-untyped-call]
         assert self.board.file_writer is not None
         self.board.file_writer.add_summary(start)
@@ -293,15 +280,6 @@ def format_number(value: float) -> str:
 def rounded(value: float) -> float:
     """Round a value as metrics.csv does, so that other loggers get the same values from a resumed run."""
     return float(format_number(value))
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a nested configuration: {"norm": {"name": "batch", "eps": 1}} → {"norm": "batch", "norm.eps": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        path = prefix if key == "name" else f"{prefix}.{key}" if prefix else key
-        flat.update(flatten(value, path) if isinstance(value, dict) else {path: value})
-    return flat
 
 
 def write_bands(directory: Path, arms: Mapping[str, Sequence[Iterable[float]]]) -> None:

@@ -105,11 +105,6 @@ def without_guards(compiled: Any) -> Any:
     return compiled
 
 
-def can_be_saved(compiled: Any) -> bool:
-    """Return whether a compiled function can be saved: whether it was compiled ahead of time."""
-    return hasattr(compiled, "save_compiled_function")
-
-
 def save_compiled(compiled: Any, path: Path, captured: dict[str, Any]) -> None:
     """Save the result of `compile_ahead` to a file, as a pickle without the captured values."""
     compiled.save_compiled_function(path, external_data=captured)

@@ -28,7 +28,7 @@ from bnexp.models.init import initialize
 from bnexp.models.registry import make_model
 from bnexp.runs.parse import recorded
 from bnexp.runs.record import RunRecord, find_runs
-from bnexp.training.checkpoint import load_checkpoint
+from bnexp.runs.tensors import load_tensors
 
 OVERRIDES = ("dataset=digits", "arch.hidden=[12,10]", "optim.lr=0.2", "steps=60", "eval.first_every=30")
 STYLES = ("plain", "edges")
@@ -129,7 +129,7 @@ def answers(tensors: dict[str, Tensor], x: Tensor, share: float) -> Tensor:
 @pytest.mark.parametrize(("images", "norms"), [(0.0, 0.0), (1.0, 1.0), (0.5, 0.5), (0.25, 1.0)])
 def test_accuracy_on_mixed_images(bnexp: Bnexp, images: float, norms: float) -> None:
     run = trained(bnexp, "norm=conditional_batch", f"dataset.conditions=[inverted,{','.join(STYLES)}]")
-    tensors, data = load_checkpoint(run.directory / "checkpoint.safetensors"), load_data(recorded(run.config).dataset)
+    tensors, data = load_tensors(run.directory / "checkpoint.safetensors"), load_data(recorded(run.config).dataset)
     pair = {name: t[1:] if name.startswith("parameters.") and ".norm." in name else t for name, t in tensors.items()}
     third = len(data.test) // 3
     plain, edges = (data.test.pixels[place * third : (place + 1) * third].float() for place in (1, 2))

@@ -17,7 +17,7 @@ from bnexp.data.load import load_data
 from bnexp.runs.directory import kept_checkpoints
 from bnexp.runs.parse import recorded
 from bnexp.runs.record import RunRecord, find_runs
-from bnexp.training.checkpoint import load_checkpoint
+from bnexp.runs.tensors import load_tensors
 
 LR = 0.2
 WORDS = ("dataset=digits", "arch.hidden=[12,10]", f"optim.lr={LR}", "steps=40", "eval.first_every=20", "batch_size=32")
@@ -41,8 +41,8 @@ def trained(bnexp: Bnexp, *words: str) -> RunRecord:
 def test_every_evaluation_keeps_its_checkpoint(bnexp: Bnexp) -> None:
     run = trained(bnexp, "eval.keep=true")
     paths = kept_checkpoints(run.directory)
-    assert [int(load_checkpoint(path)["record.step"]) for path in paths] == [0, 20, 40]
-    last, final = load_checkpoint(paths[-1]), load_checkpoint(run.directory / "checkpoint.safetensors")
+    assert [int(load_tensors(path)["record.step"]) for path in paths] == [0, 20, 40]
+    last, final = load_tensors(paths[-1]), load_tensors(run.directory / "checkpoint.safetensors")
     assert all(torch.equal(last[name], final[name]) for name in final)
 
 
@@ -100,7 +100,7 @@ def expected(run: RunRecord, norm: str) -> Probe:
     data = load_data(config.dataset)
     batch = data.train[Order(config.seed, len(data.train), 32).batch(40)]
     x, labels = batch.pixels.double() / 16, batch.labels
-    model = network(load_checkpoint(run.directory / "checkpoint.safetensors"), norm)
+    model = network(load_tensors(run.directory / "checkpoint.safetensors"), norm)
     theta = [parameter.detach().clone() for parameter in model.parameters()]
     loss, g = loss_and_gradient(model, x, labels)
     losses, distances, ratios = [], [], []

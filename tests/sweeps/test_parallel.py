@@ -18,7 +18,7 @@ from conftest import Bnexp, closed_port
 from bnexp.cli.main import run
 from bnexp.runs import distributed
 from bnexp.runs.record import find_runs
-from bnexp.training.checkpoint import load_checkpoint
+from bnexp.runs.tensors import load_tensors
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
 WORDS = ("dataset=digits", "steps=10", "optim.lr=0.1", "threads=1")
@@ -56,7 +56,7 @@ def as_rank(rank: int, port: int) -> Callable[[], None]:
 
 def largest_difference(one: Path, two: Path) -> float:
     """Of all parameters and running averages."""
-    first, second = (load_checkpoint(folder / "checkpoint.safetensors") for folder in (one, two))
+    first, second = (load_tensors(folder / "checkpoint.safetensors") for folder in (one, two))
     names = [name for name in first if name.startswith(("parameters.", "buffers."))]
     assert set(names) <= set(second)
     return max(float((first[name] - second[name]).abs().max()) for name in names)
@@ -107,7 +107,7 @@ def test_interruption(tmp_path: Path) -> None:
     [run] = find_runs([tmp_path])
     assert run.summary["status"] == "interrupted"
     assert run.summary["steps"] > 0
-    assert int(load_checkpoint(run.directory / "checkpoint.safetensors")["record.step"]) == run.summary["steps"]
+    assert int(load_tensors(run.directory / "checkpoint.safetensors")["record.step"]) == run.summary["steps"]
 
 
 # ---- what is refused

@@ -13,7 +13,7 @@ from conftest import Bnexp
 from bnexp.data.batches import Batches, Order
 from bnexp.data.load import load_data
 from bnexp.runs.config import ArchConfig, DatasetConfig, NormConfig, OptimConfig, RunConfig
-from bnexp.training.checkpoint import load_checkpoint
+from bnexp.runs.tensors import load_tensors
 from bnexp.training.engine import Stack
 from bnexp.training.pretrained import read_source
 from bnexp.training.recalibrate import recalibrated
@@ -39,7 +39,7 @@ def source(bnexp: Bnexp) -> Path:
 
 
 def state(folder: str | Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(Path(folder) / "checkpoint.safetensors")
+    return load_tensors(Path(folder) / "checkpoint.safetensors")
 
 
 def by_name(folder: str | Path) -> dict[str, torch.Tensor]:

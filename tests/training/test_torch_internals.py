@@ -106,7 +106,6 @@ def test_compiled_ahead_of_time_saved_and_loaded(settings: tuple[ModuleType, Mod
     x = torch.tensor([1.0, 2.0])
     compiled = torch_internals.compile_ahead(torch.compile(scaled, fullgraph=True, dynamic=False), (x,))
     assert compiled(x).tolist() == [3, 6]
-    assert torch_internals.can_be_saved(compiled)
     torch_internals.save_compiled(compiled, tmp_path / "kept", {"weight": weight})
     loaded = torch_internals.load_compiled((tmp_path / "kept").read_bytes(), {"weight": 2 * weight})
     assert loaded(x).tolist() == [6, 12]

@@ -20,9 +20,9 @@ import bnexp.training.loop as training
 from bnexp.runs.config import ConfigError, DatasetConfig, RunConfig
 from bnexp.runs.directory import SCHEMA, Launch, config_digest, create_run
 from bnexp.runs.record import find_runs
+from bnexp.runs.tensors import load_tensors
 from bnexp.training import member
 from bnexp.training import recorder as logs
-from bnexp.training.checkpoint import load_checkpoint
 
 DATA = Path(__file__).parents[2] / "data"
 TRAIN = ("train", "dataset=digits", "steps=120")
@@ -134,8 +134,8 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(bnexp: Bnexp) -> None:
 def test_arms_start_alike(bnexp: Bnexp) -> None:
     """A learning rate that moves no weight leaves the start in the checkpoint. Of every norm: test_seeds_init.py."""
     still = ("steps=1", "optim.lr=1e-30", "arch.bias=true")
-    control = load_checkpoint(trained(bnexp, "control", "norm=none", *still) / "checkpoint.safetensors")
-    arm = load_checkpoint(trained(bnexp, "arm", "norm=batch", *still) / "checkpoint.safetensors")
+    control = load_tensors(trained(bnexp, "control", "norm=none", *still) / "checkpoint.safetensors")
+    arm = load_tensors(trained(bnexp, "arm", "norm=batch", *still) / "checkpoint.safetensors")
     shared = [name for name in control if name.startswith("parameters.")]
     assert len(shared) == 8
     for name in shared:
@@ -148,7 +148,7 @@ def test_arms_start_alike(bnexp: Bnexp) -> None:
 
 def test_checkpoint_is_complete(bnexp: Bnexp) -> None:
     folder = trained(bnexp, "mine", "optim=adam")
-    state = load_checkpoint(folder / "checkpoint.safetensors")
+    state = load_tensors(folder / "checkpoint.safetensors")
     assert int(state["record.step"]) == 120
     assert {"buffers.hidden.0.norm.running_mean", "optimizer.first.classifier.weight"} <= set(state)
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
@@ -180,7 +180,7 @@ def test_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: s
     assert summary["status"] == "interrupted"
     assert 50 <= summary["steps"] < 1000000
     assert all(row["split"] in ("validation", "train") for row in rows(folder))
-    assert int(load_checkpoint(folder / "checkpoint.safetensors")["record.step"]) == summary["steps"]
+    assert int(load_tensors(folder / "checkpoint.safetensors")["record.step"]) == summary["steps"]
 
 
 def test_a_terminal_that_closes_interrupts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
