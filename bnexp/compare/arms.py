@@ -29,7 +29,7 @@ from bnexp.runs.record import RunRecord, fits
 
 TARGETS = (0.90, 0.95)  # validation accuracies; the times to reach them are compared
 UNITS = ("steps", "seconds")
-NOT_ARMS = {"seed", "dataset.root", "checkpoint.every_seconds"}  # keys that may differ within an arm
+NOT_ARMS = {"seed", "dataset.root", "checkpoint.every_seconds", "checkpoint.keep"}  # keys that may differ within an arm
 Settings = dict[str, Any]  # dotted key → value
 Runs = list[RunRecord]
 Arms = dict[str, Runs]  # arm → its runs, the control first

@@ -16,6 +16,7 @@ LARGEST = 2**63 - 1  # the largest whole number: that of an int64
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16")
 TRAINABLE = ("all", "norms")
+KEPT = ("last", "none")  # values of checkpoint.keep
 SCHEDULES = ("constant", "cosine", "step")
 AUGMENTS = ("none", "flip_crop")
 BACKGROUNDS = ("white", "black", "grey")
@@ -304,12 +305,15 @@ class EvalConfig:
 
 @dataclass
 class CheckpointConfig:
-    """How often the state is saved from which an interrupted run can be resumed."""
+    """How often the state is saved from which an interrupted run can be resumed, and whether the last one is kept."""
 
     every_seconds: float = setting(
         60.0,
         "seconds of training between saved states, which resume starts from",
         where(lambda seconds: math.isfinite(seconds) and seconds > 0, POSITIVE.text),
+    )
+    keep: str = setting(
+        "last", "the state of a finished run that is kept; none: for sweeps that need no weights", one_of(KEPT)
     )
 
 

@@ -178,7 +178,8 @@ def close(member: Member, stack: Stack, step: int, seconds: float, status: str, 
         check_kept_checkpoints(member)
         if status == "interrupted":
             save_progress(directory, state, member.config, seconds)
-        save_checkpoint(directory / CHECKPOINT, state, member.config)
+        if member.config.checkpoint.keep == "last":
+            save_checkpoint(directory / CHECKPOINT, state, member.config)
         write_summary(directory, summary)
         member.outcome = summary
         if status != "interrupted":

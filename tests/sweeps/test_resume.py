@@ -134,6 +134,23 @@ def test_an_evaluation_is_given_up_for_a_signal(
     assert same(Path("mine"), whole)
 
 
+def test_a_run_that_keeps_no_weights_is_resumed_like_any_other(
+    bnexp: Bnexp, kill: Callable[[int], None], terminate: Callable[[int], None]
+) -> None:
+    whole, mine = train_whole(bnexp), Path("mine")
+    terminate(10)
+    assert bnexp("train", *WORDS, NARROW, "checkpoint.keep=none", "hydra.run.dir=mine").status == 143
+    kill(30)
+    with pytest.raises(Killed):
+        bnexp("resume", "mine")
+    kill(0)
+    assert bnexp("resume", "mine").status == 0
+    assert (mine / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert not [*mine.glob("*.safetensors*")]
+    refused = bnexp("train", "dataset=digits", NARROW, "steps=2", "init_from=mine", "hydra.run.dir=next")
+    assert (refused.status, "init_from=mine is not allowed: a run without a checkpoint" in refused.err) == (2, True)
+
+
 def test_an_evaluation_later_than_the_checkpoint_is_made_again(
     bnexp: Bnexp, kill: Callable[[int], None], terminate: Callable[[int], None]
 ) -> None:
