@@ -276,7 +276,7 @@ def largest_that_trains(arm: Arm, key: str) -> Values:
     """Return the `Values` whose value for a seed is log10 of the largest `key` at which the seed's run trains.
 
     A run trains if its final validation accuracy is at least 90%. A seed none of whose runs trains has one decade less
-    than the smallest value. When the values are computed, NoVerdictError is raised if the arm has no runs.
+    than the arm's smallest `key`. When the values are computed, NoVerdictError is raised if the arm has no runs.
     """
 
     def of(runs: Runs) -> PerSeed:

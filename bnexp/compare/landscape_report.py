@@ -126,7 +126,8 @@ def plots(arms: Arms, sizes: dict[str, str], probes: ProbesByRun, complete: bool
 def make_line(name: str, runs: list[RunRecord], probes: ProbesByRun, parts: Parts) -> Line:
     """Return the line of an arm, at the steps at which all of its runs were probed.
 
-    `parts` computes the line itself, and the lower and the upper edge of its band, from the probes of the runs.
+    parts: three pairs, for the line and for the lower and the upper edge of its band. A pair is a measure of a probe,
+    and its summary over the runs.
     """
     by_step = [{probe.step: probe for probe in probes[run.directory]} for run in runs]
     steps = sorted(set.intersection(*map(set, by_step))) if runs else []

@@ -103,8 +103,9 @@ def check_directory(directory: Path, jobs: list[Job], numbered: bool, own_names:
 
     numbered: the name of a job's directory contains its position in the sweep. own_names: the user chose the names
     (hydra.sweep.subdir). Raises ConfigError if the directory holds a run that is none of the jobs, or one that can't be
-    resumed. A sweep to which values are added has other positions and names: ConfigError is also raised if `numbered`
-    and a run lies under its earlier position, and, unless `own_names`, if an unfinished run lies under an earlier name.
+    resumed. Values that are added to a sweep change its positions and names. Then ConfigError is also raised for a run
+    under its earlier position, if `numbered`, and for an unfinished run under its earlier name, unless `own_names`; a
+    finished run may keep its earlier name.
     """
     runs = runs_of(directory)
     by_digest = {job.digest: job for job in jobs}

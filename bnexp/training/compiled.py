@@ -76,9 +76,10 @@ class Compiled:
         return result
 
     def compiled_call(self, arguments: tuple[Any, ...], cache: Cache) -> Any:
-        """Compile the function and call it; if that fails, once more without torch's own files, which may be damaged.
+        """Compile the function and call it; if that fails, once more with an empty directory for torch's compiler.
 
-        If the second try succeeds, these files are removed. If it fails too, raises CompileError.
+        The files that the compiler kept may be damaged: if the second try succeeds, they are removed, where they are in
+        bnexp's own directory. If it fails too, raises CompileError.
         """
         try:
             return self.adopt(self.compile(arguments), arguments)

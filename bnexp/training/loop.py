@@ -67,10 +67,11 @@ def train_members(members: list[Member]) -> None:
 
 
 def train(members: list[Member], stack: Stack) -> None:
-    """Train a stack to its last step. All members start from the same step.
+    """Train a stack to its last step, evaluate its members on the way, and close their runs.
 
-    A member that diverged is deactivated at the next evaluation, and at once if its files can't be written. Raises
-    Interrupted after a signal.
+    All members start from the same step. A member that diverged is deactivated at the next evaluation; one whose files
+    can't be written fails, and is deactivated at once. After a signal the runs are closed as interrupted, and it raises
+    Interrupted.
     """
     config, data, active = stack.config, stack.data, members
     device = data.train.labels.device

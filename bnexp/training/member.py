@@ -145,10 +145,10 @@ def create_or_reopen_run(config: RunConfig, launch: Launch, stack_size: int) -> 
 
 
 def last_row_step(start: Saved) -> int | None:
-    """Return the last step whose rows in the tables were written before a saved state; None for the initial state.
+    """Return the step up to which a resumed run keeps the rows of its tables; None if it starts anew.
 
-    An evaluation sets the sums of losses to 0. If they are not 0, rows of the saved step itself were written after the
-    state, and will be written again.
+    It is the saved step, if that was evaluated before the state was saved: then the sums of losses are 0. Otherwise it
+    is the step before: rows of the saved step, if there are any, will be written again.
     """
     return None if start.tensors is None else start.step - bool(start.tensors["record.losses"].any())
 

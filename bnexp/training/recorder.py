@@ -22,9 +22,10 @@ LoggerFactories = Sequence[Callable[[Path], "Logger"]]  # each is called with th
 
 
 def defer_disk_errors(arguments: threading.ExceptHookArgs) -> None:
-    """Print no traceback for an OSError in TensorBoard's thread: its next call raises the error, which fails the run.
+    """Print no traceback for an OSError in a thread; exceptions of other types are printed as usual.
 
-    It is installed as `threading.excepthook`. All other exceptions are printed as usual.
+    It is installed as `threading.excepthook`, for TensorBoard's thread: the writer's next call raises the error again,
+    which fails the run.
     """
     if not isinstance(arguments.exc_value, OSError):
         threading.__excepthook__(arguments)
@@ -60,9 +61,10 @@ class Logger(Protocol):
 class Recorder:
     """The recorder of a run, which logs its metrics to metrics.csv and timing.csv, and to other loggers.
 
-    layers: columns of the activations' percentiles, such as "hidden.0/p15". until: None for a new run; for a resumed
-    run, the last step whose rows stay in the tables. The other loggers begin anew, and these rows are logged to them
-    again. others: make the other loggers; by default TensorBoard's.
+    directory: the run's, with its run.json. layers: columns of the activations' percentiles, such as "hidden.0/p15".
+    until: None for a new run; for a resumed run, the last step whose rows stay in the tables. The other loggers start
+    empty, and the rows that stay are logged to them again. others: functions that make the other loggers from the
+    directory; by default only TensorBoard's.
     """
 
     def __init__(
