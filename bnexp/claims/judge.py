@@ -111,10 +111,10 @@ def command_of(sweep: ClaimSweep, seeds: int) -> str:
 
 
 def load_runs(claims: list[Claim], planned: dict[str, list[RunConfig]]) -> RunsOf:
-    """Return name of a sweep → its planned runs that can be compared and that the installed versions made.
+    """Return the runs of the claims' own sweeps: name of the sweep → its planned runs that can be compared.
 
-    `planned`: name of a sweep → its configurations; its directory may hold other runs, as of more seeds. Prints an
-    error for each run that is damaged.
+    Only runs that the installed versions made are returned; an error is printed for each that is damaged. planned: name
+    of a sweep → its configurations, since its directory may hold other runs, as of more seeds.
     """
     runs: RunsOf = {}
     for sweep in own_sweeps(claims):

@@ -180,10 +180,11 @@ _measured: dict[str, Rates] = {}
 
 
 def steps_per_second(runs: Runs) -> Rates:
-    """Measure the training steps a second of these runs' networks, in interleaved rounds and once for all claims.
+    """Return norm and mode → the training steps a second, one value for each round, of all FORMS and without a norm.
 
-    Compiled and stacked steps are left out where nothing can be compiled. Raises NoVerdictError where runs of norm=none
-    or norm=batch are missing.
+    The network is that of the runs with norm=none and norm=batch; NoVerdictError is raised if either is missing. Rounds
+    are interleaved. Claims with the same configurations share one measurement. Compiled and stacked steps are left out
+    if nothing can be compiled.
     """
     configs = {run.config["norm"]["name"]: run.located() for run in runs}
     if {"none", "batch"} - configs.keys():

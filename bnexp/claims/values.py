@@ -24,10 +24,11 @@ def no_choice(runs: Runs) -> str:
 
 @dataclass(frozen=True)
 class Arm:
-    """The rule by which an arm's runs are picked from all runs of a claim.
+    """How the runs of an arm are picked from all runs of a claim.
 
-    `label` names the arm to a reader. `choice` gives a text on what was chosen by comparing runs, as the best learning
-    rate; it is empty where nothing was.
+    label: names the arm to a reader. pick: a function from the claim's runs to those of the arm. choice: a function
+    from the claim's runs to a text on what was chosen by comparing them, as the best learning rate; the text is empty
+    if nothing was.
     """
 
     label: str

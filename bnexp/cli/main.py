@@ -61,9 +61,9 @@ def run(arguments: list[str]) -> int:
 
 
 def init_torchrun(arguments: list[str]) -> None:
-    """Join the process group of torchrun, and print nothing from ranks other than 0.
+    """Join the process group of torchrun, by which this process was started; ranks other than 0 print nothing more.
 
-    Raises ConfigError for a sweep and for commands other than train.
+    arguments: the command line. Raises ConfigError for a sweep and for commands other than train.
     """
     from bnexp.runs import distributed
 

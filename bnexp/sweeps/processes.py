@@ -69,7 +69,7 @@ def end_with_parent() -> None:
 
 
 class Worker:
-    """A worker process as its parent sees it.
+    """A worker process as its parent sees it: it is started, sent stacks, and asked how they ended.
 
     device: the index of its CUDA device, if any. stack: the stack that it trains; None while it is idle. kind: the kind
     (`kind_of`) of its latest stack, for which it has a compiled step.
