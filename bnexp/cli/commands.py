@@ -16,6 +16,7 @@ from bnexp.cli.help import answer
 from bnexp.cli.overrides import parse_overrides
 from bnexp.runs.config import PATHS, ConfigError, require
 from bnexp.runs.console import print_line, show_table
+from bnexp.runs.parse import pop_options
 from bnexp.runs.record import comparison_of
 
 # ---- train and compare
@@ -56,22 +57,6 @@ def plan_and_train(arguments: list[str], dry: bool, compare: dict[str, str | Non
         announce(checked)
     else:
         train_and_compare(partial(start, checked, compare), checked.directory, compare)
-
-
-def pop_options(arguments: list[str], *keys: str) -> tuple[dict[str, str | None], list[str]]:
-    """Return the values, by key, of arguments KEY=VALUE that are not overrides, and the arguments without these.
-
-    A key that is not among the arguments has the value None. Where a key is repeated, the last value counts.
-    """
-    options: dict[str, str | None] = dict.fromkeys(keys)
-    remaining = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and key in keys:
-            options[key] = value
-        else:
-            remaining.append(argument)
-    return options, remaining
 
 
 def is_true(key: str, options: dict[str, str | None]) -> bool:

@@ -10,6 +10,7 @@ from bnexp.data.load import load_data
 from bnexp.models.norms import NORMS
 from bnexp.models.registry import check_model, stacks
 from bnexp.runs.config import ConfigError, RunConfig, require, require_choice
+from bnexp.runs.parse import pop_options
 from bnexp.training.check import check
 from bnexp.training.compiler import compiler_problem
 from bnexp.training.device import pick_device
@@ -40,15 +41,12 @@ class BenchOptions:
 
 def take_options(arguments: list[str]) -> tuple[BenchOptions, list[str]]:
     """Split the arguments into the options and the overrides of a run. Raises ConfigError for an invalid option."""
-    values = DEFAULTS | {"out": f"results/bench/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"}
-    overrides = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and key in values:
-            values[key] = value
-        else:
-            require(key != "compile", key, value, f"choose modes= from {', '.join(MODES)}")
-            overrides.append(argument)
+    defaults = DEFAULTS | {"out": f"results/bench/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"}
+    given, overrides = pop_options(arguments, *defaults)
+    values = defaults | {key: value for key, value in given.items() if value is not None}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        require(key != "compile", key, value, f"choose modes= from {', '.join(MODES)}")
     modes = values["modes"].split(",")
     for mode in modes:
         require_choice("modes", mode, MODES)

@@ -177,3 +177,19 @@ def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:
     if "could not be converted to Integer" in first:  # an element of a list, which is no key
         return f"{key}={shown(value)} is not allowed: a whole number"
     return f"{key}={shown(value)}: {first}"
+
+
+def pop_options(arguments: list[str], *keys: str) -> tuple[dict[str, str | None], list[str]]:
+    """Return the values, by key, of arguments KEY=VALUE that are not overrides, and the arguments without these.
+
+    A key that is not among the arguments has the value None. Where a key is repeated, the last value counts.
+    """
+    options: dict[str, str | None] = dict.fromkeys(keys)
+    remaining = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in keys:
+            options[key] = value
+        else:
+            remaining.append(argument)
+    return options, remaining
