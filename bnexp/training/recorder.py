@@ -184,7 +184,7 @@ class TensorBoardLogger(Logger):
     def __init__(self, directory: Path) -> None:
         for path in directory.glob(EVENTS):
             path.unlink()
-        self.directory, self.board = directory, SummaryWriter(str(directory))
+        self.board = SummaryWriter(str(directory))
         self.path = next(directory.glob(EVENTS), directory / EVENTS)
         self.start = self.path.read_bytes()
 
@@ -197,7 +197,7 @@ class TensorBoardLogger(Logger):
             scalars = {f"speed/{name}": value for name, value in values.items() if step and name != "seconds"}
         else:
             scalars = {f"activations/{name}" if "/" in name else f"{name}/{kind}": v for name, v in values.items()}
-        with naming(self.directory):
+        with naming(self.path):
             for tag, value in scalars.items():
                 self.board.add_scalar(tag, value, step)
 
@@ -216,7 +216,7 @@ class TensorBoardLogger(Logger):
 
     def sync(self) -> None:
         """Flush the events to the file. Raises OSError if the file was removed or replaced."""
-        with naming(self.directory):
+        with naming(self.path):
             self.board.flush()
         with self.path.open("rb") as file:
             if file.read(len(self.start)) != self.start:

@@ -320,6 +320,21 @@ def test_tensorboard_has_session_records_alone(bnexp: Bnexp) -> None:
     assert set(board.PluginTagToContent("hparams")) == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
 
 
+@pytest.mark.parametrize("records", [1, 50])
+def test_an_event_file_that_cannot_be_written_is_named(tmp_path: Path, records: int) -> None:
+    board = logs.TensorBoardLogger(tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "away")
+
+    def write() -> None:
+        for step in range(records):  # TensorBoard's writer is a thread, which may fail before `sync` or in it
+            board.log(step, "validation", {"accuracy": 0.5})
+        board.sync()
+
+    with pytest.raises(OSError, match="No such file or directory") as caught:
+        write()
+    assert Path(caught.value.filename) == board.path
+
+
 # ---- the published effect
 
 
