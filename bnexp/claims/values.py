@@ -38,10 +38,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Values:
-    """One value for each seed, computed from runs by `of`.
+    """How to compute a value for each seed from a claim's runs, by the function `of`.
 
-    `label` names the values to a reader, who is shown scale · value in `unit`; `choice` is that of the arm, or what
-    else a verdict's details say.
+    label: names the values to a reader, who is shown scale · value in `unit`. choice: a function from the runs to a
+    text for the verdict's details, mostly that of the arm; "" where there is nothing to say.
     """
 
     label: str

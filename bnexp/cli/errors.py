@@ -47,7 +47,10 @@ def unknown_choice(group: str, choice: str, options: list[str]) -> str:
 
 
 def unknown_key(key: str) -> str:
-    """Return the error message for a key that the configuration doesn't have, with a similar key where there is one."""
+    """Return the error message for a key that the configuration doesn't have, with a similar key where there is one.
+
+    For a key that other files of the same group have, such as optim.momentum, it says that instead.
+    """
     if key in known_keys() or key.startswith("executor."):
         return f"{key} is a key that the chosen {key.split('.', maxsplit=1)[0]} doesn't have"
     near = suggest_key(key)

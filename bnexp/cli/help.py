@@ -158,9 +158,9 @@ def columns(rows: dict[str, str]) -> list[str]:
 
 
 def answer(read: Arguments) -> None:
-    """Check the overrides, and print the part of the configuration that --cfg selects, or let Hydra answer --info.
+    """Print the part of the configuration that --cfg selects (job, hydra or all), or let Hydra answer --info.
 
-    Raises ConfigError.
+    Of a sweep, only the first run's overrides are checked and shown. Raises ConfigError for an invalid override.
     """
     whole = first_composition(read).whole
     if read.cfg:

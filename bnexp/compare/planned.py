@@ -74,7 +74,7 @@ class Planned:
         return [run for run in self.runs if run.digest not in done]
 
     def missing_runs(self, panels: Panels) -> list[Missing]:
-        """Return a description of each planned run that can't be compared; `panels` holds all of `runs`."""
+        """Return a description of each planned run that can't be compared; `panels` holds all of `self.runs`."""
         missing = [
             missing_run(run, panel, arm)
             for panel, arms in only(panels, self.unfinished).items()

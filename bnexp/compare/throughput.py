@@ -142,7 +142,8 @@ class Contender:
 def make_forward(stack: Stack) -> Callable[[Batch], Tensor]:
     """Return the forward pass of a training step as a function: batch → loss, () or, for mapped members, (members,).
 
-    It gathers the batch and runs the network in training mode; no gradient is computed.
+    It gathers the batch and runs the network in training mode, which also updates running averages; no gradient is
+    computed. A stack that isn't mapped must have one member.
     """
     loss_of = make_loss(stack.model, stack.config, stack.data)
     state = stack.state if stack.mapped else stack.members[0]

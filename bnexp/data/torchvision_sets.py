@@ -87,7 +87,10 @@ class TorchvisionSet:
         return None
 
     def file_problem(self, path: Path, md5: str | None) -> str | None:
-        """Return what is wrong with a file's content, or None. Raises OSError if it can't be read."""
+        """Return what is wrong with a file's content, or None. Raises OSError if it can't be read.
+
+        md5: the published one; without one, nothing is checked.
+        """
         return f"its MD5 is not the published {md5}" if md5 and file_digest(path, "md5") != md5 else None
 
     def load(self, config: DatasetConfig) -> Source:

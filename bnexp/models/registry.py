@@ -67,8 +67,9 @@ def check_statistics(model: nn.Module, config: RunConfig, batch: tuple[int, int,
     """Raise ConfigError if a batch of this shape (N, C, H, W) gives a batch or group norm fewer than two values to
     average.
 
-    A black image passes through the network on the CPU. On the meta device, where it needs no memory, its operations
-    would import torch's compiler, which takes more than a second: that is for large networks.
+    One black image passes through a copy of the network, and each norm counts what it would average in a batch of N; of
+    `model` only the parameters are counted. A large copy is on the meta device, where it needs no memory; any other is
+    on the CPU, since operations on the meta device import torch's compiler, which takes more than a second.
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
     device = "cpu" if parameters <= FEW_PARAMETERS else "meta"

@@ -47,12 +47,12 @@ def resnet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
 
 
 class Residual(nn.Module):
-    """Base class of residual blocks: (N, inputs, H, W) → shortcut + factor · branch, (N, features, H / stride, W /
-    stride).
+    """Base class of residual blocks: (N, inputs, H, W) → (N, features, ⌈H / stride⌉, ⌈W / stride⌉).
 
-    H / stride and W / stride are rounded up. `factor` is a learned scalar with `arch.skip_init`, else None and counts
-    as 1. The shortcut has no parameters (option A of §4.2): it takes every stride-th row and column of the input, and 0
-    in the added channels. Raises ConfigError if features < inputs.
+    `add` returns shortcut + factor · branch; a subclass computes the branch and what follows the sum. `factor` is a
+    learned scalar, 0 at first, with `arch.skip_init`, else None and counts as 1. The shortcut has no parameters (option
+    A of He et al. 2016, §4.2): it takes every stride-th row and column of the input, and 0 in the added channels.
+    Raises ConfigError if features < inputs.
     """
 
     def __init__(self, inputs: int, features: int, stride: int, builder: Builder) -> None:

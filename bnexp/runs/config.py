@@ -128,7 +128,7 @@ def are_widths(widths: object) -> bool:
 
 
 def are_classes(numbers: list[int] | None) -> bool:
-    """Return whether these are two or more different numbers that an int64 holds, or None."""
+    """Return whether this is None, or a list of two or more numbers that an int64 holds, each once."""
     if numbers is None:
         return True
     return len(numbers) >= 2 and len({number for number in numbers if abs(number) <= LARGEST}) == len(numbers)

@@ -126,7 +126,7 @@ def reopen_run(directory: Path, config: RunConfig, step: int) -> None:
 
 
 def record_paths(directory: Path, config: RunConfig) -> None:
-    """Write the present paths of the folders that a run reads to its run.json, where they have changed."""
+    """Update the paths in a run's run.json, where they have changed: of its directory and the folders that it reads."""
     record, paths = read_json(directory / RUN), paths_of(config, directory)
     if record.get("paths") != paths:
         write_whole(directory / RUN, to_json(record | {"paths": paths}))

@@ -253,7 +253,7 @@ def sweep_directories(roots: list[Path]) -> list[Path]:
 
 
 def read_jobs(sweep: Path) -> dict[str, dict[str, Any]] | None:
-    """Return the jobs in sweep.json by the digests of their runs, in its order; None where it can't be read.
+    """Return the jobs in sweep.json by the digests of their runs, in its order; None where it is missing or damaged.
 
     An entry has the keys "config", "words" (all of the run's overrides) and "overrides" (those that not every run of
     the sweep has).

@@ -118,7 +118,8 @@ class Display:
     def line(self) -> str:
         """Return the progress in a line: 3 of 20 runs done, 5 running, 5,100 steps/s, 40 s left.
 
-        For a single run, the line begins with its step and accuracy instead.
+        Done are finished, diverged and failed runs; what isn't known yet is left out. For a single run, the line begins
+        with its step and accuracy instead.
         """
         runs = list(self.runs.values())
         if len(runs) == 1:

@@ -94,7 +94,7 @@ class Job:
 
     @property
     def launch(self) -> Launch:
-        """The facts of how the run is launched, which its run.json records."""
+        """How the run is launched: its directory, overrides, number and compilation, which its run.json records."""
         return Launch(self.directory, self.overrides, self.number, self.compilation)
 
 

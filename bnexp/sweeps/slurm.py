@@ -18,7 +18,7 @@ POLL = 0.5  # seconds between polls of the jobs
 
 
 class Submitted:
-    """The function that a job of Slurm calls. A job that is preempted or reaches its time limit is queued again."""
+    """What a job of Slurm calls: it trains a stack. A job that is preempted or out of time is queued again."""
 
     def __call__(self, stack: StackOfJobs) -> Failures:
         """Train the stack; return the failures of its runs."""
@@ -72,7 +72,7 @@ def folder_for_jobs(directory: Path) -> Path:
     """Make and return a folder for submitit's files that only the user can write to, since submitit unpickles them.
 
     It is in the sweep's directory, or, where other users can write to that, in the user's cache directory. Raises
-    ConfigError where neither is safe, and OSError where the first can't be written to.
+    ConfigError where neither is safe to use, and OSError where the sweep's directory can't be written to.
     """
     folder = directory / ".submitit"
     try:

@@ -169,7 +169,9 @@ class Stack:
         self.hold([self.placed(start_member(config, data)) for config in configs])
 
     def hold(self, members: list[MemberState]) -> None:
-        """Set the stack's members and make their step. If mapped, each member becomes a view of `self.state`."""
+        """Set the stack's members and make their step. If mapped (compiled as one network, by vmap), they are copied
+        into `self.state`, and become views of it.
+        """
         self.members = members
         if self.mapped:
             self.state = map_tensors(lambda *tensors: torch.stack(tensors), *members)
@@ -183,7 +185,7 @@ class Stack:
             self.steps = [PlainStep(*pair, self.data) for pair in zip(self.configs, members, strict=True)]
 
     def restore(self, row: int, tensors: Tensors) -> None:
-        """Copy a checkpoint's tensors into the member in a row."""
+        """Copy a checkpoint's tensors (parameters, buffers, slots and record, by name) into the member in a row."""
         for name, tensor in self.members[row].flat().items():
             tensor.copy_(tensors[name])
 

@@ -51,7 +51,11 @@ def train_together(members: list[Member]) -> None:
 
 
 def train_members(members: list[Member]) -> None:
-    """Train members that start from the same step as one stack. An error becomes the outcome of all that have none."""
+    """Train members, all of which start from the same step, as one stack.
+
+    An error while the stack is made or trained becomes the outcome of every member that has none yet. Raises
+    Interrupted after a signal, and the errors of choosing the device and loading the data.
+    """
     config = members[0].config
     device, data = pick_device(config.device), load_data(config.dataset)
     prepare_torch(config, device)

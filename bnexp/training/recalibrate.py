@@ -17,8 +17,8 @@ def recalibrated(stack: Stack, row: int, should_stop: ShouldStop = never_stop) -
 
     Statistics are taken over the full batches of one epoch, with the present parameters: the mean of the batches'
     means, and the mean of their biased variances plus the variance of their means ("precise BN", Wu & Johnson 2021,
-    §3). Returns None if no norm has running averages. `should_stop` is called before each batch. Raises Stopped if it
-    returns True.
+    §3). Returns None if no norm updates running averages. `should_stop` is called before each batch. Raises Stopped
+    if it returns True.
     """
     config, train, member = stack.configs[row], stack.data.train, stack.members[row]
     norms = [name.removesuffix(".momentum") for name in member.buffers if name.endswith(".momentum")]

@@ -139,7 +139,8 @@ class Recorder:
 class Table:
     """A CSV file to which rows are appended.
 
-    until: None for a new file; else the existing file is continued after this step, and `kept` has its earlier rows.
+    until: None for a new file; else the rows of an existing file up to and including this step remain, are in `kept`,
+    and all others are removed by `truncate_rows`, which raises OSError for a file that is missing, damaged or a link.
     """
 
     def __init__(self, path: Path, header: list[str], until: int | None) -> None:

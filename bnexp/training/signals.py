@@ -17,11 +17,12 @@ class Interrupted(KeyboardInterrupt):
 
 class StopRequest:
     """A context in which the first SIGINT, SIGTERM or SIGHUP (a closed terminal) only sets `signum`, for the loop to
-    read.
+    read, also in the contexts around this one.
 
-    A second signal ends the process as usual. A worker, however, ignores further SIGTERMs: a signal to the whole
-    process group reaches it twice, directly and from its parent, and the parent kills it if it takes too long. A signal
-    that the process ignores stays ignored. Outside the main thread, the context does nothing.
+    A second signal ends the process as usual. A worker (a process started by multiprocessing), however, ignores further
+    SIGTERMs: a signal to the whole process group reaches it twice, directly and from its parent, and the parent kills
+    it if it takes too long. A signal that the process ignores stays ignored. Outside the main thread, the context does
+    nothing.
     """
 
     signum: int | None = None
@@ -34,9 +35,12 @@ class StopRequest:
         return self
 
     def record(self, signum: int, frame: FrameType | None) -> None:
-        """Record the signal and restore the earlier handlers, so that they get the next signal."""
+        """Record the signal here and in the contexts around this one, and restore the handlers from before them all."""
         self.signum = signum
         self.restore()
+        around = getattr(self.previous[signal.Signals(signum)], "__self__", None)
+        if isinstance(around, StopRequest):
+            around.record(signum, frame)
         if multiprocessing.parent_process() is not None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -13,7 +13,9 @@ NEAR = 0.01  # to the maximum: a point of accuracy
 
 
 def sooner(act: str, target: int) -> Claim:
-    """Return the claim that batch normalization reaches `target` percent of accuracy in fewer seconds of training."""
+    """Return the claim that, with this activation, batch normalization reaches `target` percent of validation accuracy
+    in fewer seconds of training than no normalization.
+    """
     return Claim(
         id=f"wiki.sooner_in_seconds.{act}.{target}",
         source=SOURCE,
