@@ -56,4 +56,5 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.restore()
+        if not self.requested():  # else they were restored, and a worker ignores SIGTERM from then on
+            self.restore()

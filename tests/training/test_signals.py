@@ -18,9 +18,12 @@ def test_the_first_signal_reaches_all_contexts_and_the_second_the_handler_before
 
     before = signal.signal(number, ends)
     try:
-        with StopRequest() as outer, StopRequest() as middle, StopRequest() as inner:
-            os.kill(os.getpid(), number)
-            assert (outer.signum, middle.signum, inner.signum) == (number, number, number)
+        with StopRequest() as outer, StopRequest() as middle:
+            with StopRequest() as inner:
+                os.kill(os.getpid(), number)
+                assert (outer.signum, middle.signum, inner.signum) == (number, number, number)
+                with pytest.raises(Second):
+                    os.kill(os.getpid(), number)
             with pytest.raises(Second):
                 os.kill(os.getpid(), number)
         assert signal.getsignal(number) is ends
