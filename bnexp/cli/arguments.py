@@ -24,7 +24,7 @@ class Arguments(argparse.Namespace):
     """A parsed command line: the arguments KEY=VALUE, with paths quoted, and the values of the flags.
 
     multirun makes a sweep. config_name is the primary configuration, and config_dir the user's folder with further
-    ones. cfg and info ask a question, which is answered instead of training; resolve belongs to cfg.
+    ones. cfg and info name what is printed instead of training; resolve: whether cfg resolves interpolations.
     """
 
     overrides: list[str]
@@ -71,11 +71,12 @@ def parse_arguments(arguments: list[str]) -> Arguments:
 
 
 def with_quoted_path(override: str) -> str:
-    """Expand ~ and add quotes in the value of an override whose key takes a path; return any other override unchanged.
+    """Apply `quoted` to the value of an override whose key takes a path; return any other override unchanged.
 
-    The value of an existing path is always quoted as a path. Otherwise, values that are quoted already, null where the
-    key allows it, and functions that sweep, as choice(a,b), are returned unchanged. In a list with commas, each path is
-    quoted by itself if one of them exists or is quoted; if not, the list is quoted as one path.
+    A value that is an existing path is always one path. Otherwise, values that are quoted already, null where the key
+    allows it, and functions that sweep, as choice(a,b), are returned unchanged. In a list with commas, each path is
+    quoted by itself if one of them exists or is quoted; if not, the list is one path. Functions and lists are one path
+    for hydra.run.dir and hydra.sweep.dir, which take a single value.
     """
     named, _, value = override.partition("=")
     key = named.lstrip("+")

@@ -40,7 +40,7 @@ def compare(arguments: list[str]) -> None:
 def plan_and_train(arguments: list[str], dry: bool, compare: dict[str, str | None] | None) -> None:
     """Print what --cfg or --info asks for; without them, plan the runs and train them, or only print the plan if `dry`.
 
-    compare: {"by": KEY or None} if the runs are compared afterwards, else None.
+    compare: as in `train_and_compare`.
     """
     read = parse_arguments(arguments)
     if read.cfg or read.info:
@@ -60,7 +60,10 @@ def plan_and_train(arguments: list[str], dry: bool, compare: dict[str, str | Non
 
 
 def is_true(key: str, options: dict[str, str | None]) -> bool:
-    """Return whether the option's value is true. Raises ConfigError for a value other than true and false."""
+    """Return whether the option `key` is "true"; None, for one that isn't given, counts as "false".
+
+    Raises ConfigError for any other value.
+    """
     require(options[key] in (None, "true", "false"), key, options[key], "true or false")
     return options[key] == "true"
 
@@ -79,8 +82,8 @@ def report(arguments: list[str]) -> None:
 def parse_comparison(command: str, arguments: list[str]) -> tuple[list[Path], str | None, Path | None]:
     """Parse arguments that are directories, by=KEY or out=FOLDER; return them, None for an option without a value.
 
-    command: its name, for messages. Raises ConfigError as `parse_directories` does, where an option is empty, and where
-    several directories are named without out=FOLDER.
+    command: the command's name, for messages. Raises ConfigError as `parse_directories` does, where an option is empty,
+    and where several different directories are named without out=FOLDER.
     """
     options, arguments = pop_options(arguments, "by", "out")
     directories = parse_directories(command, arguments, "directories, by=…, out=…")
@@ -96,8 +99,8 @@ def parse_comparison(command: str, arguments: list[str]) -> tuple[list[Path], st
 def parse_directories(command: str, arguments: list[str], allowed: str) -> list[Path]:
     """Return arguments that are directories as paths.
 
-    command, allowed: its name, and what it takes, for messages. Raises ConfigError where no directory is named, or one
-    does not exist.
+    command, allowed: the command's name, and the arguments that it takes, for messages. Raises ConfigError where no
+    directory is named, or one does not exist.
     """
     if not arguments:
         raise ConfigError(f"{command} needs a directory: bnexp {command} results/sweeps/…")
@@ -112,7 +115,7 @@ def resume(arguments: list[str]) -> None:
     """Run `bnexp resume`: train the remaining runs of interrupted runs and sweeps.
 
     An argument KEY=FOLDER, for example dataset.root=DIR, gives the new path of a folder that was moved. A sweep that
-    `bnexp compare` started is compared again afterwards.
+    `bnexp compare` started is compared afterwards.
     """
     folders = [argument for argument in arguments if Path(argument).is_dir()]
     options, others = pop_options([argument for argument in arguments if argument not in folders], *PATHS)
@@ -136,7 +139,7 @@ def probe(arguments: list[str]) -> None:
 def reproduce(arguments: list[str]) -> int:
     """Run `bnexp reproduce`: train the sweeps of published claims and judge the claims, or list them with --list.
 
-    Return the exit status.
+    Return the exit status: 1 where a sweep failed or cannot run, else 0.
     """
     from bnexp.cli.reproduce import check_and_reproduce
 
@@ -146,7 +149,7 @@ def reproduce(arguments: list[str]) -> int:
 def data(arguments: list[str]) -> None:
     """Run `bnexp data`: show which data sets are ready (status, the default), or fetch one.
 
-    Raises ConfigError for an unknown action and for an argument that is not KEY=VALUE.
+    Raises ConfigError for an unknown action, an argument that is not KEY=VALUE, and an invalid override.
     """
     action, *overrides = arguments if arguments and "=" not in arguments[0] else ["status", *arguments]
     for override in overrides:
@@ -193,7 +196,7 @@ def data_status(overrides: list[str]) -> None:
 
 
 def for_each_dataset(composer: Composer, overrides: list[str]) -> list[list[str]]:
-    """Return a list of overrides for each data set: dataset=NAME, then `overrides` without the keys that it lacks.
+    """Return a list of overrides for each data set: dataset=NAME, then `overrides` without keys dataset.… it lacks.
 
     Raises ConfigError for a key dataset.… that no data set has.
     """
@@ -214,8 +217,8 @@ def for_each_dataset(composer: Composer, overrides: list[str]) -> list[list[str]
 def bench(arguments: list[str]) -> None:
     """Run `bnexp bench`: measure training steps per second without a norm and with each norm.
 
-    The norms are those that the overrides choose, by default all. The table and the figure are shown and written to the
-    directory `out`, with bench.json.
+    The norms are those that the overrides choose, by default all. Tables are printed, and written with a figure and
+    bench.json to the directory of the argument out=DIR.
     """
     from bnexp.cli.plan import check_output, split_jobs
     from bnexp.compare.throughput import measure_benchmarks

@@ -1,8 +1,8 @@
 """Compose configurations with Hydra from conf/ and a command's overrides, and make them typed and range-checked.
 
-Hydra composes once for each combination of configuration files that the overrides choose, through its public API. Each
-value of a single key is checked once, and set on copies of the typed configuration, so that a sweep of thousands of
-jobs is planned in seconds.
+As a rule, Hydra composes once for each combination of configuration files that the overrides choose, through its public
+API. Each value of a single key is checked once, and set on copies of the typed configuration, so that a sweep of
+thousands of jobs is planned in seconds.
 """
 
 import copy
@@ -85,7 +85,7 @@ class Composition:
         return as_dict(self.whole.executor, resolve=True)
 
     def directory(self, key: str, name: str) -> Path:
-        """Return the path in `hydra.run.dir` or `hydra.sweep.dir` (the key) if hydra:job.override_dirname is `name`.
+        """Return the path in `hydra.run.dir` or `hydra.sweep.dir` (the key), with `name` as the job's override_dirname.
 
         This sets Hydra's global HydraConfig, from which ${hydra:…} is resolved.
         """
@@ -143,8 +143,9 @@ class Composer:
     """A composer of the configurations of a command's jobs, which share compositions.
 
     name: the primary configuration. folder: the user's --config-dir, if any. search: empty without such a folder, else
-    the one override of hydra.searchpath that adds the second of the two folders. plain_hydra: the settings under
-    `hydra` without the user's files, with which changes by these are detected.
+    the one override of hydra.searchpath that adds the folder, conf/ or the user's, that is not the first one (see
+    `configurations`). plain_hydra: the settings under `hydra` from conf/ alone, by dotted keys, with which changes by
+    the user's files are detected; empty without such a folder.
     """
 
     def __init__(self, name: str, folder: str | None, search: list[str], plain_hydra: dict[str, object]) -> None:
@@ -158,8 +159,8 @@ class Composer:
     def prepare(self, rows: list[list[Setting]]) -> None:
         """Set `by_parts`: whether the choices of a job, as norm=batch, are composed one by one and then combined.
 
-        rows: the settings of each job. This is done where it needs fewer compositions for all jobs than composing the
-        choices of each job together.
+        It is set where this needs fewer compositions for all jobs than composing the choices of each job together.
+        rows: the settings of each job.
         """
         combinations = {tuple(setting.text for setting in row if setting.is_choice) for row in rows}
         self.by_parts = len(combinations) > 1 + len({text for texts in combinations for text in texts})
@@ -170,10 +171,10 @@ class Composer:
             return self.compose_job([single(override) for override in parse_overrides(overrides)])[0]
 
     def compose_job(self, settings: list[Setting]) -> tuple[RunConfig, Composition, dict[str, Any]]:
-        """Return a job's configuration, the composition that it was made from, and the values set in it afterwards.
+        """Return a job's configuration, the composition that it was made from, and the values that were set in a copy.
 
-        These values, by their keys, replace those of the composition. Raises ConfigError and errors of Hydra and
-        OmegaConf.
+        The configuration has these values, by their keys; the composition does not. For invalid settings, raises
+        ConfigError and errors of Hydra and OmegaConf.
         """
         afterwards = [setting for setting in settings if setting.is_set_afterwards]
         settings = [setting for setting in settings if not setting.is_set_afterwards]
@@ -204,7 +205,7 @@ class Composer:
         return with_values(composition.run, {setting.key: self.checked[setting.text] for setting in settings})
 
     def combined(self, fixed: tuple[str, ...], choices: list[Setting]) -> Composition:
-        """Return the composition of the fixed overrides and the choices.
+        """Return the composition of the overrides in `fixed` and of the choices of groups.
 
         If `by_parts` is set and each choice changes only its own group, each choice is composed by itself and the
         groups of the results are combined.
@@ -249,8 +250,8 @@ class Composer:
     def composed(self, overrides: tuple[str, ...]) -> Composition:
         """Return Hydra's composition of these overrides, from the cache if they were composed before.
 
-        This sets Hydra's global HydraConfig. Compositions of overrides with an interpolation are not cached. Raises
-        ConfigError and errors of Hydra and OmegaConf.
+        A new composition sets Hydra's global HydraConfig. It is not cached if an override has an interpolation. For
+        invalid overrides, raises ConfigError and errors of Hydra and OmegaConf.
         """
         if overrides in self.compositions:
             return self.compositions[overrides]
@@ -277,7 +278,7 @@ class Composer:
 def divided(settings: list[Setting]) -> tuple[tuple[str, ...], list[Setting], list[Setting]]:
     """Divide a job's settings by how they are applied: texts for Hydra, choices of groups, values of single keys.
 
-    Choices are composed one group at a time, and values are set on the result, which is faster than a composition of
+    Choices can be composed one group at a time, and values are set on the result, which is faster than a composition of
     each job. But overrides apply in their order: if a setting is neither a choice nor a plain value, for example a
     dictionary ({lr: 1}) or an added key, Hydra also gets all choices, and the values before the last such setting.
     """

@@ -14,7 +14,8 @@ from bnexp.sweeps.job import failure_of
 def explain(error: Exception) -> tuple[int, str]:
     """Return the exit status and the message for an error.
 
-    The status is 2 for invalid arguments, the error's own (1 or 2) for a SweepError, and 1 for any other error.
+    The status is 2 for a ConfigError or an error of Hydra or OmegaConf, the error's own (1 or 2) for a SweepError, and
+    1 for any other error.
     """
     if isinstance(error, HydraException | OmegaConfBaseException):
         return 2, composition_error(error)
@@ -49,7 +50,7 @@ def unknown_choice(group: str, choice: str, options: list[str]) -> str:
 def unknown_key(key: str) -> str:
     """Return the error message for a key that the configuration doesn't have, with a similar key where there is one.
 
-    For a key that other files of the same group have, such as optim.momentum, it says that instead.
+    For a key that other files of the same group have, such as optim.momentum, it says that the chosen one lacks it.
     """
     if key in known_keys() or key.startswith("executor."):
         return f"{key} is a key that the chosen {key.split('.', maxsplit=1)[0]} doesn't have"
@@ -71,7 +72,7 @@ def unknown_command(name: str, commands: list[str]) -> ConfigError:
 
 
 def unknown_flag(arguments: list[str]) -> str:
-    """Return the error message for an unknown flag, `arguments[0]`; the other arguments follow it in the command line.
+    """Return the error message for an unknown flag, `arguments[0]`; the next one without a dash is taken for its value.
 
     Most unknown flags are keys, which are set without dashes: for --lr 0.1 the message suggests optim.lr=0.1.
     """

@@ -123,7 +123,10 @@ def command_help(command: str) -> str:
 
 
 def help_of_keys() -> list[str]:
-    """Return lines with every choice of every group, and every key with its default and explanation."""
+    """Return lines with every choice of every group, and with defaults and explanations of keys.
+
+    These are all keys of a run, and the main ones of the executor and Hydra.
+    """
     with configurations():
         choices = {f"{group}=": ", ".join(group_options(group, None)) for group in (*GROUPS, "executor")}
     keys = {f"{key.name}={key.default}": key.help for key in explain_keys()}
@@ -172,8 +175,9 @@ def answer(read: Arguments) -> None:
 
 
 def first_composition(read: Arguments) -> Composition:
-    """Check the overrides, of a sweep only the values of its first run, and return that run's composition. Raises
-    ConfigError.
+    """Check the overrides, of a sweep only the values of its first run, and return that run's composition.
+
+    Raises ConfigError for an invalid override.
     """
     with configurations(read.config_dir, read.config_name) as composer, naming_overrides(read.overrides):
         overrides = parse_overrides(read.overrides)
@@ -185,7 +189,7 @@ def first_composition(read: Arguments) -> Composition:
 def complete_by_hydra(arguments: list[str]) -> None:
     """Pass arguments to `hydra.main`, which prints the answer to --info or a completion.
 
-    This replaces sys.argv.
+    This replaces sys.argv, and lets Hydra raise its errors (HYDRA_FULL_ERROR).
     """
 
     def task(_: DictConfig) -> None:

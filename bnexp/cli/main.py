@@ -42,8 +42,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run a command, print its errors, and return the exit status.
 
-    The status is 0 where the command is done, 1 where a run failed or for any other error, 2 for invalid arguments, and
-    129, 130 or 143 after a signal.
+    The status is 0 where the command is done, 2 for invalid arguments and other ConfigErrors, 1 for any other error,
+    failed runs of a sweep and a claim's sweep that cannot run, and 129, 130 or 143 after a signal.
     """
     set_up_logging()
     try:

@@ -121,7 +121,7 @@ def renamed_group(override: Override) -> str | None:
 
 
 def single(override: Override) -> Setting:
-    """Return the setting of an override with one value, its text as typed. Raises ConfigError for several values."""
+    """Return the setting (`setting_of`) of an override as typed. Raises ConfigError if it lists several values."""
     key = override.get_key_element()
     if override.is_sweep_override():
         raise ConfigError(f"{override.input_line} lists several values: add -m for a sweep, or use bnexp compare")

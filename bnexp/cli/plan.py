@@ -45,8 +45,8 @@ class Plan:
     """The checked jobs of a command line.
 
     multirun: whether it is a sweep. directory: the directory of the run or the sweep. jobs: all of its jobs. sweep: the
-    plan of the jobs that are not finished. resumed: whether the directory holds some of the runs already. contents: of
-    the image folders among their data sets.
+    plan of the jobs that are not finished. resumed: whether the directory holds runs already. contents: summaries of
+    the image folders among the jobs' data sets.
     """
 
     multirun: bool
@@ -66,7 +66,8 @@ def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan
     """Compose and check every job of a command line, print remarks of the checks, and plan the unfinished jobs.
 
     resume: accept a directory that holds other runs, and skip the checks of its runs. timed: also estimate how long
-    training takes, by training a few steps. Raises ConfigError and OSError.
+    training takes, by training a few steps. Raises ConfigError for a job or a directory that isn't allowed, and OSError
+    where a file can't be read or written.
     """
     directory, jobs, executor, template = compose_jobs(arguments)
     contents = check_runs([job.config for job in jobs])
@@ -94,7 +95,7 @@ def compose_jobs(arguments: Arguments) -> tuple[Path, list[Job], ExecutorConfig,
 
     Return the directory of the run or sweep, the jobs, the executor's configuration, and the `hydra.sweep.subdir` that
     the user chose for the names of the jobs' directories: None without one, and "" for a single run. Raises
-    ConfigError.
+    ConfigError for an invalid override.
     """
     overrides, multirun = arguments.overrides, arguments.multirun
     with configurations(arguments.config_dir, arguments.config_name) as composer, naming_overrides(overrides):
@@ -153,7 +154,7 @@ def chosen_template(overrides: list[Override], first: Composition) -> str | None
 def subdirectories(overrides: list[Override], rows: list[list[Setting]], template: str | None) -> list[str]:
     """Return the name of each run's folder inside the sweep's directory.
 
-    A name consists of the settings of the swept keys; where one of these can't be a file's name, all names are the
+    A name consists of the settings of the swept keys; where a name can't be a directory's (`is_name`), all are the
     jobs' numbers. template: the names that the user chose by hydra.sweep.subdir, in which the number and the overrides
     of each job are inserted. Raises ConfigError where such a name is not inside the directory.
     """
@@ -180,8 +181,8 @@ def inserted(template: str, number: int, name: str) -> str:
 def name_of_run(overrides: list[Override]) -> str:
     """Return the name of a run's directory: its overrides, sorted and joined by commas.
 
-    Paths, settings of Hydra and the executor, and overrides of more than LONGEST_WORD bytes are left out, as are those
-    that would make the name longer than LONGEST_NAME bytes.
+    Overrides with a path or a slash, settings of Hydra and the executor, and overrides of more than LONGEST_WORD bytes
+    are left out, as are those that would make the name longer than LONGEST_NAME bytes.
     """
     lines, length = list[str](), 0
     for override in overrides:
@@ -198,7 +199,7 @@ def name_of_run(overrides: list[Override]) -> str:
 
 
 def check_output(directory: Path, key: str) -> None:
-    """Raise ConfigError where a directory for output holds a run or a sweep, or can't be written to.
+    """Raise ConfigError where a directory for output, or a folder in it, holds a run, and where `check_place` does.
 
     key: the argument that sets the directory, for messages.
     """
@@ -208,8 +209,8 @@ def check_output(directory: Path, key: str) -> None:
 
 
 def check_place(directory: Path, key: str) -> None:
-    """Raise ConfigError where a directory, existing or not, has an invalid name, can't be written to, or its disk is
-    full.
+    """Raise ConfigError where a directory, existing or not, has an invalid name or can't be written to, or where fewer
+    than SMALLEST_DISK bytes are free on its disk.
 
     key: the argument that sets the directory, for messages.
     """
@@ -229,7 +230,7 @@ def check_place(directory: Path, key: str) -> None:
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Return the free bytes of a folder's file system; None where it reports no size, as cloud storage does."""
+    """Return the free bytes of a folder's file system; None where it reports none, as cloud storage, or an error."""
     with suppress(OSError):
         usage = shutil.disk_usage(folder)
         return usage.free if usage.total else None
@@ -244,8 +245,8 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> None:
 
     Under torchrun, rank 0 does so, and the other ranks train their shards of the run's batches.
 
-    compare: {"by": KEY or None} if the sweep is compared afterwards, which sweep.json records; else None. Raises
-    ConfigError if another process uses the directory, and SweepError if runs failed.
+    compare: as in `train_and_compare`; sweep.json records it. Raises ConfigError if another process uses the directory
+    or has used it since the plan was made, SweepError if runs failed, and Interrupted after a signal.
     """
     directory, multirun = checked.directory, checked.multirun
     if processes() > 1:

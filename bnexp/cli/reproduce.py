@@ -16,7 +16,7 @@ def check_and_reproduce(arguments: list[str]) -> int:
     """Train the remaining runs of the claims' sweeps, judge the claims, and write the records.
 
     With --list, only list the claims. A claim whose sweep cannot run here, as one on missing photographs, is reported
-    and its record stays as it is. Return the exit status: 1 where a sweep failed or cannot run.
+    and its record stays as it is. Return the exit status: 1 where a sweep failed or cannot run, else 0.
     """
     options = judge.take_options(arguments)
     check_place(options.out, "--out")
@@ -70,7 +70,10 @@ def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> No
 
 
 def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
-    """Plan the remaining runs of a claim's sweep. seeds: the number of seeds of each arm. Raises ConfigError."""
+    """Plan the remaining runs of a claim's sweep. Raises ConfigError where it cannot run here.
+
+    seeds: the number of seeds of each arm.
+    """
     arguments = ["--multirun", *judge.sweep_arguments(sweep, seeds), f"hydra.sweep.dir={judge.folder_of(sweep)}"]
     return plan(parse_arguments(arguments), resume=True)
 
@@ -78,7 +81,8 @@ def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
 def run_claim(sweep: ClaimSweep, seeds: int) -> list[RunConfig]:
     """Train the remaining runs of a claim's sweep; return the configurations of all of its runs.
 
-    Runs of an older version of the sweep that are in the way are deleted. Raises ConfigError and SweepError.
+    Runs of an older version of the sweep that are in the way are deleted. Raises ConfigError where the sweep cannot run
+    here, and SweepError where runs failed.
     """
     checked = plan_claim(sweep, seeds)
     if checked.sweep.stacks:

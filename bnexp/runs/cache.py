@@ -1,4 +1,4 @@
-"""The directories for compiled code. Its files are executed, so that only the user may be able to write to them."""
+"""The directories for compiled code. The files in them are executed, so only the user may be able to write to them."""
 
 import atexit
 import hashlib
@@ -25,9 +25,9 @@ SPLITTING = " \t\r\n'\"\\"  # characters at which a compiler's command line woul
 class Cache:
     """Directories for compiled code.
 
-    kept: bnexp's compiled steps; None where they can't be stored. scratch: torch's files; None where nothing can be
-    compiled. problem: why a directory is missing or elsewhere than usual, else None. private: scratch is a temporary
-    directory, which this process removes when it ends.
+    kept: the directory of bnexp's compiled steps; None where they can't be stored. scratch: the directory of the files
+    of torch's compiler; None where nothing can be compiled. problem: why one is missing or elsewhere than usual, else
+    None. private: scratch is a temporary directory, which this process removes when it ends.
     """
 
     kept: Path | None
@@ -100,7 +100,10 @@ def temporary_cache(kept: Path | None, problem: str | None) -> Cache:
 
 
 def without_scratch(problem: str) -> Cache:
-    """Move torch's files to a temporary directory for the rest of this process, because of a problem elsewhere."""
+    """Give torch a temporary directory for the rest of this process, because of a problem with the one it had.
+
+    Return the new cache. The files of the earlier directory stay there.
+    """
     _caches[surroundings()] = temporary_cache(open_cache().kept, problem)
     return open_cache()
 
@@ -169,7 +172,7 @@ def check_owners(path: Path, last: bool = True) -> None:
 
     Each directory and each link has to belong to this user or root. A directory of root with the sticky bit, like /tmp,
     is allowed, since others can't replace this user's files there; `path` itself only if `last` is false. Raises
-    UnsafeError, or OSError for links in a circle.
+    UnsafeError where the check fails, and OSError for a missing path or links in a circle.
     """
     os.stat(path)  # raises OSError for links in a circle
     for part in steps_to(path):
@@ -213,8 +216,8 @@ def why_unusable(path: Path) -> str | None:
 def read_kept(path: Path) -> bytes | None:
     """Return the content of a file that `write_kept` wrote.
 
-    Return None where it is damaged, not a regular file, or owned by another user than this one and root. Raises
-    OSError.
+    Return None where it is damaged, a pipe or a device, or owned by another user than this one and root. Raises OSError
+    where it is missing, a link or a directory, or can't be read.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         status = os.fstat(file.fileno())
@@ -225,7 +228,7 @@ def read_kept(path: Path) -> bytes | None:
 
 
 def write_kept(path: Path, content: bytes) -> None:
-    """Write a file with the digest of its content in front, whole or not at all. Raises OSError."""
+    """Write a file with the digest of its content in front, whole or not at all. Raises OSError if that fails."""
     with replaced(path) as beside:
         beside.write_bytes(digest_of(path, content) + content)
 

@@ -28,7 +28,10 @@ GROUPS = ("dataset", "arch", "act", "norm", "init", "optim", "experiment")
 
 
 class ConfigError(ValueError):
-    """An error for an invalid value from the user. Its text is one line: the key, the value, and the allowed values."""
+    """An error that the user can mend: an invalid value, for example, or a directory that is in use.
+
+    Its text is one line, for a value with the key, the value and the allowed values.
+    """
 
 
 def require(ok: bool, key: str, value: object, allowed: str) -> None:
@@ -58,7 +61,7 @@ SMALLEST = 2.0**-126  # smallest normal number of single precision; smaller ones
 def single(value: float) -> float:
     """Round a number to single precision, as a training step does.
 
-    Beyond its range the result is an infinity, below SMALLEST it is 0.
+    Beyond its range the result is an infinity; if its absolute value is below SMALLEST, it is 0.
     """
     try:
         number: float = struct.unpack("f", struct.pack("f", value))[0]
@@ -83,8 +86,8 @@ def existing_part(path: str) -> str:
 class Allowed:
     """The allowed values of a key.
 
-    text: in words, for help and error messages. check: raises ConfigError if a value, given after its key, is not
-    allowed.
+    text: in words, for help and error messages. check: a function of a key and its value that raises ConfigError if the
+    value is not allowed.
     """
 
     text: str
@@ -92,7 +95,7 @@ class Allowed:
 
 
 def where(fits: Callable[[Any], bool], text: str) -> Allowed:
-    """Allow the values that `fits` accepts."""
+    """Allow the values that `fits` accepts. text: these values in words."""
     return Allowed(text, lambda key, value: require(fits(value), key, value, text))
 
 
@@ -117,13 +120,13 @@ def single_where(fits: Callable[[float], bool], text: str) -> Allowed:
 
 
 def one_of(choices: Collection[str]) -> Allowed:
-    """Allow some names."""
+    """Allow the names in `choices`."""
     *others, last = choices
     return Allowed(f"{', '.join(others)} or {last}", lambda key, value: require_choice(key, value, choices))
 
 
 def are_widths(widths: object) -> bool:
-    """Return whether this is a list of possible widths, which a reference to another key may not be."""
+    """Return whether this is a list of 1 to 1000 widths from 1 to 65,536; an interpolation ${…} may give no list."""
     return isinstance(widths, list) and 1 <= len(widths) <= 1000 and all(1 <= width <= 65_536 for width in widths)
 
 
@@ -135,7 +138,7 @@ def are_classes(numbers: list[int] | None) -> bool:
 
 
 def are_threads(value: int | str) -> bool:
-    """Return whether a value is a possible number of threads, or "auto"."""
+    """Return whether a value is a number of threads from 1 to 1024, or "auto"."""
     count = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1024
     return count or value == "auto"
 
@@ -319,9 +322,10 @@ class CheckpointConfig:
 
 @dataclass
 class RunConfig:
-    """The configuration that fixes one training: on the same machine, its metrics are always the same.
+    """The configuration that fixes one training: its metrics are always the same on the same machine.
 
-    Raises ConfigError for a value that is not allowed, in any of its groups.
+    The data and the versions of bnexp and torch have to be the same, too. Raises ConfigError for a value that is not
+    allowed, in any of its groups.
     """
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -401,7 +405,7 @@ def explain_keys() -> list[Key]:
 
 
 def explain_key(name: str, entry: "Field[Any]") -> Key:
-    """Return the key of a field of the schema. name: the key's, with its group."""
+    """Describe a field of the schema as a `Key`. name: the key's name with its group, as norm.eps."""
     default = entry.default if entry.default_factory is MISSING else entry.default_factory()
     written = default if isinstance(default, str) else json.dumps(default, separators=(",", ":"))
     return Key(name, entry.metadata["allowed"].text, written, entry.metadata["help"])

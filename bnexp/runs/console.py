@@ -30,8 +30,8 @@ _display_failed = False
 def harmless() -> Iterator[None]:
     """Suppress errors of the display in the `with` body, so that none ends a run.
 
-    The first one of a process is logged and printed. rich raises SystemExit for a pipe that nobody reads; it is
-    suppressed, too.
+    The first one of a process is logged and, except in a worker process, printed. rich raises SystemExit for a pipe
+    that nobody reads; it is suppressed, too.
     """
     global _display_failed  # noqa: PLW0603 - once a process
     try:
@@ -85,8 +85,8 @@ def print_once(text: str, printer: Callable[[str], None] = print_line) -> None:
 def describe(summary: dict[str, Any]) -> str:
     """Describe a run's summary in a line.
 
-    It has the error of a failed run, the step of an interrupted one, and otherwise the test accuracy, the step of a
-    divergence, the time to 90% and the speed.
+    The line has the error of a failed run, the step of an interrupted one, and otherwise the test accuracy, the step of
+    a divergence, the time to 90% and the speed.
     """
     if summary["status"] == "failed":
         return f"failed: {summary['error']}"

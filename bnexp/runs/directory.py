@@ -33,7 +33,7 @@ version = cache(metadata.version)  # of a package; each reading of its files tak
 
 @dataclass(frozen=True)
 class Compilation:
-    """Whether a run's step is compiled. problem: why it isn't although the configuration asks for it, else None."""
+    """Whether a run's step is compiled. problem: why no compiler works, if it was to be; else None."""
 
     compiled: bool = False
     problem: str | None = None
@@ -43,8 +43,8 @@ class Compilation:
 class Launch:
     """How a run is launched.
 
-    directory: the run's directory. overrides: the user's. job: the run's number in its sweep. compilation: whether it
-    is compiled.
+    directory: the run's directory. overrides: the user's overrides of the run's keys. job: the run's number in its
+    sweep. compilation: whether its step is compiled.
     """
 
     directory: Path
@@ -92,7 +92,7 @@ def flatten(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def create_run(launch: Launch, config: RunConfig, facts: dict[str, Any]) -> None:
-    """Create a run's directory and write run.json. facts: further entries of this record. The caller holds the lock."""
+    """Create a run's directory and write run.json. facts: its further entries. The caller has locked the directory."""
     launch.directory.mkdir(parents=True, exist_ok=True)
     record = {
         "schema": SCHEMA,
@@ -115,7 +115,7 @@ def reopen_run(directory: Path, config: RunConfig, step: int) -> None:
     """Reopen a run that is resumed after `step` updates.
 
     Its recorded paths and the modification time of run.json are updated. Its summary, half-written files, and saved
-    states of later steps, which were damaged, are removed.
+    states of later steps, which were unusable, are removed.
     """
     record_paths(directory, config)
     (directory / RUN).touch()  # `opened_at` reads its modification time
@@ -175,7 +175,7 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 
 
 def kept_checkpoints(directory: Path) -> list[Path]:
-    """Return the paths of the checkpoints of a run's evaluations, in order, or, without these, of its final one."""
+    """Return the paths of the checkpoints of evaluations, in order; without any, of the final one, existing or not."""
     return sorted(directory.glob(KEPT)) or [directory / CHECKPOINT]
 
 
@@ -198,7 +198,7 @@ def to_json(value: Any) -> str:
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Return the commit of bnexp's source and whether it has uncommitted changes; None for both if git can't tell."""
+    """Return the "commit" of bnexp's source and whether it is "dirty" (uncommitted changes); None if git can't tell."""
     source = Path(__file__).resolve().parents[2]
     if not (source / ".git").exists():
         return {"commit": None, "dirty": None}

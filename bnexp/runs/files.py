@@ -27,7 +27,7 @@ def replaced(path: Path) -> Iterator[Path]:
     """Yield a path for a new file; after the `with` body, flush this file to the disk and replace `path` by it.
 
     Even after a power cut, a reader sees the old file or the new one, never a part of one. Where the body fails, `path`
-    stays as it was. Raises OSError with this path.
+    stays as it was. An OSError, also one of the body, is raised with this path.
     """
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -43,7 +43,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file by one with this text in UTF-8. Raises OSError."""
+    """Replace a file by one with this text in UTF-8, as `replaced` does. Raises OSError where it can't be written."""
     with replaced(path) as beside:
         # JSON, too, escapes a file's name that is in no encoding
         beside.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -62,7 +62,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_regular(path: Path) -> bytes:
-    """Return the content of a file. Raises OSError, also where it is not a regular file."""
+    """Return the content of a file. Raises OSError where it can't be read or is not a regular file."""
     with open_regular(path) as file:
         return file.read()
 
@@ -70,7 +70,7 @@ def read_regular(path: Path) -> bytes:
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file for reading.
 
-    Raises OSError, without waiting, where it is a named pipe or a device, which might never end.
+    Raises OSError where it can't be opened, and, without waiting, for a named pipe or a device, which might never end.
     """
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -145,7 +145,10 @@ def is_running(pid: int) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Flush a file's content, or a directory's entries, to the disk, where the file system can. Raises OSError."""
+    """Flush a file's content, or a directory's entries, to the disk, where the file system can.
+
+    Raises OSError for any other error, as of a broken disk.
+    """
     if path.is_dir():
         with optional(path, UNOPENED):
             handle = os.open(path, os.O_RDONLY)
@@ -168,7 +171,7 @@ def flush(handle: int, directory: Path) -> None:
 def optional(directory: Path, codes: set[int]) -> Iterator[None]:
     """Suppress OSErrors with these codes in the `with` body, since flushing only protects files from a power cut.
 
-    The first of a process is printed, with the directory.
+    The first of a process, unless it is a worker, is printed with the directory.
     """
     global _reported  # noqa: PLW0603 - once a process
     try:

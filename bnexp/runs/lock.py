@@ -24,8 +24,9 @@ class Lock:
     """The exclusive use of a directory by this process until `release`, or in a `with` block.
 
     The directory is created where it is missing. A process may lock a directory more than once. Raises ConfigError
-    where another process holds the lock or the directory can't be created or locked; where it can't be locked,
-    directories that were created are removed.
+    where another process holds the lock or the directory can't be locked or, because of its path or permissions,
+    created, and OSError for other errors of creating it. Where it can't be locked, directories that were created are
+    removed.
     """
 
     def __init__(self, directory: Path) -> None:

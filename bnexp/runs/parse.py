@@ -23,7 +23,7 @@ def schema() -> bytes:
 
 
 def parse(config: DictConfig) -> RunConfig:
-    """Convert a composed configuration to a typed and range-checked one. Raises ConfigError, which names the key."""
+    """Convert a composed configuration to a typed and range-checked one. Raises ConfigError for invalid values."""
     run = typed(config)
     for key, path in paths_in(run).items():
         require_path(key, path)
@@ -33,7 +33,7 @@ def parse(config: DictConfig) -> RunConfig:
 def typed(config: DictConfig) -> RunConfig:
     """Convert a configuration to a typed and range-checked one, as `parse` does, but don't check its paths.
 
-    They may be relative to another directory. Raises ConfigError.
+    They may be relative to another directory. Raises ConfigError for invalid values.
     """
     try:
         merged = pickle.loads(schema())
@@ -58,7 +58,7 @@ def schema_nodes() -> dict[str, DictConfig]:
 
 
 def typed_value(key: str, value: object) -> Any:
-    """Convert a value to the type of a key, as "1" to 1 for a whole number. Raises ConfigError for another type."""
+    """Convert a value to a key's type, as "1" to 1; its range isn't checked. Raises ConfigError for another type."""
     group, _, name = key.rpartition(".")
     node = schema_nodes()[group]
     try:
@@ -134,7 +134,7 @@ def literal(text: str) -> str:
 
 @dataclass
 class LocatedConfig(RunConfig):
-    """A recorded configuration in which paths are replaced by the present ones.
+    """A recorded configuration with the paths at which the folders are now.
 
     typed: the configuration as recorded, which `as_dict` returns, so that the digest doesn't change with the paths.
     """
@@ -147,7 +147,7 @@ class LocatedConfig(RunConfig):
 
 
 def located(config: RunConfig, paths: dict[str, str]) -> RunConfig:
-    """Return a copy of a configuration with other paths, by key. A path that is None stays None."""
+    """Return a `LocatedConfig` of a configuration with other paths, by key. A path that is None stays None."""
     present = {key: paths.get(key, path) for key, path in paths_in(config).items()}
     return LocatedConfig(**vars(replaced(config, present)) | {"typed": config.as_dict()})
 
@@ -180,7 +180,7 @@ def type_error(key: str, value: object, error: OmegaConfBaseException) -> str:
 
 
 def pop_options(arguments: list[str], *keys: str) -> tuple[dict[str, str | None], list[str]]:
-    """Return the values, by key, of arguments KEY=VALUE that are not overrides, and the arguments without these.
+    """Return the values, by key, of the arguments KEY=VALUE with one of these keys, and the remaining arguments.
 
     A key that is not among the arguments has the value None. Where a key is repeated, the last value counts.
     """

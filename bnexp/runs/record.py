@@ -19,7 +19,7 @@ TAIL = 8192  # bytes at the end of a CSV file that contain its last rows
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
-    """Return the content of run.json; None where it is missing or is no run's record. Raises OSError."""
+    """Return the content of run.json; None if it is missing or no run's record. Raises OSError if it can't be read."""
     try:
         record: dict[str, Any] = read_json(directory / RUN)
     except (FileNotFoundError, ValueError):
@@ -31,8 +31,8 @@ def read_record(directory: Path) -> dict[str, Any] | None:
 class RunRecord:
     """A run as read from its directory.
 
-    record: the content of run.json. summary: the content of summary.json, or {"status": "unfinished"}. Its tables are
-    read when they are needed.
+    record: the content of run.json. summary: the content of summary.json, or {"status": "unfinished"}. metrics.csv and
+    timing.csv are read when they are needed.
     """
 
     directory: Path
@@ -46,7 +46,7 @@ class RunRecord:
         return config
 
     def located(self) -> RunConfig:
-        """Return the typed configuration with the present paths of its folders. Raises ConfigError."""
+        """Return the typed configuration, with folders where `locate` finds them. Raises ConfigError if invalid."""
         return locate(recorded(self.config), self.record.get("paths"), self.directory)
 
     @property
@@ -72,8 +72,8 @@ class RunRecord:
     def flaw(self) -> str | None:
         """Return why the run can't be compared, else None.
 
-        The reason is its status if it is incomplete, or a message if metrics.csv, timing.csv and summary.json don't
-        agree.
+        The reason is its status if it is incomplete, or a message if metrics.csv, timing.csv or summary.json is damaged
+        or they don't agree.
         """
         if not self.complete:
             return str(self.summary["status"])
@@ -96,17 +96,21 @@ class RunRecord:
 
     @cached_property
     def validation(self) -> dict[int, dict[str, float]]:
-        """The validation rows of metrics.csv: step → column → value. Reading it may raise OSError or ValueError."""
+        """The validation rows of metrics.csv: step → column → value.
+
+        Raises OSError where it can't be read. Where it is damaged, this can raise ValueError, LookupError, TypeError or
+        csv.Error.
+        """
         return {int(row["step"]): row for row in read_csv(self.directory / METRICS, split="validation")}
 
     @cached_property
     def seconds(self) -> dict[int, float]:
-        """The seconds of training until each evaluation, from timing.csv: step → seconds."""
+        """The seconds of training until each evaluation, from timing.csv: step → seconds. Raises as `validation`."""
         return {int(row["step"]): row["seconds"] for row in read_csv(self.directory / TIMING)}
 
 
 def locate(config: RunConfig, paths: object, directory: Path, moved: dict[str, str] | None = None) -> RunConfig:
-    """Return a recorded configuration with the present paths of the folders that the run reads.
+    """Return a recorded configuration with the paths at which the folders that the run reads are now.
 
     paths: the absolute paths in the record; without them, paths stay as they were typed. directory: the present
     directory of the run or sweep. A missing folder is looked up where it would be if it was moved together with this
@@ -121,7 +125,7 @@ def locate(config: RunConfig, paths: object, directory: Path, moved: dict[str, s
 
 
 def moved_part(before: Path, now: Path) -> tuple[Path, Path]:
-    """Remove the last names that two paths of a directory have in common; return the earlier and the present path.
+    """Remove the last names that a directory's earlier and present path have in common; return what remains of both.
 
     So /a/results/x and /b/results/x give /a and /b.
     """
@@ -152,7 +156,7 @@ def opened_at(directory: Path) -> int | None:
 
 
 def last_evaluation(directory: Path) -> tuple[int, float] | None:
-    """Return step and accuracy of the last complete validation row of metrics.csv; None where there is none."""
+    """Return step and accuracy of the last complete validation row of metrics.csv; None if none can be read."""
     with suppress(OSError, ValueError, IndexError), (directory / METRICS).open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         rows = [line.split(",") for line in file.read().decode(errors="replace").splitlines(keepends=True)]
@@ -213,7 +217,8 @@ def run_directories(root: Path) -> list[Path]:
 def sweep_order(roots: list[Path]) -> Callable[[RunRecord], tuple[int, int, str]]:
     """Return a sort key for the runs in and below some directories: by root, position in the sweep, and time.
 
-    The numbers in the runs' own records may be outdated, since values can be added to a sweep.
+    The position is that in sweep.json, if it is there: the number in a run's own record may be outdated, since values
+    can be added to a sweep. The time is that of the run's creation.
     """
 
     @cache
@@ -265,9 +270,10 @@ def read_jobs(sweep: Path) -> dict[str, dict[str, Any]] | None:
 
 
 def comparison_of(sweep: Path) -> dict[str, str | None] | None:
-    """Return {"by": KEY or None} if a sweep is to be compared when it is finished.
+    """Return {"by": KEY} if a sweep is to be compared when it is finished. The values of KEY are the arms.
 
-    Return None where it isn't, as a sweep of `bnexp train -m`, or where its sweep.json can't be read.
+    KEY is None for the default: norm, or else the first key that differs. Return None where the sweep isn't to be
+    compared, as one of `bnexp train -m`, or where its sweep.json can't be read.
     """
     record = read_fitting(sweep / SWEEP, {"compare": {"by": str | None}})
     return {"by": record["compare"]["by"]} if record else None
@@ -283,7 +289,7 @@ def run_name(own_overrides: list[str], number: int) -> str:
 
 
 def read_run(directory: Path) -> RunRecord:
-    """Read the run in a directory. Raises ValueError or OSError where its record can't be read."""
+    """Read the run in a directory. Raises ValueError if run.json is missing or damaged, OSError if it is unreadable."""
     record = read_record(directory)
     if record is None:
         raise ValueError(f"{directory / RUN} is not a run's record")

@@ -32,7 +32,8 @@ class Sink(io.FileIO):
 def spell(error: UnicodeError) -> tuple[str, int]:
     """Replace characters that an encoding lacks, as → by ->; return the replacement and the position after them.
 
-    This is an error handler for `codecs.register_error`. Characters without a spelling are written as escapes.
+    This is an error handler for `codecs.register_error`. Characters without a spelling are written as escapes. Errors
+    of decoding are raised.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -41,9 +42,9 @@ def spell(error: UnicodeError) -> tuple[str, int]:
 
 
 def safe_stream(stream: TextIO | None, handle: int) -> TextIO:
-    """Return a text stream on a descriptor that never raises, with the encoding of `stream`, or UTF-8 for None.
+    """Return a text stream whose writes never raise, with the encoding of `stream`, or UTF-8 for None.
 
-    It never closes the descriptor.
+    It writes to the descriptor `handle`, which it never closes.
     """
     encoding = stream.encoding if stream is not None else "utf-8"
     if stream is not None:

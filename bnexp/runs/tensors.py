@@ -46,8 +46,8 @@ def load_with_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata of a file, after checking its digest.
 
     The file is read once, so that the checked bytes are used, and is not mapped into memory, which some file systems
-    refuse. Raises DamagedFileError where file and digest don't agree, FileNotFoundError where one of them is missing,
-    and OSError where one can't be read.
+    refuse. Raises DamagedFileError where file and digest don't agree or the file is not safetensors, FileNotFoundError
+    where one of them is missing, and OSError where one can't be read.
     """
     digest, content = read_regular(digest_path(path)), read_regular(path)
     if digest.split()[:1] != [hashlib.sha256(content).hexdigest().encode()]:

@@ -27,8 +27,8 @@ DONE = ("finished", "diverged", "failed")
 class RunState:
     """The state of a run, read from its directory.
 
-    began: when the first evaluation of this sweep was read; ended: when the run's summary was read; both in seconds of
-    a monotonic clock.
+    began: when its first evaluation of this sweep was read; ended: when its summary was read; both in seconds of a
+    monotonic clock.
     """
 
     job: Job
@@ -96,14 +96,14 @@ class Display:
             self.line_at = time.monotonic() + LINES_EVERY
 
     def restart(self, stack: StackOfJobs) -> None:
-        """Reset the runs of a lost stack that have not ended: they are shown as waiting."""
+        """Reset those runs of a stack whose process was lost that have not ended: they are shown as waiting."""
         with harmless():  # some may have ended since the last reading
             self.refresh()
         with self.lock:
             self.runs |= {job.number: RunState(job) for job in stack if self.runs[job.number].ended is None}
 
     def close_interrupted(self) -> None:
-        """Write a summary with the status "interrupted" for each run whose process was killed before it wrote one."""
+        """Write a summary with the status "interrupted" for each run that was created, now or earlier, and has none."""
         with harmless():
             self.refresh()
         for run in self.runs.values():
@@ -185,8 +185,8 @@ def cells(runs: list[RunState]) -> list[str]:
 def pace(runs: list[RunState]) -> tuple[str, str]:
     """Return the steps per second of all these runs together and the time that their remaining steps take, as text.
 
-    The speed is measured since each run's first evaluation in this sweep. Both texts are empty before a run has a
-    second one, and the time is also empty if no step remains.
+    The speed is that of the steps since each run's first evaluation in this sweep, over the time since the earliest of
+    these. Both texts are empty before a run has a second one, and the time is also empty if no step remains.
     """
     now = time.monotonic()
     times = [(run.began, run.ended or now) for run in runs if run.began is not None]

@@ -27,7 +27,7 @@ class Ended:
 class Executor(Protocol):
     """The protocol of an executor: it calls `train_stack` for each stack, in a process and on a machine of its choice.
 
-    `bnexp.sweeps.run` starts the runs of a lost stack again.
+    If the process is lost, `bnexp.sweeps.run` starts the stack's runs again, once.
     """
 
     def start(self, stack: StackOfJobs) -> None:
@@ -55,7 +55,7 @@ class InlineExecutor:
         self.waiting.append(stack)
 
     def poll(self) -> list[Ended]:
-        """Train the next stack to its end. Raises Interrupted after a signal, once the stack's runs are closed."""
+        """Train the next stack and return how it ended. Raises Interrupted after a signal, once its runs are closed."""
         stack = self.waiting.pop(0)
         return [Ended(stack, train_stack(stack))]
 

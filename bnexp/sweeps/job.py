@@ -37,7 +37,7 @@ class HydraRecord:
     hydra: dict[str, Any]
 
     def write(self, job: "Job") -> None:
-        """Write the three files of a run's folder .hydra/: its configuration, Hydra's own, and its overrides.
+        """Write the three files of a run's folder .hydra/: the run's configuration, Hydra's own, the run's overrides.
 
         The job's `values` replace those of the shared configuration.
         """
@@ -65,7 +65,7 @@ class Job:
     number: its position in the sweep, from 0. overrides: its overrides of keys of the run. own_overrides: those that
     not all jobs of the sweep have; all of them, if it is the only job. directory: the run's directory. record, values:
     the configuration as Hydra composed it, and what is to be changed in it, by dotted key; None and {} for a job that
-    was read from sweep.json.
+    was read from a record.
     """
 
     number: int
@@ -124,7 +124,10 @@ class ExecutorConfig:
 
 
 def parse_executor(values: dict[str, Any]) -> ExecutorConfig:
-    """Make an executor's configuration from the values of a composed configuration or a record. Raises ConfigError."""
+    """Make an executor's configuration from the values of a composed configuration or a record.
+
+    Raises ConfigError for an unknown name or key, an invalid value, and for slurm without submitit.
+    """
     name = values.get("name")
     require(name in EXECUTOR_KEYS, "executor", name, f"one of {', '.join(EXECUTOR_KEYS)}")
     others = sorted(values.keys() - {"name", *EXECUTOR_KEYS[str(name)]})

@@ -72,7 +72,7 @@ class Worker:
     """A worker process as its parent sees it: it is started, sent stacks, and asked how they ended.
 
     device: the index of its CUDA device, if any. stack: the stack that it trains; None while it is idle. kind: the kind
-    (`kind_of`) of its latest stack, for which it has a compiled step.
+    (`kind_of`) of its latest stack, whose compiled step, if any, it has.
     """
 
     def __init__(self, train: Train, device: int | None) -> None:
@@ -156,7 +156,7 @@ class ProcessExecutor:
         self.waiting.append(stack)
 
     def poll(self) -> list[Ended]:
-        """Assign waiting stacks to idle workers; return the stacks that have ended, after at most POLL seconds."""
+        """Assign waiting stacks to idle workers; return the stacks that have ended; wait for POLL seconds at most."""
         self.assign()
         busy: dict[Any, Worker] = {worker.pipe: worker for worker in self.workers if worker.stack}
         return [busy[pipe].receive() for pipe in wait(list(busy), POLL)]
@@ -188,7 +188,7 @@ class ProcessExecutor:
 
 
 def wait_for_runs(worker: Worker) -> None:
-    """Wait until the process has ended, or has closed no further run for GRACE seconds."""
+    """Wait until the process of a busy worker has ended, or has closed no further run for GRACE seconds."""
     before, closed = -1, 0
     while worker.stack is not None and worker.process.is_alive() and closed > before:
         worker.process.join(GRACE)

@@ -34,8 +34,7 @@ def write_jobs(
 ) -> None:
     """Write sweep.json: all jobs of a sweep, also those that never start.
 
-    compare: {"by": KEY or None} where the sweep is to be compared; a value that sweep.json has already takes
-    precedence.
+    compare: as `comparison_of` returns it; a value that sweep.json has already takes precedence.
     """
     entries = [
         {
@@ -62,7 +61,7 @@ def clear_partial_files(directory: Path, runs: Runs) -> None:
 
 
 def runs_of(directory: Path) -> Runs:
-    """Return the runs below the directory of a run or a sweep, by their digests."""
+    """Return the runs in and below the directory of a run or a sweep, by their digests."""
     return {run.digest: run for run in find_runs([directory])}
 
 
@@ -87,7 +86,7 @@ def remaining_jobs(jobs: list[Job], runs: Runs) -> list[Job]:
 def compilation_of(job: Job, run: RunRecord | None) -> Compilation:
     """Decide whether a job is compiled: as its run was, or, without a run, by its configuration and this machine.
 
-    Raises ConfigError where the run was compiled and this machine cannot compile it.
+    Raises ConfigError where the run was compiled and can't be here, and for compile=true without a working compiler.
     """
     if run and not run.record.get("compiled"):
         return Compilation()
@@ -101,7 +100,7 @@ def compilation_of(job: Job, run: RunRecord | None) -> Compilation:
 def check_directory(directory: Path, jobs: list[Job], numbered: bool, own_names: bool) -> Runs:
     """Return the runs of these jobs that a directory holds already.
 
-    numbered: the name of a job's directory contains its position in the sweep. own_names: the user chose the names
+    numbered: the name of a job's directory may contain its position in the sweep. own_names: the user chose the names
     (hydra.sweep.subdir). Raises ConfigError if the directory holds a run that is none of the jobs, or one that can't be
     resumed. Values that are added to a sweep change its positions and names. Then ConfigError is also raised for a run
     under its earlier position, if `numbered`, and for an unfinished run under its earlier name, unless `own_names`; a
@@ -127,7 +126,7 @@ def check_directory(directory: Path, jobs: list[Job], numbered: bool, own_names:
 
 
 def remove_superseded_runs(directory: Path, jobs: list[Job]) -> None:
-    """Delete the directories of other runs whose names are the same as those of these jobs' directories.
+    """Delete the run directories below `directory` that are named as a job's, but whose run is none of these jobs'.
 
     Such runs belong to an older version of a claim's sweep, for example.
     """
@@ -141,7 +140,7 @@ def check_runs(configs: list[RunConfig]) -> list[Contents]:
     """Check all configurations before the first run starts, and print the lines that the checks return.
 
     Their data sets are loaded, and downloaded if files are missing. Returns the `Contents` of each folder of images
-    among them. Raises ConfigError.
+    among them. Raises ConfigError for a run that can't be trained here.
     """
     lines, contents = dict[str, None](), dict[str, Contents | None]()
     distinct = {repr(replace(config, seed=0)): config for config in configs}
@@ -159,8 +158,8 @@ def check_runs(configs: list[RunConfig]) -> list[Contents]:
 def resume(directory: Path, moved: dict[str, str]) -> None:
     """Lock the directory of a run or a sweep, train the remaining runs, and print a line with the number of runs.
 
-    moved: new paths of folders that the runs read, by key (dataset.root); they are recorded. Raises ConfigError and
-    SweepError.
+    moved: new paths of folders that the runs read, by key (dataset.root); they are recorded. Raises ConfigError where
+    the directory is in use or its runs can't be resumed, SweepError if runs failed, and Interrupted after a signal.
     """
     with Lock(directory):
         print_line(f"{directory} is finished: {resume_locked(directory, moved)}")
@@ -223,9 +222,10 @@ def in_order_of_data(runs: Runs) -> list[RunRecord]:
 def check_resumable(run: RunRecord, config: RunConfig, directory: Path) -> None:
     """Raise ConfigError where a run can't be resumed with the same result.
 
-    Its versions, data, start and facts are compared with the present ones, and another process must not be training it.
-    directory: the directory of the run or sweep. A complete run is checked, too, since runs may be added to its arm.
-    Every command checks this before it trains anything.
+    The versions of bnexp and torch, the data and the checkpoint of init_from have to be those it began with; for an
+    unfinished run also the device and its other recorded facts (`check_facts`), and no other process may be training
+    it. A complete run is checked, too, since runs may be added to its arm; its init_from may be missing. directory: the
+    directory of the run or sweep. `bnexp train`, `compare` and `resume` check this before they train anything.
     """
     if not run.same_versions:
         made = ", ".join(f"{name} {run.record['packages'].get(name)}" for name in ("bnexp", "torch"))
@@ -243,7 +243,7 @@ def check_resumable(run: RunRecord, config: RunConfig, directory: Path) -> None:
 def read_jobs(directory: Path) -> tuple[list[Job], ExecutorConfig]:
     """Return the jobs and the executor of sweep.json, or, without this file, a job for each run in the directory.
 
-    Raises ConfigError.
+    Raises ConfigError where the file is damaged, or as `recorded_jobs` does.
     """
     path = directory / SWEEP
     if not path.exists():

@@ -15,7 +15,10 @@ from bnexp.training.signals import Interrupted, StopRequest
 
 
 class SweepError(RuntimeError):
-    """The error raised where runs of a sweep failed; its text names them. status: the exit status of the command."""
+    """The error raised where runs failed; its text names them and the reasons, or has the reason of a single run alone.
+
+    status: the exit status of the command.
+    """
 
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)
@@ -80,9 +83,9 @@ class Sweep:
                 raise Interrupted(stop.signum)
 
     def halves(self, stack: StackOfJobs, lost: str) -> list[StackOfJobs]:
-        """Split a lost stack into its halves, which are to be trained again; return no stack where it was lost before.
+        """Return the halves of a stack that was lost, to be trained again; none where one of its runs was lost before.
 
-        lost: the reason why it was lost. In the second case its runs are recorded as failed, unless they are complete.
+        lost: the reason why it was lost. In the second case the runs are recorded as failed, unless they are complete.
         """
         numbers = {job.number for job in stack}
         if self.retried.isdisjoint(numbers):

@@ -54,7 +54,7 @@ class SlurmExecutor:
         return [ended(stack, job) for stack, job in done]
 
     def cancel(self) -> None:
-        """Cancel the jobs that are not done."""
+        """Cancel the jobs that are not done, without waiting for their end."""
         for _, job in self.jobs:
             job.cancel(check=False)
         self.jobs.clear()
@@ -72,7 +72,8 @@ def folder_for_jobs(directory: Path) -> Path:
     """Make and return a folder for submitit's files that only the user can write to, since submitit unpickles them.
 
     It is in the sweep's directory, or, where other users can write to that, in the user's cache directory. Raises
-    ConfigError where neither is safe to use, and OSError where the sweep's directory can't be written to.
+    ConfigError where neither can be used safely, and OSError where the sweep's directory can't be written to, or the
+    cache directory is needed and the user has no home directory.
     """
     folder = directory / ".submitit"
     try:

@@ -71,8 +71,9 @@ class SweepPlan:
 def plan_sweep(jobs: list[Job], config: ExecutorConfig, directory: Path, timed: bool = True) -> SweepPlan:
     """Divide jobs into stacks with equal graphs and choose the number of workers.
 
-    Stacks are as large as caches allow, but there are enough of them to keep every worker busy. timed: estimate the
-    seconds, for which a few steps are run; without it they are 0. Raises ConfigError where the memory does not suffice.
+    Stacks have about the size that trains fastest (`best_size`), but there are enough of them to keep all workers busy.
+    Runs that gain nothing by stacking form stacks of one. timed: estimate the seconds, for which a few steps are run;
+    without it they are 0. Raises ConfigError where the memory does not suffice.
     """
     if not jobs:
         return SweepPlan([], config, directory)
@@ -97,8 +98,8 @@ def plan_sweep(jobs: list[Job], config: ExecutorConfig, directory: Path, timed: 
 def stack_key(config: RunConfig, compiled: bool) -> str:
     """Return a key that is equal for runs that can train in one stack.
 
-    They have the same graph, steps, evaluations, checkpoint settings, device and threads. compiled: whether the run is
-    compiled.
+    They have the same graph, steps, evaluations, checkpoint settings, device, threads and key `compile`. compiled:
+    whether the run is compiled.
     """
     values = config.as_dict()
     schedule = {key: values[key] for key in ("steps", "eval", "checkpoint", "device", "threads", "compile")}
@@ -149,9 +150,10 @@ def member_bytes(config: RunConfig) -> float:
 
 
 def check_memory(group_stacks: list[StackOfJobs], workers: int) -> None:
-    """Raise ConfigError for stacks that need more than the machine's memory on the CPU; activations are not counted.
+    """Raise ConfigError if workers on the CPU need more than the machine's memory; activations are not counted.
 
-    group_stacks: the largest stack of each group with equal graphs. On other devices nothing is checked.
+    Each of them is assumed to train the largest of these stacks. group_stacks: the largest stack of each group with
+    equal graphs. On other devices nothing is checked.
     """
     largest = max(group_stacks, key=lambda stack: len(stack) * member_bytes(stack[0].config))
     config = largest[0].config

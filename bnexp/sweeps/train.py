@@ -14,8 +14,8 @@ from bnexp.training.member import Member, create_or_reopen_run, summary_of_compl
 def train_stack(stack: StackOfJobs) -> Failures:
     """Create or reopen each job's run, train all as one stack, and return the failures by job number.
 
-    Complete runs stay as they are. A run that can't be opened does not stop the others. Raises Interrupted after a
-    signal, once all runs are closed.
+    Complete runs stay as they are. A run that can't be opened does not stop the others. Runs that are resumed from
+    different steps train one after another. Raises Interrupted after a signal, once all runs are closed.
     """
     failures: Failures = {}
     members: list[tuple[Job, Member]] = []
@@ -37,9 +37,10 @@ def train_stack(stack: StackOfJobs) -> Failures:
 
 
 def open_job(job: Job, stack_size: int) -> Member:
-    """Create or reopen the job's run, and write its folder .hydra/. Raises ConfigError and OSError.
+    """Create or reopen the job's run, and write its folder .hydra/.
 
-    stack_size: the number of jobs in its stack.
+    stack_size: the number of jobs in its stack. Raises ConfigError if the directory is in use or holds another run, or
+    facts that the run depends on have changed, and OSError where files can't be read or written.
     """
     with run_log([job.directory], verbose_of(job)):
         member = create_or_reopen_run(job.config, job.launch, stack_size)
@@ -53,7 +54,7 @@ def open_job(job: Job, stack_size: int) -> Member:
 
 
 def verbose_of(job: Job) -> object:
-    """Return the job's `hydra.verbose`: true, the names of loggers with level DEBUG, or False without a record."""
+    """Return the job's `hydra.verbose` (as in `run_log`), or False where it has no record of Hydra's settings."""
     return job.record.hydra["verbose"] if job.record else False
 
 
