@@ -54,7 +54,7 @@ class Order:
         return torch.cat(parts).view(count, self.batch_size)
 
     def shuffle_of(self, epoch: int) -> Tensor:
-        """Return the order of all N examples in an epoch, int64 (N,). The last epoch's order is cached."""
+        """Return the order of all N examples in an epoch, int64 (N,). The order computed last is cached."""
         if epoch != self.epoch:
             self.epoch = epoch
             self.shuffle = torch.randperm(self.examples, generator=generator(self.seed, "order", epoch))
@@ -108,7 +108,7 @@ def draw_crop(order: Order, step: int) -> Tensor:
 
 
 def gather(index: Tensor, crop: Tensor | None, train: Examples) -> Examples:
-    """Return the images, labels and conditions at an index (N,) of the training set, augmented unless crop is None."""
+    """Return the examples at the positions `index` (N,) of the training set; images are cropped unless crop is None."""
     images, labels, conditions = train
     pixels = select(images, index)
     pixels = pixels if crop is None else flip_crop(pixels, crop)

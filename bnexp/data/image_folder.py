@@ -49,7 +49,7 @@ class File(NamedTuple):
 class Listing:
     """The contents of a folder of images.
 
-    files: split → class → picture files; classes and files are sorted. left_out: number of other files.
+    files: split → class → picture files; classes and files are sorted. left_out: numbers of other files, by reason.
     """
 
     files: dict[str, dict[str, list[File]]]
@@ -93,7 +93,7 @@ def load(config: DatasetConfig) -> Source:
 def list_folder(config: DatasetConfig) -> Listing:
     """List the picture files of both splits, and count all other files. No file is opened.
 
-    Raises ConfigError that names the file or folder at fault.
+    Raises ConfigError if dataset.path is not set, or if something in the folder can't be used, which it names.
     """
     if not config.path:
         raise ConfigError("dataset.path is not set: the folder that holds train/CLASS/*.png|jpg|… and test/CLASS/…")
@@ -128,7 +128,8 @@ def check_classes(files: dict[str, dict[str, list[File]]]) -> None:
 def list_split(folder: str, left_out: Counter[str]) -> dict[str, list[File]]:
     """Return the picture files of each class in train/ or test/, and count all other files in `left_out`, in place.
 
-    Raises ConfigError if the folder holds no picture at all, if a class of train/ holds none, and as `list_class` does.
+    Raises ConfigError if the folder holds no picture at all, if a class of train/ holds none, and as `list_class` does;
+    OSError as `entries_of` does.
     """
     place = os.path.realpath(folder)
     above, classes = {place, *map(str, Path(place).parents)}, dict[str, list[File]]()
@@ -170,8 +171,8 @@ def entries_of(folder: str, left_out: Counter[str]) -> Iterator[tuple[os.DirEntr
     """Yield the files and folders in a folder, sorted by name, each with its status; links are followed.
 
     Hidden files and folders, and those that macOS and Synology make, are skipped: `left_out` counts their files by the
-    reason. Raises OSError for a link that leads nowhere or to itself, and ConfigError for named pipes, devices and
-    sockets, which are not safe to open.
+    reason. Raises OSError for a folder that can't be read and a link that leads nowhere or to itself, and ConfigError
+    for named pipes, devices and sockets, which are not safe to open.
     """
     with os.scandir(folder) as entries:
         by_name = sorted(entries, key=lambda entry: entry.name)
@@ -219,7 +220,8 @@ def load_pixels(config: DatasetConfig, listing: Listing) -> tuple[dict[str, torc
     """Return the pixels of each split, uint8 (N, C, size, size), and a notice for the user or None.
 
     The pixels are read from the cache; if it is missing or damaged, the pictures are decoded and the cache is written.
-    The notice says that the cache was damaged or could not be written.
+    The notice says that the cache was damaged or could not be read or written. Raises ConfigError for a picture that
+    can't be decoded.
     """
     cache, notice = cache_path(config, listing), None
     try:

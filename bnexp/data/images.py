@@ -41,8 +41,8 @@ LeftOut = dict[str, Counter[str]]  # files not read: part of the folder → reas
 class Source:
     """A data set as it is published, with training and test images.
 
-    classes: their names, by label. left_out: the files that were not read, for a folder of images; else None. notice: a
-    message for the user about the cache of a folder of images, or None.
+    classes: their names, by label. left_out: for a folder of images, how many files were not read, and why; else None.
+    notice: a message for the user about the cache of a folder of images, or None.
     """
 
     train: Images
@@ -61,8 +61,8 @@ class Source:
 class Contents:
     """A summary of a folder of images.
 
-    path: the folder. classes: class → split (train, validation, test) → number of images. left_out: the files that were
-    not read. notice: a message for the user about the cache, or None.
+    path: the folder. classes: class → split (train, validation, test) → number of images. left_out: how many files were
+    not read, and why. notice: a message for the user about the cache, or None.
     """
 
     path: str

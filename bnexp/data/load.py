@@ -97,7 +97,7 @@ def load_data(config: DatasetConfig, recorded_in: Path | None = None) -> Data:
     """Return the data set of a configuration, on the CPU; cache the last one. Raises ConfigError if it can't be used.
 
     recorded_in: the directory of a run that was trained on the data set, if there is one. If the data set is then
-    missing, it is not downloaded, since it may have been moved: ConfigError says how to name its new place.
+    missing or damaged, it is not downloaded, since it may have been moved: ConfigError says how to name its new place.
     """
     loader = find_loader(config.name)
     key = json.dumps(asdict(config))

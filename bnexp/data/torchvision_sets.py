@@ -107,7 +107,8 @@ class TorchvisionSet:
     def fetch(self, config: DatasetConfig) -> None:
         """Download the data set if a file is missing; if another process is downloading it, wait for that.
 
-        Raises ConfigError that says what can be done by hand. Folders that were created and stayed empty are removed.
+        If that fails, raises ConfigError that says what can be done by hand. Folders that were created and stayed empty
+        are removed.
         """
         missing, root = self.missing(config), Path(config.root)
         if missing is None:
@@ -133,7 +134,7 @@ class TorchvisionSet:
         """Download from the first mirror that has all files, whole.
 
         Files go to a temporary folder first, so that an interrupted download leaves no incomplete files. Raises
-        RuntimeError that says what went wrong at each mirror.
+        RuntimeError, with what went wrong at each mirror, if there is none.
         """
         part = Path(config.root).absolute() / f".{self.name}.part"  # absolute: torchvision would expand ~
         temporary, problems = replace(config, root=str(part)), list[str]()
@@ -167,7 +168,10 @@ class IdxSet(TorchvisionSet):
     classes: tuple[str, ...]
 
     def file_problem(self, path: Path, md5: str | None) -> str | None:
-        """Return what is wrong with a file's content, or None. Raises OSError if it can't be read."""
+        """Return what is wrong with a file's content, or None. Raises OSError if it can't be read.
+
+        md5: the published one; without one, only the header, the size and the labels are checked.
+        """
         header = idx_header(path.name)
         with path.open("rb") as file:
             same = file.read(len(header)) == header and path.stat().st_size == len(header) + prod(idx_shape(path.name))
@@ -235,7 +239,7 @@ def torchvision_class(name: str) -> Any:
 
 
 def one_per_mirror(factory: Any) -> list[Any]:
-    """Return a class for each mirror of a class of torchvision, or the class itself if it has no mirrors.
+    """Return a subclass for each mirror of a class of torchvision, or a list of the class itself if it has no mirrors.
 
     torchvision tries no other mirror after one that stops in the middle of a file.
     """

@@ -75,7 +75,7 @@ class Builder:
 
     @property
     def bias(self) -> bool:
-        """Whether layers have a bias: `arch.bias`, or if that is "auto", only where no β of a norm follows directly."""
+        """Whether layers have a bias: `arch.bias`; if "auto", only for norm=none, norm=rms and norm_position=after."""
         if isinstance(self.arch.bias, bool):
             return self.arch.bias
         return self.norm.name in WITHOUT_SHIFT or self.arch.norm_position == "after"

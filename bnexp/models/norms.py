@@ -22,7 +22,7 @@ from bnexp.runs.distributed import processes
 
 
 class KernelNorm(nn.Module):
-    """A norm that can call torch's kernel, with γ and β of each channel if `config.affine`.
+    """Base class of norms that can call torch's kernel, with γ and β of each channel if `config.affine`.
 
     kernels: whether it calls the kernel for vectors (N, C) too, not for images alone.
     """
@@ -37,12 +37,14 @@ class KernelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(features)) if config.affine else None  # β
 
     def calls_kernel(self, x: Tensor) -> bool:
-        """Return whether this batch is normalized by torch's kernel. The kernels refuse a batch of one vector."""
+        """Return whether torch's kernel, if the norm has one, normalizes this batch: images, and with `kernels` vectors
+        except a single one, on which the kernel of batch normalization refuses to train.
+        """
         return x.dim() > 2 or (self.kernels and len(x) > 1)
 
 
 def use_kernels(model: nn.Module) -> nn.Module:
-    """Make all norms of a network call torch's kernels, also for vectors, and return the network."""
+    """Make those norms of a network that can call torch's kernels do so for vectors, too, and return the network."""
     for module in model.modules():
         if isinstance(module, KernelNorm):
             module.kernels = True
@@ -208,8 +210,8 @@ class NoisyBatchNorm(nn.Module):
 class ConditionalNorm(nn.Module):
     """A norm whose γ and β depend on the example's condition: y = γ[condition] x̂ + β[condition].
 
-    Training and inference differ as in `norm`, which computes x̂ without a γ and β of its own. The caller puts the
-    examples' conditions into the buffer `condition`: int64 (N,), or (1,) for one that all examples share.
+    Training and inference differ as in the layer that `norm` makes, which computes x̂ without a γ and β of its own. The
+    caller puts the examples' conditions into the buffer `condition`: int64 (N,), or (1,) for one that all share.
 
     Shapes: (N, C) or (N, C, H, W) → the same; γ and β are (conditions, C).
     Source: Dumoulin et al. 2017, eq. 5.
@@ -311,7 +313,7 @@ class RMSNorm(KernelNorm):
 def scalar(value: float) -> nn.Buffer:
     """Make a hyperparameter a float64 buffer, so that the members of a stack can have different values.
 
-    torch's kernels for images take ε as a float: norms that call one take it from their configuration.
+    torch's kernels take numbers instead: norms that call one take them from their configuration.
     """
     return nn.Buffer(torch.tensor(value, dtype=torch.float64))
 
@@ -352,8 +354,9 @@ Make = Callable[[NormConfig, int], nn.Module]  # configuration, channels → the
 
 @dataclass(frozen=True)
 class Norm:
-    """An entry of NORMS. make: makes the layer. stackable: keys of NormConfig in which the members of a stack may
-    differ; the layer for vectors reads them from buffers (`scalar`).
+    """An entry of NORMS. make: a function (configuration, number of channels) that makes the layer. stackable: keys of
+    NormConfig in which the members of a stack that is compiled as one network may differ; the layer's code for vectors
+    (N, C) reads them from buffers (`scalar`).
     """
 
     make: Make
@@ -380,7 +383,10 @@ IMAGES_ONLY = {"instance", "conditional_instance"}  # a vector has one value per
 
 
 def make_norm(config: NormConfig, features: int) -> nn.Module:
-    """Make the normalization layer for `features` units or channels. Raises ConfigError for an unknown name."""
+    """Make the normalization layer for `features` units or channels.
+
+    Raises ConfigError for an unknown name, and for a number of groups that does not divide `features`.
+    """
     return find_norm(config).make(config, features)
 
 

@@ -34,7 +34,7 @@ FEW_PARAMETERS = 2**25  # of a network that is checked on the CPU: 128 MiB
 
 
 def make_model(config: RunConfig, shape: Shape, classes: int, device: str = "meta") -> nn.Module:
-    """Make the network of a run, without drawing its initial weights. shape: (C, H, W) of an image.
+    """Make the network of a run, whose initial weights `initialize` draws later. shape: (C, H, W) of an image.
 
     On the meta device, the default, parameters and buffers have names and shapes but no values. Raises ConfigError for
     an unknown architecture, and where architecture, norm and images don't fit together.
@@ -52,8 +52,8 @@ def check_model(config: RunConfig, shape: Shape, classes: int) -> nn.Module:
     """Make the network on the meta device, check that each batch or group norm averages at least two values, and return
     it.
 
-    Normalizing a single value would leave only β. Networks that passed before are not checked again. Raises
-    ConfigError, also where `make_model` does.
+    Normalizing a single value would leave only β. Layer and instance norms are group norms. Networks that passed before
+    are not checked again. Raises ConfigError if the check fails, and as `make_model` does.
     """
     model, batch = make_model(config, shape, classes), (config.batch_size // processes(), *shape)
     description = repr((config.arch, config.norm, config.act, config.dataset.conditions, batch, classes))
@@ -85,7 +85,7 @@ def check_statistics(model: nn.Module, config: RunConfig, batch: tuple[int, int,
 def require_two_values(
     config: RunConfig, layer: str, size: int, norm: BatchNorm | GroupNorm, inputs: tuple[Tensor]
 ) -> None:
-    """Raise ConfigError if a norm averages fewer than two values of a batch of `size` examples like its input's one.
+    """Raise ConfigError if a norm averages fewer than two values of a batch of `size` examples shaped like its input's.
 
     This is a forward pre-hook of the norm. layer: name of the norm in the network; inputs: the norm's arguments.
     """
@@ -103,7 +103,7 @@ def require_two_values(
 
 
 def stacks(config: RunConfig) -> bool:
-    """Return whether runs of this architecture are trained as one network; on a CPU only MLPs gain from it."""
+    """Return whether runs of this architecture train as one network if compiled; on a CPU only MLPs gain from it."""
     return config.arch.name in STACKS
 
 

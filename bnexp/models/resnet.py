@@ -25,7 +25,7 @@ def resnet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
     (De & Smith 2020).
 
     Raises ConfigError unless `arch.depth` is 2 · stages · n + 2 with n ≥ 1, if a stage has fewer channels than the one
-    before, and for `residual_init_zero` together with `pre_activation`, with `skip_init` or with a norm that has no γ.
+    before, and for `residual_init_zero` together with `pre_activation`, `skip_init` or a norm that learns no γ.
     """
     arch, stages = builder.arch, list[nn.Module]()
     blocks, features = repetitions(arch, 2 * len(arch.channels), 2), arch.channels[0]
@@ -113,7 +113,7 @@ def check_zero_init(arch: ArchConfig) -> None:
 
 
 def start_at_zero(norm: nn.Module) -> None:
-    """Set a norm's γ to 0, in place. Raises ConfigError if it has none."""
+    """Set a norm's γ to 0, in place. Raises ConfigError if it has none that is learned."""
     scales = [parameter for name, parameter in norm.named_parameters() if name.split(".")[-1] == "weight"]
     scale = "it needs a norm that learns a scale; arch.skip_init=true does the same without one"
     require(bool(scales), *ZERO_INIT, scale)

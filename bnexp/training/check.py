@@ -15,8 +15,9 @@ from bnexp.training.state import trained_names
 def check(config: RunConfig) -> list[str]:
     """Check everything about a run that can be checked before it starts, and return lines to print.
 
-    Without `init_from` there are none; with it, one line counts and names the tensors that are loaded or not. The data
-    set is loaded, and downloaded if it is missing; no other file is written. Raises ConfigError.
+    Without `init_from` there are none; with it, one line says how many tensors are loaded, skipped and new (`Match`).
+    The data set is loaded, which may download it or cache the pictures of a folder; no other file is written. Raises
+    ConfigError for the first thing that is not allowed.
     """
     require_choice("init", config.init.name, INITS)
     find_optimizer(config.optim)

@@ -22,7 +22,7 @@ KEPT_BACK = 2  # checkpoints of an unfinished run: the last one, and the one bef
 class Saved:
     """A member's state after `step` updates and `seconds` of training.
 
-    tensors: as `MemberState.flat` names them; None for the initial state.
+    seconds: 0 from a final checkpoint. tensors: as `MemberState.flat` names them; None for the initial state.
     """
 
     step: int = 0
@@ -31,7 +31,7 @@ class Saved:
 
 
 def save_checkpoint(path: Path, state: MemberState, config: RunConfig) -> None:
-    """Save parameters, buffers, optimizer state and step. Random numbers follow from seed and step."""
+    """Save a member's parameters, buffers, optimizer state and record. Random numbers follow from seed and step."""
     tensors = {name: with_one_nan(tensor) for name, tensor in state.flat().items()}
     save_tensors(path, tensors, made_by(config_digest(config)))
 
@@ -46,8 +46,8 @@ def with_one_nan(tensor: Tensor) -> Tensor:
 
 
 def made_by(digest: str) -> dict[str, str]:
-    """Return a checkpoint's metadata: versions and the configuration's digest, as one entry, since a file orders
-    several at random.
+    """Return a checkpoint's metadata: versions of bnexp and torch and the configuration's digest, as one entry, since a
+    file orders several at random.
     """
     versions = " ".join(f"{name} {version}" for name, version in reproducibility_versions().items())
     return {"made_by": f"{versions} config {digest}"}
@@ -68,8 +68,9 @@ def save_progress(directory: Path, state: MemberState, config: RunConfig, second
 def newest_checkpoint(directory: Path, config: RunConfig, shapes: dict[str, torch.Size]) -> Saved:
     """Return the latest undamaged checkpoint of a configuration, or the initial state if there is none.
 
-    It must be from these versions of bnexp and torch, and have tensors of these names and shapes. The final checkpoint
-    of a diverged run is ignored: such a run is resumed if its summary is missing, and writes it when it diverges again.
+    It must be from the installed versions of bnexp and torch, and have tensors of these names and shapes. The final
+    checkpoint of a diverged run is ignored: if its summary is missing, the run is resumed, and writes a summary when it
+    diverges again. Raises OSError if a checkpoint can't be read.
     """
     candidates = [Saved()]
     for path in (*directory.glob(RESUME), directory / CHECKPOINT):

@@ -33,7 +33,7 @@ WORKS = "compiler-"  # beginning of the names of the records that a compiler wor
 
 
 class CompileError(RuntimeError):
-    """A step could not be compiled, although a small function could be on this machine."""
+    """A function, such as a training step, could not be compiled, or there is no directory for compiled code."""
 
 
 class Compiled:
@@ -60,7 +60,8 @@ class Compiled:
     def first_call(self, arguments: tuple[Any, ...]) -> Any:
         """Call the function that is saved on disk; if there is none or it fails, compile it, call it and save it.
 
-        A call that fails halfway may have changed its arguments; `Stack.warm_up` restores them.
+        A call that fails halfway may have changed its arguments; `Stack.warm_up` restores them. Raises CompileError if
+        compiling fails, too.
         """
         cache = set_up_torch(self.device)
         path = path_of(self.key, cache) if self.key and self.device.type == "cpu" else None
@@ -115,7 +116,7 @@ class Compiled:
 
 
 def set_up_torch(device: torch.device) -> Cache:
-    """Set up torch's compiler, and return the directories for compiled code. Raises CompileError without one."""
+    """Set up torch's compiler, and return the directories for compiled code. Raises CompileError if torch has none."""
     cache = open_cache()
     if cache.scratch is None:
         raise CompileError(f"there is no directory for compiled code ({cache.problem})")
@@ -127,9 +128,9 @@ def set_up_torch(device: torch.device) -> Cache:
 
 
 def compiler_command() -> str:
-    """Return the command of the C++ compiler that torch is to use: $CXX, else g++ or clang++, whichever is installed.
+    """Return the command of the C++ compiler that torch is to use: $CXX, else g++, or clang++ if g++ isn't installed.
 
-    Without this, torch would look for g++ alone.
+    On macOS clang++ comes first. If neither is installed, it is the first. torch alone would look for g++ only.
     """
     names = ("clang++", "g++") if sys.platform == "darwin" else ("g++", "clang++")
     return os.environ.get("CXX") or next(filter(shutil.which, names), names[0])
@@ -145,13 +146,13 @@ def empty_scratch(cache: Cache) -> Iterator[None]:
 
 
 def forget_compiler(cache: Cache) -> None:
-    """Delete the records that a compiler works, after it failed to compile a step."""
+    """Delete the files that say that a compiler works (`try_compiler`), so that it is tested again."""
     for note in cache.kept.glob(f"{WORKS}*") if cache.kept else ():
         note.unlink(missing_ok=True)
 
 
 def brief(error: Exception) -> str:
-    """Return the line of a compiler's output that contains its error, else the first line; 200 characters at most."""
+    """Return the line of an exception's text with a compiler's "error: ", else the first; 200 characters at most."""
     lines = [" ".join(line.split()) for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
     return next((line for line in lines if "error: " in line), lines[0])[:LONGEST]
 
@@ -162,7 +163,7 @@ def brief(error: Exception) -> str:
 def path_of(key: str, cache: Cache) -> Path | None:
     """Return the path of a saved step, or None if nothing can be saved.
 
-    It differs for each key, and for each version of bnexp's code, Python and torch and each kind of CPU.
+    It differs for each key, each version of bnexp's code, Python and torch, and each CPU capability, such as AVX512.
     """
     versions = [code_digest(), sys.version, torch.__version__, torch.backends.cpu.get_cpu_capability()]
     name = hashlib.sha256(json.dumps([key, *versions]).encode()).hexdigest()

@@ -32,7 +32,7 @@ def has_compiler(device_type: str = "cpu") -> bool:
 
 
 def missing_compiler(device_type: str) -> str | None:
-    """Return why there is no compiler, or None if there is. If $CXX (on CUDA $CC) is set, only that one counts."""
+    """Return why there is no compiler (on CUDA, no Triton), or None. If $CXX (on CUDA $CC) is set, only that counts."""
     variable, names = ("CC", ("gcc", "clang")) if device_type == "cuda" else ("CXX", ("g++", "clang++"))
     if device_type == "cuda" and find_spec("triton") is None:
         return NO_COMPILER
@@ -53,8 +53,9 @@ def program(command: str) -> str:
 def compiler_problem(device_type: str = "cpu") -> str | None:
     """Return why nothing can be compiled on this machine, or None.
 
-    On a CPU, the first call compiles a small function, which takes seconds. If that fails in torch's cache directory, a
-    temporary one is tried, and used for the rest of the process.
+    On a CPU, a small function is compiled, which takes seconds, unless it is on record that this works. If it fails in
+    torch's cache directory, a temporary one is tried, and used for the rest of the process. On other devices, it
+    suffices that a compiler is installed.
     """
     missing = missing_compiler(device_type)
     if missing or device_type != "cpu":
@@ -72,8 +73,8 @@ def compiler_problem(device_type: str = "cpu") -> str | None:
 def try_compiler(cache: Cache) -> str | None:
     """Return why a small function can't be compiled with these directories, or None.
 
-    Success is recorded in the cache, and then the function is not compiled again. Failure is not recorded, since
-    nothing would show that the cause was removed.
+    Success is recorded in the cache, and then the function is not compiled again. Failure is remembered by this process
+    alone, since no record would show that the cause was removed.
     """
     facts = facts_of_compiler(cache)
     note = cache.kept and cache.kept / f"{WORKS}{hashlib.sha256(facts.encode()).hexdigest()}"
@@ -87,8 +88,8 @@ def try_compiler(cache: Cache) -> str | None:
 
 
 def facts_of_compiler(cache: Cache) -> str:
-    """Return everything that decides whether a compiler works, as JSON: versions, machine, command, program and
-    directory.
+    """Return what decides whether a compiler works, as JSON: versions of torch and Python, the machine, the compiler's
+    command, path, time and size, and the directory for torch's files, or "" for a temporary one.
     """
     command = compiler_command()
     path = Path(shutil.which(program(command)) or "").resolve()

@@ -14,7 +14,7 @@ COMPILE_FROM = 5_000  # steps; compiling costs 1 to 10 s, a step then takes half
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of this name; "auto" is CUDA if available, else the CPU. Raises ConfigError without it."""
+    """Return the device of this name; "auto" is CUDA if available, else the CPU. Raises ConfigError if it is absent."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device("cuda" if available["cuda"] else "cpu")
@@ -27,9 +27,9 @@ def pick_device(name: str) -> torch.device:
 def decide_compilation(config: RunConfig) -> Compilation:
     """Decide whether a run's step is compiled, from its configuration and the machine.
 
-    The stack plays no role, since the bytes of the results depend on the decision. The first call on a machine compiles
-    a small program to test the compiler, which takes seconds. Raises ConfigError for compile=true without a working
-    compiler.
+    The stack plays no role, since the bytes of the results depend on the decision. Before a step is compiled on a CPU,
+    the compiler is tested, which may take seconds (`compiler_problem`). Raises ConfigError for compile=true without a
+    working compiler, and for a device that isn't there.
     """
     device = pick_device(config.device)
     if not wants_compiled(config, device):
@@ -41,7 +41,7 @@ def decide_compilation(config: RunConfig) -> Compilation:
 
 
 def wants_compiled(config: RunConfig, device: torch.device) -> bool:
-    """Return whether a run's step should be compiled if a compiler works; with compile=auto, if it saves time."""
+    """Return whether a run's step should be compiled if a compiler works: not under torchrun, with auto if it pays."""
     if distributed.processes() > 1:
         return False  # gradients are averaged between the backward pass and the update
     if config.compile != "auto":
@@ -51,8 +51,8 @@ def wants_compiled(config: RunConfig, device: torch.device) -> bool:
 
 
 def thread_count(config: RunConfig, device: torch.device) -> int:
-    """Return the number of threads of a run: one for an architecture that stacks on the CPU, else this process's share
-    of cores.
+    """Return the number of threads of a run: one on the CPU for an MLP, whose runs can train as one network, else this
+    process's share of cores.
 
     `config.threads` overrides that if it is a number. With one thread a run writes the same bytes alone and in a stack.
     """

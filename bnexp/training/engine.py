@@ -1,8 +1,9 @@
 """The training step of a stack (`make_step`), and the evaluation of a member.
 
-A stack's members have the same computation graph and differ in scalars alone. If the step is compiled, it is mapped
-over all members with vmap: they compute as one network, and each gets exactly the bytes that it gets alone. If it is
-not, and for convolutions, which gain nothing from stacking on a CPU, the members step one after the other.
+A stack's members have the same computation graph: they differ in what it doesn't depend on, such as seed, initial
+weights and learning rate. If the step is compiled, it is mapped over all members with vmap: they compute as one
+network, and each gets exactly the bytes that it gets alone. If it is not, and for convolutions, which gain nothing from
+stacking on a CPU, the members step one after the other.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,7 +64,7 @@ def logits_of(
 
 def make_step(model: nn.Module, config: RunConfig, data: Data) -> Callable[..., Tensor]:
     """Make the step that is compiled: a function (state, index, crop, training set) that updates one member once, in
-    place: parameters, buffers, slots and record. It returns the loss of each example of the whole batch, (N,).
+    place: its parameters, buffers, optimizer slots and record. It returns the loss of each example of the batch, (N,).
 
     It differentiates with torch.func, so that it can be mapped over members and compiled whole.
     """
@@ -92,7 +93,7 @@ class PlainStep:
         self.answer = answer_of(self.model)
 
     def __call__(self, index: Tensor, crop: Tensor | None, train: Examples) -> Tensor:
-        """Update the member once, in place. It returns the mean loss of its batch for each example, (N,)."""
+        """Update the member once, in place. It returns its batch's (or shard's) mean loss for each example, (N,)."""
         batch = gather(index, crop, train)
         loss = F.cross_entropy(logits_of(self.answer, self.config, self.data, batch), batch[1])
         gradients = dict(zip(self.trained, torch.autograd.grad(loss, list(self.trained.values())), strict=True))
@@ -131,7 +132,10 @@ _compiled: dict[str, Compiled] = {}
 
 
 def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool, size: int) -> Compiled:
-    """Return the compiled step for `size` members, cached for all stacks of this process with the same graph."""
+    """Return the compiled step for `size` members, cached for all stacks of this process with the same graph.
+
+    mapped: whether it updates all of them at once, by vmap; otherwise it updates one.
+    """
     key = graph_key(config, data, size)
     if key not in _compiled:
         step = make_step(model, config, data)
@@ -142,7 +146,7 @@ def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool,
 
 
 def dimensions(config: RunConfig) -> tuple[int | None, ...]:
-    """Return vmap's in_dims for the arguments of a step: members are dimension 0, except of the training set."""
+    """Return vmap's in_dims for the arguments of a step: 0, the members; None for the training set and for no crop."""
     return 0, 0, None if config.dataset.augment == "none" else 0, None
 
 
@@ -153,7 +157,7 @@ def make_network(config: RunConfig, data: Data, kernels: bool) -> nn.Module:
 
 
 class Stack:
-    """Members that train together, with the same computation graph. compiled: whether their step is compiled."""
+    """Members that train together, with the same graph, one for each configuration. compiled: whether their step is."""
 
     def __init__(self, configs: list[RunConfig], data: Data, device: torch.device, compiled: bool) -> None:
         self.configs, self.config = configs, configs[0]
@@ -190,7 +194,7 @@ class Stack:
             tensor.copy_(tensors[name])
 
     def keep(self, rows: list[int]) -> None:
-        """Remove all members except those in these rows, and order the members like `rows`."""
+        """Remove all members except those in these rows, order the members like `rows`, and make their step anew."""
         self.configs = [self.configs[row] for row in rows]
         self.evaluators = [self.evaluators[row] for row in rows]
         self.hold([self.members[row] for row in rows])
@@ -210,7 +214,7 @@ class Stack:
         return tensor.to(self.data.scale.device, memory_format=memory_format)
 
     def step(self, batch: Batch) -> None:
-        """Update every member once. Raises CompileError on the first call, if the step can't be compiled."""
+        """Update every member once, without `prepare`. Raises CompileError on the first call, if compiling fails."""
         if self.mapped:
             self.run(self.state, batch.index, batch.crop, self.train)
             return
@@ -218,7 +222,7 @@ class Stack:
             step(batch.index[row], None if batch.crop is None else batch.crop[row], self.train)
 
     def warm_up(self, batch: Batch) -> None:
-        """Compile and load everything that a step needs: take steps, then restore the members. Raises CompileError."""
+        """Compile and load what a step needs: take steps, then restore the members. Raises CompileError on failure."""
         kept = [member.map(torch.clone) for member in self.members]
         for _ in range(WARM_UP.get(self.data.scale.device.type, 1)):
             self.step(batch)
@@ -252,6 +256,6 @@ class Stack:
         return step if step >= 0 else None
 
     def evaluate(self, row: int, images: Images, should_stop: ShouldStop = never_stop) -> Evaluation:
-        """Evaluate a member on these images. Raises Stopped."""
+        """Evaluate a member on these images. Raises Stopped if `should_stop` returns True before a batch."""
         member = self.members[row]
         return self.evaluators[row].evaluate(member.parameters, member.buffers, images, should_stop)

@@ -110,7 +110,7 @@ class Evaluator:
             activation.register_forward_pre_hook(partial(self.record, name))
 
     def record(self, name: str, module: nn.Module, arguments: tuple[Tensor]) -> None:
-        """Save a copy of the inputs to an activation of the first unit or channel, of the first 500 images.
+        """Save a copy of a batch's inputs to an activation, for its first unit or channel, unless 500 images are saved.
 
         This is a forward pre-hook of the activation. A view instead of a copy would hold all channels in memory.
         """
@@ -121,7 +121,7 @@ class Evaluator:
     def evaluate(
         self, parameters: Tensors, buffers: Tensors, images: Images, should_stop: ShouldStop = never_stop
     ) -> Evaluation:
-        """Evaluate a member on all images, in batches whose largest activations stay in the caches.
+        """Evaluate a member on all images, in batches of the size that `batch_size` returns.
 
         `should_stop` is called before each batch, since deep networks take seconds. Raises Stopped if it returns True.
         """
@@ -143,7 +143,7 @@ class Evaluator:
         return self.answer(self.data.scaled(images.pixels), images.condition)
 
     def batch_size(self, image: Images) -> int:
-        """Return how many images are evaluated at once, for which one image passes through the network."""
+        """Return how many images are evaluated at once, given one image to measure the largest output of a layer."""
         sizes: list[int] = []
         hooks = [
             module.register_forward_hook(lambda m, x, y: sizes.append(y.nbytes)) for module in self.model.modules()

@@ -19,8 +19,8 @@ OUTSIDE_THE_STEP = {"seed", "init", "init_from", "steps", "eval", "checkpoint", 
 def shape_of(config: RunConfig, compiled: bool) -> dict[str, Any]:
     """Return the part of a configuration that determines the graph of a run's step; equal parts can share a step.
 
-    It leaves out the keys in OUTSIDE_THE_STEP, and the scalars that norm and optimizer declare stackable. A norm
-    declares them for its compiled form for vectors alone: torch's kernels take them as numbers.
+    It leaves out the keys in OUTSIDE_THE_STEP and optim.STACKABLE and, for a compiled step of an MLP, those that its
+    norm declares stackable: other steps may call torch's kernels, which take these as numbers.
     """
     values = without(config.as_dict(), OUTSIDE_THE_STEP)
     stackable = find_norm(config.norm).stackable if compiled and stacks(config) else ()

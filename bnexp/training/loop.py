@@ -20,7 +20,10 @@ from bnexp.training.timing import Stopwatch, Timer
 
 
 def train_share(config: RunConfig) -> None:
-    """Train this process's shard of each batch under torchrun, in any process but rank 0; stop when rank 0 stops."""
+    """Train this process's shard of each batch under torchrun, in any process but rank 0; stop where rank 0 stops.
+
+    Raises RuntimeError, for example if rank 0 has ended early, unless a signal has asked this process to stop, too.
+    """
     device, data = pick_device(config.device), load_data(config.dataset)
     prepare_torch(config, device)
     stack = Stack([config], data, device, compiled=False)
@@ -38,9 +41,10 @@ def train_share(config: RunConfig) -> None:
 
 
 def train_together(members: list[Member]) -> None:
-    """Train the runs of a stack and close their directories. Each member's `outcome` is then its summary or an error.
+    """Train the runs of a stack, then close their files and unlock their directories.
 
-    Members that are resumed from different steps train as separate stacks. Raises Interrupted after a signal.
+    Each member's `outcome` is then its summary or an error. Members that are resumed from different steps train as
+    separate stacks, in turn. Raises what `train_members` raises; members not trained by then have no outcome.
     """
     try:
         for step in sorted({member.start.step for member in members}):
@@ -74,8 +78,8 @@ def train(members: list[Member], stack: Stack) -> None:
     """Train a stack to its last step, evaluate its members on the way, and close their runs.
 
     All members start from the same step. A member that diverged is deactivated at the next evaluation; one whose files
-    can't be written fails, and is deactivated at once. After a signal the runs are closed as interrupted, and it raises
-    Interrupted.
+    can't be read or written fails, and is deactivated at once. After a signal, runs that aren't complete are closed as
+    interrupted, and it raises Interrupted. Raises CompileError if the step can't be compiled.
     """
     config, data, active = stack.config, stack.data, members
     device = data.train.labels.device
@@ -113,7 +117,7 @@ def train(members: list[Member], stack: Stack) -> None:
 
 
 def save(member: Member, stack: Stack, seconds: float) -> bool:
-    """Save a checkpoint from which the run can be resumed. Return whether that succeeded; if not, the member fails."""
+    """Save a checkpoint from which the run can be resumed; return whether that succeeded. An OSError fails the run."""
     with failing(member):
         member.recorder.sync()
         state = stack.members[member.row]
@@ -130,14 +134,14 @@ def restore_members(members: list[Member], stack: Stack) -> None:
 
 
 def assign_rows(members: list[Member]) -> None:
-    """Number the members in their order."""
+    """Set each member's `row` to its position in the list."""
     for row, member in enumerate(members):
         member.row = row
 
 
 def repack(active: list[Member], stack: Stack, batches: Batches, step: int) -> None:
-    """Remove deactivated members from the stack, if that pays. A mapped stack is compiled anew for its smaller size: so
-    at least half of its members must be deactivated, and at least 5,000 steps must remain.
+    """Remove deactivated members from the stack, if that pays. A mapped stack (compiled as one network) is compiled
+    anew for its smaller size: so at least half of its members must be deactivated, and at least 5,000 steps remain.
     """
     size = len(stack.members)
     pays = len(active) <= size / 2 and stack.config.steps - step >= COMPILE_FROM if stack.mapped else len(active) < size
@@ -150,7 +154,7 @@ def repack(active: list[Member], stack: Stack, batches: Batches, step: int) -> N
 
 
 def stays_active(member: Member, stack: Stack, step: int, seconds: float, should_stop: ShouldStop) -> bool:
-    """Evaluate a member unless that was done; if it diverged or failed, end its run and return False, else True."""
+    """Evaluate a member unless that was done; if it diverged, close its run. Return whether it has no outcome yet."""
     with failing(member), suppress(Stopped):
         if not member.evaluated(step):
             evaluate(member, stack, step, seconds, should_stop)
@@ -161,7 +165,10 @@ def stays_active(member: Member, stack: Stack, step: int, seconds: float, should
 
 
 def evaluate(member: Member, stack: Stack, step: int, seconds: float, should_stop: ShouldStop) -> None:
-    """Log validation results and mean training loss; with eval.keep, save a checkpoint. Raises Stopped, OSError."""
+    """Log validation results and mean training loss; with eval.keep, save a checkpoint.
+
+    Raises Stopped if `should_stop` returns True before all images are evaluated, OSError if a file can't be written.
+    """
     updates = step - member.steps[-1] if member.steps else 0
     result = stack.evaluate(member.row, stack.data.validation, should_stop)
     loss = stack.take_loss(member.row, updates) if updates else None
@@ -171,7 +178,11 @@ def evaluate(member: Member, stack: Stack, step: int, seconds: float, should_sto
 
 
 def close(member: Member, stack: Stack, step: int, seconds: float, status: str, should_stop: ShouldStop) -> None:
-    """Test a member unless it was interrupted, and write its checkpoint and its summary, which becomes its outcome."""
+    """Test a member unless it was interrupted, and write its checkpoint and its summary, which becomes its outcome.
+
+    With checkpoint.keep=none, only an interrupted run gets a checkpoint, to resume from. An OSError becomes the outcome
+    instead. status: "finished", "diverged" or "interrupted". seconds: of training since the run was started or resumed.
+    """
     directory, state = member.launch.directory, stack.members[member.row]
     with failing(member):
         status, tests = evaluate_tests(member, stack, status, should_stop)
@@ -192,7 +203,7 @@ def close(member: Member, stack: Stack, step: int, seconds: float, status: str, 
 
 
 def check_kept_checkpoints(member: Member) -> None:
-    """Raise OSError if a checkpoint of an earlier evaluation (eval.keep) is missing."""
+    """Raise OSError if a checkpoint of one of the member's evaluations (eval.keep) is missing."""
     for step in member.steps if member.config.eval.keep else []:
         checkpoint_path(member.launch.directory, step).stat()
 
@@ -200,10 +211,10 @@ def check_kept_checkpoints(member: Member) -> None:
 def evaluate_tests(
     member: Member, stack: Stack, status: str, should_stop: ShouldStop
 ) -> tuple[str, dict[str, Evaluation]]:
-    """Test a member; return its status and its results by split ("test", "test_recalibrated").
+    """Test a member; return its status and its results by split ("test", for eval.recalibrate "test_recalibrated").
 
-    A diverged network is tested too: its accuracy is the run's result. If a signal arrives meanwhile, the status is
-    "interrupted" and there are no results: the resumed run is tested.
+    A diverged network is tested too, but not recalibrated: its accuracy is the run's result. If `should_stop` returns
+    True meanwhile, the status is "interrupted" and there are no results: the resumed run is tested.
     """
     if status == "interrupted":
         return status, {}
@@ -222,7 +233,7 @@ def evaluate_tests(
 
 @contextmanager
 def failing(member: Member) -> Iterator[None]:
-    """Make an OSError of a `with` block, whose files can't be read or written, the outcome of a member."""
+    """Make an OSError of the `with` block, which it ends, the outcome of a member (`fail`)."""
     try:
         yield
     except OSError as error:

@@ -41,9 +41,9 @@ TARGETS = (80, 90, 95, 97, 98)  # percent; the summary has the first step with a
 class Member:
     """A run while it trains.
 
-    launch: its directory and how it was launched. lock: of the directory. steps, seconds, accuracy: one entry for each
-    evaluation so far. diverged_at: the update whose loss was not finite, or None. outcome: at the end, its summary or
-    an error.
+    launch: its directory and how it was launched. lock: of the directory. steps, seconds, accuracy: for each evaluation
+    so far, updates, seconds of training and validation accuracy. diverged_at: number of the first update whose loss was
+    not finite, or None. outcome: at the end, its summary or an error.
     """
 
     config: RunConfig
@@ -83,7 +83,7 @@ class Member:
         self.lock.release()
 
     def summary(self, status: str, step: int, seconds: float, tests: dict[str, Evaluation]) -> dict[str, Any]:
-        """Return the content of summary.json. tests: results of the tests, by split."""
+        """Return the content of summary.json. status: "finished", "diverged" or "interrupted". tests: by split."""
         best = max(self.accuracy, default=None)
         scores = {name: {"accuracy": result.accuracy, "loss": result.loss} for name, result in tests.items()}
         return {
@@ -112,7 +112,7 @@ class Member:
 
 
 def summary_of_complete_run(config: RunConfig, directory: Path) -> dict[str, Any] | None:
-    """Return the summary of a run that is complete in its directory, else None.
+    """Return the summary of a run if its directory has it complete, by the installed bnexp and torch, else None.
 
     Another process, or a worker that was lost since, may have finished it after it was planned.
     """
@@ -124,8 +124,8 @@ def create_or_reopen_run(config: RunConfig, launch: Launch, stack_size: int) -> 
     """Create a run in its directory, or reopen an interrupted one there. If none can be resumed, earlier files are
     removed.
 
-    stack_size: number of members in its stack. Raises ConfigError if another process uses the directory, or if it
-    contains another run.
+    stack_size: number of members in its stack. Raises ConfigError if the directory can't be locked, if another process
+    uses it, and as `starting_point` does; OSError if a file can't be read or written.
     """
     data, lock = load_data(config.dataset), Lock(launch.directory)
     model = make_model(config, data.shape, data.classes)
@@ -168,7 +168,8 @@ def check_facts(config: RunConfig, directory: Path, data: Data, compiled: bool |
     """Return whether the directory contains this run already.
 
     compiled: whether its step is to be compiled; None skips this fact. Raises ConfigError if the directory contains
-    another run, or if facts of the machine or the data set have changed, with which its metrics would change.
+    another run, or if something that its metrics depend on has changed: one of the `reproducibility_facts`, or the
+    checkpoint that it was started from (init_from). Raises OSError if run.json can't be read.
     """
     record = read_record(directory)
     if record is None:
@@ -185,7 +186,7 @@ def check_facts(config: RunConfig, directory: Path, data: Data, compiled: bool |
 
 
 def check_start(config: RunConfig, directory: Path, record: dict[str, Any], may_be_missing: bool = False) -> None:
-    """Raise ConfigError if the checkpoint that the run was started from (init_from) has changed since.
+    """Raise ConfigError if the checkpoint that the run was started from (init_from) has changed since or can't be read.
 
     record: the content of run.json. may_be_missing: accept that this checkpoint can't be read, for a run that is
     complete.
@@ -234,7 +235,8 @@ def read_curve(member: Member) -> Member:
 
 
 def check_rows(member: Member, timed: list[int]) -> None:
-    """Raise OSError unless both tables have a row for each evaluation before the step from which the run is resumed.
+    """Raise OSError unless, before the step from which the run is resumed, both tables have one row for each evaluation
+    that was due, and no other.
 
     This detects a table that was replaced by an older copy. timed: the steps in timing.csv.
     """
@@ -248,7 +250,7 @@ def check_rows(member: Member, timed: list[int]) -> None:
 def run_facts(
     config: RunConfig, model: nn.Module, data: Data, stack_size: int, compilation: Compilation
 ) -> dict[str, Any]:
-    """Return the content of a run's record besides its configuration and the facts about its launch."""
+    """Return what is added to a run's record when it is created: facts about machine, stack, network and data set."""
     return reproducibility_facts(config, data, compilation.compiled) | {
         "not_compiled_because": compilation.problem,
         "stack": stack_size,

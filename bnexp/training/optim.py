@@ -1,4 +1,4 @@
-"""Optimizers as functions of one member: a stack maps them over its members, each with its own hyperparameters.
+"""Optimizers as functions of one parameter of one member: each member of a stack has its own hyperparameters.
 
 They compute what torch.optim computes, and update parameters and slots in place. `numbers` are a member's scalars: lr,
 weight_decay, momentum, beta1, beta2, eps, and t, the number of this update, counted from 1. They are tensors if the
@@ -68,8 +68,8 @@ def descend(parameter: Tensor, direction: Tensor, rate: Tensor | float) -> None:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimizer. update: updates one parameter, in place. slots: names of its state tensors, which have the
-    parameter's shape and start at 0.
+    """An optimizer. update: a function (parameter, gradient, slots, numbers) that updates a parameter and its slots, in
+    place. slots: names of its state tensors, which have the parameter's shape and start at 0.
     """
 
     update: Callable[[Tensor, Tensor, Slots, Numbers], None]
@@ -95,7 +95,7 @@ def find_optimizer(config: OptimConfig) -> Optimizer:
 def schedule_factor(schedule: str, step: int, steps: int) -> float:
     """Return the factor by which the learning rate is multiplied after `step` updates, in a run of `steps` updates.
 
-    cosine: (1 + cos(π step / steps)) / 2. step: 1, then 0.1 from half of the updates, and 0.01 from three quarters.
+    cosine: (1 + cos(π step / steps)) / 2. step: 1, 0.1 from half of the updates, 0.01 from three quarters. constant: 1.
     """
     if schedule == "cosine":
         return (1 + math.cos(math.pi * step / steps)) / 2

@@ -49,13 +49,13 @@ class Match:
 
 
 def listed(names: list[str], kind: str) -> str:
-    """Return a text with the number of names and the first 6 of them."""
+    """Return a text such as "2 new (a, b)": the number of names, the kind, and the first 6 names."""
     more = ", …" if len(names) > NAMES_SHOWN else ""
     return f"{len(names)} {kind}" + (f" ({', '.join(names[:NAMES_SHOWN])}{more})" if names else "")
 
 
 def load_start(model: nn.Module, config: RunConfig) -> None:
-    """Copy the finished run's matching tensors into a network on the CPU. Raises ConfigError before copying any."""
+    """Copy the finished run's matching tensors into a network on the CPU. Raises ConfigError as `find_start` does."""
     match, targets = find_start(model, config), transferable(model)
     with torch.no_grad():
         for name in match.loaded:
@@ -66,7 +66,8 @@ def find_start(model: nn.Module, config: RunConfig) -> Match:
     """Find which tensors a network takes from the finished run: parameters and running averages of equal name and
     shape.
 
-    The network may be on the meta device. Raises ConfigError if the architectures differ or no tensor matches.
+    The network may be on the meta device. Raises ConfigError if the architectures differ in a key of SHAPING, if no
+    tensor matches, and as `read_source` does.
     """
     source = source_of(config)
     for name in SHAPING:
@@ -101,7 +102,7 @@ def source_of(config: RunConfig) -> FinishedRun:
 def read_source(directory: str, working_directory: Path) -> FinishedRun:
     """Read a finished run, and cache it. working_directory: not used, but a relative `directory` depends on it.
 
-    Raises ConfigError if the directory is not that of a finished run, or if its checkpoint is missing or damaged.
+    Raises ConfigError if the directory is not that of a finished run, or if its checkpoint is missing or can't be read.
     """
     key, folder = f"init_from={directory}", Path(directory)
     try:

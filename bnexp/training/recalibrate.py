@@ -51,7 +51,8 @@ def over_batches(norm: str, statistics: list[Tensors]) -> Tensors:
 
 
 def keep_last_batch(model: nn.Module) -> nn.Module:
-    """Make the running averages of a network those of its last batch, with a biased variance, and return the network.
+    """Make torch's kernels replace the running averages of a network by the mean and biased variance of each batch, and
+    return the network.
 
     Only biased variances add up over batches.
     """

@@ -40,8 +40,9 @@ class Logger(Protocol):
     def log(self, step: int, kind: str, values: Values) -> None:
         """Log values that were measured after `step` updates.
 
-        kind: either a split, with the values "loss", "accuracy" and percentiles of activations such as "hidden.0/p15";
-        or "speed", with the values "seconds" (of training so far) and "steps_per_second".
+        kind: either a split ("train", "validation", "test", "test_recalibrated"), with those of the values "loss",
+        "accuracy" and percentiles of activations, such as "hidden.0/p15", that it has; or "speed", with the values
+        "seconds" (of training so far) and "steps_per_second".
         """
         ...
 
@@ -122,7 +123,8 @@ class Recorder:
     def sync(self) -> None:
         """Write all rows to the disk, before a checkpoint or a summary that relies on them.
 
-        Raises OSError if a file of the run, run.json included, or its directory was removed or changed meanwhile.
+        Raises OSError if they can't be written, or if one of these files, run.json or the directory was removed or
+        changed meanwhile; of TensorBoard's file, only the beginning is compared.
         """
         for part in self.parts:
             part.sync()
@@ -139,8 +141,9 @@ class Recorder:
 class Table:
     """A CSV file to which rows are appended.
 
-    until: None for a new file; else the rows of an existing file up to and including this step remain, are in `kept`,
-    and all others are removed by `truncate_rows`, which raises OSError for a file that is missing, damaged or a link.
+    until: None for a new file; else the rows of an existing file up to and including this step, but not those of tests,
+    remain and are in `kept`, and all others are removed by `truncate_rows`, which raises OSError for a file that is
+    missing, damaged or a link.
     """
 
     def __init__(self, path: Path, header: list[str], until: int | None) -> None:
@@ -190,7 +193,7 @@ class TensorBoardLogger(Logger):
         self.start = self.path.read_bytes()
 
     def log(self, step: int, kind: str, values: Values) -> None:
-        """Add a scalar for each value, except `seconds`, and the speed at step 0.
+        """Add a scalar for each value except "seconds" and, at step 0, "steps_per_second".
 
         Tags: "loss/validation", "activations/hidden.0/p15", "speed/steps_per_second".
         """
@@ -262,7 +265,9 @@ def truncate_rows(path: Path, header: list[str], until: int) -> list[list[str]]:
 
 
 def check_row(row: list[str], header: list[str], first: bool) -> None:
-    """Raise ValueError if the first row isn't the header, or if a cell of a later one should be a number and isn't."""
+    """Raise ValueError if the first row isn't the header, or if a later one has another number of cells, or a cell that
+    should be a number and isn't.
+    """
     if first and row != header:
         raise ValueError
     for name, cell in zip(header, row, strict=True):

@@ -17,7 +17,7 @@ from bnexp.training.torch_internals import map_tensors
 
 
 class MemberState(NamedTuple):
-    """The tensors of a member that a step uses. In a mapped stack, each has a leading dimension of members."""
+    """The tensors of a member that a step uses; in `Stack.state`, those of all members, in a leading dimension."""
 
     parameters: Tensors
     buffers: Tensors
@@ -41,7 +41,8 @@ class MemberState(NamedTuple):
 def start_member(config: RunConfig, data: Data) -> MemberState:
     """Return a member's state before its first update, on the CPU. A parameter that isn't trained is a buffer.
 
-    Weights are drawn from its seed or loaded from a finished run (init_from); sums and the optimizer's slots are 0.
+    Weights are drawn from its seed or, if they match, loaded from a finished run (init_from); the losses' sums and the
+    optimizer's slots are 0. Raises ConfigError as `load_start` and `trained_names` do.
     """
     model = make_model(config, data.shape, data.classes, device="cpu")
     initialize(model, config.init, config.seed)

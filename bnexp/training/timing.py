@@ -6,7 +6,7 @@ import torch
 
 
 class Stopwatch:
-    """A stopwatch for training; `total` is in seconds. It is stopped while networks are evaluated or compiled."""
+    """A stopwatch for training; `total`: seconds per member. It is stopped while networks are evaluated or compiled."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.total, self.since = device, 0.0, 0.0

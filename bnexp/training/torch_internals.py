@@ -42,7 +42,7 @@ def keep_in_place(tree: Any) -> None:
 def set_up_compiler(directory: Path, variable: str, command: str, processes: int | None) -> None:
     """Make torch's compiler use a C++ compiler and a directory for its files, and share nothing with other machines.
 
-    variable: name of an environment variable that also names the directory. command: starts the C++ compiler.
+    variable: name of an environment variable that already names the directory. command: starts the C++ compiler.
     processes: how many compile at once; None leaves this to torch.
     """
     import torch._dynamo.config as dynamo
