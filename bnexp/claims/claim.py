@@ -55,7 +55,8 @@ class Evidence:
 
     A reader is shown scale · (measured + shift) in `unit`: 0.98 is 98% with scale 100 and unit "%". `shift` is the
     published number that was subtracted, else 0. `difference`: `measured` is one between two arms, and is shown with
-    its sign. `detail` adds what the numbers leave out; `problem` says why no verdict can be given, None where one can.
+    its sign. `detail` adds what the numbers leave out. `problem` says why the claim is inconclusive whatever the
+    numbers are, else None.
     """
 
     measured: Estimate
@@ -90,7 +91,7 @@ class Rule(Protocol):
     def judge(self, evidence: Evidence, p: float | None) -> tuple[Verdict, str]:
         """Return the verdict and, where it is inconclusive, the reason, else "".
 
-        `p` is the p-value of the evidence after Holm's correction over the claims of the source.
+        `p` is the p-value of the evidence after Holm's correction over the claims of the source, None without a test.
         """
         ...
 

@@ -21,7 +21,8 @@ BAND = "line: mean over seeds, band: lowest to highest"
 class Drawing:
     """A figure of a claim.
 
-    `name` is its file's name without the ending; `lines` makes the lines of an arm from its label and its runs.
+    `name` is its file's name without the ending; `panels` is title of a panel → label → arm; the function `lines` makes
+    the lines of an arm from its label and its runs.
     """
 
     name: str

@@ -156,7 +156,10 @@ def judge(options: Options, runs: RunsOf, failed: dict[str, str], planned: dict[
 
 
 def measure(claim: Claim, runs: RunsOf, failed: dict[str, str]) -> Evidence:
-    """Return the evidence for a claim; where it can't be measured, NaN, with the reason as its `problem`."""
+    """Return the evidence for a claim: NaN, with the reason as its `problem`, where it can't be measured.
+
+    That is where a sweep of the claim failed, the mean is not finite, or one of the errors NO_MEASURE was raised.
+    """
     problem = next((failed[sweep.name] for sweep in claim.sweeps if sweep.name in failed), None)
     try:
         if problem is not None:
@@ -227,7 +230,8 @@ def seen(evidence: Evidence, number: float | None) -> float | None:
 def write(records: list[Record], options: Options, runs: RunsOf) -> list[Record]:
     """Write claims.json, README.md and these claims' figures; the records of other claims in claims.json are kept.
 
-    p-values are corrected over all of these records. Returns those of these claims, as read from the new claims.json.
+    p-values are corrected anew, with all of these records (`adjust`). Returns those of these claims, as read from the
+    new claims.json. Raises ConfigError where the earlier claims.json can't be read as JSON.
     """
     options.out.mkdir(parents=True, exist_ok=True)
     known = {entry["id"]: entry for entry in [*read_records(options.out), *records]}

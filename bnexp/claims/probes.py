@@ -34,7 +34,8 @@ SINGLE_IMAGES = 200  # as many as the lesson's inference cell tests
 def trained(run: RunRecord) -> tuple[nn.Module, Tensors, Tensors, Data]:
     """Return a run's network on the meta device, its final parameters and its buffers (name → tensor), and its data.
 
-    Also prepares torch for the run on the CPU (`prepare_torch`).
+    Also prepares torch for the run on the CPU (`prepare_torch`). Raises OSError or DamagedFileError where the
+    checkpoint is missing or damaged, and ConfigError where the data set can't be used.
     """
     config = run.located()
     prepare_torch(config, torch.device("cpu"))
@@ -72,12 +73,12 @@ def answers_one_by_one(run: RunRecord, training: bool) -> tuple[Tensor, Tensor]:
 
 
 def distinct_answers(run: RunRecord) -> float:
-    """Return the number of different classes predicted for single images in training mode."""
+    """Return the number of different classes that `answers_one_by_one` predicts in training mode."""
     return float(len(set(answers_one_by_one(run, training=True)[0].tolist())))
 
 
 def right_one_by_one(training: bool) -> Metric:
-    """Return the metric of the share of single images that are classified rightly, in the mode `training`."""
+    """Return a function: run → share of the images of `answers_one_by_one` that are classified rightly."""
 
     def read(run: RunRecord) -> float:
         answers, labels = answers_one_by_one(run, training)
@@ -114,7 +115,7 @@ _probed: dict[Path, list[Probe]] = {}
 
 
 def over_probes(measure: Callable[[Probe], float]) -> Metric:
-    """Return the metric of a measure's mean over a run's probes."""
+    """Return a function that gives the mean of `measure` over a run's probes."""
 
     def read(run: RunRecord) -> float:
         return float(np.mean([measure(probe) for probe in probes_of(run)]))
@@ -212,7 +213,8 @@ def steps_per_second(runs: Runs) -> Rates:
 def rates(arm: Arm, mode: str, norm: str) -> Values:
     """Return the training steps a second with a norm, one value for each round in place of one for each seed.
 
-    The runs of `arm` differ in their norm alone. Raises NoVerdictError where the mode can't be compiled.
+    The runs of `arm` differ in their norm alone. Computing the values raises NoVerdictError where the mode can't be
+    compiled, or `arm` lacks runs with norm=none or norm=batch.
     """
 
     def of(runs: Runs) -> PerSeed:
@@ -227,7 +229,7 @@ def rates(arm: Arm, mode: str, norm: str) -> Values:
 def rate_ratio(arm: Arm) -> Values:
     """Return the training steps a second with batch normalization, operation by operation, divided by those without.
 
-    There is a value for each round. The ratios of all FORMS are added as text.
+    There is a value for each round in place of one for each seed. `choice` gives the ratios of all FORMS as text.
     """
 
     def ratios(runs: Runs, form: tuple[str, str]) -> list[float]:

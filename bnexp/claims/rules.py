@@ -134,10 +134,10 @@ class Numeric:
         return Evidence(prediction_interval(list(self.ours.of(runs).values())), self.ours.scale, self.ours.unit)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        """Return reproduced where the published value is within the tolerance of the mean, or in the interval.
+        """Return reproduced where the published value is in the interval or within the tolerance of the mean.
 
-        The verdict is inconclusive for fewer than 3 seeds and, outside of the tolerance, for an interval wider than
-        WIDEST.
+        Otherwise the verdict is contradicted; but it is inconclusive for fewer than 3 seeds and, outside of the
+        tolerance, for an interval wider than 0.5.
         """
         interval = evidence.measured
         if interval.n < FEWEST or interval.low is None or interval.high is None:
@@ -168,10 +168,11 @@ class TimeToAccuracy:
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the mean step at which the target is reached; a run that never reaches it counts the horizon.
+        """Return the mean over runs of min(step at which the target is reached, horizon).
 
-        The interval runs from the evaluation before the earliest run's step to the latest run's step, infinity where a
-        run never reaches it. Raises NoVerdictError without runs.
+        The horizon is a step until which all runs count as observed. The interval runs from the evaluation before the
+        earliest run's step (the horizon where no run reaches the target) to the latest run's step (infinity where a run
+        never reaches it). Raises NoVerdictError without runs.
         """
         arm_runs = self.arm.pick(runs)
         if not arm_runs:
@@ -228,9 +229,9 @@ class Sooner:
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the mean paired difference of the restricted times and its p-value.
+        """Return the mean paired difference of min(time, horizon) and its p-value; NaN without a common seed.
 
-        Raises NoVerdictError where an arm has no runs.
+        Until the horizon all runs count as observed. Raises NoVerdictError where an arm has no runs.
         """
         ours, control, unit = self.ours.pick(runs), self.control.pick(runs), "steps" if self.steps else "seconds"
         if not (ours and control):
@@ -256,7 +257,7 @@ class Share:
     """The rule about the share of seeds whose value is at least `threshold`.
 
     `most`: True says that it is above one half, False below, None that some seeds reach the threshold and some do not.
-    With a `control`, there is a verdict only where more than half of the control's seeds reach it.
+    With a `control`, the claim is inconclusive unless more than half of the control's seeds reach it.
     """
 
     values: Values

@@ -95,7 +95,10 @@ def same(value: object, text: str) -> bool:
 
 
 def best(arm: Arm, key: str) -> Arm:
-    """Return an arm with its runs at the value of `key` that has the highest mean final validation accuracy."""
+    """Return `arm` with its runs at the value of `key` that has the highest mean final validation accuracy.
+
+    Picking raises NoVerdictError where the arm has no runs.
+    """
 
     def choice(runs: Runs) -> str:
         values = list(by_value(arm.pick(runs), key))
@@ -135,7 +138,7 @@ def at_best_of(arm: Arm, other: Arm, key: str, times: float = 1) -> Arm:
     """Return `arm` with its runs at the value of `key` that is `times` the best one of the arm `other`.
 
     Where the runs lack this value, the next larger one that they have is taken. Picking raises NoVerdictError where
-    there is none.
+    there is none, or `other` has no runs.
     """
 
     def pick(runs: Runs) -> Runs:
@@ -165,7 +168,7 @@ def recalibrated_accuracy(run: RunRecord) -> float:
 
 
 def still_to_gain(step: int) -> Metric:
-    """Return the metric of a run's best validation accuracy minus its best up to a step."""
+    """Return a function that gives a run's best validation accuracy minus its best up to a step."""
 
     def read(run: RunRecord) -> float:
         accuracies = {known: row["accuracy"] for known, row in run.validation.items()}
@@ -175,7 +178,7 @@ def still_to_gain(step: int) -> Metric:
 
 
 def drift(column: str, since: int) -> Metric:
-    """Return the metric of a recorded column's range (highest minus lowest) over training, from step `since` on."""
+    """Return a function: run → highest minus lowest value of a column of its validation rows from step `since` on."""
 
     def read(run: RunRecord) -> float:
         return float(np.ptp([row[column] for step, row in run.validation.items() if step >= since]))
@@ -184,7 +187,9 @@ def drift(column: str, since: int) -> Metric:
 
 
 def drift_of_spread(layer: str, since: int) -> Metric:
-    """Return the metric of the range, from step `since` on, of a layer's 85th minus its 15th percentile."""
+    """Return a function: run → range, from step `since` on, of the 85th minus the 15th percentile of the inputs to the
+    activation of a layer.
+    """
 
     def read(run: RunRecord) -> float:
         rows = [row for step, row in run.validation.items() if step >= since]
@@ -197,7 +202,7 @@ def drift_of_spread(layer: str, since: int) -> Metric:
 
 
 def each(name: str, metric: Metric, arm: Arm, scale: float = 1.0, unit: str = "") -> Values:
-    """Return a metric of an arm that has one run for each seed; `name` names the metric."""
+    """Return the values of a metric over an arm that has one run for each seed; `name` names the metric."""
 
     def of(runs: Runs) -> PerSeed:
         return {run.seed: metric(run) for run in arm.pick(runs)}
@@ -208,7 +213,7 @@ def each(name: str, metric: Metric, arm: Arm, scale: float = 1.0, unit: str = ""
 def over_runs(
     name: str, metric: Metric, arm: Arm, take: Callable[[list[float]], float], scale: float = 1.0, unit: str = ""
 ) -> Values:
-    """Return a metric of an arm that has several runs for each seed; `take` combines their values, as their mean."""
+    """Return the values of a metric over an arm; `take`, as np.mean, combines a seed's runs, which may be several."""
 
     def of(runs: Runs) -> PerSeed:
         by_seed: dict[int, list[float]] = {}
@@ -295,7 +300,7 @@ def largest_that_trains(arm: Arm, key: str) -> Values:
 
 
 def how_many_train(arm: Arm, key: str) -> Values:
-    """Return, for each seed, the number of values of `key` at which its run ends with at least 90% accuracy."""
+    """Return, for each seed, the number of values of `key` at which its run has a final validation accuracy ≥ 90%."""
 
     def of(runs: Runs) -> PerSeed:
         numbers: PerSeed = {}

@@ -43,9 +43,11 @@ class ArmResult:
 
     Accuracies are fractions; `difference` is this arm's test accuracy minus the control's, seed by seed, and
     `planned_pairs` is the number of seeds planned for both. `p` is the sign-flip p-value of the difference, `p_holm` is
-    p after Holm's correction over all arms of the report. `steps_per_second` is a median over runs, `speed_ratio` its
-    ratio to the control's. `recalibrated` is the test accuracy with batch statistics of a whole epoch in place of
-    running averages. Estimates are None where no run is complete.
+    p after Holm's correction over all arms of the report. `times` has an entry for each of TARGETS and UNITS.
+    `steps_per_second` is a median over runs, `speed_ratio` its ratio to the control's. `recalibrated` is the test
+    accuracy with batch statistics of a whole epoch in place of running averages, None where no run measured it. `notes`
+    are remarks, as that the network has no bias before a norm. Estimates are None where no run is complete,
+    `difference` also for the control itself and where no seed is complete in both arms.
     """
 
     panel: str
@@ -76,7 +78,7 @@ class ArmResult:
 
 
 def settings(config: dict[str, Any]) -> Settings:
-    """Flatten a configuration to dotted key → value, without NOT_ARMS and with control characters escaped."""
+    """Flatten a configuration to dotted key → value, without the keys NOT_ARMS and with control characters escaped."""
     flat = {key: value for key, value in flatten(config).items() if key not in NOT_ARMS}
     return {printable(key): printable(value) if isinstance(value, str) else value for key, value in flat.items()}
 
@@ -117,7 +119,10 @@ def check_by(by: str | None, configs: list[dict[str, Any]]) -> None:
 
 
 def pick_by(by: str | None, swept: list[str]) -> str | None:
-    """Return the key that makes the arms: `by`, else norm, else the first swept, else None. Raises ConfigError."""
+    """Return the key that makes the arms: `by`; by default norm or, if `swept` lacks it, the first of `swept`, if any.
+
+    `swept`: the keys that differ between the runs. Raises ConfigError where `by` is given and is not one of them.
+    """
     if by is None:
         return "norm" if "norm" in swept else swept[0] if swept else None
     if by not in swept:
@@ -127,7 +132,7 @@ def pick_by(by: str | None, swept: list[str]) -> str | None:
 
 
 def arrange(runs: Runs, by: str | None) -> Panels:
-    """Sort runs into panels of arms: the key `by` makes arms, other swept keys panels; with None there is one arm."""
+    """Sort runs into panels of arms: the key `by` makes arms, other swept keys panels; with None each has one arm."""
     configs = settings_of(runs)
     swept = swept_keys(configs)
     panels: Panels = {}
@@ -221,7 +226,7 @@ def accuracies(runs: Runs) -> dict[int, float]:
 
 
 def recalibrated_accuracies(runs: Runs) -> list[float]:
-    """Return the test accuracies by `eval.recalibrate`, the plain one for a diverged run; [] where no run has one."""
+    """Return the test accuracies by `eval.recalibrate`, the plain one of a run without; [] where all are without."""
     if not any("test_recalibrated" in run.summary for run in runs):
         return []
     return [run.summary.get("test_recalibrated", run.summary["test"])["accuracy"] for run in runs]
@@ -238,7 +243,8 @@ def median_speed(runs: Runs) -> float | None:
 def compare_run_times(goal: tuple[float, str], runs: Runs, control: Runs, panel: Runs, random: Random) -> TimeResult:
     """Compare how soon an arm's runs and the control's reach an accuracy; `goal` is (target accuracy, unit).
 
-    `panel` holds all complete runs of the panel, which fix the horizon. For the control itself, pass its list as both.
+    `panel` holds all complete runs of the panel, which fix the horizon. For the control itself, pass the same list as
+    `runs` and `control`.
     """
     target, unit = goal
     times, others = ({run.seed: crossing(run, target, unit) for run in group} for group in (runs, control))

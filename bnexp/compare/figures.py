@@ -105,7 +105,8 @@ StepFunction = tuple[list[float], list[float]]  # times and values, both (points
 def arrivals_plot(arms: dict[str, StepFunction], label: str, end: float) -> Plot:
     """Return a plot of the share of each arm's runs that have reached a target by each step.
 
-    `label` names the y axis, and `end` is the last step of the longest run. A line that reaches 1 is extended to `end`.
+    `arms`: name → steps and, for each, the share that has reached the target until then. `label` names the y axis, and
+    `end` is the last step of the longest run. A line that reaches 1 is extended to `end`.
     """
 
     def plot(axis: Axes) -> None:
@@ -214,7 +215,7 @@ def lines_plot(lines: list[Line], scales: Scales) -> Plot:
 
 
 def draw_scaled(axis: Axes, lines: list[Line], scales: Scales) -> None:
-    """Draw lines with their bands, and scale the axes; up to FEW different x get a tick each."""
+    """Draw lines with their bands, and scale the axes; where at most FEW x are different, each has a tick."""
     draw_lines(axis, lines)
     if "x" in scales.log:
         axis.set_xscale("log")

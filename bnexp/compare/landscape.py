@@ -50,7 +50,7 @@ class Probe:
 def probe_run(run: RunRecord) -> list[Probe]:
     """Return a probe for each checkpoint that the run kept (`eval.keep=true`), or only for its final one.
 
-    Raises ConfigError where a checkpoint is missing or damaged.
+    Raises ConfigError where a checkpoint is missing or damaged, or the run's data set can't be used.
     """
     config = run.located()
     device, data = pick_device(config.device), load_data(config.dataset, run.directory)
@@ -123,7 +123,8 @@ class Landscape:
 def in_order(names: list[str]) -> list[str]:
     """Sort the parameters' names into the order in which the network applies them.
 
-    That is the given order, except that the factor of a residual branch, its block's first parameter, comes last in it.
+    That is the given order, except that the factor of a residual branch, which is given as the first parameter of its
+    block, comes last in the block.
     """
 
     def place(name: str) -> tuple[int, bool]:

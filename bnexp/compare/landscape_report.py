@@ -39,8 +39,8 @@ def loss_range(probe: Probe) -> float:
 def report_probes(directories: list[Path], by: str | None, out: Path | None) -> None:
     """Probe the runs below `directories`: print a table, and write probe.csv, .png and .svg.
 
-    `by` is the key that makes the arms, and `out` the folder of the files; None means the same as for `report`. Raises
-    ConfigError where no run can be probed.
+    `by`, the key that makes the arms, and `out`, the folder of the files, are as for `report`; so is the suffix of the
+    files' names. Raises ConfigError where no run can be probed, or `by` or `out` is invalid.
     """
     planned = read_planned(directories)
     key, output = choose_output(planned, by, out)  # raises before the long computation
@@ -66,9 +66,9 @@ def report_probes(directories: list[Path], by: str | None, out: Path | None) -> 
 
 
 def probe_runs(runs: list[RunRecord]) -> ProbesByRun:
-    """Return the probes of the runs whose checkpoints can be read; print an error for each other run.
+    """Return the probes of the runs for which `probe_run` raises no ConfigError; print an error for each other run.
 
-    Raises ConfigError where none can be read.
+    Raises ConfigError where there is no such run.
     """
     probes, damaged = ProbesByRun(), list[str]()
     with console.status("probing", spinner="line") as status:

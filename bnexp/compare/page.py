@@ -52,8 +52,9 @@ class Panel:
 
 
 def make_panel(name: str, arms: Arms, results: list[ArmResult], complete: bool) -> Panel:
-    """Return a panel with its tables and plots; `arms` holds its finished runs, `results` those of all panels.
+    """Return a panel with its tables and plots.
 
+    `arms` are those of the panel, with their finished runs; `results` are the results of the arms of all panels.
     Unless the report is `complete`, the plots name each arm with its numbers of finished and planned runs.
     """
     results = [result for result in results if result.panel == name]
@@ -77,7 +78,7 @@ def make_panel(name: str, arms: Arms, results: list[ArmResult], complete: bool) 
 
 
 def share_reached(survival: Survival | None) -> tuple[list[float], list[float]]:
-    """Return times and, for each, the share of the runs that have reached the target: 1 - the Kaplan-Meier curve."""
+    """Return times, and the share of runs at the target by each, 1 - the Kaplan-Meier curve; both empty for None."""
     return (survival.times, [1 - share for share in survival.shares]) if survival else ([], [])
 
 

@@ -25,8 +25,9 @@ Jobs = dict[str, dict[str, Any]]  # of a sweep, by the digests of their runs
 class Missing:
     """A planned run that can't be compared.
 
-    `status` is that of its summary, or "not started" or "damaged"; `why` is its error, or what is damaged, where that
-    is recorded. `panel`, `arm` and `seed` are None where its record can't be read, `directory` where it never started.
+    `status` is that of its summary, or "unfinished", "not started" or "damaged"; `why` is its error, or what is
+    damaged, where that is known. `panel`, `arm` and `seed` are None where its record can't be read and no sweep names
+    it, `directory` where it never started.
     """
 
     panel: str | None
@@ -42,9 +43,9 @@ class Missing:
 class Planned:
     """The planned runs below the directories `roots`, without duplicates and in the order of their sweeps.
 
-    `runs`: all whose configuration can be read. `finished`: those of them that can be compared. `sweeps`: the
-    jobs of sweeps, by directory. `unreadable`: directories of runs whose record can't be read and which no sweep names.
-    `unknown`: paths of records of sweeps that can't be read.
+    `runs`: all whose configuration can be read, in their own record or their sweep's. `finished`: those of them that
+    can be compared. `sweeps`: the jobs of sweeps, by directory. `unreadable`: directories of runs whose record can't be
+    read and which no sweep names. `unknown`: paths of the records of sweeps that can't be read.
     """
 
     runs: list[RunRecord]
@@ -86,7 +87,8 @@ class Planned:
     def commands(self) -> list[str]:
         """Return shell commands that finish the missing runs: one for each sweep, and one for all other runs.
 
-        A sweep's damaged run is removed first. There is no command for a damaged run outside of a sweep.
+        A further command removes a sweep's run that is complete but damaged. There is no command for a damaged run
+        outside of a sweep.
         """
         commands, single_runs = list[str](), list[str]()
         for run in self.unfinished:
@@ -190,8 +192,8 @@ def without_duplicates(runs: list[RunRecord]) -> list[RunRecord]:
 def not_started_runs(sweeps: dict[Path, Jobs], started: set[str], unreadable: set[Path]) -> list[RunRecord]:
     """Return a record, each once, of the runs that sweeps name and that have no readable record of their own.
 
-    `started`: digests of the runs with a record; `unreadable`: directories with one that can't be read, which makes the
-    status "damaged" in place of "not started".
+    `started`: digests of the runs with a record; `unreadable`: directories of runs whose record can't be read, whose
+    status is "damaged" in place of "not started".
     """
     missing: dict[str, RunRecord] = {}
     for folder, jobs in sweeps.items():

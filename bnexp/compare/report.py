@@ -105,9 +105,10 @@ def report(directories: list[Path], by: str | None = None, out: Path | None = No
     """Compare the runs below `directories`: print a table, and write the report's files.
 
     These are compare.json, .md, .png and .svg, times.svg, report.html, and event files for TensorBoard below bands/,
-    which is replaced. They go to the folder `out`, or to the first directory. `by` is the key whose values make the
-    arms: by default the one in the sweep's record, else norm, else the first key that differs. With another key, the
-    files have it in their names. Raises ConfigError where there is nothing to compare.
+    which is replaced. They go to the folder `out`, by default to the first directory. `by` is the key whose values make
+    the arms: by default the first of these that differs between the runs: the one in the first directory's sweep.json,
+    norm, all other keys. With another key, the files have it in their names. Raises ConfigError where no run can be
+    compared, or `by` or `out` is invalid.
     """
     planned = read_planned(directories)
     key, output = choose_output(planned, by, out)
@@ -152,7 +153,8 @@ def choose_output(planned: Planned, by: str | None, out: Path | None) -> tuple[s
 def output_folder(directories: list[Path], out: Path | None) -> Path:
     """Return the folder of the files: `out`, which is made if it is missing, or the first directory.
 
-    Raises ConfigError where its name is not UTF-8, or `out` can't be written to or holds runs that are not compared.
+    Raises ConfigError where its name is not UTF-8, or `out` can't be made or written to, or holds runs although it is
+    not the only directory that is compared.
     """
     folder = directories[0] if out is None else out
     require(
@@ -181,7 +183,7 @@ def write_figures(title: str, panels: list[Panel], notice: Notice | None, output
 
 
 def make_notice(planned: Planned, missing: list[Missing]) -> Notice | None:
-    """Return the notice of missing runs, with the commands that finish them; None where none is missing."""
+    """Return the notice of missing runs, with commands to finish them; None where `planned` is complete."""
     if planned.complete:
         return None
     heading = f"INCOMPLETE: {len(planned.finished)} of {count(planned.size, 'planned run')} finished"

@@ -82,7 +82,7 @@ def time_row(result: ArmResult, time: TimeResult) -> list[str]:
 def paired_text(result: ArmResult, difference: Estimate | None, text: str) -> str:
     """Return `text`, which formats `difference`, followed by the number of pairs where fewer than planned.
 
-    "control" for the control, "no pairs" or a dash where there is no difference.
+    For the control it is "control"; where there is no difference, "no pairs", or a dash for an arm without runs.
     """
     if result.control or difference is None:
         return "control" if result.control else "no pairs" if result.n else DASH
@@ -91,7 +91,7 @@ def paired_text(result: ArmResult, difference: Estimate | None, text: str) -> st
 
 
 def reached_text(times: TimeTo, form: str) -> list[str]:
-    """Return two cells: the median time in the format `form`, and how many of the finished runs reached the target."""
+    """Return the cells of the median time, in the format `form`, and of how many runs arrived; dashes without runs."""
     median = "never" if times.median is None else format(times.median, form)
     return [median, f"{times.reached} of {times.n}"] if times.n else [DASH, DASH]
 

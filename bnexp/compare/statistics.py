@@ -29,7 +29,7 @@ CurveBySeed = Mapping[int, AccuracyByStep]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean or share over `n` values with its 95% interval, [low, high], whose ends are None for a single value."""
+    """A mean or share of `n` values with its interval, of 95% unless stated; `low` and `high` are None without one."""
 
     mean: float
     low: float | None
@@ -46,7 +46,7 @@ def mean_interval(values: ArrayLike, random: Random) -> Estimate:
     From 6 values on, this is the BCa bootstrap (Efron 1987), its level expanded for small samples (Hesterberg 2015,
     §3.3): with 10 normal values it covers the mean in 95% of cases, without the expansion in 91%. Below 6 it is
     Student's t, since means of resampled values never leave the values' range, which is too narrow. Equal values get an
-    interval of width 0, where the bootstrap would compute 0 / 0.
+    interval of width 0, where the bootstrap would compute 0 / 0; a single value has no interval.
     """
     sample = np.asarray(values, dtype=np.float64)
     mean, n = float(sample.mean()), len(sample)
@@ -130,7 +130,7 @@ def sign_flip_p(differences: ArrayLike, random: Random) -> float | None:
 
 
 def smallest_p(pairs: int) -> float:
-    """Return the smallest p-value that `sign_flip_p` can give for this number of pairs: 2 / 2^pairs."""
+    """Return the smallest p-value that `sign_flip_p` can give for this number of pairs, up to 13: 2 / 2^pairs."""
     return float(2 / 2**pairs)
 
 
@@ -177,7 +177,8 @@ def matched(ours: BySeed, control: BySeed) -> tuple[list[float], list[float]]:
 class ArmStatistics:
     """The statistics of an arm's values, alone and paired with the control's by seed.
 
-    All are None for an arm without values; the paired ones also for the control itself, and without a common seed.
+    All are None for an arm without values; the paired ones also for the control itself and without a common seed, the
+    p-values also with only one common seed.
     """
 
     mean: Estimate | None
@@ -189,7 +190,7 @@ class ArmStatistics:
 
 
 def compare_values(arms: Mapping[str, BySeed], control: str) -> dict[str, ArmStatistics]:
-    """Compare all arms, {arm: {seed: value}}, with the arm `control`. Raises KeyError where that is no arm."""
+    """Compare all arms, {arm: {seed: value}}, with the arm `control`. Raises KeyError where it is not one of them."""
     results = {
         name: compare_arm(values, {} if name == control else arms[control], np.random.default_rng(0))
         for name, values in arms.items()
@@ -199,7 +200,7 @@ def compare_values(arms: Mapping[str, BySeed], control: str) -> dict[str, ArmSta
 
 
 def compare_arm(values: BySeed, control: BySeed, random: Random) -> ArmStatistics:
-    """Compare one arm's values with the control's, seed by seed; `control` is empty for the control itself."""
+    """Compare an arm's values with the control's by seed, without p_holm; `control` is empty for the control itself."""
     numbers, pairs = list(values.values()), matched(values, control)
     mean = mean_interval(numbers, random) if numbers else None
     difference, p = paired_difference(*pairs, random)
@@ -208,7 +209,7 @@ def compare_arm(values: BySeed, control: BySeed, random: Random) -> ArmStatistic
 
 
 def paired_difference(ours: list[float], control: list[float], random: Random) -> tuple[Estimate | None, float | None]:
-    """Return the mean of `ours` - `control`, both (n,), and its sign-flip p-value; two None without pairs."""
+    """Return the mean of `ours` - `control`, both (n,), None for n = 0, and its sign-flip p-value, None for n < 2."""
     differences = np.subtract(ours, control)
     return (mean_interval(differences, random), sign_flip_p(differences, random)) if ours else (None, None)
 
@@ -273,9 +274,10 @@ def time_to(times: list[float | None]) -> TimeTo:
 class TimeResult:
     """The time that an arm takes to the accuracy `target`, in `unit`: "steps" or "seconds" of training.
 
+    `times` has the median. `horizon` is a time until which all compared runs count as observed, None without runs.
     `restricted` is the mean of min(time, horizon), `difference` the mean of this arm's minus the control's by seed, and
-    `p` its sign-flip p-value. The horizon is None where no run finished; they and `survival` are None for an arm
-    without runs.
+    `p` its sign-flip p-value. `restricted` and `survival` are None for an arm without runs; `difference` and `p` also
+    for the control itself and without a common seed, `p` also with only one.
     """
 
     target: float
@@ -294,6 +296,7 @@ def compare_curves(
     """Compare how soon all arms, {arm: {seed: {step: accuracy}}}, reach the accuracy `target`, with the arm `control`.
 
     A run is observed up to its curve's last step; the earliest of these is the horizon. `unit` names what a step is.
+    Raises KeyError where `control` is not one of the arms.
     """
     ends = {arm: {seed: max(curve) for seed, curve in curves.items()} for arm, curves in arms.items()}
     times: dict[str, Times] = {
@@ -328,8 +331,8 @@ Array = NDArray[np.float64]
 def curve_band(curves: CurveBySeed) -> tuple[Array, Array, Array, Array]:
     """Return the steps of all the curves, and the mean, lowest and highest accuracy at each step; all (steps,).
 
-    A curve has its previous value at a step that it lacks: one that ends early keeps its last. All must begin at one
-    step.
+    A curve has its previous value at a step that it lacks: one that ends early keeps its last. All must begin at the
+    same step.
     """
     steps = sorted({step for curve in curves.values() for step in curve})
     values = np.empty((len(curves), len(steps)))

@@ -91,7 +91,7 @@ def interval_description(n: int) -> str:
 
 
 class Contender:
-    """A norm in a mode, compiled (unless the mode is eager) and warmed up, with `members` runs in its stack.
+    """A norm in a mode (eager, compiled, stacked), compiled unless eager, and warmed up; its stack has `members` runs.
 
     `steps` and `forwards` are training steps and forward passes a second, over all members, one value for each round.
     """
@@ -121,7 +121,7 @@ class Contender:
         return self.watch.now() - start if self.stack.compiled else 0.0
 
     def measure(self, seconds: float) -> None:
-        """Measure one round: the rate of the training step and that of the forward pass, each for `seconds`."""
+        """Measure one round: the rates of the training step and of the forward pass, each over at least `seconds`."""
         self.steps.append(self.rate(partial(self.stack.update, 0), seconds))
         self.forwards.append(self.rate(self.forward, seconds))
 
@@ -140,10 +140,10 @@ class Contender:
 
 
 def make_forward(stack: Stack) -> Callable[[Batch], Tensor]:
-    """Return the forward pass of a training step as a function: batch → loss, () or, for mapped members, (members,).
+    """Return the forward pass of a training step as a function: batch → loss, () or, for a mapped stack, (members,).
 
     It gathers the batch and runs the network in training mode, which also updates running averages; no gradient is
-    computed. A stack that isn't mapped must have one member.
+    computed. A stack that isn't mapped (compiled as one network, by vmap) must have one member.
     """
     loss_of = make_loss(stack.model, stack.config, stack.data)
     state = stack.state if stack.mapped else stack.members[0]

@@ -27,7 +27,7 @@ class BenchOptions:
 
     `seconds` is the length of a measurement, `stack` the number of runs in a stack, `out` the directory of the files,
     `command` the whole command. Where `norms_named`, the arguments name norms, and one that does not fit the network is
-    an error; otherwise it is left out.
+    an error; otherwise a norm that does not fit is left out.
     """
 
     rounds: int
@@ -40,7 +40,7 @@ class BenchOptions:
 
 
 def take_options(arguments: list[str]) -> tuple[BenchOptions, list[str]]:
-    """Split the arguments into the options and the overrides of a run. Raises ConfigError for an invalid option."""
+    """Split arguments into options and overrides of a run. Raises ConfigError for an invalid option or for compile=."""
     defaults = DEFAULTS | {"out": f"results/bench/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"}
     given, overrides = pop_options(arguments, *defaults)
     values = defaults | {key: value for key, value in given.items() if value is not None}
@@ -64,7 +64,7 @@ def take_options(arguments: list[str]) -> tuple[BenchOptions, list[str]]:
 
 
 def whole_number(key: str, value: str, low: int, high: int) -> int:
-    """Parse a value of `key` as a whole number from `low` to `high`. Raises ConfigError."""
+    """Parse a value of `key` as a whole number from `low` to `high`. Raises ConfigError where it is none."""
     try:
         number = int(value)
     except ValueError:
@@ -74,7 +74,7 @@ def whole_number(key: str, value: str, low: int, high: int) -> int:
 
 
 def seconds_of(value: str) -> float:
-    """Parse the seconds of a measurement, above 0 and up to 60. Raises ConfigError."""
+    """Parse the seconds of a measurement, above 0 and up to 60. Raises ConfigError for any other value."""
     try:
         seconds = float(value)
     except ValueError:
@@ -122,7 +122,7 @@ def make_benchmarks(jobs: list[list[str]], runs: list[RunConfig], options: Bench
     alone, and one of them has norm=none.
 
     A norm that does not fit its network and was not named is left out, as is a mode that can't be measured. Raises
-    ConfigError where a control or a named norm is invalid, or no benchmark has a mode.
+    ConfigError where a control or a named norm is invalid, or no benchmark has a mode that can be measured.
     """
     grouped: dict[tuple[str, ...], list[RunConfig]] = {}
     for job, run in zip(jobs, runs, strict=True):

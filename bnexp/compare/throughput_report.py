@@ -31,7 +31,7 @@ TITLE = "Steps a second with and without normalization"
 
 @dataclass(frozen=True)
 class Quantity:
-    """A measured rate, of training steps or forward passes: its names, and how to get it and its ratio from a row."""
+    """A rate of training steps or forward passes: its names, and functions that get it, and its ratio, from a row."""
 
     title: str
     unit: str
@@ -79,7 +79,7 @@ def footnotes(benchmarks: list[Benchmark], options: BenchOptions) -> list[str]:
 
 
 def markdown(benchmarks: list[Benchmark], rows: Rows, facts: dict[str, Any], options: BenchOptions) -> str:
-    """Return the content of bench.md."""
+    """Return the content of bench.md; `facts` are those that `gather_facts` returns."""
     lines = [f"# {TITLE}", "", "![rates of every norm and mode](bench.svg)", ""]
     for benchmark in benchmarks:
         lines += [f"## {title_of(benchmark, rows[benchmark.title])}", ""]

@@ -53,7 +53,7 @@ AFTER_SIGMOID = (
 
 
 def order(act: str) -> Claim:
-    """Return the claim that batch normalization before and after an activation gives equal test accuracy."""
+    """Return the claim that test accuracy with batch normalization before and after `act` differs by under MARGIN."""
     before, after = (where(f"act={act} arch.norm_position={place}") for place in ("before", "after"))
     return Claim(
         id=f"chollet.order.{act}",

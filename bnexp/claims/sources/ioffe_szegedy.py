@@ -71,9 +71,9 @@ INCEPTION = "The paper's networks are Inception's on ImageNet; here its own MNIS
 
 
 def multiple(norm: str, times: int, most: bool, statement: str, note: str = INCEPTION) -> Claim:
-    """Return the claim that a network trains at a multiple of the best learning rate without normalization.
+    """Return the claim that with `norm` most seeds train, at `times` the best learning rate without normalization.
 
-    With `most` false, the claim is that it does not train.
+    With `most` false, the claim is that most do not.
     """
     runs = at_best_of(where(f"norm={norm}"), NONE, "optim.lr", times)
     return Claim(

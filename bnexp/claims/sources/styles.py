@@ -83,7 +83,7 @@ def mixed(words: str, *norms: float) -> Values:
 
 
 def learned_by_norms(style: str) -> Claim:
-    """Return the claim that γ and β alone learn a new style in fewer steps than a network from scratch."""
+    """Return the claim that γ and β alone learn a new style in less than half the steps of a network from scratch."""
     tuned, scratch = (where(f"dataset.conditions=['{style}'] trainable={what}") for what in ("norms", "all"))
     half = steps_to_share(SHARE, scratch, scratch, FEWER)
     return Claim(
