@@ -13,7 +13,7 @@ from bnexp.cli.arguments import parse_arguments, with_quoted_path
 from bnexp.cli.compose import Composer, configurations
 from bnexp.cli.errors import unknown_key
 from bnexp.cli.help import answer
-from bnexp.cli.overrides import parse_overrides
+from bnexp.cli.overrides import parse_overrides, split_jobs
 from bnexp.runs.config import PATHS, ConfigError, require
 from bnexp.runs.console import print_line, show_table
 from bnexp.runs.parse import pop_options
@@ -220,7 +220,7 @@ def bench(arguments: list[str]) -> None:
     The norms are those that the overrides choose, by default all. Tables are printed, and written with a figure and
     bench.json to the directory of the argument out=DIR.
     """
-    from bnexp.cli.plan import check_output, split_jobs
+    from bnexp.cli.plan import check_output
     from bnexp.compare.throughput import measure_benchmarks
     from bnexp.compare.throughput_plan import make_benchmarks, take_options, with_norms
     from bnexp.compare.throughput_report import show, write

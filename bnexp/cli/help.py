@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bnexp.cli.arguments import Arguments
 from bnexp.cli.compose import Composition, configurations, naming_overrides
-from bnexp.cli.overrides import conf_dir, group_options, parse_overrides, settings_of
+from bnexp.cli.overrides import conf_dir, group_options, parse_overrides, split_jobs
 from bnexp.runs.config import GROUPS, explain_keys
 
 WIDEST = 120  # columns
@@ -32,7 +32,7 @@ class Page:
 
 
 OVERRIDE = "GROUP=CHOICE or KEY=VALUE, as listed below"
-BY = "the key whose values are the arms (default: all that differ but the seed)"
+BY = "the key whose values are the arms (default: norm, or else the first that differs)"
 OUT = "where the files go (default: the directory itself; needed for several)"
 DRY_RUN = "only print the plan and about how long it takes (default: false)"
 PAGES = {
@@ -180,8 +180,7 @@ def first_composition(read: Arguments) -> Composition:
     Raises ConfigError for an invalid override.
     """
     with configurations(read.config_dir, read.config_name) as composer, naming_overrides(read.overrides):
-        overrides = parse_overrides(read.overrides)
-        settings = [settings_of(override, composer.folder)[0] for override in overrides]
+        settings = split_jobs(parse_overrides(read.overrides), composer.folder)[0]
         composer.compose_job(settings)  # checks the values
         return composer.composed(tuple(setting.text for setting in settings))
 

@@ -1,8 +1,10 @@
 """Overrides in Hydra's grammar: check which are allowed, and list their values in a sweep."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,21 @@ def settings_of(override: Override, folder: str | None) -> list[Setting]:
         raise ConfigError(f"{override.input_line} is not allowed: a sweep lists its values, as {key}=1,2 or range(3)")
     elements = list(override.sweep_iterator())
     return [setting_of(key, f"{key}={Transformer.str(element)}", plain(element)) for element in elements]
+
+
+def split_jobs(overrides: list[Override], folder: str | None) -> list[list[Setting]]:
+    """Return the settings of every job of a sweep: the product of the listed values, the last key changing fastest.
+
+    folder: the user's folder of configurations, if any. Raises ConfigError for an empty sweep and for equal jobs.
+    """
+    rows = [list(row) for row in product(*(settings_of(override, folder) for override in overrides))]
+    line = " ".join(str(override.input_line) for override in overrides if override.is_sweep_override())
+    if not rows:
+        raise ConfigError(f"{line} is an empty sweep: give each key a value at least")
+    [(texts, times)] = Counter(tuple(setting.text for setting in row) for row in rows).most_common(1)
+    if times > 1:
+        raise ConfigError(f"{line} has the same run more than once: {' '.join(texts)}")
+    return rows
 
 
 def plain(element: Any) -> Any:

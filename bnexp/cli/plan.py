@@ -6,11 +6,9 @@ All of its jobs are composed and checked before the first one starts and before 
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from hydra.core.override_parser.types import Override
 
 from bnexp.cli.arguments import Arguments
 from bnexp.cli.compose import Composition, configurations, naming_overrides
-from bnexp.cli.overrides import Setting, parse_overrides, settings_of, single
+from bnexp.cli.overrides import Setting, parse_overrides, single, split_jobs
 from bnexp.data.images import Contents
 from bnexp.data.load import show_contents
 from bnexp.runs.config import PATHS, ConfigError, RunConfig, require, require_path
@@ -31,7 +29,7 @@ from bnexp.sweeps.job import ExecutorConfig, Job, parse_executor
 from bnexp.sweeps.resume import check_directory, check_runs, clear_partial_files, remaining_jobs, runs_of, write_jobs
 from bnexp.sweeps.run import SweepError, run_sweep
 from bnexp.sweeps.stacks import SweepPlan, plan_sweep
-from bnexp.training.loop import train_share
+from bnexp.training.shard import train_shard
 
 LONGEST_PART, LONGEST_PATH = 255, 3800  # bytes of a name, and of a directory: file systems allow 4096 of a path
 LONGEST_WORD = 50  # bytes of an override that is part of a name
@@ -109,21 +107,6 @@ def compose_jobs(arguments: Arguments) -> tuple[Path, list[Job], ExecutorConfig,
     folders = subdirectories(parsed, rows, template) if multirun else [""]
     jobs = make_jobs(rows, composed, [directory / folder for folder in folders])
     return directory, jobs, parse_executor(first.executor), template
-
-
-def split_jobs(overrides: list[Override], folder: str | None) -> list[list[Setting]]:
-    """Return the settings of every job of a sweep: the product of the listed values, the last key changing fastest.
-
-    folder: the user's folder of configurations, if any. Raises ConfigError for an empty sweep and for equal jobs.
-    """
-    rows = [list(row) for row in product(*(settings_of(override, folder) for override in overrides))]
-    line = " ".join(str(override.input_line) for override in overrides if override.is_sweep_override())
-    if not rows:
-        raise ConfigError(f"{line} is an empty sweep: give each key a value at least")
-    [(texts, times)] = Counter(tuple(setting.text for setting in row) for row in rows).most_common(1)
-    if times > 1:
-        raise ConfigError(f"{line} has the same run more than once: {' '.join(texts)}")
-    return rows
 
 
 def make_jobs(
@@ -252,7 +235,7 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> None:
     if processes() > 1:
         barrier()
         if rank() > 0:
-            train_share(checked.jobs[0].config)
+            train_shard(checked.jobs[0].config)
             return
     if checked.sweep.stacks:
         for contents in checked.contents:

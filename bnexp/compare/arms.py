@@ -38,8 +38,7 @@ Panels = dict[str, Arms]  # a panel's values of the other swept keys, as "act=re
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One row of the table: an arm of a panel. Of its `planned` runs `n` are complete, and `diverged` of these
-    diverged.
+    """One row of the table: an arm of a panel. Of its `planned` runs `n` are complete, of which `diverged` diverged.
 
     Accuracies are fractions; `difference` is this arm's test accuracy minus the control's, seed by seed, and
     `planned_pairs` is the number of seeds planned for both. `p` is the sign-flip p-value of the difference, `p_holm` is
@@ -119,9 +118,8 @@ def check_by(by: str | None, configs: list[dict[str, Any]]) -> None:
 
 
 def pick_by(by: str | None, swept: list[str]) -> str | None:
-    """Return the key that makes the arms: `by`; by default norm or, if `swept` lacks it, the first of `swept`, if any.
-
-    `swept`: the keys that differ between the runs. Raises ConfigError where `by` is given and is not one of them.
+    """Return the key that makes the arms: `by`, else norm or the first of the `swept` keys, if any. Raises ConfigError
+    where `by` is given and not among them.
     """
     if by is None:
         return "norm" if "norm" in swept else swept[0] if swept else None
@@ -243,8 +241,7 @@ def median_speed(runs: Runs) -> float | None:
 def compare_run_times(goal: tuple[float, str], runs: Runs, control: Runs, panel: Runs, random: Random) -> TimeResult:
     """Compare how soon an arm's runs and the control's reach an accuracy; `goal` is (target accuracy, unit).
 
-    `panel` holds all complete runs of the panel, which fix the horizon. For the control itself, pass the same list as
-    `runs` and `control`.
+    `panel` holds all complete runs of the panel, which fix the horizon. For the control itself, `runs` is `control`.
     """
     target, unit = goal
     times, others = ({run.seed: crossing(run, target, unit) for run in group} for group in (runs, control))

@@ -87,20 +87,19 @@ class Planned:
     def commands(self) -> list[str]:
         """Return shell commands that finish the missing runs: one for each sweep, and one for all other runs.
 
-        A further command removes a sweep's run that is complete but damaged. There is no command for a damaged run
-        outside of a sweep.
+        Before them, one for each run of a sweep that is complete but damaged removes it, so that it starts anew. There
+        is no command for a damaged run outside of a sweep.
         """
-        commands, single_runs = list[str](), list[str]()
+        removals, sweeps, single_runs = list[str](), list[str](), list[str]()
         for run in self.unfinished:
             sweep = next((folder for folder, jobs in self.sweeps.items() if run.digest in jobs), None)
             if sweep is not None:
-                if run.complete:  # but damaged: it has to be removed to start anew
-                    commands.append(shlex.join(["rm", "-r", str(run.directory)]))
-                commands.append(command("resume", sweep))
+                sweeps.append(command("resume", sweep))
+                removals += [shlex.join(["rm", "-r", str(run.directory)])] if run.complete else []
             elif not run.complete:
                 single_runs.append(str(self.resumable(run.directory)))
         others = [command("resume", *dict.fromkeys(single_runs))] if single_runs else []
-        return [*dict.fromkeys(commands), *others]
+        return [*removals, *dict.fromkeys(sweeps), *others]
 
     def resumable(self, directory: Path) -> Path:
         """Return the directory to pass to `bnexp resume` for a run: the run's own, or its parent.

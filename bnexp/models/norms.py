@@ -37,9 +37,7 @@ class KernelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(features)) if config.affine else None  # β
 
     def calls_kernel(self, x: Tensor) -> bool:
-        """Return whether torch's kernel, if the norm has one, normalizes this batch: images, and with `kernels` vectors
-        except a single one, on which the kernel of batch normalization refuses to train.
-        """
+        """Return whether torch's kernel normalizes this batch; the one of batch norm refuses to train on one vector."""
         return x.dim() > 2 or (self.kernels and len(x) > 1)
 
 
@@ -383,9 +381,8 @@ IMAGES_ONLY = {"instance", "conditional_instance"}  # a vector has one value per
 
 
 def make_norm(config: NormConfig, features: int) -> nn.Module:
-    """Make the normalization layer for `features` units or channels.
-
-    Raises ConfigError for an unknown name, and for a number of groups that does not divide `features`.
+    """Make the normalization layer for `features` units or channels. Raises ConfigError for an unknown name, and for a
+    number of groups that does not divide `features`.
     """
     return find_norm(config).make(config, features)
 

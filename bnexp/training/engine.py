@@ -32,8 +32,6 @@ from bnexp.training.state import MemberState, start_member
 from bnexp.training.torch_internals import keep_in_place, map_tensors
 
 WARM_UP = {"cuda": 3}  # steps to warm up: compile, record a CUDA graph, replay it; other devices: 1
-
-
 Loss = Callable[[Tensors, Tensors, Examples], tuple[Tensor, Tensor]]
 
 
@@ -132,9 +130,8 @@ _compiled: dict[str, Compiled] = {}
 
 
 def compiled_step(model: nn.Module, config: RunConfig, data: Data, mapped: bool, size: int) -> Compiled:
-    """Return the compiled step for `size` members, cached for all stacks of this process with the same graph.
-
-    mapped: whether it updates all of them at once, by vmap; otherwise it updates one.
+    """Return the compiled step, cached for all stacks of this process with the same graph; if mapped, it updates all
+    `size` members at once, by vmap, otherwise one.
     """
     key = graph_key(config, data, size)
     if key not in _compiled:

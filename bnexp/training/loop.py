@@ -6,7 +6,6 @@ from contextlib import contextmanager, suppress
 from bnexp.data.batches import Batches, batches_of
 from bnexp.data.load import load_data
 from bnexp.runs import distributed
-from bnexp.runs.config import RunConfig
 from bnexp.runs.directory import CHECKPOINT, checkpoint_path, clear_progress, write_summary
 from bnexp.runs.record import write_failure
 from bnexp.training.checkpoint import save_checkpoint, save_progress
@@ -17,27 +16,6 @@ from bnexp.training.member import Member
 from bnexp.training.recalibrate import recalibrated
 from bnexp.training.signals import Interrupted, StopRequest
 from bnexp.training.timing import Stopwatch, Timer
-
-
-def train_share(config: RunConfig) -> None:
-    """Train this process's shard of each batch under torchrun, in any process but rank 0; stop where rank 0 stops.
-
-    Raises RuntimeError, for example if rank 0 has ended early, unless a signal has asked this process to stop, too.
-    """
-    device, data = pick_device(config.device), load_data(config.dataset)
-    prepare_torch(config, device)
-    stack = Stack([config], data, device, compiled=False)
-    batches = batches_of([config], len(data.train), device)
-    with StopRequest() as stop:
-        try:
-            stack.warm_up(batches.batch(0))
-            for step in range(config.steps):
-                if config.eval.due(step, config.steps) and stack.diverged_at(0) is not None:
-                    break
-                stack.update(step, batches.batch(step))
-        except RuntimeError:  # rank 0 has ended
-            if not stop.requested():
-                raise
 
 
 def train_together(members: list[Member]) -> None:
@@ -55,10 +33,8 @@ def train_together(members: list[Member]) -> None:
 
 
 def train_members(members: list[Member]) -> None:
-    """Train members, all of which start from the same step, as one stack.
-
-    An error while the stack is made or trained becomes the outcome of every member that has none yet. Raises
-    Interrupted after a signal, and the errors of choosing the device and loading the data.
+    """Train members, all of which start from the same step, as one stack. An error on the way becomes the outcome of
+    every member that has none yet. Raises Interrupted after a signal, and errors of finding the device and the data.
     """
     config = members[0].config
     device, data = pick_device(config.device), load_data(config.dataset)
@@ -117,7 +93,7 @@ def train(members: list[Member], stack: Stack) -> None:
 
 
 def save(member: Member, stack: Stack, seconds: float) -> bool:
-    """Save a checkpoint from which the run can be resumed; return whether that succeeded. An OSError fails the run."""
+    """Save a checkpoint to resume the run from; return whether that succeeded. An OSError fails the run."""
     with failing(member):
         member.recorder.sync()
         state = stack.members[member.row]
@@ -165,9 +141,8 @@ def stays_active(member: Member, stack: Stack, step: int, seconds: float, should
 
 
 def evaluate(member: Member, stack: Stack, step: int, seconds: float, should_stop: ShouldStop) -> None:
-    """Log validation results and mean training loss; with eval.keep, save a checkpoint.
-
-    Raises Stopped if `should_stop` returns True before all images are evaluated, OSError if a file can't be written.
+    """Log validation results and mean training loss; with eval.keep, save a checkpoint. Raises Stopped if `should_stop`
+    returns True before all images are evaluated, and OSError if a file can't be written.
     """
     updates = step - member.steps[-1] if member.steps else 0
     result = stack.evaluate(member.row, stack.data.validation, should_stop)

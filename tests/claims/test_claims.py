@@ -30,8 +30,7 @@ from bnexp.claims.values import (
     where,
 )
 from bnexp.cli.compose import configurations
-from bnexp.cli.overrides import parse_overrides
-from bnexp.cli.plan import split_jobs
+from bnexp.cli.overrides import parse_overrides, split_jobs
 from bnexp.compare.arms import accuracy, make_curve, recalibrated_accuracies
 from bnexp.runs.config import ConfigError, NormConfig, OptimConfig, RunConfig
 from bnexp.runs.record import RunRecord

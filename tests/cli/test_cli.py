@@ -90,6 +90,13 @@ def test_questions_of_sweeps(bnexp: Bnexp, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_questions_of_an_empty_sweep(bnexp: Bnexp) -> None:
+    for words in (("train", "-m", "norm=glob(zzz)", "--cfg", "job"), ("compare", "norm=glob(zzz)", "--info")):
+        outcome = bnexp(*words)
+        assert (outcome.status, outcome.out) == (2, ""), words
+        assert "norm=glob(zzz) is an empty sweep" in outcome.err
+
+
 @pytest.mark.parametrize(
     "words", ["seed=0,1 -m", "-m seed=0,1", "seed=0,1 --multirun", "hydra.sweep.dir=mine seed=0,1 -m"]
 )

@@ -139,6 +139,18 @@ def damaged(run: Path) -> None:
     (run / "timing.csv").write_text("".join((run / "timing.csv").read_text().splitlines(keepends=True)[:-1]))
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_damaged_runs_are_removed_before_their_sweep_is_resumed(bnexp: Bnexp, sweep: Path) -> None:
+    unfinished(place(sweep, "none", 0))
+    for norm, seed in (("none", 1), ("batch", 2)):
+        damaged(place(sweep, norm, seed))
+    assert bnexp("report", str(sweep)).status == 0
+    assert [command.split()[0] for command in data(sweep)["go_on"]] == ["rm", "rm", "bnexp"]
+    go_on(bnexp, sweep)
+    assert bnexp("report", str(sweep)).status == 0
+    assert counts(sweep) == {"norm=none": (4, 4), "norm=batch": (4, 4)}
+
+
 def unreadable(run: Path) -> None:
     (run / "run.json").write_text('{"schema": 1')
 
