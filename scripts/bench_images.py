@@ -1,35 +1,36 @@
-"""bnexp's step beside a plain PyTorch loop, for every architecture for images: images a second in interleaved rounds.
+"""bnexp's step beside plain PyTorch loops, for every architecture for images: images a second in interleaved rounds.
 
-    python scripts/bench_images.py [--rounds 7] [--seconds 2] [--out results/bench_images.json]
+    python scripts/bench_images.py [--rounds 5] [--seconds 1] [--only resnet,lenet] [--out results/bench_images.json]
 
-Both train the same network (3×32×32, batches of 128, SGD with momentum) on the same uint8 images in memory; the plain
-loop has torch's own norms, torch.optim.SGD, channels_last, and autocast for bf16. They take turns in one process, with
-every core. Evaluation is left out. Prints a table in Markdown.
+All train the same network (3×32×32, batches of 128, SGD with momentum) on the same uint8 images in memory. The plain
+loop has torch's own norms, torch.optim.SGD, channels_last, and autocast for bf16; once its network is given to
+torch.compile. Each contender is a process of its own with every core, blocked while another works. Evaluation and
+compilation are left out of the rates; the seconds until a contender is ready are recorded. Prints a table in Markdown.
 """
 
 import argparse
 import json
-import os
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from plain import with_torchs_norms
+from bench import Contender, numbers
+from peers.serve import Task, serve
+from plain import Loop
 
 from bnexp.cli.compose import configurations
-from bnexp.compare.throughput import Spread, ratio_of, spread
+from bnexp.compare.throughput import ratio_of, spread
 from bnexp.data.batches import Batches
 from bnexp.data.images import Images
 from bnexp.data.load import Data
-from bnexp.models.registry import make_model
 from bnexp.runs.config import RunConfig
 from bnexp.runs.directory import git_state, machine
+from bnexp.training.device import prepare_torch, usable_cores
 from bnexp.training.engine import Stack
 
 WORDS = {
@@ -40,18 +41,15 @@ WORDS = {
     "resnet 20": ["arch=resnet"],
     "densenet 40": ["arch=densenet"],
 }
-BATCH, COUNT, LR, MOMENTUM = 128, 2048, 0.01, 0.9
-FEW = 2  # steps before the clock runs
-
-
-@dataclass(frozen=True)
-class Result:
-    arch: str
-    norm: str
-    precision: str
-    bnexp: Spread
-    plain: Spread
-    ratio: Spread
+BASE = ["dataset=cifar10", "optim=momentum", "optim.lr=0.01", "optim.momentum=0.9", "batch_size=128", "device=cpu"]
+COUNT = 2048
+CONTENDERS = {  # name → whether it is bnexp, and whether it is compiled
+    "plain loop": (False, False),
+    "plain loop, torch.compile": (False, True),
+    "bnexp, uncompiled": (True, False),
+    "bnexp, compiled": (True, True),
+}
+CPU = torch.device("cpu")
 
 
 def make_data() -> Data:
@@ -61,79 +59,91 @@ def make_data() -> Data:
     return Data(images, images, images, 10, torch.full((3, 1, 1), 1 / 255), torch.zeros(3, 1, 1), "noise")
 
 
-def bnexp_step(config: RunConfig, data: Data) -> Callable[[int], object]:
-    stack = Stack([config], data, torch.device("cpu"), compiled=False)
-    batches = Batches([0], COUNT, BATCH, False, torch.device("cpu"))
+def bnexp_step(config: RunConfig, data: Data, compiled: bool) -> Callable[[int], object]:
+    prepare_torch(config, CPU)
+    stack = Stack([config], data, CPU, compiled)
+    batches = Batches([0], COUNT, config.batch_size, False, CPU)
     return lambda number: stack.step(batches.batch(number))
 
 
-def plain_step(config: RunConfig, data: Data) -> Callable[[int], object]:
-    model = with_torchs_norms(make_model(config, data.shape, 10, device="cpu")).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
-    order = torch.randperm(COUNT)
-
-    def step(number: int) -> None:
-        index = order[(start := number * BATCH % COUNT) : start + BATCH]
-        x = (data.train.pixels[index].float() / 255).contiguous(memory_format=torch.channels_last)
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = F.cross_entropy(model(x), data.train.labels[index])
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def images_per_second(step: Callable[[int], object], seconds: float) -> float:
-    start, done = time.perf_counter(), 0
-    while (passed := time.perf_counter() - start) < seconds or not done:
-        step(done)
-        done += 1
-    return done * BATCH / passed
-
-
-def compare(words: list[str], norm: str, precision: str, rounds: int, seconds: float) -> tuple[Spread, Spread, Spread]:
-    base = ["dataset=cifar10", "optim=momentum", f"optim.lr={LR}", f"optim.momentum={MOMENTUM}", f"batch_size={BATCH}"]
+def serve_contender(name: str, words: list[str]) -> None:
+    """Be one of CONTENDERS."""
     with configurations() as composer:
-        config = composer.compose_run([*base, *words, f"norm={norm}", f"precision={precision}", "compile=false"])
-    data = make_data()
-    steps = {"bnexp": bnexp_step(config, data), "plain": plain_step(config, data)}
-    rates: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        for number in range(FEW):
-            step(number)
+        config = composer.compose_run(words)
+    data, (ours, compiled) = make_data(), CONTENDERS[name]
+    torch.set_num_threads(usable_cores())
+    step = bnexp_step(config, data, compiled) if ours else Loop(config, data, compiled).make_step()
+    made = 0
+
+    def train(updates: int) -> None:
+        nonlocal made
+        for _ in range(updates):
+            step(made)
+            made += 1
+
+    serve({"images": Task(train, lambda: float("nan"), chunk=1, worth=config.batch_size)})
+
+
+def measure(words: list[str], rounds: int, seconds: float) -> dict[str, object]:
+    """Rates of all contenders, the seconds until each was ready, and the ratios to the plain loop."""
+    contenders, ready = [], {}
+    for name in CONTENDERS:
+        contender = Contender(name, [[sys.executable, __file__, "--contender", name, *words]])
+        start = time.perf_counter()
+        contender.start()
+        ready[name] = round(time.perf_counter() - start, 1)
+        contenders.append(contender)
+    rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for number in range(rounds):
-        for name in sorted(steps, reverse=number % 2 == 1):
-            rates[name].append(images_per_second(steps[name], seconds))
-    return spread(rates["bnexp"]), spread(rates["plain"]), ratio_of(rates["bnexp"], rates["plain"])
+        for contender in contenders[:: 1 if number % 2 else -1]:
+            contender.ask(task="images", seconds=seconds)
+            rates[contender.name] += contender.answers()
+    for contender in contenders:
+        contender.stop()
+    ratios = {name: numbers(ratio_of(values, rates["plain loop"])) for name, values in rates.items()}
+    return {"rates": {n: numbers(spread(r)) for n, r in rates.items()}, "ratios": ratios, "seconds_until_ready": ready}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--only", default=",".join(WORDS))
     parser.add_argument("--out", type=Path, default=Path("results/bench_images.json"))
+    parser.add_argument("--contender", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(os.cpu_count() or 1)
-    torch.set_flush_denormal(True)
+    if options.contender:
+        serve_contender(options.contender[0], options.contender[1:])
+        return
     results = []
-    print("| images/s, median [lowest, highest] | bnexp | plain loop | ratio |\n|---|---:|---:|---:|")
-    for (name, words), norm, precision in product(WORDS.items(), ("none", "batch"), ("fp32", "bf16")):
-        result = Result(name, norm, precision, *compare(words, norm, precision, options.rounds, options.seconds))
-        results.append(result)
-        cells = (result.bnexp.text(0), result.plain.text(0), result.ratio.text(2))
-        print(f"| {name}, {norm}, {precision} | {' | '.join(cells)} |", flush=True)
+    print(f"| images/s, ratio to the plain loop | {' | '.join(CONTENDERS)} |\n|---|{'---:|' * len(CONTENDERS)}")
+    for arch, norm, precision in product(options.only.split(","), ("none", "batch"), ("fp32", "bf16")):
+        words = [*BASE, *WORDS[arch], f"norm={norm}", f"precision={precision}"]
+        result = measure(words, options.rounds, options.seconds)
+        results.append({"arch": arch, "norm": norm, "precision": precision, **result})
+        print(f"| {arch}, {norm}, {precision} | {' | '.join(cells(result))} |", flush=True)
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": git_state(),
         "machine": machine(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "torch": version("torch"),
         "rounds": options.rounds,
         "seconds": options.seconds,
-        "results": [asdict(result) for result in results],
+        "results": results,
     }
     options.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def cells(result: dict[str, object]) -> list[str]:
+    def text(name: str) -> str:
+        rate, ratio = result["rates"][name], result["ratios"][name]
+        own = f"{rate['median']:,.0f}"
+        return (
+            own if name == "plain loop" else f"{own}, {ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+        )
+
+    return [text(name) for name in CONTENDERS]
 
 
 if __name__ == "__main__":

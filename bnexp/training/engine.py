@@ -179,7 +179,8 @@ class Stack:
             self.members = [self.state.map(itemgetter(row)) for row in range(len(members))]
         self.steps: Sequence[Callable[..., Tensor]]
         if self.compiled:
-            self.run = compiled_step(self.model, self.config, self.data, self.mapped, len(members))
+            size = len(members) if self.mapped else 1  # that one call updates
+            self.run = compiled_step(self.model, self.config, self.data, self.mapped, size)
             keep_in_place((self.state if self.mapped else self.members, self.train))
             self.steps = [partial(self.run, member) for member in self.members]
         else:

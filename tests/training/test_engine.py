@@ -390,19 +390,25 @@ def test_a_small_network_learns_32_digits_by_heart(norm: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("compiled", "steps", "arch", "expected"),
+    ("compiled", "steps", "arch", "norm", "expected"),
     [
-        ("auto", 4999, "mlp", False),
-        ("auto", 5000, "mlp", True),
-        ("auto", 50_000, "convnet", False),
-        (True, 10, "mlp", True),
-        (False, 50_000, "mlp", False),
+        ("auto", 4999, "mlp", "none", False),
+        ("auto", 5000, "mlp", "none", True),
+        ("auto", 5000, "mlp", "group", True),
+        ("auto", 4999, "resnet", "batch", False),
+        ("auto", 5000, "resnet", "batch", True),
+        ("auto", 5000, "lenet", "none", True),
+        ("auto", 50_000, "resnet", "group", False),
+        ("auto", 50_000, "convnet", "none", False),
+        (True, 10, "mlp", "none", True),
+        (True, 10, "convnet", "layer", True),
+        (False, 50_000, "mlp", "none", False),
     ],
 )
 def test_what_is_compiled(
-    compiled: bool | str, steps: int, arch: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+    compiled: bool | str, steps: int, arch: str, norm: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = RunConfig(arch=ArchConfig(arch), steps=steps, compile=compiled, device="cpu")
+    config = RunConfig(arch=ArchConfig(arch), norm=NormConfig(norm), steps=steps, compile=compiled, device="cpu")
     monkeypatch.setattr("bnexp.training.device.compiler_problem", lambda *_: None)
     assert decide_compilation(config) == Compilation(expected)
     monkeypatch.setattr("bnexp.training.device.compiler_problem", lambda *_: "none is there")

@@ -146,6 +146,29 @@ def test_same_bytes_of_every_graph(number: int, tmp_path: Path) -> None:
 
 
 @needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_same_bytes_in_bf16(norm: str, tmp_path: Path) -> None:
+    config = replace(graph(norm, "relu", "sgd", hidden=[100, 100], steps=300), precision="bf16")
+    check_draw(config, random.Random(norm), [2, 5, 16], tmp_path)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("norm", ["none", "batch", "instance"])
+def test_same_bytes_of_a_compiled_network_for_images(norm: str, precision: str, tmp_path: Path) -> None:
+    config = graph(norm, "relu", "momentum", hidden=[8], steps=120)
+    config = replace(config, arch=ArchConfig("resnet", depth=8, channels=[8, 8, 16]), precision=precision)
+    members = [
+        replace(config, seed=seed, optim=replace(config.optim, lr=lr)) for seed, lr in ((1, 0.1), (2, 0.01), (3, 1e-3))
+    ]
+    together = train(members, tmp_path / "together")
+    for number, member in enumerate(members):
+        assert train([member], tmp_path / str(number)) == [together[number]]
+
+
+@needs_compiler
 def test_diverged_companions_leave(tmp_path: Path) -> None:
     """A diverged member keeps the parameters of the evaluation that found out, alone and in company."""
     config = graph("batch", "sigmoid", "sgd", hidden=[24], steps=150)
