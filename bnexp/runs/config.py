@@ -351,7 +351,7 @@ class RunConfig:
     )
     compile: bool | str = setting(
         "auto",
-        "compile the step; auto: MLP, LeNet and ResNet from 5,000 steps on where a C++ compiler works, any on CUDA",
+        "compile the step; auto: MLP, LeNet, ResNet from 5,000 steps on if a C++ compiler works, any on CUDA",
         SWITCH,
     )
     precision: str = setting("fp32", "number format of the step; bf16: mixed precision", one_of(PRECISIONS))
