@@ -139,7 +139,8 @@ def probe(arguments: list[str]) -> None:
 def reproduce(arguments: list[str]) -> int:
     """Run `bnexp reproduce`: train the sweeps of published claims and judge the claims, or list them with --list.
 
-    Return the exit status: 1 where a sweep failed or cannot run, else 0.
+    Return the exit status: 1 where a sweep failed or cannot run, else 0. Raises ConfigError for invalid arguments, and
+    where none of the claims can run.
     """
     from bnexp.cli.reproduce import check_and_reproduce
 

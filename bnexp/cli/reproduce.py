@@ -16,7 +16,8 @@ def check_and_reproduce(arguments: list[str]) -> int:
     """Train the remaining runs of the claims' sweeps, judge the claims, and write the records.
 
     With --list, only list the claims. A claim whose sweep cannot run here, as one on missing photographs, is reported
-    and its record stays as it is. Return the exit status: 1 where a sweep failed or cannot run, else 0.
+    and its record stays as it is. Return the exit status: 1 where a sweep failed or cannot run, else 0. Raises
+    ConfigError for invalid arguments, and where none of the claims can run.
     """
     options = judge.take_options(arguments)
     check_place(options.out, "--out")

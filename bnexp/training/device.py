@@ -72,7 +72,8 @@ def thread_count(config: RunConfig, device: torch.device) -> int:
 
 
 def prepare_torch(config: RunConfig, device: torch.device) -> None:
-    """Set the number of threads, and flush denormal numbers to zero. Call this before anything of a run is computed.
+    """Set the number of threads (`thread_count`), flush denormal numbers to zero, and keep freed memory. Call this before
+    anything of a run is computed.
 
     On CUDA, also choose deterministic algorithms (cuBLAS, cuDNN), and fp32 without TF32 for convolutions.
     """
