@@ -124,7 +124,7 @@ def over_probes(measure: Callable[[Probe], float]) -> Metric:
 
 
 def probes_of(run: RunRecord) -> list[Probe]:
-    """Return a run's probes, one for each checkpoint; they are computed once, for all claims."""
+    """Return a run's probes, one for each checkpoint; they are computed once, for all claims. Raises as `probe_run`."""
     if run.directory not in _probed:
         _probed[run.directory] = probe_run(run)
     return _probed[run.directory]

@@ -300,7 +300,9 @@ def largest_that_trains(arm: Arm, key: str) -> Values:
 
 
 def how_many_train(arm: Arm, key: str) -> Values:
-    """Return, for each seed, the number of values of `key` at which its run has a final validation accuracy ≥ 90%."""
+    """Return the `Values` whose value for a seed is the number of values of `key` at which the seed's run trains: has a
+    final validation accuracy of at least 90%.
+    """
 
     def of(runs: Runs) -> PerSeed:
         numbers: PerSeed = {}

@@ -112,10 +112,11 @@ def parse_directories(command: str, arguments: list[str], allowed: str) -> list[
 
 
 def resume(arguments: list[str]) -> None:
-    """Run `bnexp resume`: train the remaining runs of interrupted runs and sweeps.
+    """Run `bnexp resume DIR…`: train the remaining runs in the directories of interrupted runs and sweeps.
 
     An argument KEY=FOLDER, for example dataset.root=DIR, gives the new path of a folder that was moved. A sweep that
-    `bnexp compare` started is compared afterwards.
+    `bnexp compare` started is compared afterwards. Raises ConfigError for arguments that are neither, and for a run
+    that can't be resumed.
     """
     folders = [argument for argument in arguments if Path(argument).is_dir()]
     options, others = pop_options([argument for argument in arguments if argument not in folders], *PATHS)

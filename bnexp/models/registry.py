@@ -64,12 +64,13 @@ def check_model(config: RunConfig, shape: Shape, classes: int) -> nn.Module:
 
 
 def check_statistics(model: nn.Module, config: RunConfig, batch: tuple[int, int, int, int], classes: int) -> None:
-    """Raise ConfigError if a batch of this shape (N, C, H, W) gives a batch or group norm fewer than two values to
-    average.
+    """Raise ConfigError if a batch of this shape (N, C, H, W) gives a batch or group norm (as layer and instance norms
+    are) fewer than two values to average.
 
-    One black image passes through a copy of the network, and each norm counts what it would average in a batch of N; of
-    `model` only the parameters are counted. A large copy is on the meta device, where it needs no memory; any other is
-    on the CPU, since operations on the meta device import torch's compiler, which takes more than a second.
+    One black image passes through a network that is made anew from `config`, and each norm counts what it would average
+    in a batch of N; of `model` only the parameters are counted. A large network is made on the meta device, where it
+    needs no memory; any other on the CPU, since operations on the meta device import torch's compiler, which takes more
+    than a second.
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
     device = "cpu" if parameters <= FEW_PARAMETERS else "meta"

@@ -38,7 +38,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name. Raises the same errors as `load_with_metadata`."""
+    """Return the tensors of a file by name, after checking its digest. Raises as `load_with_metadata`."""
     return load_with_metadata(path)[0]
 
 

@@ -72,10 +72,10 @@ def thread_count(config: RunConfig, device: torch.device) -> int:
 
 
 def prepare_torch(config: RunConfig, device: torch.device) -> None:
-    """Set the number of threads (`thread_count`), flush denormal numbers to zero, and keep freed memory. Call this before
-    anything of a run is computed.
+    """Set the number of threads (`thread_count`), flush denormal numbers to zero, and keep freed memory.
 
-    On CUDA, also choose deterministic algorithms (cuBLAS, cuDNN), and fp32 without TF32 for convolutions.
+    Call this before anything of a run is computed. On CUDA, also choose deterministic algorithms (cuBLAS, cuDNN), and
+    fp32 without TF32 for convolutions.
     """
     torch.set_num_threads(thread_count(config, device))
     torch.set_flush_denormal(True)  # saturated sigmoids have denormal gradients, which are slow

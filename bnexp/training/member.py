@@ -165,11 +165,12 @@ def starting_point(config: RunConfig, directory: Path, data: Data, compiled: boo
 
 
 def check_facts(config: RunConfig, directory: Path, data: Data, compiled: bool | None = None) -> bool:
-    """Return whether the directory contains this run already.
+    """Return whether the directory contains this run already; the versions of bnexp and torch are not compared.
 
     compiled: whether its step is to be compiled; None skips this fact. Raises ConfigError if the directory contains
-    another run, or if something that its metrics depend on has changed: one of the `reproducibility_facts`, or the
-    checkpoint that it was started from (init_from). Raises OSError if run.json can't be read.
+    another run, or if its device, number of threads or processes, compilation or data has changed (the
+    `reproducibility_facts`), or the checkpoint that it was started from (init_from). Raises OSError if run.json can't
+    be read.
     """
     record = read_record(directory)
     if record is None:
