@@ -74,7 +74,7 @@ class Recorder:
         self.columns = ["loss", "accuracy", *layers]
         self.metrics = Table(directory / METRICS, ["step", "split", *self.columns], until)
         self.timing = Table(directory / TIMING, ["step", "seconds", "steps_per_second"], until)
-        self.loggers: list[Logger] = [make(directory) for make in others or [TensorBoardLogger]]
+        self.loggers: list[Logger] = [make(directory) for make in ([TensorBoardLogger] if others is None else others)]
         self.parts: list[Table | Logger] = [self.metrics, self.timing, *self.loggers]
         self.path, self.record = directory / RUN, (directory / RUN).read_bytes()
         self.replay()
