@@ -73,10 +73,10 @@ def parse_arguments(arguments: list[str]) -> Arguments:
 def with_quoted_path(override: str) -> str:
     """Apply `quoted` to the value of an override whose key takes a path; return any other override unchanged.
 
-    A value that is an existing path is always one path. Otherwise, values that are quoted already, null where the key
-    allows it, and functions that sweep, as choice(a,b), are returned unchanged. In a list with commas, each path is
-    quoted by itself if one of them exists or is quoted; if not, the list is one path. Functions and lists are one path
-    for hydra.run.dir and hydra.sweep.dir, which take a single value.
+    A value that is an existing path is always one path. Otherwise, values that are empty or quoted already, null where
+    the key allows it, and functions that sweep, as choice(a,b), are returned unchanged. In a list with commas, each
+    path is quoted by itself if one of them exists or is quoted; if not, the list is one path. Other functions and lists
+    are one path for hydra.run.dir and hydra.sweep.dir, which take a single value.
     """
     named, _, value = override.partition("=")
     key = named.lstrip("+")
@@ -123,8 +123,8 @@ def quoted(path: str) -> str:
     """Expand ~ in a path, which shells don't do after =, and add single quotes where Hydra's grammar needs them.
 
     In the part of the path that exists, ${ is escaped, so that it begins no interpolation. The path ???, which Hydra
-    reads as a missing value, becomes ./???. A path that is quoted already is returned unchanged, unless a file has this
-    name.
+    reads as a missing value, becomes ./???. A path that is quoted already is returned unchanged, unless a file or
+    folder has this name.
     """
     if is_quoted(path) and not exists(path):
         return path

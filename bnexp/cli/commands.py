@@ -99,8 +99,8 @@ def parse_comparison(command: str, arguments: list[str]) -> tuple[list[Path], st
 def parse_directories(command: str, arguments: list[str], allowed: str) -> list[Path]:
     """Return arguments that are directories as paths.
 
-    command, allowed: the command's name, and the arguments that it takes, for messages. Raises ConfigError where no
-    directory is named, or one does not exist.
+    command, allowed: the command's name, and the arguments that it takes, for messages. Raises ConfigError where none
+    is named, or an argument is not an existing directory.
     """
     if not arguments:
         raise ConfigError(f"{command} needs a directory: bnexp {command} results/sweeps/…")
@@ -115,8 +115,8 @@ def resume(arguments: list[str]) -> None:
     """Run `bnexp resume DIR…`: train the remaining runs in the directories of interrupted runs and sweeps.
 
     An argument KEY=FOLDER, for example dataset.root=DIR, gives the new path of a folder that was moved. A sweep that
-    `bnexp compare` started is compared afterwards. Raises ConfigError for arguments that are neither, and for a run
-    that can't be resumed.
+    `bnexp compare` started is compared afterwards. Raises ConfigError without a directory, for arguments that are
+    neither, and for a run that can't be resumed, and SweepError if runs failed.
     """
     folders = [argument for argument in arguments if Path(argument).is_dir()]
     options, others = pop_options([argument for argument in arguments if argument not in folders], *PATHS)
@@ -140,8 +140,8 @@ def probe(arguments: list[str]) -> None:
 def reproduce(arguments: list[str]) -> int:
     """Run `bnexp reproduce`: train the sweeps of published claims and judge the claims, or list them with --list.
 
-    Return the exit status: 1 where a sweep failed or cannot run, else 0. Raises ConfigError for invalid arguments, and
-    where none of the claims can run.
+    Return the exit status: 1 where a sweep failed or cannot run, else 0; with --list always 0. Raises ConfigError for
+    invalid arguments, and, without --list, where none of the claims can run.
     """
     from bnexp.cli.reproduce import check_and_reproduce
 
@@ -151,7 +151,8 @@ def reproduce(arguments: list[str]) -> int:
 def data(arguments: list[str]) -> None:
     """Run `bnexp data`: show which data sets are ready (status, the default), or fetch one.
 
-    Raises ConfigError for an unknown action, an argument that is not KEY=VALUE, and an invalid override.
+    Raises ConfigError for an unknown action and an argument that is not KEY=VALUE, and ConfigError or Hydra's error for
+    an invalid override.
     """
     action, *overrides = arguments if arguments and "=" not in arguments[0] else ["status", *arguments]
     for override in overrides:
@@ -200,7 +201,7 @@ def data_status(overrides: list[str]) -> None:
 def for_each_dataset(composer: Composer, overrides: list[str]) -> list[list[str]]:
     """Return a list of overrides for each data set: dataset=NAME, then `overrides` without keys dataset.… it lacks.
 
-    Raises ConfigError for a key dataset.… that no data set has.
+    Raises ConfigError for a key dataset.… that no data set has, and raises as `parse_overrides` does.
     """
     from bnexp.data.load import DATASETS
 

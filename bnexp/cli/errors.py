@@ -50,7 +50,8 @@ def unknown_choice(group: str, choice: str, options: list[str]) -> str:
 def unknown_key(key: str) -> str:
     """Return the error message for a key that the configuration doesn't have, with a similar key where there is one.
 
-    For a key that other files of the same group have, such as optim.momentum, it says that the chosen one lacks it.
+    For a key that other files of the same group have, such as optim.momentum, and for any key executor.…, it says that
+    the chosen one lacks it.
     """
     if key in known_keys() or key.startswith("executor."):
         return f"{key} is a key that the chosen {key.split('.', maxsplit=1)[0]} doesn't have"
@@ -72,9 +73,10 @@ def unknown_command(name: str, commands: list[str]) -> ConfigError:
 
 
 def unknown_flag(arguments: list[str]) -> str:
-    """Return the error message for an unknown flag, `arguments[0]`; the next one without a dash is taken for its value.
+    """Return the error message for an unknown flag, `arguments[0]`, with the override that it probably means, if any.
 
-    Most unknown flags are keys, which are set without dashes: for --lr 0.1 the message suggests optim.lr=0.1.
+    Most unknown flags are keys, which are set without dashes: for --lr 0.1 the message suggests optim.lr=0.1. The value
+    is what follows = in the flag, else the first later argument that does not begin with a dash, else "…".
     """
     flag, following = arguments[0], next((text for text in arguments[1:] if not text.startswith("-")), None)
     name, _, inline = flag.lstrip("-").replace("-", "_").partition("=")

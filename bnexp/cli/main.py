@@ -79,7 +79,8 @@ def init_torchrun(arguments: list[str]) -> None:
 def dispatch(arguments: list[str]) -> int:
     """Run the command that the first argument names, or print help, version or completions; return the exit status.
 
-    Raises ConfigError for an unknown command and under python -O, and the errors of the command.
+    Raises ConfigError for an unknown command and, but for the overall help and the version, under python -O, and
+    the errors of the command.
     """
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(HELP, end="")

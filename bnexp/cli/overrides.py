@@ -123,7 +123,7 @@ def renamed_group(override: Override) -> str | None:
 
 
 def single(override: Override) -> Setting:
-    """Return the setting (`setting_of`) of an override as typed. Raises ConfigError if it lists several values."""
+    """Return the setting (`setting_of`) of an override as typed. Raises ConfigError for a sweep, also of one value."""
     key = override.get_key_element()
     if override.is_sweep_override():
         raise ConfigError(f"{override.input_line} lists several values: add -m for a sweep, or use bnexp compare")
@@ -158,7 +158,8 @@ def settings_of(override: Override, folder: str | None) -> list[Setting]:
 def split_jobs(overrides: list[Override], folder: str | None) -> list[list[Setting]]:
     """Return the settings of every job of a sweep: the product of the listed values, the last key changing fastest.
 
-    folder: the user's folder of configurations, if any. Raises ConfigError for an empty sweep and for equal jobs.
+    folder: the user's folder of configurations, if any. Raises ConfigError for an empty sweep, for equal jobs, and
+    as `settings_of` does.
     """
     rows = [list(row) for row in product(*(settings_of(override, folder) for override in overrides))]
     line = " ".join(str(override.input_line) for override in overrides if override.is_sweep_override())

@@ -139,7 +139,8 @@ def subdirectories(overrides: list[Override], rows: list[list[Setting]], templat
 
     A name consists of the settings of the swept keys; where a name can't be a directory's (`is_name`), all are the
     jobs' numbers. template: the names that the user chose by hydra.sweep.subdir, in which the number and the overrides
-    of each job are inserted. Raises ConfigError where such a name is not inside the directory.
+    of each job are inserted. Raises ConfigError where such a name is not inside the directory or
+    still has an interpolation.
     """
     if template is None:
         swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
@@ -182,7 +183,7 @@ def name_of_run(overrides: list[Override]) -> str:
 
 
 def check_output(directory: Path, key: str) -> None:
-    """Raise ConfigError where a directory for output, or a folder in it, holds a run, and where `check_place` does.
+    """Raise ConfigError where a directory for output, or a folder directly in it, holds a run, and as `check_place`.
 
     key: the argument that sets the directory, for messages.
     """
@@ -226,10 +227,12 @@ def free_bytes(folder: Path) -> int | None:
 def start(checked: Plan, compare: dict[str, str | None] | None = None) -> None:
     """Lock the plan's directory, write sweep.json for a sweep, and train the remaining runs.
 
-    Under torchrun, rank 0 does so, and the other ranks train their shards of the run's batches.
+    Where none remains, a line says so, and sweep.json is written only for a comparison. Under torchrun, rank 0 does so,
+    and the other ranks train their shards of the run's batches.
 
     compare: as in `train_and_compare`; sweep.json records it. Raises ConfigError if another process uses the directory
-    or has used it since the plan was made, SweepError if runs failed, and Interrupted after a signal.
+    or, for a plan that is not `resumed`, has begun a run there since, SweepError if runs failed, and Interrupted after
+    a signal.
     """
     directory, multirun = checked.directory, checked.multirun
     if processes() > 1:
@@ -259,11 +262,11 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> None:
 
 
 def train_and_compare(train: Callable[[], object], directory: Path, compare: dict[str, str | None] | None) -> None:
-    """Call `train`, which trains a run or a sweep, then compare the finished runs in its directory.
+    """Call `train`, which trains a run or a sweep, then compare the complete runs in and below its directory.
 
     compare: {"by": KEY}, the key whose values are the arms, or None for the default; None where nothing is compared.
-    The comparison is made also where runs failed; the SweepError is raised afterwards. Raises ConfigError where no runs
-    can be compared.
+    The comparison is made also where runs failed, if any can be compared; the SweepError is raised afterwards. Raises
+    ConfigError where no run failed and none can be compared.
     """
     if compare is None:
         train()

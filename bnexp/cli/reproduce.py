@@ -16,8 +16,8 @@ def check_and_reproduce(arguments: list[str]) -> int:
     """Train the remaining runs of the claims' sweeps, judge the claims, and write the records.
 
     With --list, only list the claims. A claim whose sweep cannot run here, as one on missing photographs, is reported
-    and its record stays as it is. Return the exit status: 1 where a sweep failed or cannot run, else 0. Raises
-    ConfigError for invalid arguments, and where none of the claims can run.
+    and its record stays as it is. Return the exit status: 1 where a sweep failed or cannot run, else 0; with --list
+    always 0. Raises ConfigError for invalid arguments, and, without --list, where none of the claims can run.
     """
     options = judge.take_options(arguments)
     check_place(options.out, "--out")
@@ -46,9 +46,9 @@ def check_and_reproduce(arguments: list[str]) -> int:
 
 
 def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> None:
-    """Print about how long the remaining runs of each sweep and of all sweeps take, and a table of the claims.
+    """Print about how long the remaining runs of each sweep and of all planned ones take, and a table of the claims.
 
-    seeds: the number of seeds of each arm. A sweep whose runs start from those of another sweep cannot be planned
+    seeds: as in `plan_claim`. A sweep whose runs start from those of another sweep cannot be planned
     before that one is finished.
     """
     plans: dict[str, SweepPlan] = {}
@@ -73,7 +73,7 @@ def list_claims(claims: list[Claim], sweeps: list[ClaimSweep], seeds: int) -> No
 def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
     """Plan the remaining runs of a claim's sweep. Raises ConfigError where it cannot run here.
 
-    seeds: the number of seeds of each arm.
+    seeds: the number of seeds of each arm, if the sweep does not limit it to fewer.
     """
     arguments = ["--multirun", *judge.sweep_arguments(sweep, seeds), f"hydra.sweep.dir={judge.folder_of(sweep)}"]
     return plan(parse_arguments(arguments), resume=True)
@@ -82,8 +82,8 @@ def plan_claim(sweep: ClaimSweep, seeds: int) -> Plan:
 def run_claim(sweep: ClaimSweep, seeds: int) -> list[RunConfig]:
     """Train the remaining runs of a claim's sweep; return the configurations of all of its runs.
 
-    Runs of an older version of the sweep that are in the way are deleted. Raises ConfigError where the sweep cannot run
-    here, and SweepError where runs failed.
+    If runs remain, those of an older version of the sweep that are in the way are deleted first. Raises ConfigError
+    where the sweep cannot run here, and SweepError where runs failed.
     """
     checked = plan_claim(sweep, seeds)
     if checked.sweep.stacks:

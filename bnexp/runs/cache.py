@@ -94,7 +94,7 @@ def find_cache(chosen: str) -> Cache:
 
 
 def temporary_cache(kept: Path | None, problem: str | None) -> Cache:
-    """Make a cache with a temporary directory for torch's files. problem: why they can't be elsewhere."""
+    """Make a cache with a temporary directory for torch's files, if one can be used. problem: why not another."""
     scratch, missing = private_scratch()
     return Cache(kept, scratch, missing or problem, private=True)
 
@@ -111,7 +111,7 @@ def without_scratch(problem: str) -> Cache:
 def cache_directory() -> Path:
     """Return $XDG_CACHE_HOME/bnexp, or ~/.cache/bnexp where that is unset or relative. The directory may not exist.
 
-    Raises OSError where the user has no home directory.
+    Raises OSError where ~ is needed and the user has no home directory.
     """
     home = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(home):  # the XDG specification says to ignore a relative one

@@ -325,7 +325,7 @@ class RunConfig:
     """The configuration that fixes one training: its metrics are always the same on the same machine.
 
     The data and the versions of bnexp and torch have to be the same, too. Raises ConfigError for a value that is not
-    allowed, in any of its groups.
+    allowed, in any of its groups; the names of choices are not checked.
     """
 
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -413,7 +413,7 @@ def explain_key(name: str, entry: "Field[Any]") -> Key:
 
 @cache
 def known_keys() -> tuple[str, ...]:
-    """Return the names of all groups and keys: norm, norm.eps, seed, …"""
+    """Return the names of all groups of choices and of all keys: norm, norm.eps, eval.every, seed, …"""
     return (*GROUPS, *fields_by_key())
 
 

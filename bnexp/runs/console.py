@@ -85,8 +85,8 @@ def print_once(text: str, printer: Callable[[str], None] = print_line) -> None:
 def describe(summary: dict[str, Any]) -> str:
     """Describe a run's summary in a line.
 
-    The line has the error of a failed run, the step of an interrupted one, and otherwise the test accuracy, the step of
-    a divergence, the time to 90% and the speed.
+    The line has the error of a failed run, the step of an interrupted one, and otherwise the test accuracy and, where
+    the summary has them, the step of a divergence, the time to 90% and the speed.
     """
     if summary["status"] == "failed":
         return f"failed: {summary['error']}"

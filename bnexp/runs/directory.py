@@ -198,7 +198,10 @@ def to_json(value: Any) -> str:
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Return the "commit" of bnexp's source and whether it is "dirty" (uncommitted changes); None if git can't tell."""
+    """Return the "commit" of bnexp's source and whether it is "dirty" (uncommitted changes).
+
+    Both values are None if git can't tell.
+    """
     source = Path(__file__).resolve().parents[2]
     if not (source / ".git").exists():
         return {"commit": None, "dirty": None}
@@ -221,5 +224,5 @@ def machine() -> str:
 
 
 def holds_run(directory: Path) -> bool:
-    """Return whether a directory, or one of its subfolders, has a run.json."""
+    """Return whether a directory, or a folder directly in it, has a run.json."""
     return (directory / RUN).exists() or any(directory.glob(f"*/{RUN}"))

@@ -195,5 +195,5 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def shortest(path: Path) -> Path:
-    """Return a path relative to the working directory if it is below it, else the path unchanged."""
+    """Return a path relative to the working directory if it is this or below it, else the path unchanged."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

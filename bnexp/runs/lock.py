@@ -70,7 +70,7 @@ def sign(handle: int) -> None:
 
 
 def holder_of(path: Path) -> str:
-    """Return the text that the process with the lock wrote to the file, or "another process" where it can't be read."""
+    """Return the text that the process with the lock wrote to the file, or "another process" where none can be read."""
     with suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
         return file.read(100).strip() or "another process"
     return "another process"

@@ -272,8 +272,9 @@ def read_jobs(sweep: Path) -> dict[str, dict[str, Any]] | None:
 def comparison_of(sweep: Path) -> dict[str, str | None] | None:
     """Return {"by": KEY} if a sweep is to be compared when it is finished. The values of KEY are the arms.
 
-    KEY is None for the default: norm, or else the first key that differs. Return None where the sweep isn't to be
-    compared, as one of `bnexp train -m`, or where its sweep.json can't be read.
+    KEY is None for the default: norm if it differs, or else the first key that does, except keys that make no arms,
+    as the seed, and those that follow a choice. Return None where the sweep isn't to be compared, as one of
+    `bnexp train -m`, or where its sweep.json is missing or can't be read.
     """
     record = read_fitting(sweep / SWEEP, {"compare": {"by": str | None}})
     return {"by": record["compare"]["by"]} if record else None

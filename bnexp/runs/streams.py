@@ -14,13 +14,16 @@ ERRORS = "bnexp"  # name of the error handler
 
 
 class Sink(io.FileIO):
-    """A raw stream that drops the bytes that the system refuses.
+    """A raw stream that drops the bytes of a write for which the system raises an error.
 
     The next write is tried again: the reader of a pipe may have ended, a full disk may have room later.
     """
 
     def write(self, data: Any) -> int:
-        """Write bytes and return their number. Bytes that the system refuses are dropped and counted as written."""
+        """Write bytes and return how many were written, which may be fewer than all; wait while a pipe is full.
+
+        Where the system raises an error, all of them are dropped and counted as written.
+        """
         try:
             while (written := super().write(data)) is None:  # a pipe that somebody made non-blocking, and that is full
                 select.select([], [self], [])

@@ -81,7 +81,7 @@ class Display:
                 self.refresh()
 
     def refresh(self) -> None:
-        """Update the state of every run, print a line for each run that has ended, and draw the progress.
+        """Update the state of every run, print a line for each run that has just ended, and draw the progress.
 
         On a terminal the table is redrawn; elsewhere the progress is printed every LINES_EVERY seconds.
         """

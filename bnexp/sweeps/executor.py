@@ -41,7 +41,10 @@ class Executor(Protocol):
         """
 
     def cancel(self) -> None:
-        """Stop all stacks after closing their runs. When this returns, no process of the executor is running."""
+        """Stop all stacks after closing their runs.
+
+        When this returns, no worker process is running, but jobs of Slurm may still be closing their runs.
+        """
 
 
 class InlineExecutor:
@@ -55,7 +58,10 @@ class InlineExecutor:
         self.waiting.append(stack)
 
     def poll(self) -> list[Ended]:
-        """Train the next stack and return how it ended. Raises Interrupted after a signal, once its runs are closed."""
+        """Train the next stack and return how it ended, as a list of one.
+
+        Raises Interrupted after a signal, once its runs are closed, and IndexError where no stack is waiting.
+        """
         stack = self.waiting.pop(0)
         return [Ended(stack, train_stack(stack))]
 

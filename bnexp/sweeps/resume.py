@@ -156,7 +156,7 @@ def check_runs(configs: list[RunConfig]) -> list[Contents]:
 
 
 def resume(directory: Path, moved: dict[str, str]) -> None:
-    """Lock the directory of a run or a sweep, train the remaining runs, and print a line with the number of runs.
+    """Lock the directory of a run or a sweep, train its remaining runs, and print how many it has or that none remains.
 
     moved: new paths of folders that the runs read, by key (dataset.root); they are recorded. Raises ConfigError where
     the directory is in use or its runs can't be resumed, SweepError if runs failed, and Interrupted after a signal.
@@ -166,7 +166,7 @@ def resume(directory: Path, moved: dict[str, str]) -> None:
 
 
 def resume_locked(directory: Path, moved: dict[str, str]) -> str:
-    """Train the remaining runs in a directory; return how many runs there are, and what was done with them."""
+    """Train the remaining runs in a directory; return the number of runs and what was done, or that no run remains."""
     jobs, executor = read_jobs(directory)
     check_moves(directory, jobs, moved)
     jobs = [replace(job, config=located(job.config, moved)) for job in jobs]
@@ -223,9 +223,10 @@ def check_resumable(run: RunRecord, config: RunConfig, directory: Path) -> None:
     """Raise ConfigError where a run can't be resumed with the same result.
 
     The versions of bnexp and torch, the data and the checkpoint of init_from have to be those it began with; for an
-    unfinished run also the device and its other recorded facts (`check_facts`), and no other process may be training
-    it. A complete run is checked, too, since runs may be added to its arm; its init_from may be missing. directory: the
-    directory of the run or sweep. `bnexp train`, `compare` and `resume` check this before they train anything.
+    unfinished run also the device and its other recorded facts (`check_facts`), except its compilation, and no other
+    process may be training it. A complete run is checked, too, since runs may be added to its arm; its init_from may be
+    missing. directory: the directory of the run or sweep. `bnexp train`, `compare` and `resume` check this before
+    they train anything.
     """
     if not run.same_versions:
         made = ", ".join(f"{name} {run.record['packages'].get(name)}" for name in ("bnexp", "torch"))
@@ -261,7 +262,7 @@ def read_jobs(directory: Path) -> tuple[list[Job], ExecutorConfig]:
 def recorded_jobs(directory: Path) -> list[Job]:
     """Make a job from each run in a directory without sweep.json, which is a run's own or has runs as its subfolders.
 
-    Raises ConfigError where it holds no runs, or runs deeper down.
+    Raises ConfigError where it holds no runs, runs deeper down, or one with an invalid configuration.
     """
     runs = find_runs([directory])
     if not runs:
@@ -275,7 +276,7 @@ def recorded_jobs(directory: Path) -> list[Job]:
 
 
 def make_job(number: int, entry: dict[str, Any], directory: Path) -> Job:
-    """Make a job from an entry of a record, with the directory of its run in a sweep.
+    """Make a job from an entry of a record. Its directory is a folder in `directory`, as that of a run in a sweep.
 
     directory: the directory of the run or sweep whose record it is. Raises ConfigError for an invalid configuration and
     KeyError for an incomplete entry.

@@ -14,8 +14,9 @@ from bnexp.training.member import Member, create_or_reopen_run, summary_of_compl
 def train_stack(stack: StackOfJobs) -> Failures:
     """Create or reopen each job's run, train all as one stack, and return the failures by job number.
 
-    Complete runs stay as they are. A run that can't be opened does not stop the others. Runs that are resumed from
-    different steps train one after another. Raises Interrupted after a signal, once all runs are closed.
+    Complete runs by the installed versions stay as they are. A run that can't be opened does not stop the others. Runs
+    that are resumed from different steps train one after another. Raises Interrupted after a signal, once all runs are
+    closed.
     """
     failures: Failures = {}
     members: list[tuple[Job, Member]] = []
