@@ -108,7 +108,7 @@ def draw_crop(order: Order, step: int) -> Tensor:
 
 
 def gather(index: Tensor, crop: Tensor | None, train: Examples) -> Examples:
-    """Return the examples at the positions `index` (N,) of the training set; images are cropped unless crop is None."""
+    """Return the examples at the positions `index` (N,) of the training set, after `flip_crop` unless crop is None."""
     images, labels, conditions = train
     pixels = select(images, index)
     pixels = pixels if crop is None else flip_crop(pixels, crop)

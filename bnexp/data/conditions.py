@@ -26,7 +26,7 @@ def edges(pixels: Tensor, peak: int) -> Tensor:
 
 
 def noise(pixels: Tensor, peak: int) -> Tensor:
-    """Add Gaussian noise with a standard deviation of 0.3 · peak, and clip to 0 to peak.
+    """Return the pixels plus Gaussian noise with a standard deviation of 0.3 · peak, clipped to 0 to peak.
 
     The noise depends only on an image's position in its split, so the n-th images of all splits get the same.
     """
@@ -35,7 +35,7 @@ def noise(pixels: Tensor, peak: int) -> Tensor:
 
 
 def blurred(pixels: Tensor, peak: int) -> Tensor:
-    """Replace each pixel by the mean of the 3×3 pixels around it; pixels beyond the edge count as black."""
+    """Return for each pixel the mean of the 3×3 pixels around it; pixels beyond the edge count as black."""
     return F.avg_pool2d(pixels.float(), 3, stride=1, padding=1).round().to(torch.uint8)
 
 

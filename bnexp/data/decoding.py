@@ -74,7 +74,7 @@ class PngHeader:
 
 def decode(files: dict[str, list[str]], size: int, background: str) -> dict[str, np.ndarray]:
     """Decode the files of each split: uint8 (N, 3, size, size), or (N, 1, size, size) if no file of any split has
-    colour.
+    a mode with colour.
 
     files: split → paths. size: height and width of the result. background: a key of SHADES, shown where a picture is
     transparent. Raises ConfigError that names a file that can't be decoded, or gives the range of 16-bit pictures whose
@@ -138,7 +138,7 @@ def unreadable(path: str, why: str) -> ConfigError:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return EXIF's orientation, or 1 (upright) if it can't be read. Errors in EXIF data are ignored."""
+    """Return EXIF's orientation, or 1 (upright) if there is none or it can't be read. Errors in EXIF are ignored."""
     with suppress(Exception):  # Pillow parses all of EXIF, and can raise any exception
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
@@ -189,8 +189,8 @@ def read_png_header(file: BinaryIO) -> PngHeader | None:
 def opaque(file: BinaryIO, image: Image.Image, png: PngHeader | None, shade: int, white: int) -> Image.Image:
     """Convert a loaded picture to 8-bit RGB; transparent parts get a background of grey value `shade` (0 to 255).
 
-    white: the 16-bit value of a grey sample that becomes 255. Raises ValueError for 32-bit integers and floating-point
-    numbers. A PNG's entry `transparency` is removed from `image.info`.
+    white: the 16-bit value of a grey sample that becomes 255. Raises ValueError for the modes in UNSCALED. If the
+    PNG has a `key`, the entry `transparency` is removed from `image.info`.
     """
     if image.mode in UNSCALED:
         raise ValueError(f"it holds {UNSCALED[image.mode]}, of which none is white by itself: save it with 8 bits")

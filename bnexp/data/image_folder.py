@@ -49,7 +49,8 @@ class File(NamedTuple):
 class Listing:
     """The contents of a folder of images.
 
-    files: split → class → picture files; classes and files are sorted. left_out: numbers of other files, by reason.
+    files: split → class → picture files; classes and files are sorted. left_out: numbers of other files, by part of the
+    folder (train, test, or beside them) and reason.
     """
 
     files: dict[str, dict[str, list[File]]]
@@ -80,7 +81,10 @@ def problem(config: DatasetConfig) -> str | None:
 
 
 def load(config: DatasetConfig) -> Source:
-    """Read the pictures from the cache, or decode and cache them. Raises ConfigError if the folder can't be used."""
+    """Read the pictures from the cache, or decode and cache them.
+
+    Raises ConfigError if the folder or a picture can't be used.
+    """
     listing = list_folder(config)
     pixels, notice = load_pixels(config, listing)
     train, test = (Images(pixels[split], listing.labels(split)) for split in SPLITS)
@@ -114,7 +118,7 @@ def list_folder(config: DatasetConfig) -> Listing:
 def check_classes(files: dict[str, dict[str, list[File]]]) -> None:
     """Remove empty classes of test/ from `files`, in place.
 
-    Raises ConfigError if test/ has a class that train/ lacks, and if train/ has a single class.
+    Raises ConfigError if test/ then has a class that train/ lacks, and if train/ has a single class.
     """
     train = files["train"]
     files["test"] = {name: pictures for name, pictures in files["test"].items() if pictures}
@@ -150,8 +154,8 @@ def list_split(folder: str, left_out: Counter[str]) -> dict[str, list[File]]:
 def list_class(folder: str, seen: set[str], left_out: Counter[str]) -> list[File]:
     """Return the picture files in a folder and in all below it, sorted; count other files in `left_out`, in place.
 
-    Links are followed. seen: the folders above and those already listed, to which this one is added. Raises ConfigError
-    for a link to one of them, and as `entries_of` does.
+    Links are followed; hidden files and folders count as other files. seen: the folders above and those already listed,
+    to which this one is added. Raises ConfigError for a link to one of them, and as `entries_of` does.
     """
     place, files = os.path.realpath(folder), list[File]()
     if place in seen:
@@ -196,7 +200,7 @@ def why_left_out(name: str) -> str | None:
 
 
 def files_in(entry: os.DirEntry[str]) -> int:
-    """Return the number of files in a folder and all folders below it; 1 for a file or a link."""
+    """Return the number of files in a folder and all below it, except links to folders there; 1 for a file or link."""
     if not entry.is_dir(follow_symlinks=False):
         return 1
     return sum(len(files) for _, _, files in os.walk(entry.path))
@@ -220,8 +224,8 @@ def load_pixels(config: DatasetConfig, listing: Listing) -> tuple[dict[str, torc
     """Return the pixels of each split, uint8 (N, C, size, size), and a notice for the user or None.
 
     The pixels are read from the cache; if it is missing or damaged, the pictures are decoded and the cache is written.
-    The notice says that the cache was damaged or could not be read or written. Raises ConfigError for a picture that
-    can't be decoded.
+    The notice says that the cache was damaged or could not be read or written. Raises ConfigError as `content_digest`
+    and `decoding.decode` do.
     """
     cache, notice = cache_path(config, listing), None
     try:
@@ -246,7 +250,7 @@ def read_cache(path: Path, size: int, listing: Listing) -> dict[str, torch.Tenso
     """Read the pixels of each split from a cache file: split → uint8 (N, channels, size, size).
 
     Raises FileNotFoundError if there is none, OSError if it can't be read, and DamagedFileError if it is damaged or
-    doesn't hold the pictures of the `Listing`.
+    doesn't hold as many pictures as the `Listing`, in this size.
     """
     pixels = load_tensors(path)
     for split in SPLITS:
@@ -260,7 +264,7 @@ def cache_path(config: DatasetConfig, listing: Listing) -> Path:
     """Return the cache's path. Its name has a digest of everything that the pixels depend on.
 
     This is the size, the background, the decoder, and the files: their paths, sizes, times and inodes, and their
-    contents if their times don't show every change.
+    contents if their times don't show every change. Raises ConfigError as `content_digest` does.
     """
     files = [file for split in SPLITS for file in listing.of(split)]
     states = [(os.path.relpath(file.path, config.path), *file[1:]) for file in files]

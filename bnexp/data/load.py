@@ -226,14 +226,15 @@ def of_classes(source: Source, chosen: list[int]) -> Source:
 
 
 def binarized(images: Images, peak: int) -> Images:
-    """Set pixels above half the peak to the peak, others to 0: binary images, as in Ioffe & Szegedy 2015, §4.1."""
+    """Return copies with pixels above half the peak set to the peak, others to 0 (Ioffe & Szegedy 2015, §4.1)."""
     return Images((images.pixels > peak // 2).to(torch.uint8) * peak, images.labels)
 
 
 def scaling(pixels: Tensor, peak: int, standardize: bool) -> tuple[Tensor, Tensor]:
     """Return the scale and shift, each (C, 1, 1), with which scale · pixels + shift lies in [0, 1].
 
-    With `standardize`, each channel of these pixels (N, C, H, W) gets mean 0 and standard deviation 1 instead.
+    With `standardize`, each channel of these pixels (N, C, H, W) gets mean 0 and standard deviation 1 instead; if it is
+    constant, 0 and 0.
     """
     channels = pixels.shape[1]
     if not standardize:

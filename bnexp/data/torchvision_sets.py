@@ -101,7 +101,7 @@ class TorchvisionSet:
         return self.read(config)
 
     def read(self, config: DatasetConfig) -> Source:
-        """Read the files, which have been checked."""
+        """Read the files, which have been checked. A subclass implements it."""
         raise NotImplementedError
 
     def fetch(self, config: DatasetConfig) -> None:
@@ -133,8 +133,9 @@ class TorchvisionSet:
     def download(self, config: DatasetConfig) -> None:
         """Download from the first mirror that has all files, whole.
 
-        Files go to a temporary folder first, so that an interrupted download leaves no incomplete files. Raises
-        RuntimeError, with what went wrong at each mirror, if there is none.
+        Files go to a temporary folder first, so that an interrupted download leaves no incomplete files in the data
+        set's. Raises RuntimeError, with what went wrong at each mirror, if there is none, and OSError if the files
+        can't be moved.
         """
         part = Path(config.root).absolute() / f".{self.name}.part"  # absolute: torchvision would expand ~
         temporary, problems = replace(config, root=str(part)), list[str]()

@@ -75,18 +75,26 @@ class Builder:
 
     @property
     def bias(self) -> bool:
-        """Whether layers have a bias: `arch.bias`; if "auto", only for norm=none, norm=rms and norm_position=after."""
+        """Whether the layers before the classifier have a bias: `arch.bias`; if "auto", only for norm=none,
+        norm=rms and norm_position=after.
+        """
         if isinstance(self.arch.bias, bool):
             return self.arch.bias
         return self.norm.name in WITHOUT_SHIFT or self.arch.norm_position == "after"
 
     def block(self, layer: nn.Module, features: int, pool: nn.Module | None = None) -> Block:
-        """Make a block of layer, norm, activation and optional pool. features: units or channels of the layer."""
+        """Make a block of layer, norm, activation and optional pool. features: units or channels of the layer.
+
+        Raises ConfigError as `make_norm` and `make_activation` do.
+        """
         norm, activation = make_norm(self.norm, features), make_activation(self.act.name)
         return Block(layer, norm, activation, self.arch.norm_position == "after", pool)
 
     def pre_activation(self, layer: nn.Module, features: int) -> nn.Sequential:
-        """Make norm → activation → layer (He et al. 2016, "Identity mappings"). features: input channels of layer."""
+        """Make norm → activation → layer (He et al. 2016, "Identity mappings"). features: input channels of layer.
+
+        Raises ConfigError as `make_norm` and `make_activation` do.
+        """
         return chain(norm=make_norm(self.norm, features), activation=make_activation(self.act.name), layer=layer)
 
     def convolution(self, inputs: int, features: int, size: int = 3, stride: int = 1) -> nn.Conv2d:

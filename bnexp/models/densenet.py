@@ -16,7 +16,7 @@ def densenet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
     norm, activation, a 1×1 convolution and a 2×2 average-pool; norm and activation; the mean over positions; a linear
     classifier.
 
-    Raises ConfigError unless `arch.depth` is 3n + 4 with n ≥ 1, and for images smaller than 4×4 pixels.
+    Raises ConfigError unless `arch.depth` is 3n + 4 with n ≥ 1, and for images with a side of fewer than 4 pixels.
     """
     layers, features, growth = repetitions(builder.arch, BLOCKS, 4), FIRST_CHANNELS, builder.arch.growth
     require_side(shape, 2 ** (BLOCKS - 1), "arch=densenet")

@@ -24,7 +24,7 @@ from bnexp.runs.distributed import processes
 class KernelNorm(nn.Module):
     """Base class of norms that can call torch's kernel, with γ and β of each channel if `config.affine`.
 
-    kernels: whether it calls the kernel for vectors (N, C) too, not for images alone.
+    kernels: whether it may call the kernel for vectors (N, C), too, not for images alone.
     """
 
     kernels = False
@@ -37,7 +37,7 @@ class KernelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(features)) if config.affine else None  # β
 
     def calls_kernel(self, x: Tensor) -> bool:
-        """Return whether torch's kernel normalizes this batch; the one of batch norm refuses to train on one vector."""
+        """Return whether a norm with a kernel for x may call it; that of batch norm refuses to train on one vector."""
         return x.dim() > 2 or (self.kernels and len(x) > 1)
 
 
@@ -84,7 +84,7 @@ class BatchNorm(KernelNorm):
         return affine(normalize(x, mean, variance, self.epsilon), self.weight, self.bias)
 
     def processes(self) -> int:
-        """Return how many processes share a batch."""
+        """Return over how many processes statistics are taken in training: 1, also under torchrun."""
         return 1
 
     def mean(self, x: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class BatchNorm(KernelNorm):
     @torch.no_grad()
     def update_averages(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Update the running averages with a batch's mean and biased variance, (C,), each taken over `count` values.
-        With `unbiased` the variance is first multiplied by count / (count - 1).
+        With `unbiased` the variance is first multiplied by count / (count - 1), or by 1 for one value.
         """
         if self.config.unbiased:
             variance = variance * (count / max(count - 1, 1))
@@ -120,7 +120,7 @@ class BatchNorm(KernelNorm):
 
 
 class BatchNormFromScratch(BatchNorm):
-    """Batch normalization line by line, as in a textbook, for vectors and images. It computes what `BatchNorm` does."""
+    """Batch normalization line by line, as in a textbook. It computes what `BatchNorm` does, without its ValueError."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize a batch; in training, also update the running averages."""
@@ -146,7 +146,7 @@ class SyncBatchNorm(BatchNorm):
     """
 
     def processes(self) -> int:
-        """Return how many processes share a batch."""
+        """Return over how many processes statistics are taken in training: all of them."""
         return processes()
 
     def mean(self, x: Tensor) -> Tensor:

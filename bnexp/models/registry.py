@@ -37,7 +37,7 @@ def make_model(config: RunConfig, shape: Shape, classes: int, device: str = "met
     """Make the network of a run, whose initial weights `initialize` draws later. shape: (C, H, W) of an image.
 
     On the meta device, the default, parameters and buffers have names and shapes but no values. Raises ConfigError for
-    an unknown architecture, and where architecture, norm and images don't fit together.
+    an unknown architecture, norm or activation, and where settings of the network and images don't fit together.
     """
     require_choice("arch", config.arch.name, ARCHS)
     norm = replace(config.norm, conditions=max(1, len(config.dataset.conditions)))

@@ -19,10 +19,10 @@ def resnet(builder: Builder, shape: Shape, classes: int) -> nn.Module:
     positions; a linear classifier. A stage consists of n residual blocks of two 3×3 convolutions; its first block has
     stride 2, except in the first stage. With three stages the depth is 6n + 2.
 
-    `arch.pre_activation`: norm and activation precede each convolution, and follow the last block instead of the first
-    convolution (He et al. 2016, "Identity mappings"). `arch.residual_init_zero`: the last γ of a block starts at 0
-    (Goyal et al. 2017, §5.1). `arch.skip_init`: each block's branch is multiplied by a learned factor that starts at 0
-    (De & Smith 2020).
+    `arch.pre_activation`: norm and activation precede each convolution of a block, and follow the last block instead of
+    the first convolution (He et al. 2016, "Identity mappings"). `arch.residual_init_zero`: the last γ of a block starts
+    at 0 (Goyal et al. 2017, §5.1). `arch.skip_init`: each block's branch is multiplied by a learned factor that starts
+    at 0 (De & Smith 2020).
 
     Raises ConfigError unless `arch.depth` is 2 · stages · n + 2 with n ≥ 1, if a stage has fewer channels than the one
     before, and for `residual_init_zero` together with `pre_activation`, `skip_init` or a norm that learns no γ.
@@ -74,6 +74,8 @@ class Residual(nn.Module):
 class BasicBlock(Residual):
     """A residual block whose branch is convolution, norm, activation, convolution, norm; the activation follows the
     sum.
+
+    Raises ConfigError as `Residual` does and, with `arch.residual_init_zero`, as `start_at_zero` does.
     """
 
     def __init__(self, inputs: int, features: int, stride: int, builder: Builder) -> None:

@@ -13,7 +13,8 @@ from bnexp.training.state import trained_names
 
 
 def check(config: RunConfig) -> list[str]:
-    """Check everything about a run that can be checked before it starts, and return lines to print.
+    """Check everything about a run that can be checked before it starts, except its directory and whether a compiler
+    works, and return lines to print.
 
     Without `init_from` there are none; with it, one line says how many tensors are loaded, skipped and new (`Match`).
     The data set is loaded, which may download it or cache the pictures of a folder; no other file is written. Raises

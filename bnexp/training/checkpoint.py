@@ -37,7 +37,7 @@ def save_checkpoint(path: Path, state: MemberState, config: RunConfig) -> None:
 
 
 def with_one_nan(tensor: Tensor) -> Tensor:
-    """Return a copy in which every NaN has the same bits.
+    """Return a copy in which every NaN has the same bits; integers are returned unchanged.
 
     A NaN's sign depends on the order in which compiled code adds: the bytes of a diverged network would depend on its
     stack.
@@ -68,9 +68,9 @@ def save_progress(directory: Path, state: MemberState, config: RunConfig, second
 def newest_checkpoint(directory: Path, config: RunConfig, shapes: dict[str, torch.Size]) -> Saved:
     """Return the latest undamaged checkpoint of a configuration, or the initial state if there is none.
 
-    It must be from the installed versions of bnexp and torch, and have tensors of these names and shapes. The final
-    checkpoint of a diverged run is ignored: if its summary is missing, the run is resumed, and writes a summary when it
-    diverges again. Raises OSError if a checkpoint can't be read.
+    It must be from the installed versions of bnexp and torch, and have tensors of these names and shapes. Checkpoints
+    of evaluations (eval.keep) are ignored, and so is the final one of a diverged run: if its summary is missing, the
+    run is resumed, and writes a summary when it diverges again. Raises OSError if a checkpoint can't be read.
     """
     candidates = [Saved()]
     for path in (*directory.glob(RESUME), directory / CHECKPOINT):

@@ -32,7 +32,10 @@ def has_compiler(device_type: str = "cpu") -> bool:
 
 
 def missing_compiler(device_type: str) -> str | None:
-    """Return why there is no compiler (on CUDA, no Triton), or None. If $CXX (on CUDA $CC) is set, only that counts."""
+    """Return why there is no compiler or, on CUDA, no Triton; None if all is there.
+
+    If $CXX (on CUDA $CC) is set, only that compiler counts.
+    """
     variable, names = ("CC", ("gcc", "clang")) if device_type == "cuda" else ("CXX", ("g++", "clang++"))
     if device_type == "cuda" and find_spec("triton") is None:
         return NO_COMPILER

@@ -46,7 +46,9 @@ def decide_compilation(config: RunConfig) -> Compilation:
 
 
 def wants_compiled(config: RunConfig, device: torch.device) -> bool:
-    """Return whether a run's step should be compiled if a compiler works: not under torchrun, with auto if it pays."""
+    """Return whether a run's step should be compiled if a compiler works: not by several processes, with auto if it
+    pays.
+    """
     if distributed.processes() > 1:
         return False  # gradients are averaged between the backward pass and the update
     if config.compile != "auto":
@@ -56,7 +58,7 @@ def wants_compiled(config: RunConfig, device: torch.device) -> bool:
 
 
 def compiled_is_faster(config: RunConfig) -> bool:
-    """Return whether a compiled step of this network is faster on a CPU than an uncompiled one, by measurement."""
+    """Return whether compiled steps of this network were faster on a CPU when measured; nothing is measured now."""
     return stacks(config) or (config.arch.name in FASTER and config.norm.name not in NOT_FASTER)
 
 

@@ -35,8 +35,9 @@ def without(values: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
 
 
 def graph_key(config: RunConfig, data: Data, size: int) -> str:
-    """Return a text that identifies a compiled step. Stacks of `size` members with equal texts, and no others, share
-    it.
+    """Return a text that identifies a compiled step. Stacks with equal texts, and no others, share it.
+
+    size: number of members that one call of the step updates.
     """
     return json.dumps(
         [shape_of(config, compiled=True), data.checksum, str(data.scale.device), torch.get_num_threads(), size]

@@ -188,8 +188,8 @@ def evaluate_tests(
 ) -> tuple[str, dict[str, Evaluation]]:
     """Test a member; return its status and its results by split ("test", for eval.recalibrate "test_recalibrated").
 
-    A diverged network is tested too, but not recalibrated: its accuracy is the run's result. If `should_stop` returns
-    True meanwhile, the status is "interrupted" and there are no results: the resumed run is tested.
+    A diverged network is tested too, but not recalibrated, nor is one without running averages. If it is interrupted,
+    or `should_stop` returns True meanwhile, the status is "interrupted" and there are no results.
     """
     if status == "interrupted":
         return status, {}

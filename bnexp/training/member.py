@@ -121,8 +121,8 @@ def summary_of_complete_run(config: RunConfig, directory: Path) -> dict[str, Any
 
 
 def create_or_reopen_run(config: RunConfig, launch: Launch, stack_size: int) -> Member:
-    """Create a run in its directory, or reopen an interrupted one there. If none can be resumed, earlier files are
-    removed.
+    """Create a run in its directory, or reopen an interrupted one there. If none can be resumed, the run starts anew,
+    and its earlier files are removed (`clear_run`).
 
     stack_size: number of members in its stack. Raises ConfigError if the directory can't be locked, if another process
     uses it, and as `starting_point` does; OSError if a file can't be read or written.
@@ -156,7 +156,8 @@ def last_row_step(start: Saved) -> int | None:
 def starting_point(config: RunConfig, directory: Path, data: Data, compiled: bool) -> Saved:
     """Return the state that a run starts or is resumed from.
 
-    Raises ConfigError if the directory contains another run, or this run with other facts (`check_facts`).
+    Raises ConfigError if the directory contains another run, or this run with other facts (`check_facts`), and OSError
+    if run.json or a checkpoint can't be read.
     """
     if not check_facts(config, directory, data, compiled):
         return Saved()
@@ -205,7 +206,8 @@ def check_start(config: RunConfig, directory: Path, record: dict[str, Any], may_
 
 
 def reproducibility_facts(config: RunConfig, data: Data, compiled: bool | None) -> dict[str, Any]:
-    """Return the facts in a run's record that its metrics depend on, besides its configuration.
+    """Return the facts in a run's record that its metrics depend on, besides its configuration and the versions of
+    bnexp and torch.
 
     compiled: whether its step is compiled; None leaves this fact out.
     """
@@ -222,7 +224,7 @@ def reproducibility_facts(config: RunConfig, data: Data, compiled: bool | None) 
 def read_curve(member: Member) -> Member:
     """Fill in a resumed member's steps, accuracies and seconds from its tables, and return it.
 
-    The seconds it resumes from are at least those in the tables. Raises OSError if rows are missing.
+    The seconds it resumes from are at least those in the tables. Raises OSError as `check_rows` does.
     """
     if member.start.step:
         curve = RunRecord(member.launch.directory, {}, {})

@@ -88,7 +88,7 @@ def describe_start(model: nn.Module, config: RunConfig) -> dict[str, Any]:
 
 
 def transferable(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and running averages by name, without norms' hyperparameters (float64), conditions (int64)."""
+    """Return parameters and float32 buffers, such as running averages, by name; hyperparameters are float64."""
     averages = {name: buffer for name, buffer in model.named_buffers() if buffer.dtype == torch.float32}
     return dict(model.named_parameters()) | averages
 
@@ -102,7 +102,8 @@ def source_of(config: RunConfig) -> FinishedRun:
 def read_source(directory: str, working_directory: Path) -> FinishedRun:
     """Read a finished run, and cache it. working_directory: not used, but a relative `directory` depends on it.
 
-    Raises ConfigError if the directory is not that of a finished run, or if its checkpoint is missing or can't be read.
+    Raises ConfigError if the directory is not that of a finished run, or if its checkpoint is missing or damaged, or
+    can't be read.
     """
     key, folder = f"init_from={directory}", Path(directory)
     try:

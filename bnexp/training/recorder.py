@@ -141,9 +141,9 @@ class Recorder:
 class Table:
     """A CSV file to which rows are appended.
 
-    until: None for a new file; else the rows of an existing file up to and including this step, but not those of tests,
-    remain and are in `kept`, and all others are removed by `truncate_rows`, which raises OSError for a file that is
-    missing, damaged or a link.
+    until: None for a new file, which replaces an existing one; else the rows of an existing file up to and including
+    this step, but not those of tests, remain and are in `kept`, and all others are removed by `truncate_rows`, which
+    raises OSError for a file that is missing, damaged or a link.
     """
 
     def __init__(self, path: Path, header: list[str], until: int | None) -> None:
@@ -240,7 +240,7 @@ def truncate_rows(path: Path, header: list[str], until: int) -> list[list[str]]:
     """Remove rows from a resumed run's table, and return the remaining ones without the header.
 
     The first row that is later than the step `until`, belongs to a test or is incomplete is removed, with all rows
-    after it. Raises OSError for a table that is missing, damaged or a link.
+    after it. Raises OSError for a table that is missing, damaged or a link, but not for an empty file.
     """
     rows, content = list[list[str]](), b""
     try:
@@ -266,7 +266,7 @@ def truncate_rows(path: Path, header: list[str], until: int) -> list[list[str]]:
 
 def check_row(row: list[str], header: list[str], first: bool) -> None:
     """Raise ValueError if the first row isn't the header, or if a later one has another number of cells, or a cell that
-    should be a number and isn't.
+    should be a number or empty and isn't.
     """
     if first and row != header:
         raise ValueError
