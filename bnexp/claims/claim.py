@@ -23,7 +23,7 @@ class Figure(Protocol):
         ...
 
     def draw(self, runs: Runs, files: list[Path]) -> None:
-        """Draw these runs, and save the figure to every file."""
+        """Draw these runs, and save the figure to every file; where none of them is shown, write nothing."""
         ...
 
 
@@ -84,7 +84,8 @@ class Rule(Protocol):
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
         """Compute the evidence from the claim's runs; `random` is for resampling.
 
-        Raises NoVerdictError where the runs cannot decide the claim.
+        Raises NoVerdictError where the runs cannot decide the claim. A rule that reads a run's checkpoint or data may
+        also raise ConfigError, DamagedFileError or OSError.
         """
         ...
 
@@ -100,8 +101,8 @@ class Rule(Protocol):
 class Claim:
     """A published statement with the sweeps that test it and the rule that decides it.
 
-    `source` is the publication and the place in it, `published` the figure as printed there. `note` tells the reader
-    how the statement was understood, or why the result differs. Claims may share a figure.
+    `source` is the publication and the place in it, `published` the result there, in figures or words. `note`
+    tells the reader how the statement was understood, or why the result differs. Claims may share a figure.
     """
 
     id: str

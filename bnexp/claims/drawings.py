@@ -49,7 +49,7 @@ class Drawing:
 
 
 def curves(name: str, title: str, panels: Layout) -> Drawing:
-    """Return a figure of validation accuracy against iteration, with one line for each arm."""
+    """Return a `Drawing` of validation accuracy against iteration, with one line for each arm."""
 
     def lines(label: str, runs: Runs) -> list[Line]:
         return [make_curve(label, runs)]
@@ -58,7 +58,7 @@ def curves(name: str, title: str, panels: Layout) -> Drawing:
 
 
 def against(name: str, title: str, panels: Layout, key: str, metric: Metric, scales: Scales) -> Drawing:
-    """Return a figure of a metric against the configuration's number `key`, as optim.lr, with a line for each arm."""
+    """Return a `Drawing` of a metric against the configuration's number `key`, as optim.lr: a line for each arm."""
 
     def lines(label: str, runs: Runs) -> list[Line]:
         groups = by_value(runs, key)
@@ -68,7 +68,7 @@ def against(name: str, title: str, panels: Layout, key: str, metric: Metric, sca
 
 
 def at_each(name: str, title: str, arm: Arm, reads: dict[str, MetricAt], x: Sequence[float], scales: Scales) -> Drawing:
-    """Return a figure of several metrics of one arm against x, with a line for each metric.
+    """Return a `Drawing` of several metrics of one arm against x, with a line for each metric.
 
     `reads`: label → metric, a function of a run and of one value of `x`.
     """
@@ -97,7 +97,7 @@ def percentiles(name: str, title: str, panels: Layout, layer: str) -> Drawing:
 
 
 def by_layer(name: str, title: str, panels: Layout, read: Callable[[RunRecord], list[float]], y: str) -> Drawing:
-    """Return a figure of a value for each hidden layer, on a logarithmic scale.
+    """Return a `Drawing` of a value for each hidden layer, on a logarithmic scale.
 
     `read` gives a run's values, in the order of the layers; `y` is the label of the axis.
     """

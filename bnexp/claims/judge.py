@@ -185,7 +185,7 @@ def adjust(p_values: dict[str, float]) -> dict[str, float]:
 
 
 def record(claim: Claim, evidence: Evidence, p: float | None, runs: Runs, options: Options) -> Record:
-    """Return a claim's entry in claims.json; `p` is its p-value after Holm's correction."""
+    """Return a claim's entry in claims.json, without `planned_runs`; `p` is its p-value after Holm's correction."""
     verdict, why = (Verdict.INCONCLUSIVE, evidence.problem) if evidence.problem else claim.rule.judge(evidence, p)
     measured = evidence.measured
     value, low, high = (seen(evidence, number) for number in (measured.mean, measured.low, measured.high))
@@ -228,7 +228,7 @@ def seen(evidence: Evidence, number: float | None) -> float | None:
 
 
 def write(records: list[Record], options: Options, runs: RunsOf) -> list[Record]:
-    """Write claims.json, README.md and these claims' figures; the records of other claims in claims.json are kept.
+    """Write claims.json, README.md and these claims' figures; keep the records of the other CLAIMS in claims.json.
 
     p-values are corrected anew, with all of these records (`adjust`). Returns those of these claims, as read from the
     new claims.json. Raises ConfigError where the earlier claims.json can't be read as JSON.
@@ -248,7 +248,7 @@ def write(records: list[Record], options: Options, runs: RunsOf) -> list[Record]
 def corrected(entry: Record, claim: Claim, adjusted: dict[str, float]) -> Record:
     """Return a record with the corrected p-value of `adjusted`, and the verdict that follows from it.
 
-    A record whose rule is no test, or that measured nothing, is returned as it is.
+    A record whose rule is no test, that measured nothing, or whose p-value is the same, is returned as it is.
     """
     rule, p, measured = claim.rule, adjusted.get(claim.id), entry["measured"]
     if not isinstance(rule, TESTS) or p == entry["p_holm"] or measured["value"] is None:

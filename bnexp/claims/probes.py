@@ -34,8 +34,9 @@ SINGLE_IMAGES = 200  # as many as the lesson's inference cell tests
 def trained(run: RunRecord) -> tuple[nn.Module, Tensors, Tensors, Data]:
     """Return a run's network on the meta device, its final parameters and its buffers (name → tensor), and its data.
 
-    Also prepares torch for the run on the CPU (`prepare_torch`). Raises OSError or DamagedFileError where the
-    checkpoint is missing or damaged, and ConfigError where the data set can't be used.
+    Parameters that were not trained are among the buffers. Also prepares torch for the run on the CPU
+    (`prepare_torch`). Raises OSError or DamagedFileError where the checkpoint is missing or damaged, and ConfigError
+    where the run's configuration or data set can't be used.
     """
     config = run.located()
     prepare_torch(config, torch.device("cpu"))
@@ -143,9 +144,10 @@ def gradient_growth(run: RunRecord) -> float:
 
 
 def gradient_norms(run: RunRecord) -> list[float]:
-    """Return the squared norm of the loss's gradient with respect to each hidden linear layer's output, (layers,).
+    """Return the squared norms of the loss's gradients with respect to the output of each `Block`'s layer.
 
-    The network is in its initial state, the batch is the run's first, and the computation is in float64.
+    In an MLP these are its hidden linear layers. The network is in its initial state, the batch is the run's first, and
+    the computation is in float64.
     """
     config = run.located()
     prepare_torch(config, torch.device("cpu"))
@@ -211,10 +213,10 @@ def steps_per_second(runs: Runs) -> Rates:
 
 
 def rates(arm: Arm, mode: str, norm: str) -> Values:
-    """Return the training steps a second with a norm, one value for each round in place of one for each seed.
+    """Return the `Values` of training steps a second with a norm: one for each round in place of each seed.
 
-    The runs of `arm` differ in their norm alone. Computing the values raises NoVerdictError where the mode can't be
-    compiled, or `arm` lacks runs with norm=none or norm=batch.
+    The runs of `arm` differ in their norm alone. Computing the values raises NoVerdictError where `steps_per_second`
+    does not measure this norm in this mode, or `arm` lacks runs with norm=none or norm=batch.
     """
 
     def of(runs: Runs) -> PerSeed:
@@ -227,9 +229,10 @@ def rates(arm: Arm, mode: str, norm: str) -> Values:
 
 
 def rate_ratio(arm: Arm) -> Values:
-    """Return the training steps a second with batch normalization, operation by operation, divided by those without.
+    """Return the `Values` of steps a second with batch normalization, operation by operation, over those without.
 
-    There is a value for each round in place of one for each seed. `choice` gives the ratios of all FORMS as text.
+    There is a value for each round in place of one for each seed. `choice` gives the mean ratios of all FORMS that can
+    be measured as text. Computing either raises NoVerdictError where `arm` lacks runs with norm=none or norm=batch.
     """
 
     def ratios(runs: Runs, form: tuple[str, str]) -> list[float]:

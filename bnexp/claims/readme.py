@@ -72,7 +72,7 @@ def row(entry: Record) -> list[str]:
 
 
 def measured_text(entry: Record) -> str:
-    """Return the measured value with its unit and interval, or a dash where nothing was measured."""
+    """Return the measured value with its unit and interval, if any, or a dash where nothing was measured."""
     measured = entry["measured"]
     if measured["value"] is None:
         return "–"

@@ -130,7 +130,7 @@ class Numeric:
         )
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the mean over seeds with the 95% prediction interval of one more run."""
+        """Return the mean over seeds with the 95% prediction interval of one more run; NaN without runs."""
         return Evidence(prediction_interval(list(self.ours.of(runs).values())), self.ours.scale, self.ours.unit)
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:
@@ -374,7 +374,7 @@ class Exact:
         return f"exact: both sides computed in float64 differ by at most {self.tolerance:g}"
 
     def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Compute the identity's largest absolute error; `runs` and `random` are not used."""
+        """Compute the identity's largest error by `error`; `runs` and `random` are not used."""
         return Evidence(Estimate(self.error(), None, None, 1), detail="largest difference of any element")
 
     def judge(self, evidence: Evidence, p: float | None) -> Judgement:

@@ -60,7 +60,7 @@ def named(control: Values | float, ours: Values) -> str:
 
 
 def choices(runs: Runs, *sides: Values | Arm | float) -> str:
-    """Return as text what was chosen by comparing runs for any of `sides`, each choice once."""
+    """Return as text what was chosen by comparing runs for any of `sides`: each choice once, with "; " before it."""
     chosen = dict.fromkeys(side.choice(runs) for side in sides if not isinstance(side, float | int))
     return "".join(f"; {choice}" for choice in chosen if choice)
 
@@ -74,19 +74,28 @@ def mean_text(values: list[float], of: Values) -> str:
 
 
 def where(settings: str) -> Arm:
-    """Return the arm of the runs with these settings, written as overrides: norm=batch optim.lr=0.01."""
+    """Return the arm of the runs with these settings, written as overrides: norm=batch optim.lr=0.01.
+
+    Picking raises as `matches`.
+    """
     wanted = dict(setting.split("=", 1) for setting in settings.split())
     return Arm(settings, lambda runs: [run for run in runs if matches(run, wanted)])
 
 
 def matches(run: RunRecord, wanted: dict[str, str]) -> bool:
-    """Return whether a run has the settings `wanted`, dotted key → text. Raises KeyError for a key it lacks."""
+    """Return whether a run has the settings `wanted`, dotted key → text.
+
+    Raises KeyError for a key it lacks, unless an earlier one has another value, and ValueError as `same`.
+    """
     config = flatten(run.config)
     return all(same(config[key], value) for key, value in wanted.items())
 
 
 def same(value: object, text: str) -> bool:
-    """Return whether a configuration's value is the one that an override gives as `text`; floats up to rounding."""
+    """Return whether a configuration's value is the one that an override gives as `text`; floats up to rounding.
+
+    Raises ValueError where the value is a float and `text` is no number.
+    """
     if isinstance(value, bool):
         return str(value).lower() == text
     if isinstance(value, float):
@@ -95,9 +104,9 @@ def same(value: object, text: str) -> bool:
 
 
 def best(arm: Arm, key: str) -> Arm:
-    """Return `arm` with its runs at the value of `key` that has the highest mean final validation accuracy.
+    """Return an `Arm` of the runs of `arm` at the value of `key` that has the highest mean final validation accuracy.
 
-    Picking raises NoVerdictError where the arm has no runs.
+    `choice` says as text which value that is. Both functions raise NoVerdictError where the arm has no runs.
     """
 
     def choice(runs: Runs) -> str:
@@ -124,7 +133,7 @@ def by_value(runs: Runs, key: str) -> dict[float, Runs]:
 
 
 def best_value(runs: Runs, key: str) -> float:
-    """Return the value of `key` with the highest mean final validation accuracy.
+    """Return the value of `key` with the highest mean final validation accuracy, the smallest where several have it.
 
     Raises NoVerdictError without runs.
     """
@@ -202,7 +211,7 @@ def drift_of_spread(layer: str, since: int) -> Metric:
 
 
 def each(name: str, metric: Metric, arm: Arm, scale: float = 1.0, unit: str = "") -> Values:
-    """Return the values of a metric over an arm that has one run for each seed; `name` names the metric."""
+    """Return the `Values` of a metric over an arm that has one run for each seed; `name` names the metric."""
 
     def of(runs: Runs) -> PerSeed:
         return {run.seed: metric(run) for run in arm.pick(runs)}
@@ -213,7 +222,7 @@ def each(name: str, metric: Metric, arm: Arm, scale: float = 1.0, unit: str = ""
 def over_runs(
     name: str, metric: Metric, arm: Arm, take: Callable[[list[float]], float], scale: float = 1.0, unit: str = ""
 ) -> Values:
-    """Return the values of a metric over an arm; `take`, as np.mean, combines a seed's runs, which may be several."""
+    """Return the `Values` of a metric over an arm; `take`, as np.mean, combines those of a seed's one or more runs."""
 
     def of(runs: Runs) -> PerSeed:
         by_seed: dict[int, list[float]] = {}
@@ -225,7 +234,7 @@ def over_runs(
 
 
 def difference(ours: Values, control: Values) -> Values:
-    """Return the values of `ours` minus those of `control`, at their common seeds."""
+    """Return the `Values` of `ours` minus those of `control`, at their common seeds."""
 
     def of(runs: Runs) -> PerSeed:
         values, other = ours.of(runs), control.of(runs)
@@ -235,17 +244,17 @@ def difference(ours: Values, control: Values) -> Values:
 
 
 def on_test(arm: Arm) -> Values:
-    """Return the test accuracy of an arm's runs, shown in percent."""
+    """Return the `Values` of test accuracies of an arm's runs, shown in percent."""
     return each("test accuracy", accuracy, arm, 100, "%")
 
 
 def error_on_test(arm: Arm) -> Values:
-    """Return the test error, 1 minus the accuracy, of an arm's runs, shown in percent."""
+    """Return the `Values` of test errors, 1 minus the accuracy, of an arm's runs, shown in percent."""
     return each("test error", lambda run: 1 - accuracy(run), arm, 100, "%")
 
 
 def on_validation(arm: Arm) -> Values:
-    """Return the final validation accuracy of an arm's runs, shown in percent."""
+    """Return the `Values` of final validation accuracies of an arm's runs, shown in percent."""
     return each("validation accuracy", validation_accuracy, arm, 100, "%")
 
 
@@ -256,15 +265,15 @@ def steps_to(target: float, run: RunRecord) -> float:
 
 
 def steps_within(target: float, arm: Arm) -> Values:
-    """Return the steps of an arm's runs to a validation accuracy; all of a run's steps where it never reaches it."""
+    """Return the `Values` of an arm's steps to a validation accuracy; all steps of a run that never reaches it."""
     return each(f"steps to {target:.0%}", lambda run: steps_to(target, run), arm, unit="steps")
 
 
 def steps_to_share(share: float, full: Arm, arm: Arm, times: float = 1) -> Values:
-    """Return the steps of `arm` to a share of the mean final validation accuracy of the arm `full`.
+    """Return the `Values` of steps of `arm` to a share of the mean final validation accuracy of the arm `full`.
 
-    The steps are multiplied by `times`, as 0.5 to ask for half as many. Computing them raises NoVerdictError where
-    `full` has no runs.
+    A run that never gets there counts with all of its steps. The steps are multiplied by `times`, as 0.5 to ask for
+    half as many. Computing them raises NoVerdictError where `full` has no runs.
     """
 
     def of(runs: Runs) -> PerSeed:

@@ -38,15 +38,14 @@ Panels = dict[str, Arms]  # a panel's values of the other swept keys, as "act=re
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One row of the table: an arm of a panel. Of its `planned` runs `n` are complete, of which `diverged` diverged.
+    """One row of the table: an arm of a panel. Of its `planned` runs `n` can be compared, of which `diverged` diverged.
 
-    Accuracies are fractions; `difference` is this arm's test accuracy minus the control's, seed by seed, and
-    `planned_pairs` is the number of seeds planned for both. `p` is the sign-flip p-value of the difference, `p_holm` is
-    p after Holm's correction over all arms of the report. `times` has an entry for each of TARGETS and UNITS.
-    `steps_per_second` is a median over runs, `speed_ratio` its ratio to the control's. `recalibrated` is the test
-    accuracy with batch statistics of a whole epoch in place of running averages, None where no run measured it. `notes`
-    are remarks, as that the network has no bias before a norm. Estimates are None where no run is complete,
-    `difference` also for the control itself and where no seed is complete in both arms.
+    Accuracies are fractions; `difference` is this arm's test accuracy minus the control's, seed by seed, `p` its
+    sign-flip p-value, and `p_holm` p after Holm's correction over all arms of the report. `planned_pairs` is the number
+    of seeds planned for both, 0 for the control. `times` has an entry for each of TARGETS and UNITS, `steps_per_second`
+    is a median over runs, `speed_ratio` its ratio to the control's. `recalibrated` is the test accuracy with batch
+    statistics of a whole epoch in place of running averages, None where no run measured it. `notes` are remarks. The
+    estimates are None where n is 0, `difference` also for the control itself and where no seed counts in both arms.
     """
 
     panel: str
@@ -113,7 +112,9 @@ def follows_choice(key: str, differing: list[str], configs: list[Settings]) -> b
 
 
 def check_by(by: str | None, configs: list[dict[str, Any]]) -> None:
-    """Raise ConfigError unless `by` is None or a key that differs between these (nested) configurations."""
+    """Raise ConfigError unless `by` is None or one of the swept keys of these (nested) configurations: never the seed,
+    another key of NOT_ARMS, or a key that follows a choice (`swept_keys`).
+    """
     pick_by(by, swept_keys([settings(config) for config in configs]))
 
 
@@ -156,8 +157,7 @@ def only(panels: Panels, kept: Runs) -> Panels:
 def compare_panels(planned: Panels, finished: Panels) -> list[ArmResult]:
     """Compare every arm with the control of its panel, and correct the p-values over all arms (Holm).
 
-    The control is the first arm of the first panel, also where none of its runs finished. `planned` holds all runs;
-    `finished` has the same panels and arms, with only the runs that can be compared.
+    The control has the name of the very first arm of `planned`; `finished` is `planned` with only the comparable runs.
     """
     control = next(iter(next(iter(planned.values()))))
     results = [

@@ -28,13 +28,13 @@ FACTORS = tuple(np.linspace(0.5, 4.0, 8).tolist())  # multiples of the learning 
 class Probe:
     """The loss along the gradient at a checkpoint, on the batch that comes next.
 
-    With θ the parameters after `step` updates, g = ∇L(θ), and θ_t = θ - t · lr · g for each t of FACTORS, from ½ to 4;
-    lr is the learning rate of the next update or, where a schedule has come down to 0, that of the configuration:
+    With θ the trained parameters after `step` updates, g = ∇L(θ), and θ_t = θ - t · lr · g for each t of FACTORS, from
+    ½ to 4; lr is the learning rate of the next update, or of the configuration where a schedule has come down to 0:
 
     - loss: L(θ); losses: L(θ_t) for each t; distances: ‖∇L(θ_t) - g‖ for each t;
     - smoothness: the largest ‖∇L(θ_t) - g‖ / ‖θ_t - θ‖, or 0 where g is 0;
-    - shift: linear or convolutional layer → ‖G - G'‖, where G is the gradient of the layer's weights at θ, and G' the
-      same gradient after the parameters of all earlier layers of the network took the step -lr · g;
+    - shift: linear or convolutional layer whose weights are trained → ‖G - G'‖, where G is the gradient of these at θ,
+      and G' the same gradient after the trained parameters of all earlier layers of the network took the step -lr · g;
     - cosine: layer → cos(G, G').
     """
 
@@ -50,7 +50,8 @@ class Probe:
 def probe_run(run: RunRecord) -> list[Probe]:
     """Return a probe for each checkpoint that the run kept (`eval.keep=true`), or only for its final one.
 
-    Raises ConfigError where a checkpoint is missing or damaged, or the run's data set can't be used.
+    Raises ConfigError where a checkpoint is missing or damaged, or where the run's configuration, data set, device or
+    the run that it starts from (`init_from`) can't be used.
     """
     config = run.located()
     device, data = pick_device(config.device), load_data(config.dataset, run.directory)

@@ -32,12 +32,13 @@ HEADER = ["arm", "runs", "loss range", *MEASURES]
 
 
 def loss_range(probe: Probe) -> float:
-    """Return the highest minus the lowest loss along the gradient."""
+    """Return the highest minus the lowest of the probe's `losses`, those after a step along the gradient."""
     return max(probe.losses) - min(probe.losses)
 
 
 def report_probes(directories: list[Path], by: str | None, out: Path | None) -> None:
-    """Probe the runs below `directories`: print a table, and write probe.csv, .png and .svg.
+    """Probe the runs in and below `directories` that can be compared; print a table for each panel, and which planned
+    runs are missing; write probe.csv, .png and .svg.
 
     `by`, the key that makes the arms, and `out`, the folder of the files, are as for `report`; so is the suffix of the
     files' names. Raises ConfigError where no run can be probed, or `by` or `out` is invalid.

@@ -41,7 +41,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Planned:
-    """The planned runs below the directories `roots`, without duplicates and in the order of their sweeps.
+    """The planned runs in and below the directories `roots`, without duplicates and in the order of their sweeps.
 
     `runs`: all whose configuration can be read, in their own record or their sweep's. `finished`: those of them that
     can be compared. `sweeps`: the jobs of sweeps, by directory. `unreadable`: directories of runs whose record can't be
@@ -85,7 +85,7 @@ class Planned:
         return missing + [Missing(None, None, None, DAMAGED, UNREADABLE, str(path), []) for path in self.unreadable]
 
     def commands(self) -> list[str]:
-        """Return shell commands that finish the missing runs: one for each sweep, and one for all other runs.
+        """Return shell commands that finish the missing runs: one for each sweep with some, one for all others.
 
         Before them, one for each run of a sweep that is complete but damaged removes it, so that it starts anew. There
         is no command for a damaged run outside of a sweep.
@@ -132,7 +132,8 @@ def shortened(text: str) -> str:
 
 
 def read_planned(roots: list[Path]) -> Planned:
-    """Read the planned runs below the directories `roots`, and print which of them are left out.
+    """Read the planned runs in and below `roots`; print an error for each run's directory that is left out, and for
+    each sweep's record that can't be read. Runs that never started are not printed.
 
     Raises ConfigError where no run can be compared.
     """

@@ -102,7 +102,7 @@ def provenance(runs: list[RunRecord]) -> str:
 
 
 def report(directories: list[Path], by: str | None = None, out: Path | None = None) -> None:
-    """Compare the runs below `directories`: print a table, and write the report's files.
+    """Compare the runs in and below `directories`: print a table for each panel, and write the report's files.
 
     These are compare.json, .md, .png and .svg, times.svg, report.html, and event files for TensorBoard below bands/,
     which is replaced. They go to the folder `out`, by default to the first directory. `by` is the key whose values make
@@ -153,8 +153,8 @@ def choose_output(planned: Planned, by: str | None, out: Path | None) -> tuple[s
 def output_folder(directories: list[Path], out: Path | None) -> Path:
     """Return the folder of the files: `out`, which is made if it is missing, or the first directory.
 
-    Raises ConfigError where its name is not UTF-8, or `out` can't be made or written to, or holds runs although it is
-    not the only directory that is compared.
+    Raises ConfigError where its name is not UTF-8, or `out` can't be made or written to, or holds a run, itself or in a
+    direct subfolder, although it is not the only directory that is compared.
     """
     folder = directories[0] if out is None else out
     require(

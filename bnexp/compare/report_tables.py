@@ -91,7 +91,10 @@ def paired_text(result: ArmResult, difference: Estimate | None, text: str) -> st
 
 
 def reached_text(times: TimeTo, form: str) -> list[str]:
-    """Return the cells of the median time, in the format `form`, and of how many runs arrived; dashes without runs."""
+    """Return the cells of the median time, in the format `form` or "never", and of how many runs arrived.
+
+    Both are dashes without runs.
+    """
     median = "never" if times.median is None else format(times.median, form)
     return [median, f"{times.reached} of {times.n}"] if times.n else [DASH, DASH]
 
@@ -100,7 +103,7 @@ def reached_text(times: TimeTo, form: str) -> list[str]:
 
 
 def times_note(results: list[ArmResult]) -> str:
-    """Return the footnote of the table of times, with the horizons of each panel."""
+    """Return the footnote of the table of times, with the horizons of each panel that has runs to compare."""
     parts = []
     for result in results:
         horizons = {time.unit: time.horizon for time in result.times}  # those of its panel
@@ -137,7 +140,8 @@ def too_few(pairs: int) -> str:
 def arm_notes(result: ArmResult, tests: int) -> list[str]:
     """Return the footnotes of one arm: its notes, recalibrated accuracy and test against the control.
 
-    `tests` is the number of arms that were tested.
+    There is one for each of these that the arm has; for the test, it takes 6 pairs. `tests` is the number of arms that
+    have a p-value.
     """
     name = ", ".join(part for part in (result.panel, result.arm) if part)
     lines = [f"{result.arm} besides: {', '.join(result.notes)}."] if result.notes else []
@@ -150,7 +154,7 @@ def arm_notes(result: ArmResult, tests: int) -> list[str]:
 
 
 def test_text(result: ArmResult, pairs: int, tests: int) -> str:
-    """Return as text an arm's p-values, its interquartile mean, and the gain from pairing."""
+    """Return as text an arm's p-value, p_holm if `tests` > 1, interquartile mean, and gain from pairing, if any."""
     assert result.interquartile_mean is not None
     text = f"sign-flip permutation p = {result.p:.3g} at {pairs} pairs"
     text += f" ({result.p_holm:.3g} after Holm over {tests} comparisons)" if tests > 1 else ""

@@ -130,7 +130,7 @@ def sign_flip_p(differences: ArrayLike, random: Random) -> float | None:
 
 
 def smallest_p(pairs: int) -> float:
-    """Return the smallest p-value that `sign_flip_p` can give for this number of pairs, up to 13: 2 / 2^pairs."""
+    """Return the smallest p-value that `sign_flip_p` can give for this number of pairs, from 2 to 13: 2 / 2^pairs."""
     return float(2 / 2**pairs)
 
 

@@ -91,7 +91,9 @@ def markdown(benchmarks: list[Benchmark], rows: Rows, facts: dict[str, Any], opt
 
 
 def gather_facts(rows: list[Row], options: BenchOptions) -> dict[str, Any]:
-    """Return when, by which command, with which versions and settings, and on which machine this was measured."""
+    """Return when, by which command, with which versions, commit and settings of the compiler, and on which machine
+    and device this was measured.
+    """
     device = pick_device(rows[0].config["device"])
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -114,7 +116,7 @@ def gather_facts(rows: list[Row], options: BenchOptions) -> dict[str, Any]:
 
 
 def compiler() -> str | None:
-    """Return the first line that the C++ compiler prints of its version; None without a compiler."""
+    """Return the first line that the C++ compiler prints of its version; None without a compiler or a line."""
     if not has_compiler():
         return None
     command = [*shlex.split(compiler_command()), "--version"]

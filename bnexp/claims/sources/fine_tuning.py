@@ -51,12 +51,12 @@ FIGURE = against(
 
 
 def on_test_at(norm: str, size: int) -> Values:
-    """Return the test accuracy with a norm at a batch size."""
+    """Return the `Values` of test accuracies with a norm at a batch size."""
     return on_test(where(f"norm={norm} batch_size={size}"))
 
 
 def gained(size: int) -> Values:
-    """Return the test accuracy with frozen minus that with moving statistics, at a batch size."""
+    """Return the `Values` of test accuracies with frozen minus those with moving statistics, at a batch size."""
     return difference(on_test_at("frozen_batch", size), on_test_at("batch", size))
 
 

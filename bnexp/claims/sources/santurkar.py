@@ -68,13 +68,13 @@ MEASURES = {
 
 
 def values(measure: str, arm: Arm) -> Values:
-    """Return a metric of an arm's runs: the mean over checkpoints of one of MEASURES."""
+    """Return the `Values` of a metric of an arm's runs: the mean over checkpoints of one of MEASURES."""
     name, read = MEASURES[measure]
     return each(name, over_probes(read), arm)
 
 
 def recalibrated(arm: Arm) -> Values:
-    """Return the test accuracy of an arm's runs with batch statistics of the whole training set."""
+    """Return the `Values` of an arm's test accuracies with batch statistics of the whole training set."""
     return each("test accuracy by population statistics", recalibrated_accuracy, arm, 100, "%")
 
 

@@ -59,7 +59,7 @@ def parameters(run: RunRecord) -> float:
 
 
 def fraction_of_parameters() -> Values:
-    """Return the shared network's number of parameters divided by the total of the separate ones."""
+    """Return the `Values` of the shared network's number of parameters divided by the total of the separate ones."""
     ours = each("parameters", parameters, CONDITIONAL)
     theirs = over_runs("parameters", parameters, OWN_NETWORKS, sum)
 
@@ -71,7 +71,7 @@ def fraction_of_parameters() -> Values:
 
 
 def mixed(words: str, *norms: float) -> Values:
-    """Return the test accuracy of the shared network on images that are half of each of the styles MIXED.
+    """Return the `Values` of the shared network's test accuracy on images that are half of each of the styles MIXED.
 
     `norms` are shares of the second style in γ and β; the best of them counts. `words` names them to a reader.
     """

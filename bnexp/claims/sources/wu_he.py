@@ -43,7 +43,7 @@ FIGURES = {
 
 
 def error(norm: str, size: int) -> Values:
-    """Return the test error with a norm at a batch size."""
+    """Return the `Values` of test errors with a norm at a batch size."""
     return error_on_test(where(f"norm={norm} batch_size={size}"))
 
 
