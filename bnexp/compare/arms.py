@@ -81,10 +81,10 @@ def settings(config: dict[str, Any]) -> Settings:
     return {printable(key): printable(value) if isinstance(value, str) else value for key, value in flat.items()}
 
 
-def settings_of(runs: Runs) -> list[Settings]:
-    """Return each run's settings, without init_from where seeds and values of init_from match one to one."""
-    configs = [settings(run.config) for run in runs]
-    pairs = {(run.seed, str(run.config.get("init_from"))) for run in runs}
+def settings_of(nested: list[dict[str, Any]]) -> list[Settings]:
+    """Return each configuration's settings, without init_from where it matches the seeds one to one."""
+    configs = [settings(config) for config in nested]
+    pairs = {(config["seed"], str(config.get("init_from"))) for config in nested}
     seeds, starts = map(set, zip(*pairs, strict=True))
     if len(pairs) == len(seeds) == len(starts):
         return [{key: value for key, value in config.items() if key != "init_from"} for config in configs]
@@ -115,7 +115,7 @@ def check_by(by: str | None, configs: list[dict[str, Any]]) -> None:
     """Raise ConfigError unless `by` is None or one of the swept keys of these (nested) configurations: never the seed,
     another key of NOT_ARMS, or a key that follows a choice (`swept_keys`).
     """
-    pick_by(by, swept_keys([settings(config) for config in configs]))
+    pick_by(by, swept_keys(settings_of(configs)))
 
 
 def pick_by(by: str | None, swept: list[str]) -> str | None:
@@ -132,7 +132,7 @@ def pick_by(by: str | None, swept: list[str]) -> str | None:
 
 def arrange(runs: Runs, by: str | None) -> Panels:
     """Sort runs into panels of arms: the key `by` makes arms, other swept keys panels; with None each has one arm."""
-    configs = settings_of(runs)
+    configs = settings_of([run.config for run in runs])
     swept = swept_keys(configs)
     panels: Panels = {}
     for run, config in zip(runs, configs, strict=True):

@@ -61,7 +61,7 @@ def report_probes(directories: list[Path], by: str | None, out: Path | None) -> 
     if all(len(run_probes) == 1 for run_probes in probes.values()):
         print_line("one checkpoint a run: train with eval.keep=true for one at every evaluation")
     print_line(", ".join(map(str, files)))
-    commands = (f"resume it by: {command}" for command in planned.commands())
+    commands = (f"finish it by: {command}" for command in planned.commands())
     for line in filter(None, (warning, *describe_missing(planned.missing_runs(panels)), *commands)):
         print_line(line)
 

@@ -167,7 +167,7 @@ def nothing_finished(planned: Planned) -> str:
     text = f"{', '.join(map(str, planned.roots))}: no run has finished"
     commands = planned.commands()
     more = f" and {len(commands) - 1} more" if len(commands) > 1 else ""
-    return f"{text}; resume it by: {commands[0]}{more}" if commands else text
+    return f"{text}; finish it by: {commands[0]}{more}" if commands else text
 
 
 def without_flaws(runs: list[RunRecord]) -> list[RunRecord]:

@@ -79,7 +79,7 @@ def title_of(runs: list[RunRecord]) -> str:
 
     Named are the data set, architecture, activation, optimizer, learning rate and batch size, where they are shared.
     """
-    configs = settings_of(runs)
+    configs = settings_of([run.config for run in runs])
     named = [key for key in ("dataset", "arch") if len(distinct(configs, key)) == 1]
     shared = [key for key in ("act", "optim", "optim.lr", "batch_size") if len(distinct(configs, key)) == 1]
     parts = [*(str(configs[0][key]) for key in named), *(f"{key}={configs[0][key]}" for key in shared)]
@@ -143,7 +143,7 @@ def choose_output(planned: Planned, by: str | None, out: Path | None) -> tuple[s
 
     Makes the folder `out`. Raises ConfigError where `by` or `out` is invalid.
     """
-    keys = swept_keys(settings_of(planned.runs))
+    keys = swept_keys(settings_of([run.config for run in planned.runs]))
     recorded = (comparison_of(planned.roots[0]) or {"by": None})["by"]
     default = pick_by(recorded if recorded in keys else None, keys)
     key = default if by is None else pick_by(by, keys)
@@ -227,4 +227,4 @@ def show_notice(notice: Notice, file: str) -> None:
     if len(notice.lines) > MOST_LINES:
         print_line(f"  and more: {file}")
     for command in notice.commands:
-        print_line(f"resume it by: {command}")
+        print_line(f"finish it by: {command}")

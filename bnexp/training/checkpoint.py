@@ -37,7 +37,7 @@ def save_checkpoint(path: Path, state: MemberState, config: RunConfig) -> None:
 
 
 def with_one_nan(tensor: Tensor) -> Tensor:
-    """Return a copy in which every NaN has the same bits; integers are returned unchanged.
+    """Return a tensor with the same bits in every NaN: a copy, or the tensor itself if it isn't floating-point.
 
     A NaN's sign depends on the order in which compiled code adds: the bytes of a diverged network would depend on its
     stack.

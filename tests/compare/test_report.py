@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -414,6 +415,13 @@ def test_check_by_names_the_choice() -> None:
     check_by("norm", configs)
     with pytest.raises(ConfigError, match="choose from norm"):
         check_by("act", configs)
+
+
+def test_starts_that_match_the_seeds_make_no_arms_before_training_as_after() -> None:
+    runs = product(("none", "batch"), range(2))
+    configs = [RunConfig(norm=NormConfig(norm), seed=seed, init_from=f"r/{seed}").as_dict() for norm, seed in runs]
+    with pytest.raises(ConfigError, match="by=init_from is not a key that differs between the runs: choose from norm"):
+        check_by("init_from", configs)
 
 
 def test_medians_are_finite(original: Path) -> None:
