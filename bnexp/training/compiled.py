@@ -116,7 +116,7 @@ class Compiled:
 
 
 def set_up_torch(device: torch.device) -> Cache:
-    """Set up torch's compiler, and return the directories for compiled code. Raises CompileError if torch has none."""
+    """Set up torch's compiler, and return the directories for compiled code. Raises CompileError if there is none."""
     cache = open_cache()
     if cache.scratch is None:
         raise CompileError(f"there is no directory for compiled code ({cache.problem})")
