@@ -37,7 +37,7 @@ class KernelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(features)) if config.affine else None  # β
 
     def calls_kernel(self, x: Tensor) -> bool:
-        """Return whether a norm with a kernel for x may call it; that of batch norm refuses to train on one vector."""
+        """Return whether to call torch's kernel: for images, and with `kernels` for vectors if x has more than one."""
         return x.dim() > 2 or (self.kernels and len(x) > 1)
 
 

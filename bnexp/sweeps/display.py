@@ -112,7 +112,7 @@ class Display:
                     close_interrupted(run.job.directory, (last_evaluation(run.job.directory) or (0, 0.0))[0])
 
     def tally(self) -> str:
-        """Return how many runs have finished, diverged or failed: 3 of 20 runs done."""
+        """Return how many of all runs are done (finished, diverged or failed), as text: 3 of 20 runs done."""
         return f"{sum(run.status in DONE for run in self.runs.values())} of {len(self.runs)} runs done"
 
     def line(self) -> str:

@@ -43,7 +43,7 @@ class Executor(Protocol):
     def cancel(self) -> None:
         """Stop all stacks after closing their runs.
 
-        When this returns, no worker process is running, but jobs of Slurm may still be closing their runs.
+        Nothing runs any more when this returns; only `SlurmExecutor` does not wait for its jobs.
         """
 
 
