@@ -41,7 +41,7 @@ class ArmResult:
     """One row of the table: an arm of a panel. Of its `planned` runs `n` can be compared, of which `diverged` diverged.
 
     Accuracies are fractions; `difference` is this arm's test accuracy minus the control's, seed by seed, `p` its
-    sign-flip p-value, and `p_holm` p after Holm's correction over all arms of the report. `planned_pairs` is the number
+    p-value, and `p_holm` p after Holm's correction over all arms of the report. `planned_pairs` is the number
     of seeds planned for both, 0 for the control. `times` has an entry for each of TARGETS and UNITS, `steps_per_second`
     is a median over runs, `speed_ratio` its ratio to the control's. `recalibrated` is the test accuracy with batch
     statistics of a whole epoch in place of running averages, None where no run measured it. `notes` are remarks. The
@@ -188,7 +188,7 @@ def compare_runs(place: tuple[str, str], planned: Arms, arms: Arms, control_arm:
         planned=len(planned[arm]),
         planned_pairs=0 if is_control else len(seeds_of(planned[arm]) & seeds_of(planned.get(control_arm, []))),
         diverged=sum(run.summary["status"] == "diverged" for run in runs),
-        test_accuracy=numbers.mean,
+        test_accuracy=numbers.mean and numbers.mean.within(0, 1),
         interquartile_mean=numbers.interquartile_mean,
         difference=numbers.difference,
         pairing=numbers.pairing,
@@ -198,7 +198,7 @@ def compare_runs(place: tuple[str, str], planned: Arms, arms: Arms, control_arm:
         steps_per_second=speed,
         speed_ratio=speed / control_speed if speed is not None and control_speed is not None else None,
         notes=[*map(printable, map(str, runs[0].record["notes"])), *data_notes(finished)] if runs else [],
-        recalibrated=mean_interval(recalibrated, random) if recalibrated else None,
+        recalibrated=mean_interval(recalibrated, random).within(0, 1) if recalibrated else None,
     )
 
 

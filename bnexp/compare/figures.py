@@ -229,6 +229,50 @@ def draw_scaled(axis: Axes, lines: list[Line], scales: Scales) -> None:
         axis.set_ylim(0, 1)
 
 
+# ---- points
+
+
+@dataclass(frozen=True)
+class Points:
+    """A row of points: `groups` is name of a group → its values; `marked` are values of their own, which get a star.
+
+    `low` and `high` are the ends of an interval, None without one.
+    """
+
+    title: str
+    groups: dict[str, Sequence[float]]
+    marked: Sequence[float]
+    low: float | None
+    high: float | None
+
+
+def points_figure(title: str, rows: list[Points], label: str, star: str, files: list[Path]) -> None:
+    """Draw each row on an axis of its own, one line for each group, and save the figure to every file.
+
+    `label` names the horizontal axis, `star` what the marked values are. The interval is a grey band.
+    """
+    figure = Figure(figsize=(8, 0.8 + 1.35 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axis, row in zip(axes, rows, strict=True):
+        draw_points(axis, row, star)
+    axes[-1].set_xlabel(label, fontsize=9)
+    figure.suptitle("\n".join(wrap(plain(title), 8 * CHARACTERS)), fontsize=11, fontweight="bold")
+    save(figure, files)
+
+
+def draw_points(axis: Axes, row: Points, star: str) -> None:
+    """Draw a row of points: its groups from the top down, the interval behind them, the marked values at the top."""
+    if row.low is not None and row.high is not None:
+        axis.axvspan(row.low, row.high, color="0.88", zorder=0)
+    for place, values in enumerate(row.groups.values()):
+        axis.plot(values, [place] * len(values), "o", color=COLOURS[place], alpha=0.55, markersize=5, markeredgewidth=0)
+    axis.plot(row.marked, [-0.8] * len(row.marked), "*", color="black", markersize=9)
+    axis.set_yticks([-0.8, *range(len(row.groups))], [star, *row.groups], fontsize=8)
+    axis.set_ylim(len(row.groups) - 0.4, -1.4)
+    axis.set_title(plain(row.title), loc="left", fontsize=9)
+    axis.grid(visible=False, axis="y")
+
+
 # ---- bars
 
 

@@ -3,7 +3,7 @@
 from html import escape
 
 from bnexp.compare.arms import ArmResult
-from bnexp.compare.statistics import FEWEST_PAIRS, Estimate, TimeResult, TimeTo, smallest_p
+from bnexp.compare.statistics import FEWEST_PAIRS, Estimate, TimeResult, TimeTo
 from bnexp.runs.console import count
 
 Table = tuple[list[str], list[list[str]]]  # header, rows
@@ -116,7 +116,7 @@ def times_note(results: list[ArmResult]) -> str:
 def footnotes(results: list[ArmResult]) -> list[str]:
     """Return the footnotes of the table: what its columns mean, and the notes and tests of its arms."""
     lines = [
-        f"Test accuracy in percent: mean over seeds with its 95% BCa bootstrap interval (of fewer than {FEWEST_PAIRS} "
+        f"Test accuracy in percent: mean over seeds with its 95% bootstrap-t interval (of fewer than {FEWEST_PAIRS} "
         f"Student's t); the paired difference is taken seed by seed. Steps to {TARGET:.0%} of validation accuracy: "
         "median over seeds, where a run that never reaches it counts as never. Steps/s: median, evaluation and "
         "compilation excluded.",
@@ -129,11 +129,10 @@ def footnotes(results: list[ArmResult]) -> list[str]:
 
 
 def too_few(pairs: int) -> str:
-    """Return the footnote for fewer pairs than a test needs: the smallest p-value that they can give."""
+    """Return the footnote for fewer pairs than a test needs."""
     return (
-        f"With {count(pairs, 'pair')} the smallest p-value that a two-sided sign-flip test can give is "
-        f"2/2^{pairs} = {smallest_p(pairs):.3g}, which is above 0.05 however large the difference is: the interval of "
-        f"the difference is what can be read. A test takes {FEWEST_PAIRS} seeds an arm."
+        f"With {count(pairs, 'pair')} there is no p-value: the interval of the difference is what can be read, if the "
+        f"values are normal. A test takes {FEWEST_PAIRS} seeds an arm."
     )
 
 
@@ -148,7 +147,7 @@ def arm_notes(result: ArmResult, tests: int) -> list[str]:
     if result.recalibrated:
         text = f"test accuracy {percent(result.recalibrated)} with statistics of a whole epoch"
         lines.append(f"{name}: {text} in place of running averages.")
-    if result.p is not None and result.difference and result.difference.n >= FEWEST_PAIRS:
+    if result.p is not None and result.difference:
         lines.append(f"{name}: {test_text(result, result.difference.n, tests)}.")
     return lines
 
@@ -156,7 +155,7 @@ def arm_notes(result: ArmResult, tests: int) -> list[str]:
 def test_text(result: ArmResult, pairs: int, tests: int) -> str:
     """Return as text an arm's p-value, p_holm if `tests` > 1, interquartile mean, and gain from pairing, if any."""
     assert result.interquartile_mean is not None
-    text = f"sign-flip permutation p = {result.p:.3g} at {pairs} pairs"
+    text = f"bootstrap-t p = {result.p:.3g} at {pairs} pairs"
     text += f" ({result.p_holm:.3g} after Holm over {tests} comparisons)" if tests > 1 else ""
     text += f"; interquartile mean {100 * result.interquartile_mean:.2f}%"
     if result.pairing and result.pairing.variance_ratio is not None:
