@@ -65,11 +65,11 @@ $(BENCH_SETUP): requirements-bench.lock $(SETUP)
 	$(BIN)/uv pip install --quiet --require-hashes --python .venv-bench/bin/python -r requirements-bench.lock
 	touch $@
 
-reproduce: $(SETUP) ## published claims, judged: results/claims.json, README.md, figures (MNIST; about 1½ hours on 2 cores)
-	$(BIN)/bnexp reproduce --out results $(MLPS)
+reproduce: $(SETUP) ## published claims, judged: results/claims.json, README.md, figures (MNIST; BLOCK=0 or 1000: about 2 hours each on 2 cores)
+	$(BIN)/bnexp reproduce --out results $(if $(BLOCK),--block $(BLOCK)) $(MLPS)
 
-reproduce-images: $(SETUP) ## those of styles, fine-tuning and architectures (CIFAR-10's photographs in data/cifar10-jpeg; half an hour)
-	$(BIN)/bnexp reproduce --out results styles fine_tuning santurkar architectures
+reproduce-images: $(SETUP) ## those of styles, fine-tuning and architectures (CIFAR-10's photographs in data/cifar10-jpeg; BLOCK=0 or 1000: half an hour each)
+	$(BIN)/bnexp reproduce --out results $(if $(BLOCK),--block $(BLOCK)) styles fine_tuning santurkar architectures
 
 tensorboard: $(SETUP) ## curves of all runs and sweeps: RESULTS=results/sweeps/… for one
 	$(BIN)/tensorboard --logdir $(RESULTS)

@@ -1,7 +1,7 @@
-"""What a claim is: a published statement, the sweeps that test it, and the rule that decides it."""
+"""What a claim is: a published statement, the sweeps that test it, and the rules that decide it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,12 @@ from bnexp.compare.statistics import Estimate
 from bnexp.runs.record import RunRecord
 
 Runs = list[RunRecord]
+PerSeed = dict[int, float]  # seed → value; infinity is the time to an accuracy that was never reached
+Samples = dict[str, PerSeed]  # what was measured, as "ours" → its values
+
+SEEDS = 10  # of an arm in a block
+BLOCKS = (0, 1000)  # first seeds of the two blocks: 0 to 9, and 1000 to 1009
+TUNING = range(100, 105)  # seeds on which a rate is chosen; no claim is judged by them
 
 
 class Figure(Protocol):
@@ -39,38 +45,48 @@ class Verdict(StrEnum):
 class ClaimSweep:
     """A sweep whose runs test one or more claims.
 
-    `name` is its folder's name; `overrides` are those of the command line, without the seeds. `most_seeds` limits the
-    number of seeds where more would take too long; `after` is the sweep whose runs these runs start from.
+    `name` is its folder's name; `overrides` are those of the command line, without the seeds. `seeds` is the number of
+    seeds of an arm in a block. `tuned`: the TUNING seeds are trained too, to choose a rate. `after` is the sweep whose
+    runs these runs start from.
     """
 
     name: str
     overrides: str
-    most_seeds: int | None = None
+    seeds: int = SEEDS
+    tuned: bool = False
     after: "ClaimSweep | None" = None
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a rule measured: `measured` and, where the rule is a test, its p-value `p` before Holm's correction.
-
-    A reader is shown scale · (measured + shift) in `unit`: 0.98 is 98% with scale 100 and unit "%". `shift` is the
-    published number that was subtracted, else 0. `difference`: `measured` is one between two arms, and is shown with
-    its sign. `detail` adds what the numbers leave out. `problem` says why the claim is inconclusive whatever the
-    numbers are, else None.
-    """
-
-    measured: Estimate
-    scale: float = 1.0
-    unit: str = ""
-    p: float | None = None
-    difference: bool = False
-    shift: float = 0.0
-    detail: str = ""
-    problem: str | None = None
 
 
 class NoVerdictError(ValueError):
     """Raised where runs cannot decide a claim; the message says why."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a rule read off runs: its samples, and a remark on them for the reader, as which rate was chosen."""
+
+    samples: Samples
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule finds in samples: the verdict, and what it rests on.
+
+    `measured` is in `unit`, and `difference` says that it is one between two arms, which is shown with its sign. `p` is
+    the p-value, before Holm's correction, of a rule that is a test; its verdict holds if it stays below 0.05. `theirs`
+    are the reruns of the published experiment, if any, their mean and the interval of one of them. `detail` adds what
+    the numbers leave out. `why` says why the verdict is inconclusive, else "".
+    """
+
+    verdict: Verdict
+    measured: Estimate
+    unit: str = ""
+    why: str = ""
+    p: float | None = None
+    difference: bool = False
+    theirs: Estimate | None = None
+    detail: str = ""
 
 
 class Rule(Protocol):
@@ -81,35 +97,58 @@ class Rule(Protocol):
         """The rule in a sentence, for claims.json."""
         ...
 
-    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Compute the evidence from the claim's runs; `random` is for resampling.
+    def read(self, runs: Runs) -> Reading:
+        """Read the samples off runs of one block of seeds and, where a rate is chosen, of the TUNING seeds.
 
         Raises NoVerdictError where the runs cannot decide the claim. A rule that reads a run's checkpoint or data may
         also raise ConfigError, DamagedFileError or OSError.
         """
         ...
 
-    def judge(self, evidence: Evidence, p: float | None) -> tuple[Verdict, str]:
-        """Return the verdict and, where it is inconclusive, the reason, else "".
+    def find(self, samples: Samples, random: np.random.Generator) -> Finding:
+        """Judge samples of one block, or of both together; `random` is for resampling."""
+        ...
 
-        `p` is the p-value of the evidence after Holm's correction over the claims of the source, None without a test.
+    def detectable(self, samples: Samples, random: np.random.Generator, tests: int) -> str:
+        """Say how small a deviation from the claim would have contradicted it with these samples, in 8 of 10 cases.
+
+        `tests` is the number of tests that Holm's correction counts. It is "" where nothing could have contradicted it.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A published statement with the sweeps that test it and the rule that decides it.
+    """A published statement with the sweeps that test it and the rules that decide it.
 
-    `source` is the publication and the place in it, `published` the result there, in figures or words. `note`
-    tells the reader how the statement was understood, or why the result differs. Claims may share a figure.
+    `source` is the publication and the place in it, `published` the result there, in figures or words. `rules` has a
+    rule for each figure of the claim, by its name, as "test", or by "" where there is one alone. `family` names the
+    claims over which Holm's correction runs, fixed when the claim was written: "" is the claim alone. `aside` has
+    rules of further figures of the same runs, which are shown, and have no part in the verdict. `note` tells the
+    reader how the statement was understood, or why the result differs. `looked` says what of the rule was changed after
+    its result on the first block of seeds was seen: then only the second block decides. `replaces` are the ids of the
+    first edition's claims that this one takes together or judges anew. Claims may share a figure.
     """
 
     id: str
     source: str
     statement: str
-    rule: Rule
+    rules: Mapping[str, Rule]
     sweeps: Sequence[ClaimSweep] = ()
     published: str = ""
+    family: str = ""
+    aside: Mapping[str, Rule] = field(default_factory=dict)
     note: str = ""
+    looked: str = ""
+    replaces: Sequence[str] = ()
     figure: Figure | None = None
+
+    @property
+    def all_rules(self) -> Mapping[str, Rule]:
+        """The rules that decide, and those aside, by name."""
+        return {**self.rules, **self.aside}
+
+
+def of_family(name: str, claims: Sequence[Claim]) -> list[Claim]:
+    """Return the claims as members of the family `name`, whose tests share Holm's correction."""
+    return [replace(claim, family=name) for claim in claims]

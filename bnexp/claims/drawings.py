@@ -1,15 +1,17 @@
 """Figures of claims: which runs make each line of each panel, and which metric the lines show."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bnexp.claims.claim import Runs
+from bnexp.claims.claim import BLOCKS, PerSeed, Runs
+from bnexp.claims.prediction import LOGIT, prediction_interval, trained
+from bnexp.claims.published import AtChance, Divided, PublishedSample
 from bnexp.claims.values import Arm, Metric, by_value
 from bnexp.compare.arms import make_curve
-from bnexp.compare.figures import Line, Scales, line_figure
+from bnexp.compare.figures import Line, Points, Scales, line_figure, points_figure
 from bnexp.runs.record import RunRecord
 
 Layout = dict[str, dict[str, Arm]]  # title of a panel → label of a line → its arm
@@ -46,6 +48,38 @@ class Drawing:
             if any(arms.values())
         }
         line_figure(f"{self.title}\n{seeds} seeds an arm; {BAND}", lines, self.scales, files)
+
+
+@dataclass(frozen=True)
+class Strips:
+    """A figure of a cell of a published table: our runs, block by block, and the reruns by others as points.
+
+    The published runs are marked, and the prediction interval of one run of ours is shown. `rules`: title of a row →
+    the rule that judges it.
+    """
+
+    name: str
+    title: str
+    rules: Mapping[str, PublishedSample | AtChance | Divided]
+
+    def draw(self, runs: Runs, files: list[Path]) -> None:
+        """Draw the rows that have runs, and save the figure to every file; without any, write nothing."""
+        rows = [self.row(title, rule, ours) for title, rule in self.rules.items() if (ours := rule.ours.of(runs))]
+        if rows:
+            points_figure(self.title, rows, "accuracy, %", "published", files)
+
+    def row(self, title: str, rule: PublishedSample | AtChance | Divided, ours: PerSeed) -> Points:
+        """Return the row of one rule, from our values by seed."""
+        groups = {
+            f"ours, seeds from {first} on": values
+            for first in BLOCKS
+            if (values := [value for seed, value in ours.items() if (seed >= BLOCKS[1]) == (first >= BLOCKS[1])])
+        }
+        numbers = trained(list(ours.values()))
+        band = prediction_interval(numbers, LOGIT) if len(numbers) else None
+        marked = [rule.published, *rule.also] if isinstance(rule, PublishedSample) else []
+        ends = (band.low, band.high) if band else (None, None)
+        return Points(title, {**groups, "theirs": rule.theirs}, marked, *ends)
 
 
 def curves(name: str, title: str, panels: Layout) -> Drawing:

@@ -1,19 +1,20 @@
 """Metrics that runs do not record: measured with a run's checkpoints, its initial state or its configuration."""
 
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bnexp.claims.claim import NoVerdictError, Runs
-from bnexp.claims.values import NO_RUNS, Arm, Metric, PerSeed, Values
+from bnexp.claims.claim import NoVerdictError, PerSeed, Runs
+from bnexp.claims.values import Arm, Metric, Values
 from bnexp.compare.arms import accuracy
 from bnexp.compare.landscape import Probe, probe_run
-from bnexp.compare.throughput import Contender
 from bnexp.data.batches import Order
 from bnexp.data.images import Images
 from bnexp.data.load import Data, load_data
@@ -21,10 +22,10 @@ from bnexp.models.block import Block
 from bnexp.models.norms import ConditionalNorm
 from bnexp.models.registry import make_model
 from bnexp.runs.directory import CHECKPOINT
+from bnexp.runs.files import read_json
 from bnexp.runs.record import RunRecord
 from bnexp.runs.tensors import load_tensors
-from bnexp.training.compiler import compiler_problem
-from bnexp.training.device import pick_device, prepare_torch
+from bnexp.training.device import prepare_torch
 from bnexp.training.evaluation import Evaluator, Tensors, make_answer
 from bnexp.training.state import start_member
 
@@ -58,34 +59,16 @@ def train_test_gap(run: RunRecord) -> float:
 
 
 @torch.no_grad()
-def answers_one_by_one(run: RunRecord, training: bool) -> tuple[Tensor, Tensor]:
-    """Return the classes predicted for the first 200 test images, in batches of one, and the labels; both (200,).
-
-    The network is in training mode or, where `training` is false, in evaluation mode.
-    """
+def right_one_by_one(run: RunRecord) -> float:
+    """Return the share of the first 200 test images that are classified rightly one by one, in evaluation mode."""
     model, parameters, buffers, data = trained(run)
-    model.train(training)
+    model.eval()
     images = data.test[:SINGLE_IMAGES]
     answers = [
-        functional_call(model, (parameters, {name: t.clone() for name, t in buffers.items()}), (data.scaled(pixels),))
+        functional_call(model, (parameters, buffers), (data.scaled(pixels),))
         for pixels in torch.split(images.pixels, 1)
     ]
-    return torch.cat(answers).argmax(1), images.labels
-
-
-def distinct_answers(run: RunRecord) -> float:
-    """Return the number of different classes that `answers_one_by_one` predicts in training mode."""
-    return float(len(set(answers_one_by_one(run, training=True)[0].tolist())))
-
-
-def right_one_by_one(training: bool) -> Metric:
-    """Return a function: run → share of the images of `answers_one_by_one` that are classified rightly."""
-
-    def read(run: RunRecord) -> float:
-        answers, labels = answers_one_by_one(run, training)
-        return float((answers == labels).double().mean())
-
-    return read
+    return float((torch.cat(answers).argmax(1) == images.labels).double().mean())
 
 
 # ---- styles
@@ -170,7 +153,7 @@ def to_double(tensor: Tensor) -> Tensor:
 
 # ---- throughput
 
-ROUNDS, SECONDS, STACK = 20, 0.3, 8
+STACK = 8
 # How a step with batch normalization is run: description → norm and mode of `bnexp bench`.
 FORMS = {
     "operation by operation": ("batch_scratch", "eager"),
@@ -178,74 +161,62 @@ FORMS = {
     "compiled": ("batch", "compiled"),
     f"stacked, {STACK} runs": ("batch", "stacked"),
 }
-Rates = dict[tuple[str, str], list[float]]  # norm and mode → training steps a second, one value for each round
-_measured: dict[str, Rates] = {}
+Rates = dict[tuple[str, str], float]  # norm and mode → training steps a second
+_launched: dict[tuple[str, int], Rates] = {}
 
 
-def steps_per_second(runs: Runs) -> Rates:
-    """Return norm and mode → the training steps a second, one value for each round, of all FORMS and without a norm.
+def launch(overrides: str, seed: int) -> Rates:
+    """Return norm and mode → the training steps a second that a launch of `bnexp bench` measures, of a process its own.
 
-    The network is that of the runs with norm=none and norm=batch; NoVerdictError is raised if either is missing. Rounds
-    are interleaved. Claims with the same configurations share one measurement. Compiled and stacked steps are left out
-    if nothing can be compiled.
+    It is measured once for each seed, for all claims. Compiled and stacked steps are left out if nothing can be
+    compiled. Raises NoVerdictError where the command fails.
     """
-    configs = {run.config["norm"]["name"]: run.located() for run in runs}
-    if {"none", "batch"} - configs.keys():
-        raise NoVerdictError(NO_RUNS)
-    key = repr(configs)
-    if key not in _measured:
-        none, batch = configs["none"], configs["batch"]
-        device = pick_device(none.device)
-        prepare_torch(none, device)
-        data = load_data(none.dataset, runs[0].directory)
-        configs["batch_scratch"] = replace(batch, norm=replace(batch.norm, name="batch_scratch"))
-        modes = ("eager",) if compiler_problem(device.type) else ("eager", "compiled", "stacked")
-        forms = [form for form in [*(("none", mode) for mode in modes), *FORMS.values()] if form[1] in modes]
-        contenders = {
-            (norm, mode): Contender(configs[norm], mode, STACK if mode == "stacked" else 1, data)
-            for norm, mode in forms
-        }
-        for _ in range(ROUNDS):
-            for contender in contenders.values():
-                contender.measure(SECONDS)
-        _measured[key] = {form: contender.steps for form, contender in contenders.items()}
-    return _measured[key]
+    if (overrides, seed) not in _launched:
+        with TemporaryDirectory() as out:
+            words = [*overrides.split(), f"seed={seed}", "norm=none,batch,batch_scratch", f"stack={STACK}", "rounds=3"]
+            command = [sys.executable, "-m", "bnexp", "bench", *words, f"out={out}"]
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+            if done.returncode:
+                raise NoVerdictError(f"bnexp bench failed: {done.stderr.strip()[-200:]}")
+            rows = read_json(Path(out) / "bench.json")["rows"]
+        _launched[overrides, seed] = {(row["norm"], row["mode"]): row["steps_per_second"]["median"] for row in rows}
+    return _launched[overrides, seed]
 
 
-def rates(arm: Arm, mode: str, norm: str) -> Values:
-    """Return the `Values` of training steps a second with a norm: one for each round in place of each seed.
+def rates(overrides: str, arm: Arm, mode: str, norm: str) -> Values:
+    """Return the `Values` of training steps a second with a norm: one launch for each seed of `arm`.
 
-    The runs of `arm` differ in their norm alone. Computing the values raises NoVerdictError where `steps_per_second`
-    does not measure this norm in this mode, or `arm` lacks runs with norm=none or norm=batch.
+    Computing the values raises NoVerdictError where this norm can't be measured in this mode.
     """
 
     def of(runs: Runs) -> PerSeed:
-        measured = steps_per_second(arm.pick(runs))
-        if (norm, mode) not in measured:
+        measured = {run.seed: launch(overrides, run.seed) for run in arm.pick(runs)}
+        if any((norm, mode) not in each for each in measured.values()):
             raise NoVerdictError(f"{mode} steps need a compiler that works")
-        return dict(enumerate(measured[norm, mode]))
+        return {seed: each[norm, mode] for seed, each in measured.items()}
 
-    return Values(f"batches a second with norm={norm} ({mode}, {ROUNDS} interleaved rounds)", of, unit="batches/s")
+    return Values(f"batches a second with norm={norm} ({mode}, a launch for each seed)", of, unit="batches/s")
 
 
-def rate_ratio(arm: Arm) -> Values:
+def rate_ratio(overrides: str, arm: Arm) -> Values:
     """Return the `Values` of steps a second with batch normalization, operation by operation, over those without.
 
-    There is a value for each round in place of one for each seed. `choice` gives the mean ratios of all FORMS that can
-    be measured as text. Computing either raises NoVerdictError where `arm` lacks runs with norm=none or norm=batch.
+    There is a launch of `bnexp bench` for each seed of `arm`. `choice` gives the mean ratios of all FORMS that can be
+    measured as text.
     """
 
-    def ratios(runs: Runs, form: tuple[str, str]) -> list[float]:
-        measured = steps_per_second(arm.pick(runs))
-        return [b / n for b, n in zip(measured[form], measured["none", form[1]], strict=True)]
+    def ratio(run: RunRecord, form: tuple[str, str]) -> float:
+        measured = launch(overrides, run.seed)
+        return measured[form] / measured["none", form[1]]
 
     def of(runs: Runs) -> PerSeed:
-        return dict(enumerate(ratios(runs, FORMS["operation by operation"])))
+        return {run.seed: ratio(run, FORMS["operation by operation"]) for run in arm.pick(runs)}
 
     def all_forms(runs: Runs) -> str:
-        measured = steps_per_second(arm.pick(runs))
-        texts = [f"{name} {np.mean(ratios(runs, form)):.2f}" for name, form in FORMS.items() if form in measured]
+        picked = arm.pick(runs)
+        known = {name: form for name, form in FORMS.items() if all(form in launch(overrides, r.seed) for r in picked)}
+        texts = [f"{name} {np.mean([ratio(run, form) for run in picked]):.2f}" for name, form in known.items()]
         return "batch over none: " + ", ".join(texts)
 
-    label = f"batches a second with norm=batch_scratch over those without (eager, {ROUNDS} interleaved rounds)"
+    label = "batches a second with norm=batch_scratch over those without (eager, a launch for each seed)"
     return Values(label, of, choice=all_forms)

@@ -31,8 +31,8 @@ CLAIMS: list[Claim] = [
 ]
 
 
-def family(claim: Claim) -> str:
-    """Return the first part of a claim's id, as "wiki"; Holm's correction runs over the claims that share it."""
+def source(claim: Claim) -> str:
+    """Return the first part of a claim's id, which its source's claims share, as "wiki"."""
     return claim.id.split(".", maxsplit=1)[0]
 
 
@@ -46,6 +46,6 @@ def pick(names: list[str]) -> list[Claim]:
             starts = sorted({".".join(c.id.split(".")[:n]) for c in CLAIMS for n in range(1, 5)})
             near = get_close_matches(name, starts, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
-            families = ", ".join(dict.fromkeys(map(family, CLAIMS)))
+            families = ", ".join(dict.fromkeys(map(source, CLAIMS)))
             raise ConfigError(f"{name} is not a claim: {hint}choose from {families}, or see bnexp reproduce --list")
     return [claim for claim in CLAIMS if not names or claim.id.startswith(tuple(names))]

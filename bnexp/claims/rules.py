@@ -1,212 +1,129 @@
-"""The rules that judge claims: each describes itself, measures runs, and gives the verdict."""
+"""The rules that judge claims by comparing arms, or by shares of seeds: each describes itself, reads runs, and judges.
 
-import math
+Those that judge single published figures are in published.py.
+"""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from bnexp.claims.claim import Evidence, NoVerdictError, Runs, Verdict
-from bnexp.claims.values import NO_RUNS, Arm, Values, choices, mean_text, named
-from bnexp.compare.arms import compare_run_times, crossing, horizon
+from bnexp.claims.claim import Finding, NoVerdictError, Reading, Runs, Samples, Verdict
+from bnexp.claims.prediction import CHANCE, detectable_mean
+from bnexp.claims.values import NO_RUNS, Arm, Values, choices, in_unit
+from bnexp.compare.arms import crossing, horizon
 from bnexp.compare.statistics import (
     FEWEST_PAIRS,
     Estimate,
     matched,
     mean_interval,
+    mean_test,
     pairing,
-    prediction_interval,
     restricted_times,
-    sign_flip_p,
-    time_to,
     wilson_interval,
 )
-from bnexp.runs.record import RunRecord
 
+Random = np.random.Generator
 SIGNIFICANT = 0.05
-FEWEST = 3  # fewest seeds of an interval or a range
-WIDEST = 0.5  # a wider prediction interval holds both a trained network's accuracy and chance
 TEST = (
-    "sign-flip permutation of the differences, seed by seed, Holm over the claims of the source, p < 0.05, and the 95% "
-    "interval of the mean difference excludes 0"
+    "the 95% bootstrap-t interval of the mean difference, seed by seed, excludes 0, and p < 0.05 after Holm's "
+    "correction over the family"
 )
-Judgement = tuple[Verdict, str]
 
 
-def both(runs: Runs, ours: Values, control: Values | float) -> tuple[list[float], list[float]]:
-    """Return the values of `ours` and of `control` at their common seeds; a number stands for every seed's value.
+def outcome(reproduced: bool, contradicted: bool, why: str) -> tuple[Verdict, str]:
+    """Return the verdict, and `why` where it is inconclusive since neither of the two holds."""
+    if reproduced or contradicted:
+        return (Verdict.REPRODUCED if reproduced else Verdict.CONTRADICTED), ""
+    return Verdict.INCONCLUSIVE, why
 
-    Raises NoVerdictError where no seed is common.
-    """
-    values = ours.of(runs)
-    pairs = matched(values, control.of(runs) if isinstance(control, Values) else dict.fromkeys(values, control))
-    if not pairs[0]:
+
+def too_few(measured: Estimate, unit: str = "") -> Finding | None:
+    """Return the finding that there are too few seeds, or None where there are enough."""
+    if measured.n >= FEWEST_PAIRS and measured.low is not None:
+        return None
+    return Finding(Verdict.INCONCLUSIVE, measured, unit, f"too few seeds: {measured.n}, a verdict takes {FEWEST_PAIRS}")
+
+
+def numbers(samples: Samples, role: str) -> list[float]:
+    """Return the values of a role. Raises NoVerdictError where there are none."""
+    values = list(samples.get(role, {}).values())
+    if not values:
         raise NoVerdictError(NO_RUNS)
-    return pairs
+    return values
 
 
-def number_of(control: Values | float) -> float:
-    """Return a control that is a published number, or 0 where it is another arm.
+def pairs_of(samples: Samples) -> tuple[list[float], list[float]]:
+    """Return the values of "ours" and "control" at their common seeds. Raises NoVerdictError without one."""
+    ours, control = matched(samples["ours"], samples["control"])
+    if not ours:
+        raise NoVerdictError(NO_RUNS)
+    return ours, control
 
-    This is added again to a difference from the control where a reader is shown it.
-    """
-    return 0.0 if isinstance(control, Values) else control
+
+def means_text(ours: list[float], control: list[float], unit: str) -> str:
+    """Return both means as text and, of accuracies, how many seeds of each are at chance, if any."""
+    text = f"{in_unit(float(np.mean(ours)), unit)} against {in_unit(float(np.mean(control)), unit)}"
+    collapsed = [sum(value <= CHANCE for value in values) if unit == "%" else 0 for values in (ours, control)]
+    return text + (f"; at chance {collapsed[0]} and {collapsed[1]} of {len(ours)} seeds" if any(collapsed) else "")
 
 
-def of_difference(
-    difference: Estimate, ours: Values, control: Values | float, detail: str, p: float | None = None
-) -> Evidence:
-    """Return the evidence of a mean paired difference, `ours` minus `control`, with the p-value of its test, if any."""
-    return Evidence(difference, ours.scale, ours.unit, p, isinstance(control, Values), number_of(control), detail)
+# ---- one arm against another
+
+
+def better(samples: Samples, random: Random, unit: str, lower: bool) -> Finding:
+    """Judge that the mean of "ours" is above that of "control", or with `lower` below it, pair by pair."""
+    ours, control = pairs_of(samples)
+    difference, p = mean_test(np.subtract(ours, control), random)
+    if few := too_few(difference, unit):
+        return few
+    assert difference.low is not None
+    assert difference.high is not None
+    sides = difference.low > 0, difference.high < 0
+    verdict, why = outcome(sides[lower], sides[not lower], "the difference may be either way")
+    detail, gained = means_text(ours, control, unit), pairing(ours, control)
+    if gained.correlation is not None:
+        detail += f"; correlation of the pairs {gained.correlation:.2f}"
+    return Finding(verdict, difference, unit, why, p, difference=True, detail=detail)
+
+
+def detectable_against(samples: Samples, random: Random, tests: int, unit: str) -> str:
+    """Say which mean difference in the other direction `better` would have called a contradiction."""
+    size = detectable_mean(np.subtract(*pairs_of(samples)), random, tests)
+    return f"{in_unit(size, points(unit))} the other way"
+
+
+def points(unit: str) -> str:
+    """Return the unit of a difference: points where values are in percent."""
+    return "points" if unit == "%" else unit
 
 
 @dataclass(frozen=True)
 class Directional:
-    """The rule that `ours` is higher, or with `lower` lower, than `control`: another arm, or a published number."""
+    """The rule that `ours` is higher, or with `lower` lower, than `control`, the values of another arm."""
 
     ours: Values
-    control: Values | float
+    control: Values
     lower: bool = False
 
     @property
     def description(self) -> str:
         """The rule in a sentence, for claims.json."""
-        return (
-            f"directional: {self.ours.label} is {'lower' if self.lower else 'higher'} than "
-            f"{named(self.control, self.ours)}; {TEST}"
-        )
+        side = "lower" if self.lower else "higher"
+        return f"directional: {self.ours.label} is {side} than {self.control.label}; {TEST}"
 
-    @property
-    def zero(self) -> float:
-        """The value that a reader is shown for a difference of zero: 0, or the published number in its unit."""
-        return self.ours.scale * number_of(self.control)
+    def read(self, runs: Runs) -> Reading:
+        """Return the values of "ours" and "control"."""
+        samples = {"ours": self.ours.of(runs), "control": self.control.of(runs)}
+        return Reading(samples, choices(runs, self.ours, self.control))
 
-    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the mean paired difference and its p-value. Raises NoVerdictError without a common seed."""
-        ours, control = both(runs, self.ours, self.control)
-        differences = np.subtract(ours, control)
-        detail = f"{mean_text(ours, self.ours)} against {mean_text(control, self.ours)}"
-        gained = pairing(ours, control)
-        if gained.correlation is not None:
-            detail += f"; correlation of the pairs {gained.correlation:.2f}"
-        detail += choices(runs, self.ours, self.control)
-        difference, p = mean_interval(differences, random), sign_flip_p(differences, random)
-        return of_difference(difference, self.ours, self.control, detail, p)
+    def find(self, samples: Samples, random: Random) -> Finding:
+        """Return what `better` finds."""
+        return better(samples, random, self.ours.unit, self.lower)
 
-    def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        """Return the verdict and reason of `directional`."""
-        return directional(evidence.measured, p, self.lower)
-
-
-def directional(difference: Estimate, p: float | None, lower: bool) -> Judgement:
-    """Judge a mean paired difference that a claim says is above 0, or with `lower` below 0; `p` is corrected (Holm).
-
-    The verdict is inconclusive for fewer than 6 pairs, an interval that includes 0, or p ≥ 0.05.
-    """
-    if difference.n < FEWEST_PAIRS or p is None or difference.low is None or difference.high is None:
-        return Verdict.INCONCLUSIVE, f"too few seeds: {difference.n} pairs, significance takes {FEWEST_PAIRS}"
-    if difference.low <= 0 <= difference.high:
-        return Verdict.INCONCLUSIVE, "the difference may be either way"
-    if p >= SIGNIFICANT:
-        return Verdict.INCONCLUSIVE, f"too few seeds for as many claims: p = {p:.2g} after Holm's correction"
-    return (Verdict.REPRODUCED if (difference.mean < 0) == lower else Verdict.CONTRADICTED), ""
-
-
-@dataclass(frozen=True)
-class Numeric:
-    """The rule that our runs agree with the `published` value of a single run, with an absolute `tolerance`."""
-
-    ours: Values
-    published: float
-    tolerance: float
-
-    @property
-    def description(self) -> str:
-        """The rule in a sentence, for claims.json."""
-        return (
-            f"numeric: the published figure lies in the 95% prediction interval of one run of ours ({self.ours.label}),"
-            f" or within {self.ours.scale * self.tolerance:g}{self.ours.unit} of our mean; inconclusive where the "
-            f"interval is wider than {self.ours.scale * WIDEST:g}{self.ours.unit}"
-        )
-
-    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the mean over seeds with the 95% prediction interval of one more run; NaN without runs."""
-        return Evidence(prediction_interval(list(self.ours.of(runs).values())), self.ours.scale, self.ours.unit)
-
-    def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        """Return reproduced where the published value is in the interval or within the tolerance of the mean.
-
-        Otherwise the verdict is contradicted; but it is inconclusive for fewer than 3 seeds and, outside of the
-        tolerance, for an interval wider than 0.5.
-        """
-        interval = evidence.measured
-        if interval.n < FEWEST or interval.low is None or interval.high is None:
-            return Verdict.INCONCLUSIVE, f"too few seeds: {interval.n}, an interval takes {FEWEST}"
-        if abs(interval.mean - self.published) <= self.tolerance:
-            return Verdict.REPRODUCED, ""
-        if interval.high - interval.low > WIDEST:
-            return Verdict.INCONCLUSIVE, "some seeds train and some do not: the interval holds everything"
-        return (Verdict.REPRODUCED if interval.low <= self.published <= interval.high else Verdict.CONTRADICTED), ""
-
-
-@dataclass(frozen=True)
-class TimeToAccuracy:
-    """The rule that an arm passes the validation accuracy `target` between the published steps `low` and `high`."""
-
-    target: float
-    arm: Arm
-    low: float
-    high: float
-
-    @property
-    def description(self) -> str:
-        """The rule in a sentence, for claims.json."""
-        return (
-            f"time to accuracy: {self.target:.0%} of validation accuracy is passed between the published steps "
-            f"{self.low:,g} and {self.high:,g}, and this overlaps the range of our runs ({self.arm.label}; evaluations "
-            "included on both sides, a run that never gets there counts as never)"
-        )
-
-    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the mean over runs of min(step at which the target is reached, horizon).
-
-        The horizon is a step until which all runs count as observed. The interval runs from the evaluation before the
-        earliest run's step (the horizon where no run reaches the target) to the latest run's step (infinity where a run
-        never reaches it). Raises NoVerdictError without runs.
-        """
-        arm_runs = self.arm.pick(runs)
-        if not arm_runs:
-            raise NoVerdictError(NO_RUNS)
-        times = {run.seed: crossing(run, self.target) for run in arm_runs}
-        until, never = horizon(arm_runs, "steps"), list(times.values()).count(None)
-        between = [(before(run, time), time) for run in arm_runs if (time := times[run.seed]) is not None]
-        earliest = min((first for first, _ in between), default=until)
-        latest = math.inf if never else max(time for _, time in between)
-        median = time_to(list(times.values())).median
-        detail = (
-            f"{len(arm_runs) - never} of {len(arm_runs)} get there, median step "
-            f"{f'{median:,.0f}' if median else 'never'}; restricted mean of {until:,.0f} steps"
-        )
-        mean = float(np.mean(list(restricted_times(times, until).values())))
-        return Evidence(Estimate(mean, earliest, latest, len(arm_runs)), unit="steps", detail=detail)
-
-    def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        """Return reproduced where the range of the runs overlaps the published one, else contradicted.
-
-        The verdict is inconclusive for fewer than 3 runs.
-        """
-        interval = evidence.measured
-        assert interval.low is not None
-        assert interval.high is not None
-        if interval.n < FEWEST:
-            return Verdict.INCONCLUSIVE, f"too few seeds: {interval.n}, a range takes {FEWEST}"
-        overlap = interval.low < self.high and self.low <= interval.high  # the crossing comes after interval.low
-        return (Verdict.REPRODUCED if overlap else Verdict.CONTRADICTED), ""
-
-
-def before(run: RunRecord, step: float) -> float:
-    """Return the step of the last evaluation before `step`, or 0; the accuracy was reached between the two."""
-    return float(max((known for known in run.validation if known < step), default=0))
+    def detectable(self, samples: Samples, random: Random, tests: int) -> str:
+        """Say which difference in the other direction would have contradicted the claim."""
+        return detectable_against(samples, random, tests, self.ours.unit)
 
 
 @dataclass(frozen=True)
@@ -217,7 +134,11 @@ class Sooner:
     ours: Arm
     control: Arm
     steps: bool = False
-    zero = 0.0
+
+    @property
+    def unit(self) -> str:
+        """The unit of the times."""
+        return "steps" if self.steps else "seconds"
 
     @property
     def description(self) -> str:
@@ -228,94 +149,26 @@ class Sooner:
             f"run that never gets there counting the horizon; {TEST}"
         )
 
-    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the mean paired difference of min(time, horizon) and its p-value; NaN without a common seed.
-
-        Until the horizon all runs count as observed. Raises NoVerdictError where an arm has no runs.
-        """
-        ours, control, unit = self.ours.pick(runs), self.control.pick(runs), "steps" if self.steps else "seconds"
-        if not (ours and control):
+    def read(self, runs: Runs) -> Reading:
+        """Return the times of both arms, min(time, horizon), where the horizon is until when all runs were observed."""
+        arms = [self.ours.pick(runs), self.control.pick(runs)]
+        if not all(arms):
             raise NoVerdictError(NO_RUNS)
-        panel = [*ours, *control]
-        times = [compare_run_times((self.target, unit), arm, control, panel, random) for arm in (ours, control)]
-        reached = " against ".join(
-            f"{time.restricted.mean:,.4g} {unit} ({time.times.reached} of {time.times.n} there)"
-            for time in times
-            if time.restricted
-        )
-        difference = times[0].difference or Estimate(math.nan, None, None, 0)
-        detail = f"{reached}; horizon {horizon(panel, unit):,.4g} {unit}{choices(runs, self.ours, self.control)}"
-        return Evidence(difference, unit=unit, p=times[0].p, difference=True, detail=detail)
+        end = horizon([*arms[0], *arms[1]], self.unit)
+        times = [{run.seed: crossing(run, self.target, self.unit) for run in arm} for arm in arms]
+        samples = {name: restricted_times(arm, end) for name, arm in zip(("ours", "control"), times, strict=True)}
+        counts = [f"{len(arm) - list(arm.values()).count(None)} of {len(arm)}" for arm in times]
+        remark = f"{counts[0]} against {counts[1]} get there, horizon {end:,.4g} {self.unit}"
+        chosen = choices(runs, self.ours, self.control)
+        return Reading(samples, f"{remark}; {chosen}" if chosen else remark)
 
-    def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        """Return the verdict and reason of `directional`, where lower is sooner."""
-        return directional(evidence.measured, p, lower=True)
+    def find(self, samples: Samples, random: Random) -> Finding:
+        """Return what `better` finds, where lower is sooner."""
+        return better(samples, random, self.unit, lower=True)
 
-
-@dataclass(frozen=True)
-class Share:
-    """The rule about the share of seeds whose value is at least `threshold`.
-
-    `most`: True says that it is above one half, False below, None that some seeds reach the threshold and some do not.
-    With a `control`, the claim is inconclusive unless more than half of the control's seeds reach it.
-    """
-
-    values: Values
-    threshold: float
-    most: bool | None
-    control: Values | None = None
-
-    @property
-    def description(self) -> str:
-        """The rule in a sentence, for claims.json."""
-        event = f"{self.values.label} reaches {self.values.scale * self.threshold:g}{self.values.unit}"
-        if self.most is None:
-            return (
-                f"rate: the share of seeds for which {event}, with its Wilson interval; reproduced where both outcomes "
-                f"are seen, contradicted where one alone is, in {FEWEST_PAIRS} seeds or more, and the interval leaves "
-                "out one half"
-            )
-        side = "above" if self.most else "below"
-        given = f", where most of {self.control.label} does" if self.control else ""
-        return (
-            f"rate: the share of seeds for which {event} has its Wilson interval {side} one half{given}, in "
-            f"{FEWEST_PAIRS} seeds or more"
-        )
-
-    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the share of seeds with its Wilson interval. Raises NoVerdictError without values."""
-        values = self.values.of(runs).values()
-        reached = sum(value >= self.threshold for value in values)
-        if not values:
-            raise NoVerdictError(NO_RUNS)
-        detail = f"{reached} of {len(values)} seeds{choices(runs, self.values)}"
-        return Evidence(wilson_interval(reached, len(values)), 100, "%", detail=detail, problem=self.problem(runs))
-
-    def problem(self, runs: Runs) -> str | None:
-        """Return why no verdict can be given, that too few of the control's seeds reach the threshold, or None."""
-        if self.control is None:
-            return None
-        reached = [value >= self.threshold for value in self.control.of(runs).values()]
-        if sum(reached) > len(reached) / 2:
-            return None
-        return f"the control doesn't get there either: {sum(reached)} of {len(reached)} seeds of {self.control.label}"
-
-    def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        """Return reproduced where `most` is None and both outcomes occur; else compare the interval with one half.
-
-        The verdict is then inconclusive for fewer than 6 seeds or an interval that includes one half, reproduced where
-        the interval lies on the side that `most` says, and contradicted otherwise.
-        """
-        share = evidence.measured
-        assert share.low is not None
-        assert share.high is not None
-        if self.most is None and 0 < share.mean < 1:
-            return Verdict.REPRODUCED, ""
-        if share.n < FEWEST_PAIRS:
-            return Verdict.INCONCLUSIVE, f"too few seeds: {share.n}, a rate takes {FEWEST_PAIRS}"
-        if share.low <= 0.5 <= share.high:
-            return Verdict.INCONCLUSIVE, "the interval holds one half"
-        return (Verdict.REPRODUCED if self.most is (share.low > 0.5) else Verdict.CONTRADICTED), ""
+    def detectable(self, samples: Samples, random: Random, tests: int) -> str:
+        """Say which difference in the other direction would have contradicted the claim."""
+        return detectable_against(samples, random, tests, self.unit)
 
 
 @dataclass(frozen=True)
@@ -333,50 +186,151 @@ class Equivalent:
     @property
     def description(self) -> str:
         """The rule in a sentence, for claims.json."""
-        bound = f"{self.ours.scale * self.margin:g}{self.ours.unit}"
+        bound, unit = in_unit(self.margin, points(self.ours.unit)), self.ours.unit
         limits = f"above -{bound}" if self.one_sided else f"inside ±{bound}"
+        named = self.control.label if isinstance(self.control, Values) else in_unit(self.control, unit)
         return (
-            f"equivalence: the 95% interval of the mean difference, {self.ours.label} minus "
-            f"{named(self.control, self.ours)}, lies {limits}; contradicted where it lies wholly outside"
+            f"equivalence: the 95% bootstrap-t interval of the mean difference, {self.ours.label} minus {named}, lies "
+            f"{limits}; contradicted where it lies wholly outside"
         )
 
-    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Return the mean paired difference with its interval. Raises NoVerdictError without a common seed."""
-        ours, control = both(runs, self.ours, self.control)
-        detail = f"{mean_text(ours, self.ours)} against {mean_text(control, self.ours)}"
-        detail += choices(runs, self.ours, self.control)
-        return of_difference(mean_interval(np.subtract(ours, control), random), self.ours, self.control, detail)
+    def read(self, runs: Runs) -> Reading:
+        """Return the values of "ours" and, where it is an arm, "control"."""
+        samples = {"ours": self.ours.of(runs)}
+        if isinstance(self.control, Values):
+            samples["control"] = self.control.of(runs)
+        return Reading(samples, choices(runs, self.ours, self.control))
 
-    def judge(self, evidence: Evidence, p: float | None) -> Judgement:
-        """Return reproduced where the interval lies inside the margin, contradicted where it lies wholly outside.
+    def errors(self, samples: Samples) -> list[float]:
+        """Return the differences from the control, seed by seed."""
+        if isinstance(self.control, Values):
+            return [ours - control for ours, control in zip(*pairs_of(samples), strict=True)]
+        return [value - self.control for value in numbers(samples, "ours")]
 
-        The verdict is inconclusive otherwise, and for fewer than 6 pairs.
-        """
-        interval = evidence.measured
-        if interval.n < FEWEST_PAIRS or interval.low is None or interval.high is None:
-            return Verdict.INCONCLUSIVE, f"too few seeds: {interval.n}, an equivalence takes {FEWEST_PAIRS}"
-        if interval.low > -self.margin and (self.one_sided or interval.high < self.margin):
-            return Verdict.REPRODUCED, ""
-        outside = interval.high < -self.margin or (interval.low > self.margin and not self.one_sided)
-        return (Verdict.CONTRADICTED, "") if outside else (Verdict.INCONCLUSIVE, "the interval spans the margin")
+    def find(self, samples: Samples, random: Random) -> Finding:
+        """Judge by where the interval of the mean difference lies."""
+        error, unit = mean_interval(self.errors(samples), random), self.ours.unit
+        if few := too_few(error, unit):
+            return few
+        assert error.low is not None
+        assert error.high is not None
+        inside = error.low > -self.margin and (self.one_sided or error.high < self.margin)
+        outside = error.high < -self.margin or (error.low > self.margin and not self.one_sided)
+        verdict, why = outcome(inside, outside, "the interval spans the margin")
+        if not isinstance(self.control, Values):
+            shown = Estimate(error.mean + self.control, error.low + self.control, error.high + self.control, error.n)
+            return Finding(verdict, shown, unit, why)
+        detail = means_text(*pairs_of(samples), unit)
+        return Finding(verdict, error, unit, why, difference=True, detail=detail)
+
+    def detectable(self, samples: Samples, random: Random, tests: int) -> str:
+        """Say which difference would have contradicted the claim."""
+        size = self.margin + detectable_mean(self.errors(samples), random)
+        return f"{in_unit(size, points(self.ours.unit))}{' less' if self.one_sided else ''}"
+
+
+# ---- shares of seeds
 
 
 @dataclass(frozen=True)
-class Exact:
-    """The rule that an identity holds: `error` computes its largest error, which is at most `tolerance`."""
+class Share:
+    """The rule that of most seeds, or with `most` False of less than half, the value is at least `threshold`.
 
-    error: Callable[[], float]
-    tolerance: float = 1e-10
+    With a `control`, the claim is inconclusive unless more than half of the control's seeds reach it.
+    """
+
+    values: Values
+    threshold: float
+    most: bool = True
+    control: Values | None = None
 
     @property
     def description(self) -> str:
         """The rule in a sentence, for claims.json."""
-        return f"exact: both sides computed in float64 differ by at most {self.tolerance:g}"
+        given = f", where most of {self.control.label} does" if self.control else ""
+        return (
+            f"rate: the share of seeds for which {self.values.label} reaches "
+            f"{in_unit(self.threshold, self.values.unit)} has its Wilson interval {'above' if self.most else 'below'} "
+            f"one half{given}"
+        )
 
-    def measure(self, runs: Runs, random: np.random.Generator) -> Evidence:
-        """Compute the identity's largest error by `error`; `runs` and `random` are not used."""
-        return Evidence(Estimate(self.error(), None, None, 1), detail="largest difference of any element")
+    def read(self, runs: Runs) -> Reading:
+        """Return the values of "ours" and, if there is one, "control"."""
+        samples = {"ours": self.values.of(runs)} | ({"control": self.control.of(runs)} if self.control else {})
+        return Reading(samples, choices(runs, self.values))
 
-    def judge(self, evidence: Evidence, p: float | None) -> Judgement:
+    def find(self, samples: Samples, random: Random) -> Finding:
+        """Judge by where the Wilson interval lies."""
+        reached = [value >= self.threshold for value in numbers(samples, "ours")]
+        share = wilson_interval(sum(reached), len(reached))
+        detail = f"{sum(reached)} of {len(reached)} seeds"
+        verdict, why = share_verdict(share, self.most)
+        if self.control is not None:
+            there = [value >= self.threshold for value in numbers(samples, "control")]
+            if sum(there) <= len(there) / 2:
+                verdict = Verdict.INCONCLUSIVE
+                why = f"the control doesn't get there either: {sum(there)} of {len(there)} seeds"
+        return Finding(verdict, in_percent(share), "%", why, detail=detail)
+
+    def detectable(self, samples: Samples, random: Random, tests: int) -> str:
+        """Say which number of seeds would have contradicted the claim."""
+        return contradicting_count(len(samples["ours"]), self.most)
+
+
+def share_verdict(share: Estimate, most: bool) -> tuple[Verdict, str]:
+    """Judge that a share is above one half, or with `most` False below, by its interval; also return why not."""
+    assert share.low is not None
+    assert share.high is not None
+    if share.n < FEWEST_PAIRS:
+        return Verdict.INCONCLUSIVE, f"too few seeds: {share.n}, a verdict takes {FEWEST_PAIRS}"
+    sides = share.high < 0.5, share.low > 0.5
+    return outcome(sides[most], sides[not most], "the interval holds one half")
+
+
+def in_percent(share: Estimate) -> Estimate:
+    """Return a share and its interval in percent."""
+    assert share.low is not None
+    assert share.high is not None
+    return Estimate(100 * share.mean, 100 * share.low, 100 * share.high, share.n)
+
+
+def contradicting_count(n: int, most: bool) -> str:
+    """Say how many of n seeds would have contradicted that most reach a threshold, or with `most` False that few do."""
+    counts = [k for k in range(n + 1) if share_verdict(wilson_interval(k, n), most)[0] is Verdict.CONTRADICTED]
+    if not counts:
+        return ""
+    return f"{max(counts)} or fewer of {n} seeds" if most else f"{min(counts)} or more of {n} seeds"
+
+
+# ---- identities
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The rule that an identity holds: `error` computes its largest error, or what `named` says, at most `tolerance`.
+
+    It involves no runs and no chance, so claims of it are no evidence, and are listed apart.
+    """
+
+    error: Callable[[], float]
+    tolerance: float = 1e-10
+    named: str = "the largest error, computed in float64,"
+
+    @property
+    def description(self) -> str:
+        """The rule in a sentence, for claims.json."""
+        return f"exact: {self.named} is at most {self.tolerance:g}"
+
+    def read(self, runs: Runs) -> Reading:
+        """Compute the identity's largest error; `runs` are not used."""
+        return Reading({"error": {0: self.error()}})
+
+    def find(self, samples: Samples, random: Random) -> Finding:
         """Return reproduced where the error is at most the tolerance, else contradicted."""
-        return (Verdict.REPRODUCED if evidence.measured.mean <= self.tolerance else Verdict.CONTRADICTED), ""
+        error = samples["error"][0]
+        verdict = Verdict.REPRODUCED if error <= self.tolerance else Verdict.CONTRADICTED
+        return Finding(verdict, Estimate(error, None, None, 1))
+
+    def detectable(self, samples: Samples, random: Random, tests: int) -> str:
+        """Say which value would have contradicted the identity."""
+        return f"a value above {self.tolerance:g}"

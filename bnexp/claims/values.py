@@ -1,4 +1,7 @@
-"""How runs give one value for each seed: which runs make an arm, and which metric is taken of each run."""
+"""How runs give one value for each seed: which runs make an arm, and which metric is taken of each run.
+
+Accuracies are read as shares from 0 to 1, and shown and judged in percent.
+"""
 
 import math
 from collections.abc import Callable
@@ -6,12 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnexp.claims.claim import NoVerdictError, Runs
+from bnexp.claims.claim import TUNING, NoVerdictError, PerSeed, Runs
 from bnexp.compare.arms import accuracy, crossing
 from bnexp.runs.directory import flatten
 from bnexp.runs.record import RunRecord
 
-PerSeed = dict[int, float]
 Metric = Callable[[RunRecord], float]
 TRAINS = 0.9  # final validation accuracy from which on a run counts as one that trains
 NO_RUNS = "an arm has no complete runs"
@@ -26,27 +28,33 @@ def no_choice(runs: Runs) -> str:
 class Arm:
     """How the runs of an arm are picked from all runs of a claim.
 
-    label: names the arm to a reader. pick: a function from the claim's runs to those of the arm. choice: a function
-    from the claim's runs to a text on what was chosen by comparing them, as the best learning rate; the text is empty
-    if nothing was.
+    label: names the arm to a reader. select: a function from the claim's runs to those of the arm, those of the TUNING
+    seeds included. choice: a function from the claim's runs to a text on what was chosen by comparing them, as the best
+    learning rate; the text is empty if nothing was.
     """
 
     label: str
-    pick: Callable[[Runs], Runs]
+    select: Callable[[Runs], Runs]
     choice: Callable[[Runs], str] = no_choice
+
+    def pick(self, runs: Runs) -> Runs:
+        """Return the arm's runs by which claims are judged: those that are not of the TUNING seeds.
+
+        Raises NoVerdictError where a value has to be chosen and there are no runs to choose it by.
+        """
+        return [run for run in self.select(runs) if run.seed not in TUNING]
 
 
 @dataclass(frozen=True)
 class Values:
     """How to compute a value for each seed from a claim's runs, by the function `of`.
 
-    label: names the values to a reader, who is shown scale · value in `unit`. choice: a function from the runs to a
-    text for the verdict's details, mostly that of the arm; "" where there is nothing to say.
+    label: names the values to a reader, to whom they are shown in `unit`. choice: a function from the runs to a text
+    for the verdict's details, mostly that of the arm; "" where there is nothing to say.
     """
 
     label: str
     of: Callable[[Runs], PerSeed]
-    scale: float = 1.0
     unit: str = ""
     choice: Callable[[Runs], str] = no_choice
 
@@ -54,20 +62,15 @@ class Values:
 # ---- text for a rule's details
 
 
-def named(control: Values | float, ours: Values) -> str:
-    """Return the control's label or, if it is a number, that number formatted in the unit of `ours`."""
-    return control.label if isinstance(control, Values) else f"{ours.scale * control:,.6g}{ours.unit}"
-
-
 def choices(runs: Runs, *sides: Values | Arm | float) -> str:
-    """Return as text what was chosen by comparing runs for any of `sides`: each choice once, with "; " before it."""
+    """Return as text what was chosen by comparing runs for any of `sides`: each choice once, separated by "; "."""
     chosen = dict.fromkeys(side.choice(runs) for side in sides if not isinstance(side, float | int))
-    return "".join(f"; {choice}" for choice in chosen if choice)
+    return "; ".join(choice for choice in chosen if choice)
 
 
-def mean_text(values: list[float], of: Values) -> str:
-    """Return the mean of values as text, in the scale and unit of `of`."""
-    return f"{of.scale * float(np.mean(values)):.4g}{of.unit and ' ' * (of.unit != '%')}{of.unit}"
+def in_unit(value: float, unit: str) -> str:
+    """Return a value of four digits as text, with its unit, if any."""
+    return f"{value:.4g}{unit}" if unit in ("", "%") else f"{value:.4g} {unit}"
 
 
 # ---- arms
@@ -76,7 +79,7 @@ def mean_text(values: list[float], of: Values) -> str:
 def where(settings: str) -> Arm:
     """Return the arm of the runs with these settings, written as overrides: norm=batch optim.lr=0.01.
 
-    Picking raises as `matches`.
+    Selecting raises as `matches`.
     """
     wanted = dict(setting.split("=", 1) for setting in settings.split())
     return Arm(settings, lambda runs: [run for run in runs if matches(run, wanted)])
@@ -104,21 +107,19 @@ def same(value: object, text: str) -> bool:
 
 
 def best(arm: Arm, key: str) -> Arm:
-    """Return an `Arm` of the runs of `arm` at the value of `key` that has the highest mean final validation accuracy.
+    """Return an `Arm` of the runs of `arm` at the value of `key` that is best on validation over the TUNING seeds.
 
-    `choice` says as text which value that is. Both functions raise NoVerdictError where the arm has no runs.
+    `choice` says as text which value that is. Both functions raise NoVerdictError where the arm has no runs of them.
     """
 
     def choice(runs: Runs) -> str:
-        values = list(by_value(arm.pick(runs), key))
-        chosen = best_value(arm.pick(runs), key)
+        values = list(by_value(arm.select(runs), key))
+        chosen = best_value(arm, runs, key)
         edge = ", the edge of the grid" if chosen in (values[0], values[-1]) else ""
         return f"{arm.label} is best at {key}={chosen:g} of {', '.join(f'{value:g}' for value in values)}{edge}"
 
     return Arm(
-        f"{arm.label} at its best {key}",
-        lambda runs: at(arm.pick(runs), key, best_value(arm.pick(runs), key)),
-        choice,
+        f"{arm.label} at its best {key}", lambda runs: at(arm.select(runs), key, best_value(arm, runs, key)), choice
     )
 
 
@@ -132,12 +133,13 @@ def by_value(runs: Runs, key: str) -> dict[float, Runs]:
     return {value: at(runs, key, value) for value in sorted({flatten(run.config)[key] for run in runs})}
 
 
-def best_value(runs: Runs, key: str) -> float:
-    """Return the value of `key` with the highest mean final validation accuracy, the smallest where several have it.
+def best_value(arm: Arm, runs: Runs, key: str) -> float:
+    """Return the value of `key` with which the arm's runs of the TUNING seeds have the highest mean final validation
+    accuracy; the smallest where several have it.
 
-    Raises NoVerdictError without runs.
+    Raises NoVerdictError where there are no such runs.
     """
-    groups = by_value(runs, key)
+    groups = by_value([run for run in arm.select(runs) if run.seed in TUNING], key)
     if not groups:
         raise NoVerdictError(NO_RUNS)
     return max(groups, key=lambda value: float(np.mean([validation_accuracy(run) for run in groups[value]])))
@@ -146,19 +148,19 @@ def best_value(runs: Runs, key: str) -> float:
 def at_best_of(arm: Arm, other: Arm, key: str, times: float = 1) -> Arm:
     """Return `arm` with its runs at the value of `key` that is `times` the best one of the arm `other`.
 
-    Where the runs lack this value, the next larger one that they have is taken. Picking raises NoVerdictError where
+    Where the runs lack this value, the next larger one that they have is taken. Selecting raises NoVerdictError where
     there is none, or `other` has no runs.
     """
 
-    def pick(runs: Runs) -> Runs:
-        candidates, least = arm.pick(runs), times * best_value(other.pick(runs), key)
+    def select(runs: Runs) -> Runs:
+        candidates, least = arm.select(runs), times * best_value(other, runs, key)
         value = min((value for value in by_value(candidates, key) if value >= least * (1 - 1e-9)), default=None)
         if value is None:
             raise NoVerdictError(f"{key}={least:g}, {times:g} times the best, is beyond the grid")
         return at(candidates, key, value)
 
     label = f"{arm.label} at {f'{times:g} times (or the next value of the grid) ' if times != 1 else ''}the best {key}"
-    return Arm(f"{label} of {other.label}", pick, best(other, key).choice)
+    return Arm(f"{label} of {other.label}", select, best(other, key).choice)
 
 
 # ---- what is read off a run
@@ -211,26 +213,29 @@ def drift_of_spread(layer: str, since: int) -> Metric:
 
 
 def each(name: str, metric: Metric, arm: Arm, scale: float = 1.0, unit: str = "") -> Values:
-    """Return the `Values` of a metric over an arm that has one run for each seed; `name` names the metric."""
+    """Return the `Values` of scale · metric, in `unit`, over an arm that has one run for each seed.
+
+    `name` names the metric.
+    """
 
     def of(runs: Runs) -> PerSeed:
-        return {run.seed: metric(run) for run in arm.pick(runs)}
+        return {run.seed: scale * metric(run) for run in arm.pick(runs)}
 
-    return Values(f"{name} of {arm.label}", of, scale, unit, arm.choice)
+    return Values(f"{name} of {arm.label}", of, unit, arm.choice)
 
 
 def over_runs(
     name: str, metric: Metric, arm: Arm, take: Callable[[list[float]], float], scale: float = 1.0, unit: str = ""
 ) -> Values:
-    """Return the `Values` of a metric over an arm; `take`, as np.mean, combines those of a seed's one or more runs."""
+    """Return the `Values` of scale · metric over an arm; `take`, as np.mean, combines those of a seed's runs."""
 
     def of(runs: Runs) -> PerSeed:
         by_seed: dict[int, list[float]] = {}
         for run in arm.pick(runs):
-            by_seed.setdefault(run.seed, []).append(metric(run))
+            by_seed.setdefault(run.seed, []).append(scale * metric(run))
         return {seed: float(take(values)) for seed, values in by_seed.items()}
 
-    return Values(f"{name} of {arm.label}", of, scale, unit, arm.choice)
+    return Values(f"{name} of {arm.label}", of, unit, arm.choice)
 
 
 def difference(ours: Values, control: Values) -> Values:
@@ -240,7 +245,7 @@ def difference(ours: Values, control: Values) -> Values:
         values, other = ours.of(runs), control.of(runs)
         return {seed: values[seed] - other[seed] for seed in values.keys() & other.keys()}
 
-    return Values(f"{ours.label} minus {control.label}", of, ours.scale, ours.unit)
+    return Values(f"{ours.label} minus {control.label}", of, ours.unit)
 
 
 def on_test(arm: Arm) -> Values:

@@ -78,15 +78,16 @@ PAGES = {
         "bnexp probe results/sweeps/mine",
     ),
     "reproduce": Page(
-        "bnexp reproduce [CLAIM …] [--list] [--seeds N] [--out DIR]",
+        "bnexp reproduce [CLAIM …] [--list] [--block SEED] [--seeds N] [--out DIR]",
         "Train the sweeps of published claims, and judge the claims.",
         {
             "CLAIM": "a claim's id, or what ids begin with: udacity, wiki.sooner (default: all)",
             "--list": "show the claims, and about how long their remaining runs take here",
-            "--seeds N": "seeds an arm, 0 to N - 1 (default: 10)",
+            "--block SEED": "the block of seeds to run: 0 or 1000 (default: both)",
+            "--seeds N": "seeds of an arm in a block, SEED to SEED + N - 1 (default: as each sweep says, mostly 10)",
             "--out DIR": "where claims.json, README.md and figures/ go (default: results/sweeps/claims)",
         },
-        "bnexp reproduce wiki --seeds 5",
+        "bnexp reproduce wiki --block 0",
     ),
     "bench": Page(
         "bnexp bench [OVERRIDE …] [modes=LIST] [rounds=N] [seconds=N] [stack=N] [out=DIR]",

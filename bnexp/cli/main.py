@@ -23,7 +23,7 @@ bnexp: what does normalization do to training?
   bnexp resume DIR … [dataset.root=DIR]   resume an interrupted run or sweep; the result is bit-identical
   bnexp report DIR … [by=KEY] [out=FOLDER]   the comparison of existing runs
   bnexp probe DIR … [by=KEY] [out=FOLDER]    the loss around checkpoints: smoothness, internal covariate shift
-  bnexp reproduce [CLAIM …] [--list] [--seeds N]   published claims, judged
+  bnexp reproduce [CLAIM …] [--list] [--block N]   published claims, judged
   bnexp bench [OVERRIDE …]            steps/s of every norm against none: eager, compiled, stacked
   bnexp data [status|fetch] [dataset=NAME] [dataset.root=DIR]
 

@@ -2,18 +2,21 @@
 
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bnexp.claims.claim import Claim, NoVerdictError, Rule, Runs, Verdict
-from bnexp.claims.judge import adjust, read_records, seen, sweep_arguments, sweeps_of
-from bnexp.claims.readme import markdown
-from bnexp.claims.registry import CLAIMS, family, pick
-from bnexp.claims.rules import Directional, Equivalent, Exact, Numeric, Share, Sooner, TimeToAccuracy
-from bnexp.claims.sources.udacity import CELLS
+from bnexp.claims.claim import Claim, Finding, NoVerdictError, Rule, Runs, Verdict
+from bnexp.claims.judge import adjust, after_holm, family, is_test
+from bnexp.claims.published import AtChance, Divided, PublishedRun, PublishedSample
+from bnexp.claims.readme import facts_of, markdown
+from bnexp.claims.record import read_records, sweep_arguments, sweeps_of, update
+from bnexp.claims.registry import CLAIMS, pick, source
+from bnexp.claims.rules import Directional, Equivalent, Exact, Share, Sooner
+from bnexp.claims.sources.udacity import CELL_LIST, CELLS
 from bnexp.claims.values import (
     at_best_of,
     best,
@@ -70,12 +73,16 @@ def rng() -> np.random.Generator:
 
 def verdict(rule: Rule, runs: Runs, correct: float = 1.0) -> Verdict:
     """`correct`: what Holm's correction multiplies p by."""
-    evidence = rule.measure(runs, rng())
-    p = None if evidence.p is None else min(1.0, correct * evidence.p)
-    found, why = rule.judge(evidence, p)
-    assert bool(why) == (found is Verdict.INCONCLUSIVE)
+    found = finding(rule, runs)
+    if found.p is not None:
+        found = after_holm(found, min(1.0, correct * found.p))
+    assert bool(found.why) == (found.verdict is Verdict.INCONCLUSIVE)
     assert rule.description
-    return found
+    return found.verdict
+
+
+def finding(rule: Rule, runs: Runs) -> Finding:
+    return rule.find(rule.read(runs).samples, rng())
 
 
 NONE, BATCH = where("norm=none"), where("norm=batch")
@@ -92,7 +99,7 @@ LOW, HIGH = [0.90 + 0.001 * i for i in range(10)], [0.95 + 0.001 * i for i in ra
         (HIGH, LOW, Verdict.CONTRADICTED),
         (LOW, LOW, Verdict.INCONCLUSIVE),
         (LOW, LOW[::-1], Verdict.INCONCLUSIVE),
-        (LOW[:5], HIGH[:5], Verdict.INCONCLUSIVE),  # 2 / 2⁵ is 0.0625
+        (LOW[:5], HIGH[:5], Verdict.INCONCLUSIVE),
         (LOW[:1], HIGH[:1], Verdict.INCONCLUSIVE),
         (LOW[:6], HIGH[:6], Verdict.REPRODUCED),
     ],
@@ -108,27 +115,36 @@ def test_directional_the_other_way() -> None:
 
 
 def test_directional_after_holm() -> None:
-    """6 pairs have a p of 0.03125 at best: enough for one claim, too little for two."""
-    runs = make_arms(LOW[:6], HIGH[:6])
+    """Six equal differences have a p of 2 / 2⁶ = 0.03125: enough for one claim, too little for two."""
+    runs = make_arms(LOW[:6], [value + 0.05 for value in LOW[:6]])
+    assert verdict(Directional(on_test(BATCH), on_test(NONE)), runs) == Verdict.REPRODUCED
     assert verdict(Directional(on_test(BATCH), on_test(NONE)), runs, correct=2) == Verdict.INCONCLUSIVE
 
 
-def test_directional_against_a_number() -> None:
-    runs = make_arms(LOW, HIGH)
-    assert verdict(Directional(on_test(BATCH), 0.9), runs) == Verdict.REPRODUCED
-    assert verdict(Directional(on_test(BATCH), 0.99), runs) == Verdict.CONTRADICTED
-
-
-def test_what_is_compared_with_a_number_is_shown_as_measured() -> None:
-    evidence = Directional(on_test(BATCH), 0.9).measure(make_arms(LOW, HIGH), rng())
-    assert seen(evidence, evidence.measured.mean) == pytest.approx(100 * np.mean(HIGH))
-    assert not evidence.difference
-    assert Directional(on_test(BATCH), on_test(NONE)).measure(make_arms(LOW, HIGH), rng()).difference
+def test_a_difference_is_in_points_and_tells_of_collapsed_seeds() -> None:
+    found = finding(Directional(on_test(BATCH), on_test(NONE)), make_arms([0.1, *LOW[1:]], HIGH))
+    assert found.measured.mean == pytest.approx(100 * (np.mean(HIGH) - np.mean([0.1, *LOW[1:]])))
+    assert (found.unit, found.difference) == ("%", True)
+    assert "at chance 0 and 1 of 10 seeds" in found.detail
 
 
 def test_only_seeds_that_both_arms_have_are_paired() -> None:
-    evidence = Directional(on_test(BATCH), on_test(NONE)).measure(make_arms(LOW, HIGH[:7]), rng())
-    assert evidence.measured.n == 7
+    assert finding(Directional(on_test(BATCH), on_test(NONE)), make_arms(LOW, HIGH[:7])).measured.n == 7
+
+
+def test_what_would_have_contradicted_a_direction() -> None:
+    """Simulated: of samples whose mean lies that far on the other side, 8 in 10 are called contradicted."""
+    none, batch = np.random.default_rng(1).normal(0.9, 0.01, (2, 10))
+    rule = Directional(on_test(BATCH), on_test(NONE))
+    samples = rule.read(make_arms(list(none), list(batch))).samples
+    size = float(rule.detectable(samples, rng(), 1).split()[0])
+    draws = np.random.default_rng(2).normal(-size, np.std(100 * (batch - none), ddof=1), (400, 10))
+    verdicts = [
+        rule.find({"ours": dict(enumerate(draw)), "control": dict.fromkeys(range(10), 0.0)}, rng()).verdict
+        for draw in draws
+    ]
+    assert 0.7 <= verdicts.count(Verdict.CONTRADICTED) / 400 <= 0.9
+    assert float(rule.detectable(samples, rng(), 20).split()[0]) > size, "more tests, less power"
 
 
 # ---- values
@@ -142,7 +158,7 @@ def test_runs_that_share_a_seed_are_taken_together() -> None:
 
 def test_difference_of_arms_seed_by_seed() -> None:
     runs = make_arms([0.5, 0.6, 0.7], [0.9, 0.9])
-    assert difference(on_test(BATCH), on_test(NONE)).of(runs) == pytest.approx({0: 0.4, 1: 0.3})
+    assert difference(on_test(BATCH), on_test(NONE)).of(runs) == pytest.approx({0: 40, 1: 30})
 
 
 def test_steps_to_a_share_of_another_arms_accuracy() -> None:
@@ -158,40 +174,16 @@ def test_steps_to_a_share_of_another_arms_accuracy() -> None:
         steps_to_share(0.9, NONE, BATCH).of(ours)
 
 
-# ---- numeric, equivalence, rates, identities
-
-
-@pytest.mark.parametrize(
-    ("published", "expected"),
-    [
-        (0.9045, Verdict.REPRODUCED),
-        (0.911, Verdict.REPRODUCED),  # in the prediction interval, 0.9045 ± 2.262 · 0.00303 · √1.1
-        (0.913, Verdict.CONTRADICTED),
-        (0.8, Verdict.CONTRADICTED),
-    ],
-)
-def test_numeric(published: float, expected: Verdict) -> None:
-    assert verdict(Numeric(on_test(NONE), published, 0.001), make_arms(LOW, [])) == expected
-
-
-def test_numeric_within_the_tolerance() -> None:
-    assert verdict(Numeric(on_test(NONE), 0.913, 0.01), make_arms(LOW, [])) == Verdict.REPRODUCED
-    assert verdict(Numeric(on_test(NONE), 0.5, 0.0), make_arms([0.5] * 4, [])) == Verdict.REPRODUCED
-    assert verdict(Numeric(on_test(NONE), 0.51, 0.0), make_arms([0.5] * 4, [])) == Verdict.CONTRADICTED
-
-
-def test_numeric_decides_nothing_where_it_could_not_contradict() -> None:
-    assert verdict(Numeric(on_test(NONE), 0.97, 0.01), make_arms([0.1, 0.97] * 5, [])) == Verdict.INCONCLUSIVE
-    assert verdict(Numeric(on_test(NONE), 0.9, 0.01), make_arms([0.9] * 2, [])) == Verdict.INCONCLUSIVE
+# ---- equivalence, rates, identities
 
 
 @pytest.mark.parametrize(
     ("margin", "one_sided", "expected"),
     [
-        (0.06, False, Verdict.REPRODUCED),
-        (0.04, False, Verdict.CONTRADICTED),
-        (0.05, False, Verdict.INCONCLUSIVE),
-        (0.01, True, Verdict.REPRODUCED),
+        (6, False, Verdict.REPRODUCED),
+        (4, False, Verdict.CONTRADICTED),
+        (5, False, Verdict.INCONCLUSIVE),
+        (1, True, Verdict.REPRODUCED),
     ],
 )
 def test_equivalence(margin: float, one_sided: bool, expected: Verdict) -> None:
@@ -202,15 +194,13 @@ def test_equivalence(margin: float, one_sided: bool, expected: Verdict) -> None:
 
 
 def test_not_worse_is_contradicted_by_worse() -> None:
-    assert (
-        verdict(Equivalent(on_test(NONE), on_test(BATCH), 0.01, one_sided=True), make_arms(LOW, HIGH)) == "contradicted"
-    )
+    assert verdict(Equivalent(on_test(NONE), on_test(BATCH), 1, one_sided=True), make_arms(LOW, HIGH)) == "contradicted"
 
 
 def test_equivalence_to_a_number() -> None:
-    assert verdict(Equivalent(on_test(NONE), 0.9, 0.01), make_arms(LOW, [])) == Verdict.REPRODUCED
-    assert verdict(Equivalent(on_test(NONE), 0.8, 0.01), make_arms(LOW, [])) == Verdict.CONTRADICTED
-    assert verdict(Equivalent(on_test(NONE), 0.9, 0.01), make_arms(LOW[:5], [])) == Verdict.INCONCLUSIVE
+    assert verdict(Equivalent(on_test(NONE), 90, 1), make_arms(LOW, [])) == Verdict.REPRODUCED
+    assert verdict(Equivalent(on_test(NONE), 80, 1), make_arms(LOW, [])) == Verdict.CONTRADICTED
+    assert verdict(Equivalent(on_test(NONE), 90, 1), make_arms(LOW[:5], [])) == Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
@@ -223,31 +213,32 @@ def test_equivalence_to_a_number() -> None:
         (0, False, Verdict.REPRODUCED),
         (10, False, Verdict.CONTRADICTED),
         (5, False, Verdict.INCONCLUSIVE),
-        (1, None, Verdict.REPRODUCED),
-        (9, None, Verdict.REPRODUCED),
-        (0, None, Verdict.CONTRADICTED),
-        (10, None, Verdict.CONTRADICTED),
     ],
 )
-def test_share_of_ten(trained: int, most: bool | None, expected: Verdict) -> None:
+def test_share_of_ten(trained: int, most: bool, expected: Verdict) -> None:
     runs = make_arms([0.97] * trained + [0.1] * (10 - trained), [])
-    assert verdict(Share(on_test(NONE), 0.9, most), runs) == expected
+    assert verdict(Share(on_test(NONE), 90, most), runs) == expected
 
 
-@pytest.mark.parametrize("most", [True, False, None])
-def test_share_of_five_seeds_that_agree(most: bool | None) -> None:
-    assert verdict(Share(on_test(NONE), 0.9, most), make_arms([0.97] * 5, [])) == Verdict.INCONCLUSIVE
+@pytest.mark.parametrize("most", [True, False])
+def test_share_of_five_seeds_that_agree(most: bool) -> None:
+    assert verdict(Share(on_test(NONE), 90, most), make_arms([0.97] * 5, [])) == Verdict.INCONCLUSIVE
 
 
 def test_few_say_something_beside_a_control_that_trains() -> None:
-    rule = Share(on_test(BATCH), 0.9, most=False, control=on_test(NONE))
-    trains, fails = (
-        rule.measure(make_arms(LOW, [0.1] * 10), rng()),
-        rule.measure(make_arms([0.1] * 10, [0.1] * 10), rng()),
-    )
-    assert trains.problem is None
-    assert rule.judge(trains, None)[0] == Verdict.REPRODUCED
-    assert fails.problem == "the control doesn't get there either: 0 of 10 seeds of test accuracy of norm=none"
+    rule = Share(on_test(BATCH), 90, most=False, control=on_test(NONE))
+    assert verdict(rule, make_arms(LOW, [0.1] * 10)) == Verdict.REPRODUCED
+    fails = finding(rule, make_arms([0.1] * 10, [0.1] * 10))
+    assert fails.why == "the control doesn't get there either: 0 of 10 seeds"
+
+
+def test_counts_that_would_have_contradicted_a_share() -> None:
+    """Wilson's interval of 1 of 10 is [2%, 40%], that of 2 of 10 [6%, 51%]."""
+    samples = Share(on_test(NONE), 90).read(make_arms(LOW, [])).samples
+    assert Share(on_test(NONE), 90).detectable(samples, rng(), 1) == "1 or fewer of 10 seeds"
+    assert Share(on_test(NONE), 90, most=False).detectable(samples, rng(), 1) == "9 or more of 10 seeds"
+    few = Share(on_test(NONE), 90).read(make_arms(LOW[:5], [])).samples
+    assert Share(on_test(NONE), 90).detectable(few, rng(), 1) == ""
 
 
 def test_exact() -> None:
@@ -268,19 +259,6 @@ def arrivals(norm: str, steps: list[int | None]) -> Runs:
     return [make_run(norm, seed, 0.9, rising(2 * STEPS if step is None else step)) for seed, step in enumerate(steps)]
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (30, 40, Verdict.REPRODUCED),
-        (21, 25, Verdict.REPRODUCED),  # the earliest one came between the evaluations at 20 and 30
-        (15, 20, Verdict.CONTRADICTED),
-        (51, 99, Verdict.CONTRADICTED),
-    ],
-)
-def test_published_step(low: float, high: float, expected: Verdict) -> None:
-    assert verdict(TimeToAccuracy(0.9, NONE, low, high), arrivals("none", [30, 50, 40])) == expected
-
-
 def test_a_run_that_diverged_has_no_part_in_the_clock() -> None:
     lost = make_run("none", 1, 0.1, {0: 0.1, 10: 0.1}, status="diverged")
     curve = make_curve("none", [make_run("none", 0, 0.95, rising(30)), lost])
@@ -295,37 +273,13 @@ def test_a_run_that_diverged_counts_among_the_recalibrated() -> None:
     assert recalibrated_accuracies(runs) == [0.95, 0.1]
 
 
-def test_published_step_where_some_never_get_there() -> None:
-    runs = arrivals("none", [30, None, 40])
-    assert verdict(TimeToAccuracy(0.9, NONE, 90, 95), runs) == Verdict.REPRODUCED
-    evidence = TimeToAccuracy(0.9, NONE, 90, 95).measure(runs, rng())
-    assert evidence.measured.mean == pytest.approx((30 + STEPS + 40) / 3)
-    assert "2 of 3 get there" in evidence.detail
-
-
-def test_published_step_where_none_gets_there() -> None:
-    runs = arrivals("none", [None, None, None])
-    assert verdict(TimeToAccuracy(0.9, NONE, 50, 60), runs) == Verdict.CONTRADICTED
-    assert verdict(TimeToAccuracy(0.9, NONE, 90, STEPS), runs) == Verdict.CONTRADICTED
-    assert verdict(TimeToAccuracy(0.9, NONE, 150, 160), runs) == Verdict.REPRODUCED  # after the last step
-
-
-def test_published_step_needs_three_seeds() -> None:
-    assert verdict(TimeToAccuracy(0.9, NONE, 30, 40), arrivals("none", [30, 40])) == Verdict.INCONCLUSIVE
-
-
-def test_published_step_beside_a_run_that_diverged() -> None:
-    """Its few evaluations say nothing of the others'."""
-    runs = [make_run("none", 9, 0.1, {0: 0.1}, status="diverged"), *arrivals("none", [80, 90, 80])]
-    assert verdict(TimeToAccuracy(0.9, NONE, 40, 60), runs) == Verdict.CONTRADICTED
-
-
 def test_sooner_in_seconds_though_each_step_is_slower() -> None:
     runs = arrivals("none", [80, 90, None, 80, 70, 90]) + arrivals("batch", [20, 20, 30, 20, 30, 20])
     assert verdict(Sooner(0.9, BATCH, NONE), runs) == Verdict.REPRODUCED
-    evidence = Sooner(0.9, BATCH, NONE).measure(runs, rng())
     # horizon: 10 s, what the shorter arm takes; never counts as 10
-    assert evidence.measured.mean == pytest.approx((4 + 4 + 6 + 4 + 6 + 4) / 6 - (8 + 9 + 10 + 8 + 7 + 9) / 6)
+    assert finding(Sooner(0.9, BATCH, NONE), runs).measured.mean == pytest.approx(
+        (4 + 4 + 6 + 4 + 6 + 4) / 6 - (8 + 9 + 10 + 8 + 7 + 9) / 6
+    )
     assert verdict(Sooner(0.9, NONE, BATCH), runs) == Verdict.CONTRADICTED
 
 
@@ -339,37 +293,41 @@ def test_sooner_in_steps_alone() -> None:
 def test_a_diverged_run_never_gets_there() -> None:
     runs = arrivals("none", [90] * 6) + arrivals("batch", [20] * 5)
     runs.append(make_run("batch", 5, 0.1, {0: 0.1, 10: 0.1}, status="diverged"))
-    evidence = Sooner(0.9, BATCH, NONE, steps=True).measure(runs, rng())
-    assert evidence.measured.mean == pytest.approx((5 * -70 + (STEPS - 90)) / 6)
+    assert finding(Sooner(0.9, BATCH, NONE, steps=True), runs).measured.mean == pytest.approx(
+        (5 * -70 + (STEPS - 90)) / 6
+    )
 
 
 # ---- values
 
 
-def rates(norm: str, found: dict[float, float]) -> Runs:
-    """Rate → accuracy, two seeds of each."""
-    return [make_run(norm, seed, value, lr=lr) for lr, value in found.items() for seed in (0, 1)]
+def rates(norm: str, found: dict[float, float], seeds: tuple[int, ...] = (0, 1, 100, 101)) -> Runs:
+    """Rate → accuracy, of two seeds that are judged and two on which the rate is chosen."""
+    return [make_run(norm, seed, value, lr=lr) for lr, value in found.items() for seed in seeds]
 
 
 GRID = rates("none", {0.1: 0.91, 0.3: 0.95, 1.0: 0.1}) + rates("batch", {0.1: 0.92, 0.3: 0.93, 1.0: 0.97})
 
 
 def test_where_reads_numbers_as_numbers() -> None:
-    assert len(where("norm=none optim.lr=1").pick(GRID)) == 2
+    assert [run.seed for run in where("norm=none optim.lr=1").pick(GRID)] == [0, 1]
     assert len(where("norm=batch optim.lr=0.3 arch.hidden=[100,100,100]").pick(GRID)) == 2
     assert where("norm=layer").pick(GRID) == []
 
 
-def test_best_is_chosen_on_validation() -> None:
-    flattering = make_run("none", 2, 0.99, {0: 0.1, STEPS: 0.2}, lr=3.0)  # a test accuracy nobody may look at
-    assert set(on_test(best(NONE, "optim.lr")).of([*GRID, flattering]).values()) == {0.95}
-    assert set(on_test(best(BATCH, "optim.lr")).of(GRID).values()) == {0.97}
+def test_best_is_chosen_on_validation_and_on_other_seeds() -> None:
+    flattering = make_run("none", 100, 0.99, {0: 0.1, STEPS: 0.2}, lr=3.0)  # a test accuracy nobody may look at
+    judged = make_run("none", 2, 0.99, lr=3.0)  # a seed by which nothing is chosen
+    assert set(on_test(best(NONE, "optim.lr")).of([*GRID, flattering, judged]).values()) == {95}
+    assert set(on_test(best(BATCH, "optim.lr")).of(GRID).values()) == {97}
+    with pytest.raises(NoVerdictError, match="no complete runs"):
+        on_test(best(NONE, "optim.lr")).of(rates("none", {0.1: 0.9}, (0, 1)))
 
 
 def test_at_the_best_rate_of_the_other_arm_or_a_multiple() -> None:
-    assert set(on_test(at_best_of(BATCH, NONE, "optim.lr")).of(GRID).values()) == {0.93}
-    assert set(on_test(at_best_of(BATCH, NONE, "optim.lr", 3)).of(GRID).values()) == {0.97}
-    assert set(on_test(at_best_of(NONE, NONE, "optim.lr", 10 / 3)).of(GRID).values()) == {0.1}
+    assert set(on_test(at_best_of(BATCH, NONE, "optim.lr")).of(GRID).values()) == {93}
+    assert set(on_test(at_best_of(BATCH, NONE, "optim.lr", 3)).of(GRID).values()) == {97}
+    assert set(on_test(at_best_of(NONE, NONE, "optim.lr", 10 / 3)).of(GRID).values()) == {10}
 
 
 def test_largest_rate_and_number_of_rates_that_train() -> None:
@@ -392,10 +350,9 @@ def test_values_of_a_curve() -> None:
 # ---- the claims
 
 
-def test_ids_are_unique_and_begin_with_their_family() -> None:
+def test_ids_are_unique() -> None:
     ids = [claim.id for claim in CLAIMS]
     assert len(set(ids)) == len(ids)
-    assert [family(claim) for claim in CLAIMS] == [claim.id.split(".")[0] for claim in CLAIMS]
 
 
 def test_claims_say_what_they_need() -> None:
@@ -403,39 +360,83 @@ def test_claims_say_what_they_need() -> None:
         assert claim.source, claim.id
         assert claim.statement.endswith("."), claim.id
         assert claim.published, claim.id
-        assert claim.rule.description, claim.id
-        assert bool(claim.sweeps) != isinstance(claim.rule, Exact), claim.id
+        assert claim.rules, claim.id
+        assert all(rule.description for rule in claim.all_rules.values()), claim.id
+        assert bool(claim.sweeps) != all(isinstance(rule, Exact) for rule in claim.rules.values()), claim.id
+
+
+FAMILIES = {
+    "wiki": 3,
+    "ioffe_szegedy": 5,
+    "wu_he": 4,
+    "handbooks": 11,
+    "styles": 4,
+    "fine_tuning": 3,
+    "santurkar": 4,
+    "architectures": 7,
+}
+
+
+def test_families_are_those_that_were_written_down() -> None:
+    """A test that is added to one of them would change the verdicts of the others: it makes a family of its own."""
+    tests = [claim for claim in CLAIMS if is_test(claim)]
+    numbers = Counter(family(claim) for claim in tests)
+    assert {name: numbers[name] for name in FAMILIES} == FAMILIES
 
 
 RESULTS = Path(__file__).parents[2] / "results"
 
 
 def test_readme_of_the_results_is_current() -> None:
-    """It is written from claims.json, which has the claims' own statements and notes; no line of a table is long."""
+    """It is written from claims.json, which has the claims' own statements and notes."""
     records = read_records(RESULTS)
     text = (RESULTS / "README.md").read_text()
     assert text == markdown(records, RESULTS)
-    assert max(len(line) for line in text.splitlines() if line.startswith("|")) <= 120
+    ids = {entry["id"] for entry in records}
     assert [(entry["id"], entry["statement"], entry["note"]) for entry in records] == [
-        (claim.id, claim.statement, claim.note) for claim in CLAIMS
+        (claim.id, claim.statement, claim.note) for claim in CLAIMS if claim.id in ids
     ]
 
 
-@pytest.mark.parametrize("claim", [claim for claim in CLAIMS if isinstance(claim.rule, Exact)], ids=lambda c: c.id)
+def test_verdicts_of_the_results_follow_from_their_samples(tmp_path: Path) -> None:
+    """They are computed again from the values of the seeds alone."""
+    (tmp_path / "claims.json").write_text((RESULTS / "claims.json").read_text())
+    again = update(tmp_path, CLAIMS, {})
+    assert again == read_records(RESULTS)
+
+
+def test_no_verdict_could_not_have_failed() -> None:
+    for entry in facts_of(read_records(RESULTS)):
+        assert entry["verdict"] == "inconclusive" or all(entry["detectable"].values()), entry["id"]
+
+
+@pytest.mark.parametrize(
+    "claim", [c for c in CLAIMS if all(isinstance(rule, Exact) for rule in c.rules.values())], ids=lambda c: c.id
+)
 def test_identities_hold(claim: Claim) -> None:
-    assert verdict(claim.rule, []) == Verdict.REPRODUCED
+    for rule in claim.rules.values():
+        assert verdict(rule, []) == Verdict.REPRODUCED
 
 
 def test_every_published_cell_has_a_claim() -> None:
-    """Four accuracies a row; those of the cells published with both outcomes are two rates."""
-    cells = [claim for claim in CLAIMS if claim.id.startswith("udacity.") and isinstance(claim.rule, Numeric)]
-    rates_claimed = [claim for claim in CLAIMS if claim.id.endswith(".batch.rate")]
-    accuracies = sorted(value for (_, values) in CELLS for value in values)
-    seed_dependent = sorted([0.9208, 0.9244, 0.1010, 0.0988, 0.9054, 0.9128, 0.1010, 0.0986])
-    claimed = [claim.rule.published for claim in cells if ".inference" not in claim.id]  # type: ignore[attr-defined]
+    """Two accuracies with each norm; those of the cells published with both outcomes are a share of seeds."""
+    rules = [rule for claim in CLAIMS if claim.id.startswith("udacity.") for rule in claim.all_rules.values()]
+    exact = [value for rule in rules if isinstance(rule, PublishedSample) for value in (rule.published, *rule.also)]
+    trains = [100 * value for _, values in CELLS for value in values if value > 0.15]
     assert len(CELLS) == 16
-    assert sorted([*claimed, *seed_dependent]) == accuracies
-    assert len(rates_claimed) == 2
+    divided = (92.08, 92.44, 90.54, 91.28)
+    assert sorted(exact) == pytest.approx(sorted(value for value in trains if round(value, 2) not in divided))
+    assert sum(isinstance(rule, Divided) for rule in rules) == 2
+    assert sum(isinstance(rule, AtChance) for rule in rules) == 5
+
+
+def test_reruns_of_every_cell() -> None:
+    """Unedited ones alone: 5 to 22 of each, the published run among them."""
+    for cell in CELL_LIST:
+        for column, values in cell.reruns.items():
+            assert 5 <= len(values) <= 22
+            close = [any(abs(known - value) < 0.02 for value in values) for known in cell.published[column]]
+            assert any(close), (cell.name, column)
 
 
 @pytest.mark.extra
@@ -445,42 +446,44 @@ def test_sweeps_compose_and_stack() -> None:
         for sweep in sweeps_of(CLAIMS):
             if re.fullmatch(r"wu_he_.*_(4|8|16)", sweep.name):
                 continue  # made as those of 2 and 32 are
-            jobs = split_jobs(parse_overrides(sweep_arguments(sweep, 2)), composer.folder)
+            jobs = split_jobs(parse_overrides(sweep_arguments(sweep, [0], 2)), composer.folder)
             runs = [composer.compose_job(job)[0] for job in jobs[:2] + jobs[-2:]]
-            assert {run.seed for run in runs} == {0, 1}
+            assert {run.seed for run in runs} >= {0, 1} or sweep.tuned
             assert len({stack_key(run, False) for run in runs}) <= len(runs) / 2
 
 
 def test_pick_by_the_beginning_of_an_id() -> None:
-    assert {family(claim) for claim in pick(["wiki"])} == {"wiki"}
+    assert {source(claim) for claim in pick(["wiki"])} == {"wiki"}
     assert [claim.id for claim in pick(["wiki.maximum", "wiki.maximum"])] == ["wiki.maximum"]
     assert pick([]) == CLAIMS
-    assert len(pick(["wiki.sooner"])) == 6
+    assert len(pick(["wiki.sooner"])) == 2
     with pytest.raises(ConfigError, match="did you mean wiki"):
         pick(["wikis"])
 
 
-def test_holm_runs_over_a_source_whatever_was_run() -> None:
-    """A claim run alone is judged as strictly as among all of its source."""
-    own = [claim.id for claim in CLAIMS if family(claim) == "wiki" and isinstance(claim.rule, Directional | Sooner)]
-    assert adjust({own[0]: 0.002})[own[0]] == pytest.approx(0.002 * len(own))
-    assert adjust(dict.fromkeys(own, 0.002))[own[-1]] == pytest.approx(0.002 * len(own))
+def test_holm_runs_over_a_family_whatever_was_run() -> None:
+    """A claim run alone is judged as strictly as among all of its family."""
+    own = [claim.id for claim in CLAIMS if family(claim) == "wiki" and is_test(claim)]
+    assert adjust(CLAIMS, {own[0]: {"0": 0.002}})[own[0]]["0"] == pytest.approx(0.002 * len(own))
+    both = {key: {"0": 0.002, "1000": 0.03} for key in own}
+    assert adjust(CLAIMS, both)[own[-1]] == pytest.approx({"0": 0.002 * len(own), "1000": 0.03 * len(own)})
 
 
 @pytest.mark.parametrize(
     "rule",
     [
         Directional(on_test(BATCH), on_test(NONE)),
-        Directional(on_test(best(BATCH, "optim.lr")), 0.5),
-        Equivalent(on_test(BATCH), on_test(NONE), 0.1),
-        Share(on_test(BATCH), 0.5, most=True),
+        Equivalent(on_test(BATCH), on_test(NONE), 10),
+        Equivalent(on_test(BATCH), 50, 10),
+        Share(on_test(BATCH), 50),
         Sooner(0.5, BATCH, NONE),
+        PublishedRun(on_test(BATCH), 50, 1),
     ],
     ids=lambda rule: type(rule).__name__,
 )
 def test_an_arm_without_runs_gives_no_verdict(rule: Rule) -> None:
     with pytest.raises(NoVerdictError, match="no complete runs"):
-        rule.measure(make_arms(LOW, []), rng())
+        finding(rule, make_arms(LOW, []))
 
 
 def test_a_multiple_beyond_the_grid_gives_no_verdict() -> None:
@@ -489,6 +492,7 @@ def test_a_multiple_beyond_the_grid_gives_no_verdict() -> None:
 
 
 def test_the_choice_of_a_rate_is_told() -> None:
-    found = Equivalent(on_test(best(NONE, "optim.lr")), on_test(best(BATCH, "optim.lr")), 0.1).measure(GRID, rng())
-    assert "norm=none is best at optim.lr=0.3 of 0.1, 0.3, 1;" in found.detail
-    assert "norm=batch is best at optim.lr=1 of 0.1, 0.3, 1, the edge of the grid" in found.detail
+    rule = Equivalent(on_test(best(NONE, "optim.lr")), on_test(best(BATCH, "optim.lr")), 10)
+    remark = rule.read(GRID).remark
+    assert "norm=none is best at optim.lr=0.3 of 0.1, 0.3, 1;" in remark
+    assert "norm=batch is best at optim.lr=1 of 0.1, 0.3, 1, the edge of the grid" in remark

@@ -67,8 +67,9 @@ def claim(name: str, statement: str, rule: Rule) -> Claim:
         source=SOURCE,
         statement=statement,
         published="better",
-        rule=rule,
+        rules={"": rule},
         sweeps=SWEEPS,
+        family="fine_tuning",
         figure=FIGURE,
     )
 

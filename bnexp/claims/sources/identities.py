@@ -1,11 +1,15 @@
 """The largest errors of identities that normalization should satisfy, computed in float64 with bnexp's own norms."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from bnexp.models.norms import BatchNorm, GroupNorm
-from bnexp.runs.config import NormConfig
+from bnexp.models.registry import make_model
+from bnexp.runs.config import DatasetConfig, NormConfig, RunConfig
 from bnexp.runs.seeds import generator
 
 EPS = 1e-14  # nearly 0: the identities of scaled weights hold where ε is negligible beside the variance
@@ -74,6 +78,13 @@ def bias_before() -> float:
     return max(largest_error(y, normalized(u, weight)), float(gradient.abs().max()))
 
 
+def one_example_is_beta() -> float:
+    """Return the largest difference between batch normalization of a batch of one vector, in training mode, and β."""
+    norm, beta = BatchNorm(NormConfig(), 12).double().train(), draw(12)
+    y = functional_call(norm, {"bias": beta}, (draw(1, 12),))
+    return largest_error(y, beta[None])
+
+
 # ---- Wu & He 2018, §3.1, §3.2
 
 
@@ -100,3 +111,18 @@ def batch_of_one_is_instance() -> float:
     x = draw(1, 12, 7, 5)
     norm = BatchNorm(NormConfig(affine=False), 12).double().train()
     return largest_error(norm(x), F.instance_norm(x, eps=1e-5))
+
+
+# ---- Dumoulin et al. 2017, §2.2
+
+
+def fraction_of_parameters(styles: Sequence[str]) -> float:
+    """Return the parameters of one network with a scale and shift for each style, over those of a network a style."""
+    shared, own = (
+        sum(parameter.numel() for parameter in make_model(config, (1, 28, 28), 10).parameters())
+        for config in (
+            RunConfig(norm=NormConfig("conditional_batch"), dataset=DatasetConfig(conditions=list(styles))),
+            RunConfig(norm=NormConfig("batch")),
+        )
+    )
+    return shared / (len(styles) * own)
