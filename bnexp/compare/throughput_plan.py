@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from bnexp.data.load import load_data
-from bnexp.models.norms import NORMS
+from bnexp.models.norm_registry import NORMS
 from bnexp.models.registry import check_model, stacks
 from bnexp.runs.config import ConfigError, RunConfig, require, require_choice
 from bnexp.runs.parse import pop_options

@@ -8,7 +8,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from bnexp.models.activations import make_activation
-from bnexp.models.norms import IMAGES_ONLY, WITHOUT_SHIFT, make_norm
+from bnexp.models.norm_registry import IMAGES_ONLY, OF_WEIGHTS, WITHOUT_SHIFT, make_norm
+from bnexp.models.weight_norms import WeightNorm
 from bnexp.runs.config import ActConfig, ArchConfig, ConfigError, NormConfig, require
 
 Shape = tuple[int, int, int]  # channels, height and width of an image
@@ -30,9 +31,17 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block's parts in their order."""
-        x = self.layer(x)
-        y: Tensor = self.norm(self.activation(x)) if self.after else self.activation(self.norm(x))
+        if self.after:
+            y: Tensor = self.norm(self.activation(self.layer(x)))
+        else:
+            y = self.activation(normalized(self.layer, self.norm, x))
         return self.pool(y) if self.pool else y
+
+
+def normalized(layer: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+    """Return the normalized output of a layer; a norm of weights computes the layer with normalized weights."""
+    y: Tensor = norm.through(layer, x) if isinstance(norm, WeightNorm) else norm(layer(x))
+    return y
 
 
 class GlobalMean(nn.Module):
@@ -85,17 +94,27 @@ class Builder:
     def block(self, layer: nn.Module, features: int, pool: nn.Module | None = None) -> Block:
         """Make a block of layer, norm, activation and optional pool. features: units or channels of the layer.
 
-        Raises ConfigError as `make_norm` and `make_activation` do.
+        Raises ConfigError as `make_norm` and `make_activation` do, and for a norm of weights that no layer precedes.
         """
-        norm, activation = make_norm(self.norm, features), make_activation(self.act.name)
-        return Block(layer, norm, activation, self.arch.norm_position == "after", pool)
+        after = self.arch.norm_position == "after"
+        self.require_layer_first(not after and not isinstance(layer, nn.Identity))
+        return Block(layer, make_norm(self.norm, features), make_activation(self.act.name), after, pool)
 
     def pre_activation(self, layer: nn.Module, features: int) -> nn.Sequential:
         """Make norm → activation → layer (He et al. 2016, "Identity mappings"). features: input channels of layer.
 
-        Raises ConfigError as `make_norm` and `make_activation` do.
+        Raises ConfigError as `make_norm` and `make_activation` do, and for a norm of weights.
         """
+        self.require_layer_first(False)
         return chain(norm=make_norm(self.norm, features), activation=make_activation(self.act.name), layer=layer)
+
+    def require_layer_first(self, first: bool) -> None:
+        """Raise ConfigError for a norm of weights unless a layer comes `first`, right before the norm."""
+        if self.norm.name in OF_WEIGHTS and not first:
+            raise ConfigError(
+                f"norm={self.norm.name} is not allowed here: it normalizes the weights of the layer before it, which "
+                "arch.norm_position=after, arch.pre_activation=true and arch=densenet don't have"
+            )
 
     def convolution(self, inputs: int, features: int, size: int = 3, stride: int = 1) -> nn.Conv2d:
         """Make a convolution with a kernel of size × size, for odd sizes, which divides height and width by `stride`,

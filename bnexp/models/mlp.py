@@ -6,7 +6,7 @@ from math import prod
 from torch import nn
 
 from bnexp.models.block import Builder, Shape, chain
-from bnexp.models.norms import IMAGES_ONLY
+from bnexp.models.norm_registry import IMAGES_ONLY
 from bnexp.runs.config import ConfigError
 
 

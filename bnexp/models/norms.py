@@ -3,22 +3,23 @@
 Each layer maps (N, C) or (N, C, H, W) to the same shape. In a compiled step, the code for vectors (N, C) is this
 formula: the compiler fuses it, and under vmap each member of a stack gets exactly the bytes that it gets alone. In a
 step that is not compiled (`use_kernels`), and for images (N, C, H, W), most layers call torch's kernels, which compute
-the same, for vectors in half the time. `batch_scratch` is always the formula. Start at `BatchNorm`. To add a norm,
-write its class, enter it in `NORMS` and in the sets below that where they apply, and write conf/norm/NAME.yaml.
+the same, for vectors in half the time. `batch_scratch` is always the formula. Start at `BatchNorm`. The names of all
+norms are in norm_registry.py, batch renormalization and norms of weights in files of their own.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnexp.runs.config import ConfigError, NormConfig, require_choice
+from bnexp.runs.config import ConfigError, NormConfig
 from bnexp.runs.distributed import mean as mean_over_processes
 from bnexp.runs.distributed import processes
+
+Make = Callable[[NormConfig, int], nn.Module]  # configuration, channels → the layer
 
 
 class KernelNorm(nn.Module):
@@ -217,7 +218,7 @@ class ConditionalNorm(nn.Module):
 
     condition: Tensor
 
-    def __init__(self, norm: "Make", config: NormConfig, features: int) -> None:
+    def __init__(self, norm: Make, config: NormConfig, features: int) -> None:
         super().__init__()
         self.norm = norm(replace(config, affine=False), features)
         self.weight = nn.Parameter(torch.ones(config.conditions, features))  # γ
@@ -345,49 +346,3 @@ def normalize(x: Tensor, mean: Tensor, variance: Tensor, eps: Tensor) -> Tensor:
 def affine(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
     """Return scale · x + shift, where both are (C,) or (N, C); return x unchanged if either is None."""
     return x if scale is None or shift is None else x * spread(scale, x) + spread(shift, x)
-
-
-Make = Callable[[NormConfig, int], nn.Module]  # configuration, channels → the layer
-
-
-@dataclass(frozen=True)
-class Norm:
-    """An entry of NORMS. make: a function (configuration, number of channels) that makes the layer. stackable: keys of
-    NormConfig in which the members of a stack that is compiled as one network may differ; the layer's code for vectors
-    (N, C) reads them from buffers (`scalar`).
-    """
-
-    make: Make
-    stackable: tuple[str, ...] = ()
-
-
-NORMS: dict[str, Norm] = {
-    "none": Norm(lambda config, features: nn.Identity()),  # the control arm: same network, no normalization
-    "batch": Norm(BatchNorm, ("eps", "momentum")),
-    "batch_scratch": Norm(BatchNormFromScratch, ("eps", "momentum")),
-    "sync_batch": Norm(SyncBatchNorm, ("eps", "momentum")),
-    "frozen_batch": Norm(FrozenBatchNorm, ("eps",)),
-    "noisy_batch": Norm(NoisyBatchNorm, ("eps", "momentum")),
-    "layer": Norm(LayerNorm, ("eps",)),
-    "instance": Norm(InstanceNorm, ("eps",)),
-    "group": Norm(GroupNorm, ("eps",)),
-    "conditional_batch": Norm(partial(ConditionalNorm, BatchNorm), ("eps", "momentum")),
-    "conditional_instance": Norm(partial(ConditionalNorm, InstanceNorm), ("eps",)),
-    "rms": Norm(RMSNorm, ("eps",)),
-}
-WITHOUT_SHIFT = {"none", "rms"}  # have no β, which could replace a layer's bias
-CONDITIONAL = {"conditional_batch", "conditional_instance"}  # one γ and β for each of dataset.conditions
-IMAGES_ONLY = {"instance", "conditional_instance"}  # a vector has one value per channel: only β would be left
-
-
-def make_norm(config: NormConfig, features: int) -> nn.Module:
-    """Make the normalization layer for `features` units or channels. Raises ConfigError for an unknown name, and for a
-    number of groups that does not divide `features`.
-    """
-    return find_norm(config).make(config, features)
-
-
-def find_norm(config: NormConfig) -> Norm:
-    """Return the entry of NORMS that a configuration names. Raises ConfigError for an unknown name."""
-    require_choice("norm", config.name, NORMS)
-    return NORMS[config.name]

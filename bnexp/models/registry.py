@@ -12,7 +12,8 @@ from bnexp.models.convnet import convnet
 from bnexp.models.densenet import densenet
 from bnexp.models.lenet import lenet
 from bnexp.models.mlp import mlp
-from bnexp.models.norms import IMAGES_ONLY, WITHOUT_SHIFT, BatchNorm, GroupNorm
+from bnexp.models.norm_registry import IMAGES_ONLY, WITHOUT_SHIFT
+from bnexp.models.norms import BatchNorm, GroupNorm
 from bnexp.models.resnet import resnet
 from bnexp.models.vgg import vgg
 from bnexp.runs.config import ConfigError, RunConfig, require_choice

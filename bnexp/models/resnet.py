@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnexp.models.activations import make_activation
-from bnexp.models.block import Builder, GlobalMean, Shape, chain, repetitions
-from bnexp.models.norms import make_norm
+from bnexp.models.block import Builder, GlobalMean, Shape, chain, normalized, repetitions
+from bnexp.models.norm_registry import make_norm
 from bnexp.runs.config import ArchConfig, ConfigError, require
 
 ZERO_INIT = ("arch.residual_init_zero", "true")
@@ -89,7 +89,7 @@ class BasicBlock(Residual):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the branch, add the shortcut, and apply the activation."""
-        y: Tensor = self.activation(self.add(x, self.norm(self.layer(self.first(x)))))
+        y: Tensor = self.activation(self.add(x, normalized(self.layer, self.norm, self.first(x))))
         return y
 
 

@@ -252,6 +252,13 @@ class NormConfig:
         "noisy_batch: each channel's scale is drawn from 1 to this",
         single_where(lambda scale: scale >= 1, "a finite number of at least 1"),
     )
+    r_max: float = setting(
+        3.0,
+        "batch_renorm: largest correction of the scale",
+        single_where(lambda scale: scale >= 1, "a finite number of at least 1"),
+    )
+    d_max: float = setting(5.0, "batch_renorm: largest correction of the mean, in standard deviations", NOT_NEGATIVE)
+    ramp: int = setting(1000, "batch_renorm: updates over which the corrections' limits rise from none", COUNT)
     conditions: int = setting(1, "number of pairs of γ and β: one for each style of dataset.conditions", COUNT)
 
 

@@ -2,7 +2,7 @@
 
 from bnexp.data.load import load_data
 from bnexp.models.init import INITS
-from bnexp.models.norms import CONDITIONAL
+from bnexp.models.norm_registry import CONDITIONAL
 from bnexp.models.registry import check_model
 from bnexp.runs import distributed
 from bnexp.runs.config import ConfigError, RunConfig, require, require_choice

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from bnexp.data.load import Data
-from bnexp.models.norms import find_norm
+from bnexp.models.norm_registry import find_norm
 from bnexp.models.registry import stacks
 from bnexp.runs.config import RunConfig
 from bnexp.training.optim import STACKABLE

@@ -16,7 +16,7 @@ from bnexp.cli.overrides import conf_dir
 from bnexp.data.load import DATASETS
 from bnexp.models.activations import ACTIVATIONS
 from bnexp.models.init import INITS
-from bnexp.models.norms import CONDITIONAL, IMAGES_ONLY, NORMS
+from bnexp.models.norm_registry import CONDITIONAL, IMAGES_ONLY, NORMS
 from bnexp.runs.config import DatasetConfig, explain_keys
 from bnexp.runs.record import find_runs
 from bnexp.training.optim import OPTIMIZERS

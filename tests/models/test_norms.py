@@ -1,7 +1,10 @@
 """Every normalization against torch's own module, in float64, and identities between them."""
 
+import copy
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +15,11 @@ from torch import Tensor, nn
 from bnexp.data.load import DATASETS
 from bnexp.models.activations import ACTIVATIONS
 from bnexp.models.block import Block
-from bnexp.models.init import INITS
-from bnexp.models.norms import NORMS, BatchNorm, GroupNorm, KernelNorm, make_norm
-from bnexp.models.registry import ARCHS
-from bnexp.runs.config import ConfigError, NormConfig
+from bnexp.models.init import INITS, initialize
+from bnexp.models.norm_registry import NORMS, make_norm
+from bnexp.models.norms import BatchNorm, GroupNorm, KernelNorm
+from bnexp.models.registry import ARCHS, make_model
+from bnexp.runs.config import ArchConfig, ConfigError, NormConfig, RunConfig
 from bnexp.training.optim import OPTIMIZERS
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -68,7 +72,10 @@ REFERENCES: dict[tuple[str, str], Callable[[bool], nn.Module]] = {
     ("rms", "images"): ImageRMSNorm,
 }
 BATCH = ("batch", "batch_scratch")
-TESTED_BELOW = {"frozen_batch", "noisy_batch", "conditional_batch", "conditional_instance"}  # torch has none like them
+TESTED_BELOW = {  # torch has none like them
+    *("frozen_batch", "noisy_batch", "batch_renorm", "conditional_batch", "conditional_instance"),
+    *("weight", "scaled_weight"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -241,6 +248,143 @@ def test_noise_has_the_published_range() -> None:
         assert not torch.equal(values, second[name])
 
 
+# ---- batch renormalization
+
+
+def renorm(**settings: float) -> nn.Module:
+    return make_norm(NormConfig("batch_renorm", eps=EPS, unbiased=False, **settings), FEATURES)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_batch_renorm_begins_as_batch_norm(kind: str) -> None:
+    """r is 1 and d is 0 at the first update, and for ever with limits of 1 and 0."""
+    first, limited = renorm(momentum=0.1), renorm(momentum=0.1, r_max=1.0, d_max=0.0)
+    plain = make_norm(NormConfig("batch", eps=EPS, unbiased=False, momentum=0.1), FEATURES)
+    x, upstream = draw(SHAPES[kind], 1), draw(SHAPES[kind], 2)
+    expected = forward_and_gradients(plain, x, upstream)
+    for norm in (first, limited):
+        for found, wanted in zip(forward_and_gradients(norm, x, upstream), expected, strict=True):
+            close(found, wanted)
+    x = draw(SHAPES[kind], 3)
+    close(limited(x), plain(x))
+    for norm in (first, limited):
+        norm.eval()
+    close(limited(x), plain.eval()(x))
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_batch_renorm_without_limits_normalizes_by_the_running_averages(kind: str) -> None:
+    """Algorithm 1 of the paper: (x - μ_B) / σ_B · r + d = (x - μ) / σ."""
+    norm = renorm(momentum=0.2, r_max=1e6, d_max=1e6, ramp=1)
+    for seed in range(3):
+        norm(draw(SHAPES[kind], seed))
+    running = norm.running_mean.clone(), norm.running_var.clone()
+    x = draw(SHAPES[kind], 10)
+    shape = (1, -1, *(1 for _ in SHAPES[kind][2:]))
+    mean, deviation = running[0].view(shape), (running[1] + EPS).sqrt().view(shape)
+    close(norm(x), (x - mean) / deviation)
+
+
+def test_batch_renorm_by_hand() -> None:
+    """Of a ramp of 4 updates the third has R = 1 + 2 · 2 / 4 = 2 and D = 5 · 2 / 4 = 2.5."""
+    norm = renorm(momentum=0.5, ramp=4)
+    x = draw(SHAPES["vectors"], 0)
+    norm(x)
+    norm(x)
+    known_mean, known = norm.running_mean.clone(), (norm.running_var + EPS).sqrt()
+    leaf = (40 * draw(SHAPES["vectors"], 1) - 300).requires_grad_()
+    mean, deviation = leaf.mean(0), (leaf.var(0, correction=0) + EPS).sqrt()
+    r = (deviation / known).clamp(0.5, 2).detach()
+    d = ((mean - known_mean) / known).clamp(-2.5, 2.5).detach()
+    assert r.tolist() == [2] * FEATURES
+    assert d.tolist() == [-2.5] * FEATURES
+    expected = (leaf - mean) / deviation * r + d
+    close(norm(leaf), expected)
+
+
+def test_gradients_of_batch_renorm() -> None:
+    norm, x, upstream = renorm(momentum=0.5, ramp=1), draw(SHAPES["vectors"], 0), draw(SHAPES["vectors"], 2)
+    norm(x)
+    known_mean, known = norm.running_mean.clone(), (norm.running_var + EPS).sqrt()
+    leaf = draw(SHAPES["vectors"], 1).requires_grad_()
+    mean, deviation = leaf.mean(0), (leaf.var(0, correction=0) + EPS).sqrt()
+    r, d = (deviation / known).clamp(1 / 3, 3).detach(), ((mean - known_mean) / known).clamp(-5, 5).detach()
+    (expected,) = torch.autograd.grad((((leaf - mean) / deviation * r + d) * upstream).sum(), leaf)
+    (found,) = torch.autograd.grad((norm(leaf) * upstream).sum(), leaf)
+    close(found, expected)
+
+
+# ---- norms of weights
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_weight_norm_equals_torchs(kind: str) -> None:
+    """torch's parametrization, whose g starts at ‖v‖, given the same g; gradients to x, v, the bias and g."""
+    layer: nn.Module = nn.Linear(FEATURES, 5) if kind == "vectors" else nn.Conv2d(FEATURES, 5, 3, stride=2, padding=1)
+    theirs = nn.utils.parametrizations.weight_norm(copy.deepcopy(layer))
+    norm = make_norm(NormConfig("weight"), 5)
+    gains = draw((5,), 4)
+    with torch.no_grad():
+        norm.weight.copy_(gains)
+        theirs.parametrizations.weight.original0.copy_(gains.view(-1, *(1 for _ in layer.weight.shape[1:])))
+    x, leaves = draw(SHAPES[kind], 5).requires_grad_(), theirs.parametrizations.weight
+    found, expected = norm.through(layer, x), theirs(x)
+    close(found, expected)
+    upstream = draw(tuple(found.shape), 6)
+    ours = torch.autograd.grad((found * upstream).sum(), [x, layer.weight, layer.bias, norm.weight])
+    others = torch.autograd.grad((expected * upstream).sum(), [x, leaves.original1, theirs.bias, leaves.original0])
+    for mine, other in zip(ours, others, strict=True):
+        close(mine, other.reshape(mine.shape))
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (5, 8, 3, 3)])
+def test_scaled_weights_by_hand(shape: tuple[int, ...]) -> None:
+    """Brock et al. 2021, eq. 2: γ (W - μ) / (σ √N), over the N inputs of each output."""
+    norm, weight = make_norm(NormConfig("scaled_weight"), 5), draw(shape, 7)
+    rows = weight.flatten(1)
+    n = rows.shape[1]
+    gain = (1 / 2 - 1 / (2 * math.pi)) ** -0.5  # 1 / the standard deviation of ReLU(x), x ~ N(0, 1)
+    expected = gain * (rows - rows.mean(1, keepdim=True)) / (rows.std(1, correction=0, keepdim=True) * n**0.5)
+    close(norm.normalized(rows), expected)
+    flat = norm.normalized(torch.ones(2, n))
+    assert bool(torch.isfinite(flat).all()), "weights that are all equal"
+
+
+def test_scaled_weights_keep_the_variance_through_a_relu() -> None:
+    x = torch.randn(4000, 500, generator=torch.Generator().manual_seed(0))
+    norm, layer = make_norm(NormConfig("scaled_weight"), 300), nn.Linear(500, 300, bias=False)
+    assert norm.through(layer, x.relu()).var(0).mean().item() == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["weight", "scaled_weight"])
+@pytest.mark.parametrize("arch", ["mlp", "convnet", "resnet"])
+def test_a_network_with_normalized_weights_does_not_know_their_length(name: str, arch: str) -> None:
+    sizes = ArchConfig(arch, depth=8 if arch == "resnet" else None, channels=[4, 4, 8], dense=8)
+    config = RunConfig(arch=sizes, norm=NormConfig(name))
+    model = make_model(config, (1, 28, 28), 10, device="cpu").eval()
+    initialize(model, config.init, 0)
+    x = draw((3, 1, 28, 28))
+    before = model(x)
+    with torch.no_grad():
+        for part, parameter in model.named_parameters():
+            if part.endswith("layer.weight"):
+                parameter.mul_(7.0)
+    close(model(x), before)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"name": "mlp", "norm_position": "after"},
+        {"name": "resnet", "depth": 8, "channels": [4, 4, 8], "pre_activation": True},
+        {"name": "densenet", "depth": 7, "growth": 4},
+    ],
+)
+def test_a_norm_of_weights_needs_a_layer_before_it(overrides: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"norm=weight is not allowed here: .* arch=densenet"):
+        make_model(RunConfig(arch=ArchConfig(**overrides), norm=NormConfig("weight")), (1, 28, 28), 10)
+
+
 @pytest.mark.parametrize(("name", "kind"), [("batch", "vectors"), ("batch", "images"), ("instance", "images")])
 def test_conditional_scales_each_example_by_its_condition(name: str, kind: str) -> None:
     """Against the norm without γ and β, and those of the example's condition picked by hand."""
@@ -314,8 +458,8 @@ def test_bias_under_batch_norm_has_no_effect() -> None:
 def test_bfloat16_statistics_are_taken_in_float32(name: str) -> None:
     torch.set_default_dtype(torch.float32)
     x = (draw((64, FEATURES)).float() + 300).bfloat16()
-    norm = make_norm(NormConfig(name), FEATURES)
-    torch.testing.assert_close(norm(x).float(), norm(x.float()), rtol=1e-4, atol=1e-4)
+    narrow, wide = (make_norm(NormConfig(name), FEATURES) for _ in range(2))  # each with running averages of its own
+    torch.testing.assert_close(narrow(x).float(), wide(x.float()), rtol=1e-4, atol=1e-4)
 
 
 def test_unknown_norm_names_the_choices() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bnexp.cli.overrides import conf_dir
 from bnexp.data.load import load_data
-from bnexp.models.norms import IMAGES_ONLY, NORMS, KernelNorm, Norm, make_norm
+from bnexp.models.norm_registry import IMAGES_ONLY, NORMS, Norm, make_norm
+from bnexp.models.norms import KernelNorm
 from bnexp.runs.config import DatasetConfig, NormConfig, RunConfig
 from bnexp.training.compiler import has_compiler
 from bnexp.training.engine import Stack
@@ -120,7 +121,14 @@ def numbers_of(name: str) -> list[str]:
     return [str(key) for key in file if isinstance(file[key], float)]
 
 
-VALUES = {"eps": "0.001,0.03,0.5", "momentum": "0.05,0.3,1", "noise_shift": "0,0.5,2", "noise_scale": "1,1.25,2"}
+VALUES = {
+    "eps": "0.001,0.03,0.5",
+    "momentum": "0.05,0.3,1",
+    "noise_shift": "0,0.5,2",
+    "noise_scale": "1,1.25,2",
+    "r_max": "1,3",
+    "d_max": "0,5",
+}
 CASES = [*chain.from_iterable(((name, key) for key in numbers_of(name)) for name in NORMS if name not in IMAGES_ONLY)]
 
 

@@ -15,7 +15,7 @@ from test_engine import check_warm_up_moves_nothing, trained
 
 import bnexp.training.loop
 from bnexp.data.load import load_data
-from bnexp.models.norms import IMAGES_ONLY, NORMS
+from bnexp.models.norm_registry import IMAGES_ONLY, NORMS
 from bnexp.runs.config import (
     ActConfig,
     ArchConfig,
