@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := .venv/.complete
 BENCH_SETUP := .venv-bench/.complete
 RESULTS ?= results
-MLPS := udacity wiki ioffe_szegedy wu_he chollet handbooks counter
+MLPS := udacity wiki ioffe_szegedy wu_he chollet handbooks counter ba salimans.rates ioffe_2017 wu_johnson luo laarhoven li_arora
 
 .PHONY: help setup demo test test-extra test-slow test-faults lint types docs lock bench device-check reproduce reproduce-images tensorboard report clean
 
@@ -68,8 +68,8 @@ $(BENCH_SETUP): requirements-bench.lock $(SETUP)
 reproduce: $(SETUP) ## published claims, judged: results/claims.json, README.md, figures (MNIST; BLOCK=0 or 1000: about 2 hours each on 2 cores)
 	$(BIN)/bnexp reproduce --out results $(if $(BLOCK),--block $(BLOCK)) $(MLPS)
 
-reproduce-images: $(SETUP) ## those of styles, fine-tuning and architectures (CIFAR-10's photographs in data/cifar10-jpeg; BLOCK=0 or 1000: half an hour each)
-	$(BIN)/bnexp reproduce --out results $(if $(BLOCK),--block $(BLOCK)) styles fine_tuning santurkar architectures
+reproduce-images: $(SETUP) ## those of styles and of networks for images (CIFAR-10's photographs in data/cifar10-jpeg; BLOCK=0 or 1000: 1½ hours each)
+	$(BIN)/bnexp reproduce --out results $(if $(BLOCK),--block $(BLOCK)) styles fine_tuning santurkar architectures cifar10 salimans.faster salimans.batch brock bjorck frankle
 
 tensorboard: $(SETUP) ## curves of all runs and sweeps: RESULTS=results/sweeps/… for one
 	$(BIN)/tensorboard --logdir $(RESULTS)

@@ -3,22 +3,20 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
 
 from bnexp.claims.claim import NoVerdictError, PerSeed, Runs
 from bnexp.claims.values import Arm, Metric, Values
 from bnexp.compare.arms import accuracy
 from bnexp.compare.landscape import Probe, probe_run
-from bnexp.data.batches import Order
-from bnexp.data.images import Images
 from bnexp.data.load import Data, load_data
-from bnexp.models.block import Block
 from bnexp.models.norms import ConditionalNorm
 from bnexp.models.registry import make_model
 from bnexp.runs.directory import CHECKPOINT
@@ -27,8 +25,9 @@ from bnexp.runs.record import RunRecord
 from bnexp.runs.tensors import load_tensors
 from bnexp.training.device import prepare_torch
 from bnexp.training.evaluation import Evaluator, Tensors, make_answer
-from bnexp.training.state import start_member
+from bnexp.training.recalibrate import keep_last_batch
 
+ADAPTED = 2000  # images of a distribution by which statistics are adapted to it
 SINGLE_IMAGES = 200  # as many as the lesson's inference cell tests
 
 
@@ -114,41 +113,28 @@ def probes_of(run: RunRecord) -> list[Probe]:
     return _probed[run.directory]
 
 
-# ---- gradients at the start
+# ---- batch statistics of other images
 
 
-def gradient_growth(run: RunRecord) -> float:
-    """Return the factor by which the squared gradient norm grows from a hidden layer to the one before it.
+def accuracy_on_altered(run: RunRecord, style: str, adapted: bool) -> float:
+    """Return the test accuracy on altered images (one of dataset.conditions) of a network with batch normalization.
 
-    It is fitted by least squares to the logarithms of `gradient_norms`, before training.
+    Its statistics are the running averages or, if `adapted`, those of ADAPTED altered training images, without labels.
     """
-    norms = gradient_norms(run)
-    return float(np.exp(-np.polyfit(np.arange(len(norms)), np.log(norms), 1)[0]))
-
-
-def gradient_norms(run: RunRecord) -> list[float]:
-    """Return the squared norms of the loss's gradients with respect to the output of each `Block`'s layer.
-
-    In an MLP these are its hidden linear layers. The network is in its initial state, the batch is the run's first, and
-    the computation is in float64.
-    """
+    model, parameters, buffers, _ = trained(run)
     config = run.located()
-    prepare_torch(config, torch.device("cpu"))
-    data = load_data(config.dataset, run.directory)
-    state = start_member(config, data).map(to_double)
-    model, outputs = make_model(config, data.shape, data.classes), list[Tensor]()
-    for block in (module for module in model.modules() if isinstance(module, Block)):
-        block.layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    batch: Images = data.train[Order(config.seed, len(data.train), config.batch_size).batch(0)]
-    leaves = {name: tensor.requires_grad_() for name, tensor in state.parameters.items()}
-    logits = functional_call(model, (leaves, state.buffers), (data.scaled(batch.pixels).double(),))
-    gradients = torch.autograd.grad(nn.functional.cross_entropy(logits, batch.labels), outputs)
-    return [float(gradient.square().sum()) for gradient in gradients]
-
-
-def to_double(tensor: Tensor) -> Tensor:
-    """Return a floating-point tensor in float64, and any other as it is."""
-    return tensor.double() if tensor.is_floating_point() else tensor
+    altered = replace(config.dataset, conditions=[style])
+    data, answer = load_data(altered, run.directory), make_answer(model)
+    if adapted:
+        momenta = {name: torch.ones_like(value) for name, value in buffers.items() if name.endswith(".momentum")}
+        buffers = {name: tensor.clone() for name, tensor in (buffers | momenta).items()}
+        with torch.no_grad():
+            make_answer(keep_last_batch(model.train()))(
+                parameters, buffers, data.scaled(data.train.pixels[:ADAPTED]), None
+            )
+    model.eval()
+    logits = answer(parameters, buffers, data.scaled(data.test.pixels), None).detach()
+    return float((logits.argmax(1) == data.test.labels).double().mean())
 
 
 # ---- throughput

@@ -5,13 +5,20 @@ from difflib import get_close_matches
 from bnexp.claims.claim import Claim
 from bnexp.claims.sources import (
     architectures,
+    ba,
+    batch_statistics,
+    bjorck,
+    cifar10,
     counter,
     fine_tuning,
+    frankle,
     handbooks,
     ioffe_szegedy,
     santurkar,
     styles,
     udacity,
+    weight_decay,
+    weight_norms,
     wiki,
     wu_he,
 )
@@ -28,6 +35,13 @@ CLAIMS: list[Claim] = [
     *fine_tuning.CLAIMS,
     *santurkar.CLAIMS,
     *architectures.CLAIMS,
+    *cifar10.CLAIMS,
+    *ba.CLAIMS,
+    *batch_statistics.CLAIMS,
+    *weight_decay.CLAIMS,
+    *weight_norms.CLAIMS,
+    *bjorck.CLAIMS,
+    *frankle.CLAIMS,
 ]
 
 

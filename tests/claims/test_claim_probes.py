@@ -1,5 +1,6 @@
 """What claims read off checkpoints and initial states, against the same computed in another way, on the digits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 
 from bnexp.claims import probes
 from bnexp.claims.claim import NoVerdictError
+from bnexp.claims.initial import alignment, gradient_growth, gradient_norms, log_kurtosis, mean_shift
 from bnexp.claims.probes import (
+    accuracy_on_altered,
     accuracy_on_mixture,
-    gradient_growth,
-    gradient_norms,
     launch,
     over_probes,
     rate_ratio,
@@ -101,6 +102,91 @@ def test_gradient_norms_of_a_plain_network_by_hand(runs: dict[str, RunRecord]) -
     assert norms == pytest.approx(expected[::-1], rel=1e-9)
     slope = np.polyfit(range(4), np.log(norms), 1)[0]
     assert gradient_growth(runs["none"]) == pytest.approx(np.exp(-slope))
+
+
+# ---- the initial state, and other images
+
+
+def start_of(found: RunRecord) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The initial weights of a plain network, and its first batch, in float64."""
+    config = found.located()
+    data = load_data(config.dataset)
+    model = make_model(config, data.shape, data.classes, device="cpu")
+    initialize(model, config.init, config.seed)
+    batch = data.train[Order(config.seed, len(data.train), config.batch_size).batch(0)]
+    weights = [p.detach().double() for name, p in model.named_parameters() if name.endswith("weight")]
+    return weights, data.scaled(batch.pixels).double(), batch.labels
+
+
+def test_mean_shift_of_a_plain_network_by_hand(runs: dict[str, RunRecord]) -> None:
+    weights, x, _ = start_of(runs["none"])
+    x, shifts = x.flatten(1), []
+    for weight in weights[:-1]:
+        x = x @ weight.T
+        spread = x.std(0).clamp(min=1e-12)
+        shifts.append(float((x.mean(0).abs() / spread).mean()))
+        x = x.clamp_min(0)
+    assert [mean_shift(layer)(runs["none"]) for layer in (0, 1, -1)] == pytest.approx([*shifts[:2], shifts[-1]])
+    assert mean_shift(-1)(runs["batch"]) < 1e-9, "batch normalization leaves none before γ and β are trained"
+
+
+@pytest.fixture(scope="module")
+def convolutional(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    folder = tmp_path_factory.mktemp("convolutional") / "run"
+    words = [
+        "dataset=digits",
+        "arch=convnet",
+        "arch.channels=[3,4]",
+        "arch.dense=8",
+        "norm=none",
+        "steps=1",
+        "batch_size=9",
+    ]
+    assert run(["train", *words, f"hydra.run.dir={folder}"]) == 0
+    [found] = find_runs([folder])
+    return found
+
+
+def test_alignment_and_tails_by_hand(convolutional: RunRecord) -> None:
+    """Every summand of a weight's gradient, from unfolded inputs; gradients by autograd of the network written out."""
+    (first, second, dense, last), x, labels = start_of(convolutional)
+    leaves = [weight.requires_grad_() for weight in (first, second, dense, last)]
+    given, outputs = [x], []
+    for weight in leaves[:2]:
+        outputs.append(F.conv2d(given[-1], weight, padding=1))
+        given.append(F.max_pool2d(outputs[-1].relu(), 2))
+    logits = (given[-1].flatten(1) @ leaves[2].T).relu() @ leaves[3].T
+    gradients = torch.autograd.grad(F.cross_entropy(logits, labels), [*outputs, *leaves[:3]])
+    ratios = []
+    for inputs, d, gradient in zip(given, gradients[:2], gradients[2:4], strict=False):
+        patches = F.unfold(inputs.detach(), 3, padding=1)  # (N, inputs · 9, positions)
+        summands = torch.einsum("nop,nip->oinp", d.flatten(2), patches).flatten(2)
+        torch.testing.assert_close(summands.sum(2).reshape(gradient.shape), gradient)
+        ratios.append(float(torch.log10(summands.sum(2).abs().sum() / summands.abs().sum())))
+    assert alignment(convolutional) == pytest.approx(np.mean(ratios))
+    middle = gradients[3].flatten().numpy()  # of three layers before the classifier
+    moments = [np.mean((middle - middle.mean()) ** power) for power in (4, 2)]
+    assert log_kurtosis(convolutional) == pytest.approx(np.log10(moments[0] / moments[1] ** 2))
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_accuracy_on_altered_images_by_hand(runs: dict[str, RunRecord], adapted: bool) -> None:
+    """Layer by layer: with the running averages, or with mean and variance of the altered training images."""
+    found = runs["batch"]
+    tensors = load_file(Path(found.directory, "checkpoint.safetensors"))
+    data = load_data(replace(found.located().dataset, conditions=["inverted"]))
+    known, x = (data.scaled(images.pixels).flatten(1) for images in (data.train[:2000], data.test))
+    for number in range(4):
+        layer, norm = f"parameters.hidden.{number}.layer", f"hidden.{number}.norm"
+        mean, variance = (tensors[f"buffers.{norm}.{name}"] for name in ("running_mean", "running_var"))
+        known, x = (F.linear(values, tensors[f"{layer}.weight"]) for values in (known, x))
+        if adapted:
+            mean, variance = known.mean(0), known.var(0, correction=0)
+        gamma, beta = (tensors[f"parameters.{norm}.{name}"] for name in ("weight", "bias"))
+        known, x = (F.batch_norm(values, mean, variance, gamma, beta).relu() for values in (known, x))
+    logits = F.linear(x, tensors["parameters.classifier.weight"], tensors["parameters.classifier.bias"])
+    expected = float((logits.argmax(1) == data.test.labels).double().mean())
+    assert accuracy_on_altered(found, "inverted", adapted) == pytest.approx(expected, abs=2 / len(data.test))
 
 
 # ---- throughput

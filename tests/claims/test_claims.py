@@ -374,6 +374,7 @@ FAMILIES = {
     "fine_tuning": 3,
     "santurkar": 4,
     "architectures": 7,
+    "cifar10": 6,
 }
 
 

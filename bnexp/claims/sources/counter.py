@@ -2,8 +2,8 @@
 
 from bnexp.claims.claim import Claim, ClaimSweep
 from bnexp.claims.drawings import against, by_layer
+from bnexp.claims.initial import gradient_growth, gradient_norms
 from bnexp.claims.prediction import LOG
-from bnexp.claims.probes import gradient_growth, gradient_norms
 from bnexp.claims.published import PublishedRun
 from bnexp.claims.rules import Equivalent, Share
 from bnexp.claims.values import TRAINS, best, each, on_test, on_validation, validation_accuracy, where
