@@ -16,6 +16,7 @@ from bnexp.runs.record import RunRecord
 
 Layout = dict[str, dict[str, Arm]]  # title of a panel → label of a line → its arm
 MetricAt = Callable[[RunRecord, float], float]  # a metric of a run, at one x
+LABEL = "accuracy, % (grey: 95% prediction interval of one run of ours that trains)"
 BAND = "line: mean over seeds, band: lowest to highest"
 
 
@@ -55,31 +56,34 @@ class Strips:
     """A figure of a cell of a published table: our runs, block by block, and the reruns by others as points.
 
     The published runs are marked, and the prediction interval of one run of ours is shown. `rules`: title of a row →
-    the rule that judges it.
+    the rule that judges it; `published` and `edited`: title of a row → the published values,
+    and those of reruns of a changed network.
     """
 
     name: str
     title: str
     rules: Mapping[str, PublishedSample | AtChance | Divided]
+    published: Mapping[str, Sequence[float]]
+    edited: Mapping[str, Sequence[float]]
 
     def draw(self, runs: Runs, files: list[Path]) -> None:
         """Draw the rows that have runs, and save the figure to every file; without any, write nothing."""
         rows = [self.row(title, rule, ours) for title, rule in self.rules.items() if (ours := rule.ours.of(runs))]
         if rows:
-            points_figure(self.title, rows, "accuracy, %", "published", files)
+            points_figure(self.title, rows, LABEL, "published", files)
 
     def row(self, title: str, rule: PublishedSample | AtChance | Divided, ours: PerSeed) -> Points:
         """Return the row of one rule, from our values by seed."""
-        groups = {
+        groups: dict[str, Sequence[float]] = {
             f"ours, seeds from {first} on": values
             for first in BLOCKS
             if (values := [value for seed, value in ours.items() if (seed >= BLOCKS[1]) == (first >= BLOCKS[1])])
         }
         numbers = trained(list(ours.values()))
         band = prediction_interval(numbers, LOGIT) if len(numbers) else None
-        marked = [rule.published, *rule.also] if isinstance(rule, PublishedSample) else []
         ends = (band.low, band.high) if band else (None, None)
-        return Points(title, {**groups, "theirs": rule.theirs}, marked, *ends)
+        groups |= {"theirs": rule.theirs} | ({"theirs, edited": self.edited[title]} if self.edited[title] else {})
+        return Points(title, groups, self.published[title], *ends)
 
 
 def curves(name: str, title: str, panels: Layout) -> Drawing:

@@ -114,12 +114,14 @@ def collapse_text(kept: int, n: int) -> str:
 class PublishedSample(PublishedRun):
     """The rule that published runs, and `theirs`, reruns of them by others, agree with ours.
 
-    `also` are further published values of the same cell. The means may differ by `margin`.
+    `also` are further published values of the same cell. The means may differ by `margin`. `edited` are reruns of a
+    network that was changed, which are shown and not counted.
     """
 
     theirs: Sequence[float] = ()
     margin: float = 0.0
     also: Sequence[float] = ()
+    edited: Sequence[float] = ()
 
     @property
     def description(self) -> str:
@@ -150,6 +152,9 @@ class PublishedSample(PublishedRun):
             f"{inside} of {len(theirs)} reruns inside; mean {wide.mean:+.2f} points from theirs "
             f"[{wide.low:+.2f}, {wide.high:+.2f}]"
         )
+        if self.edited:
+            more = [*theirs, *map(float, trained(self.edited))]
+            detail += f"; with {len(self.edited)} edited reruns {mean_difference(kept, more).mean:+.2f} points"
         collapsed = collapse_text(len(kept), n)
         detail += f"; {collapsed}" if collapsed else ""
         return Finding(verdict, interval, self.ours.unit, why, theirs=prediction_interval(theirs, LOGIT), detail=detail)

@@ -283,6 +283,13 @@ def test_a_cell_that_agrees_in_part_decides_nothing(theirs: list[float], publish
     assert (found.verdict, found.why) == (Verdict.INCONCLUSIVE, why)
 
 
+def test_edited_reruns_are_shown_and_not_counted() -> None:
+    rule = PublishedSample(VALUES, 97.1, 0.5, theirs=THEIRS, margin=0.25, edited=[90.0, 91.0, 9.8])
+    found = rule.find(samples(OURS), rng())
+    assert found.verdict == Verdict.REPRODUCED
+    assert f"with 3 edited reruns {np.mean(OURS) - np.mean([*THEIRS, 90.0, 91.0]):+.2f} points" in found.detail
+
+
 def test_a_cell_published_twice_has_to_hold_both() -> None:
     rule = PublishedSample(VALUES, 97.1, 0.5, theirs=THEIRS, margin=0.25, also=[98.0])
     assert rule.find(samples(OURS), rng()).why == "the published run lies outside the interval of one run"

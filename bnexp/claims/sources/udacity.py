@@ -2,8 +2,8 @@
 published cell, the crossing times of its figures, the inference cell and the throughput.
 
 Its figures are single unseeded runs; reruns.csv has what others got who executed the same notebook again in
-TensorFlow 1, read from public copies of it. A copy whose network is edited is left out. Where the lesson's text is less
-exact than its figures, the figures are judged.
+TensorFlow 1, read from public copies of it. A copy whose network is edited is shown and not counted. Where the lesson's
+text is less exact than its figures, the figures are judged.
 """
 
 import csv
@@ -112,12 +112,13 @@ class Cell:
     """A cell of the lesson's table: a setting, the accuracies published for it, and those of unedited reruns.
 
     All are in percent, the published ones in `published` and the reruns, which include these, in `reruns`: (norm, data)
-    → values.
+    → values. `edited` are those of copies whose network is edited.
     """
 
     setting: Setting
     published: dict[tuple[str, str], list[float]]
     reruns: dict[tuple[str, str], list[float]]
+    edited: dict[tuple[str, str], list[float]]
 
     @property
     def name(self) -> str:
@@ -139,7 +140,7 @@ class Cell:
 def read_cells() -> list[Cell]:
     """Return the cells of the table, with the reruns of reruns.csv."""
     text = files("bnexp.claims.sources").joinpath("reruns.csv").read_text(encoding="utf-8")
-    rows = [row for row in csv.DictReader(text.splitlines()) if row["edited"] == "0"]
+    rows = list(csv.DictReader(text.splitlines()))
     return [
         Cell(
             setting,
@@ -147,15 +148,16 @@ def read_cells() -> list[Cell]:
                 column: [100 * values[place] for known, values in CELLS if known == setting]
                 for place, column in enumerate(COLUMNS)
             },
-            {
-                (norm, data): [
-                    100 * float(row[f"{data}_accuracy_{norm}"]) for row in rows if setting_of(row) == setting
-                ]
-                for norm, data in COLUMNS
-            },
+            accuracies([row for row in rows if row["edited"] == "0" and setting_of(row) == setting]),
+            accuracies([row for row in rows if row["edited"] == "1" and setting_of(row) == setting]),
         )
         for setting in dict.fromkeys(setting for setting, _ in CELLS)
     ]
+
+
+def accuracies(rows: list[dict[str, str]]) -> dict[tuple[str, str], list[float]]:
+    """Return (norm, data) → the accuracies of rows of reruns.csv, in percent."""
+    return {(norm, data): [100 * float(row[f"{data}_accuracy_{norm}"]) for row in rows] for norm, data in COLUMNS}
 
 
 def setting_of(row: dict[str, str]) -> Setting:
@@ -176,6 +178,7 @@ def rule_of(cell: Cell, norm: str, data: str) -> PublishedSample:
         theirs=cell.reruns[norm, data],
         margin=max(LEAST_MARGIN, MARGIN_SHARE * apart),
         also=also,
+        edited=cell.edited[norm, data],
     )
 
 
@@ -253,10 +256,13 @@ def strips(cell: Cell) -> Strips:
     std, rate, act, steps = cell.setting
     title = f"{act}, SGD at {rate:g}, weights N(0, {std:g}²), {steps:,} steps: final accuracy"
     rows: dict[str, PublishedSample | AtChance | Divided] = {}
+    published: dict[str, list[float]] = {}
+    edited: dict[str, list[float]] = {}
     for norm, named in (("none", "without"), ("batch", "with batch normalization")):
-        rules = {"test": cell_rule(cell, norm), **validation_rule(cell, norm)}
-        rows |= {f"{named}, {data}": rule for data, rule in rules.items()}
-    return Strips(f"cell_{cell.name.replace('.', '_')}", title, rows)
+        for data, rule in {"test": cell_rule(cell, norm), **validation_rule(cell, norm)}.items():
+            row = f"{named}, {data}"
+            rows[row], published[row], edited[row] = rule, cell.published[norm, data], cell.edited[norm, data]
+    return Strips(f"cell_{cell.name.replace('.', '_')}", title, rows, published, edited)
 
 
 # ---- crossing times
