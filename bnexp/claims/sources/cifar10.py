@@ -1,5 +1,6 @@
 """CIFAR-10's counterpart of the lesson: a ConvNet with and without batch normalization, ReLU and sigmoid, on CIFAR-10's
-photographs (`experiment=cifar10`). The rate is one for all arms, chosen on the seeds 100 and 101.
+photographs (`experiment=cifar10`). The rate is one for all arms: of 0.03, 0.1 and 0.3 the one with the highest mean
+validation accuracy of the four arms after 1,000 steps, on the seeds 100 and 101.
 """
 
 from bnexp.claims.claim import Claim, ClaimSweep, Rule, of_family
