@@ -114,11 +114,11 @@ def test_coverage_where_a_tenth_collapses(n: int) -> None:
 def test_coverage_of_a_next_time(n: int, end: float) -> None:
     """Log-normal times to an accuracy, evaluated every 10 steps; none, a fifth or two fifths of all are censored."""
     generator = np.random.default_rng(5)
-    times = 1_000 * generator.lognormal(0, 1 if end < 1e9 else 0.2, (1500, n + 1))
+    times = 1_000 * generator.lognormal(0, 1 if end < 1e9 else 0.2, (400, n + 1))
     grid = np.where(times > end, np.inf, 10 * np.ceil(times / 10))
     intervals = [time_interval(row[:n], row[:n] - 10, [end] * n) for row in grid]
     decided = [place for place, interval in enumerate(intervals) if interval.low is not None]
-    assert len(decided) > 1000
+    assert len(decided) > 300
     assert 0.93 <= covered([intervals[place] for place in decided], times[decided, n]) <= 0.975
 
 
