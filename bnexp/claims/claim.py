@@ -110,8 +110,9 @@ class Rule(Protocol):
         ...
 
     def detectable(self, samples: Samples, random: np.random.Generator, tests: int) -> str:
-        """Say how small a deviation from the claim would have contradicted it with these samples, in 8 of 10 cases.
+        """Say how small a deviation from the claim would have contradicted it with these samples.
 
+        A deviation of a mean or of a single run is one that is detected in 8 of 10 cases, simulated from the samples.
         `tests` is the number of tests that Holm's correction counts. It is "" where nothing could have contradicted it.
         """
         ...
@@ -122,12 +123,12 @@ class Claim:
     """A published statement with the sweeps that test it and the rules that decide it.
 
     `source` is the publication and the place in it, `published` the result there, in figures or words. `rules` has a
-    rule for each figure of the claim, by its name, as "test", or by "" where there is one alone. `family` names the
-    claims over which Holm's correction runs, fixed when the claim was written: "" is the claim alone. `aside` has
-    rules of further figures of the same runs, which are shown, and have no part in the verdict. `note` tells the
-    reader how the statement was understood, or why the result differs. `looked` says what of the rule was changed after
-    its result on the first block of seeds was seen: then only the second block decides. `replaces` are the ids of the
-    first edition's claims that this one takes together or judges anew. Claims may share a figure.
+    rule for each figure of the claim, by its name, as "test", or by "" where there is one alone; `aside` has rules of
+    further figures of the same runs, which are shown, and have no part in the verdict. `family` names the claims over
+    which Holm's correction runs, fixed when the claim was written: "" is the claim alone. `note` tells the reader how
+    the statement was understood, or why the result differs. `changed` says what of the rule was changed after its
+    result on the first block of seeds was seen: then only the second block decides. `replaces` are the ids of the first
+    edition's claims that this one takes together or judges anew. Claims may share a figure.
     """
 
     id: str
@@ -139,7 +140,7 @@ class Claim:
     family: str = ""
     aside: Mapping[str, Rule] = field(default_factory=dict)
     note: str = ""
-    looked: str = ""
+    changed: str = ""
     replaces: Sequence[str] = ()
     figure: Figure | None = None
 

@@ -9,7 +9,7 @@ import numpy as np
 from bnexp.claims.claim import BLOCKS, PerSeed, Runs
 from bnexp.claims.prediction import LOGIT, prediction_interval, trained
 from bnexp.claims.published import AtChance, Divided, PublishedSample
-from bnexp.claims.values import Arm, Metric, by_value
+from bnexp.claims.values import Arm, Metric, at_batch_size, by_value
 from bnexp.compare.arms import make_curve
 from bnexp.compare.figures import Line, Points, Scales, line_figure, points_figure
 from bnexp.runs.record import RunRecord
@@ -93,6 +93,15 @@ def curves(name: str, title: str, panels: Layout) -> Drawing:
         return [make_curve(label, runs)]
 
     return Drawing(name, title, panels, Scales("iteration (updates)", "validation accuracy", share=True), lines)
+
+
+def by_batch_size(name: str, title: str, norms: dict[str, str], sizes: Iterable[int]) -> Drawing:
+    """Return a `Drawing` of `curves` with a panel for each batch size; `norms` is label of a line → norm."""
+    return curves(
+        name,
+        title,
+        {f"batches of {size}": {label: at_batch_size(norm, size) for label, norm in norms.items()} for size in sizes},
+    )
 
 
 def against(name: str, title: str, panels: Layout, key: str, metric: Metric, scales: Scales) -> Drawing:

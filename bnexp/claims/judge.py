@@ -12,6 +12,7 @@ from bnexp.compare.statistics import FEWEST_PAIRS, Estimate, holm
 
 BOTH = "both"  # the two blocks of seeds together
 TESTS = (Directional, Sooner)  # rules that have a p-value
+OLDER = "its samples were read by an older rule: run it again"
 MORE_SEEDS = 2 * SEEDS  # of a block, by which both together decide where the blocks disagree
 
 BySample = dict[str, dict[str, Samples]]  # block, as "0" or BOTH → name of a claim's rule → its samples
@@ -42,7 +43,8 @@ def judge(claims: list[Claim], samples: Mapping[str, BySample], problems: Mappin
     """
     measured = {claim.id: with_both(samples.get(claim.id, {})) for claim in claims}
     found = {claim.id: find_all(claim, measured[claim.id], problems.get(claim.id, {})) for claim in claims}
-    adjusted = adjust(claims, {key: {b: largest_p(f) for b, f in blocks.items()} for key, blocks in found.items()})
+    p = {claim.id: {block: largest_p(claim, each) for block, each in found[claim.id].items()} for claim in claims}
+    adjusted = adjust(claims, p)
     return {
         claim.id: conclude(
             claim, found[claim.id], adjusted.get(claim.id, {}), measured[claim.id], tests_of(claim, claims)
@@ -81,12 +83,14 @@ def find_all(claim: Claim, samples: BySample, problems: Problems) -> dict[str, d
 
 def find(rule: Rule, samples: Samples) -> Finding:
     """Return what a rule finds in samples; it is inconclusive where they can't decide it or the mean is no number."""
+    if not samples:
+        return nothing(OLDER)
     try:
         finding = rule.find(samples, np.random.default_rng(0))
     except NoVerdictError as error:
         return nothing(str(error))
     except KeyError:
-        return nothing("its samples were read by an older rule: run it again")
+        return nothing(OLDER)
     return nothing("what was measured is not a number") if math.isnan(finding.measured.mean) else finding
 
 
@@ -95,9 +99,9 @@ def nothing(why: str) -> Finding:
     return Finding(Verdict.INCONCLUSIVE, Estimate(math.nan, None, None, 0), why=why)
 
 
-def largest_p(findings: dict[str, Finding]) -> float | None:
+def largest_p(claim: Claim, findings: dict[str, Finding]) -> float | None:
     """Return the largest p-value of a claim's rules, all of which have to hold; None where none is a test."""
-    return max((finding.p for finding in findings.values() if finding.p is not None), default=None)
+    return max((p for name in claim.rules if (p := findings[name].p) is not None), default=None)
 
 
 def family(claim: Claim) -> str:
@@ -108,6 +112,11 @@ def family(claim: Claim) -> str:
 def is_test(claim: Claim) -> bool:
     """Return whether any of a claim's rules has a p-value."""
     return any(isinstance(rule, TESTS) for rule in claim.rules.values())
+
+
+def is_identity(claim: Claim) -> bool:
+    """Return whether a claim is an identity, which has no seeds."""
+    return all(isinstance(rule, Exact) for rule in claim.rules.values())
 
 
 def tests_of(claim: Claim, claims: list[Claim]) -> int:
@@ -195,12 +204,12 @@ def verdict_of(claim: Claim, verdicts: dict[str, tuple[Verdict, str]], seeds: di
     Otherwise both blocks have to agree. Where they don't, both together decide once each has MORE_SEEDS seeds.
     """
     first, second = map(str, BLOCKS)
-    if all(isinstance(rule, Exact) for rule in claim.rules.values()) and first in verdicts:
+    if is_identity(claim) and first in verdicts:
         return verdicts[first]
-    if second not in verdicts or (first not in verdicts and not claim.looked):
+    if second not in verdicts or (first not in verdicts and not claim.changed):
         missing = second if second not in verdicts else first
         return Verdict.INCONCLUSIVE, f"the block of seeds from {missing} on was not run"
-    if claim.looked or verdicts[first][0] is verdicts[second][0]:
+    if claim.changed or verdicts[first][0] is verdicts[second][0]:
         return verdicts[second]
     if min(seeds[first], seeds[second]) >= MORE_SEEDS:
         return verdicts[BOTH]

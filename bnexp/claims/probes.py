@@ -124,14 +124,13 @@ def accuracy_on_altered(run: RunRecord, style: str, adapted: bool) -> float:
     model, parameters, buffers, _ = trained(run)
     config = run.located()
     altered = replace(config.dataset, conditions=[style])
-    data, answer = load_data(altered, run.directory), make_answer(model)
+    data, answer = load_data(altered, run.directory), make_answer(keep_last_batch(model))
     if adapted:
         momenta = {name: torch.ones_like(value) for name, value in buffers.items() if name.endswith(".momentum")}
         buffers = {name: tensor.clone() for name, tensor in (buffers | momenta).items()}
+        model.train()
         with torch.no_grad():
-            make_answer(keep_last_batch(model.train()))(
-                parameters, buffers, data.scaled(data.train.pixels[:ADAPTED]), None
-            )
+            answer(parameters, buffers, data.scaled(data.train.pixels[:ADAPTED]), None)
     model.eval()
     logits = answer(parameters, buffers, data.scaled(data.test.pixels), None).detach()
     return float((logits.argmax(1) == data.test.labels).double().mean())

@@ -21,8 +21,17 @@ from bnexp.claims.prediction import (
     too_few_inside,
     trained,
 )
-from bnexp.claims.rules import contradicting_count, in_percent, numbers, outcome, points, share_verdict, too_few
-from bnexp.claims.values import NO_RUNS, Arm, Values, choices, in_unit
+from bnexp.claims.rules import (
+    contradicting_count,
+    in_percent,
+    numbers,
+    outcome,
+    points,
+    read_ours,
+    share_verdict,
+    too_few,
+)
+from bnexp.claims.values import NO_RUNS, Arm, Values, in_unit
 from bnexp.compare.arms import crossing
 from bnexp.compare.statistics import Estimate, time_to, wilson_interval
 from bnexp.runs.record import RunRecord
@@ -67,7 +76,7 @@ class PublishedRun:
 
     def read(self, runs: Runs) -> Reading:
         """Return the values of "ours"."""
-        return Reading({"ours": self.ours.of(runs)}, choices(runs, self.ours))
+        return read_ours(self.ours, runs)
 
     def kept(self, samples: Samples) -> list[float]:
         """Return our values, of accuracies those of the runs that train. Raises NoVerdictError where there are none."""
@@ -141,6 +150,8 @@ class PublishedSample(PublishedRun):
         interval = prediction_interval(kept, LOGIT)
         if few := too_few(interval, self.ours.unit):
             return few
+        if len(theirs) < 2:
+            raise NoVerdictError("fewer than two of the reruns train")
         wide, narrow = mean_difference(kept, theirs), mean_difference(kept, theirs, confidence=0.9)
         assert wide.low is not None
         assert wide.high is not None
@@ -205,7 +216,7 @@ class AtChance:
 
     def read(self, runs: Runs) -> Reading:
         """Return the accuracies of "ours"."""
-        return Reading({"ours": self.ours.of(runs)}, choices(runs, self.ours))
+        return read_ours(self.ours, runs)
 
     def find(self, samples: Samples, random: Random) -> Finding:
         """Judge by the share of runs at chance; the detail says which constant answers they give."""
@@ -246,7 +257,7 @@ class Divided:
 
     def read(self, runs: Runs) -> Reading:
         """Return the accuracies of "ours"."""
-        return Reading({"ours": self.ours.of(runs)}, choices(runs, self.ours))
+        return read_ours(self.ours, runs)
 
     def counts(self, samples: Samples) -> list[tuple[int, int]]:
         """Return (runs above chance, runs) of ours and of theirs."""

@@ -12,7 +12,7 @@ from bnexp.runs.console import count
 from bnexp.runs.files import read_json
 
 HEADING = "# Results: published claims"
-HEADER = ["verdict", "statement", "published", "ours", "theirs", "n", "would have been seen", "claim"]
+HEADER = ["verdict", "statement", "published", "ours", "theirs", "n", "smallest detectable deviation", "claim"]
 FIRST_EDITION = "first_edition.json"  # the verdicts of the first edition: id → verdict
 EXPLAINED = [
     "Made by `bnexp reproduce` from `claims.json`, which has every seed's value, each rule in full, its sweep's",
@@ -25,9 +25,10 @@ EXPLAINED = [
     f"{BLOCKS[1]} to {BLOCKS[1] + SEEDS - 1}. A verdict holds if both agree; if they don't, {MORE_SEEDS} of each",
     "decide together. Where a rule was changed after a look at its result, that is said, and the second block alone",
     "decides. *Ours* are both blocks together, *theirs* what others got who executed the lesson's notebook again, *n*",
-    "our seeds. *Would have been seen* is the smallest deviation from the claim that would have been called a",
-    "contradiction, in 8 of 10 cases, with the seeds of one block. By kind of claim, what is measured and what makes a",
-    "verdict of it:",
+    "our seeds. The *smallest detectable deviation* from the claim would have been called a contradiction with the",
+    "seeds of one block: of a mean or a single run in 8 of 10 cases, simulated from our runs; of a step or a number of",
+    "seeds with the runs as they are. Tests of means are bootstrap-t in this edition, sign flips in the first. By kind",
+    "of claim, what is measured and what makes a verdict of it:",
     "",
     "- a cell of the lesson: our mean, and the 95% prediction interval of one run (normal on the scale of the logit;",
     "  runs at chance are counted apart). Reproduced where the published run is in it, as many of the reruns as 95%",
@@ -85,10 +86,10 @@ def summary(records: list[Record]) -> str:
     facts = facts_of(records)
     could = [entry for entry in facts if entry["detectable"] and all(entry["detectable"].values())]
     failed = sum(entry["verdict"] == Verdict.CONTRADICTED for entry in could)
-    looked = sum(bool(entry["looked"]) for entry in facts)
+    changed = sum(bool(entry["changed"]) for entry in facts)
     text = f"{tally(records)}. {len(could)} of them could have failed, and {failed} did."
-    if looked:
-        text += f" {count(looked, 'rule')} had been changed after a look at the first block: the second alone decides."
+    if changed:
+        text += f" {count(changed, 'rule')} had been changed after a look at the first block: the second alone decides."
     identities = len(records) - len(facts)
     return text + (f" Besides, {identities} identit{'y' if identities == 1 else 'ies'}." if identities else "")
 
@@ -135,8 +136,9 @@ def row(entry: Record) -> list[str]:
 
 def shown_block(entry: Record) -> str:
     """Return the block whose numbers are shown: both together, but the second alone where that one decides."""
-    blocks = [result["block"] for result in entry["results"]]
-    return BOTH if BOTH in blocks and not entry["looked"] else str(BLOCKS[1]) if str(BLOCKS[1]) in blocks else blocks[0]
+    blocks: list[str] = [result["block"] for result in entry["results"]]
+    wanted = [str(BLOCKS[1]), *blocks] if entry["changed"] else [BOTH, str(BLOCKS[1]), *blocks]
+    return next(block for block in wanted if block in blocks)
 
 
 def shown(entry: Record) -> list[Record]:
@@ -195,8 +197,8 @@ def n_text(entry: Record) -> str:
 def remark(entry: Record) -> str:
     """Return the line on a claim that was not reproduced: the reason, what each block found, and the notes."""
     details = [f"seeds from {block} on: {text}" for block in entry["blocks"] if (text := block_text(entry, block))]
-    looked = f"the rule was changed after a look: {entry['looked']}" if entry["looked"] else ""
-    parts = [entry["why"], *details, looked, entry["note"]]
+    changed = f"the rule was changed after a look: {entry['changed']}" if entry["changed"] else ""
+    parts = [entry["why"], *details, changed, entry["note"]]
     text = ". ".join(part.rstrip(".") for part in parts if part)
     return (
         f"- **{entry['id']}** {entry['verdict']} (published: {marked_down(entry['published'])}): {marked_down(text)}."
@@ -227,7 +229,7 @@ def changes(records: list[Record], out: Path) -> list[str]:
         now = "an identity" if entry["kind"] == "identity" else entry["verdict"]
         if before and set(before) != {now}:
             was = " and ".join(f"{number} {verdict}" for verdict, number in before.items())
-            why = entry["looked"] or entry["why"]
+            why = entry["changed"] or entry["why"]
             lines.append(f"- {entry['id']}: {was}; now {now}" + (f" ({marked_down(why.rstrip('.'))})." if why else "."))
     known = {old for entry in records for old in [entry["id"], *entry["replaces"]]}
     missing = [old for old in first if old not in known]

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bnexp.claims.claim import BLOCKS, TUNING, Claim, ClaimSweep, Finding, NoVerdictError, Reading, Runs, Samples
-from bnexp.claims.judge import Judged, family, judge
-from bnexp.claims.rules import Exact
+from bnexp.claims.judge import Judged, family, is_identity, judge
 from bnexp.compare.report import provenance
 from bnexp.runs.config import ConfigError
 from bnexp.runs.directory import to_json
@@ -62,9 +61,9 @@ def folder_of(sweep: ClaimSweep) -> Path:
     return SWEEPS / sweep.name
 
 
-def command_of(sweep: ClaimSweep, blocks: list[int]) -> str:
-    """Return the shell command that trains the runs of a sweep in its directory."""
-    words = [*sweep_arguments(sweep, blocks, None), f"hydra.sweep.dir={folder_of(sweep)}"]
+def command_of(sweep: ClaimSweep) -> str:
+    """Return the shell command that trains the runs of a sweep, of both blocks, in its directory."""
+    words = [*sweep_arguments(sweep, list(BLOCKS), None), f"hydra.sweep.dir={folder_of(sweep)}"]
     return shlex.join(["bnexp", "train", "-m", *words])
 
 
@@ -171,7 +170,7 @@ def make_record(claim: Claim, judged: Judged, measured: Mapping[str, Measured]) 
     has_runs = any(block.runs for block in measured.values())
     return {
         "id": claim.id,
-        "kind": "identity" if all(isinstance(rule, Exact) for rule in claim.rules.values()) else "fact",
+        "kind": "identity" if is_identity(claim) else "fact",
         "source": claim.source,
         "family": family(claim),
         "statement": claim.statement,
@@ -187,10 +186,10 @@ def make_record(claim: Claim, judged: Judged, measured: Mapping[str, Measured]) 
         "rules": {name: rule.description for name, rule in claim.all_rules.items()},
         "aside": list(claim.aside),
         "note": claim.note,
-        "looked": claim.looked,
+        "changed": claim.changed,
         "replaces": list(claim.replaces),
         "command": f"bnexp reproduce {claim.id}",
-        "sweeps": [command_of(sweep, list(BLOCKS)) for sweep in sweeps_of([claim])],
+        "sweeps": [command_of(sweep) for sweep in sweeps_of([claim])],
         "figure": claim.figure.name if claim.figure and has_runs else None,
         "blocks": {block: asdict(each) for block, each in measured.items()},
     }

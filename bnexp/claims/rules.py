@@ -53,6 +53,11 @@ def numbers(samples: Samples, role: str) -> list[float]:
     return values
 
 
+def read_ours(values: Values, runs: Runs) -> Reading:
+    """Return the values of "ours" alone."""
+    return Reading({"ours": values.of(runs)}, choices(runs, values))
+
+
 def pairs_of(samples: Samples) -> tuple[list[float], list[float]]:
     """Return the values of "ours" and "control" at their common seeds. Raises NoVerdictError without one."""
     ours, control = matched(samples["ours"], samples["control"])

@@ -85,6 +85,11 @@ def where(settings: str) -> Arm:
     return Arm(settings, lambda runs: [run for run in runs if matches(run, wanted)])
 
 
+def at_batch_size(norm: str, size: int) -> Arm:
+    """Return the arm of the runs with a norm and a batch size."""
+    return where(f"norm={norm} batch_size={size}")
+
+
 def matches(run: RunRecord, wanted: dict[str, str]) -> bool:
     """Return whether a run has the settings `wanted`, dotted key → text.
 

@@ -6,8 +6,8 @@ from itertools import chain
 from pathlib import Path
 
 from bnexp.claims.claim import BLOCKS, TUNING, Claim, ClaimSweep, NoVerdictError, Runs
-from bnexp.claims.judge import BOTH
-from bnexp.claims.readme import HEADING, block_text, facts_of, markdown, ours_text, summary
+from bnexp.claims.judge import BOTH, is_identity
+from bnexp.claims.readme import HEADING, block_text, markdown, ours_text, summary
 from bnexp.claims.record import (
     RECORD,
     SWEEPS,
@@ -22,7 +22,6 @@ from bnexp.claims.record import (
     update,
 )
 from bnexp.claims.registry import CLAIMS, pick
-from bnexp.claims.rules import Exact
 from bnexp.cli.arguments import Parser, parse_arguments
 from bnexp.cli.plan import Plan, check_place, plan, start
 from bnexp.compare.planned import without_flaws
@@ -198,11 +197,6 @@ def in_block(seed: int, sweep: ClaimSweep, block: int, options: Options) -> bool
     return seed in seeds_of(sweep, block, options.seeds) or (sweep.tuned and seed in TUNING)
 
 
-def is_identity(claim: Claim) -> bool:
-    """Return whether a claim is an identity, which has no seeds."""
-    return all(isinstance(rule, Exact) for rule in claim.rules.values())
-
-
 # ---- what is drawn and printed
 
 
@@ -228,7 +222,7 @@ def show(records: list[Record], options: Options) -> None:
     mine = [entry for entry in records if entry["id"] in ids]
     for entry in mine:
         print_line(f"{entry['verdict']:<12}  {entry['id']}: published {entry['published']}, ours {ours_text(entry)}")
-        for block in entry["blocks"] if entry in facts_of(records) else []:
+        for block in entry["blocks"] if entry["kind"] == "fact" else []:
             print_line(f"{'':12}    {block_line(entry, block)}")
         if entry["why"]:
             print_line(f"{'':12}    {entry['why']}")

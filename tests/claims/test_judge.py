@@ -66,9 +66,9 @@ def test_one_block_is_no_verdict() -> None:
 
 def test_the_second_block_decides_a_rule_that_was_changed_after_a_look() -> None:
     for first in (block(0, 3), block(0, -3)):
-        assert judged({"0": first, "1000": block(1000, 3)}, looked="a margin").verdict == Verdict.REPRODUCED
-    assert judged({"1000": block(1000, -3)}, looked="a margin").verdict == Verdict.CONTRADICTED
-    assert judged({"0": block(0, 3)}, looked="a margin").verdict == Verdict.INCONCLUSIVE
+        assert judged({"0": first, "1000": block(1000, 3)}, changed="a margin").verdict == Verdict.REPRODUCED
+    assert judged({"1000": block(1000, -3)}, changed="a margin").verdict == Verdict.CONTRADICTED
+    assert judged({"0": block(0, 3)}, changed="a margin").verdict == Verdict.INCONCLUSIVE
 
 
 def test_all_rules_of_a_claim_have_to_hold() -> None:

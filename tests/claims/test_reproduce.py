@@ -135,7 +135,7 @@ def test_one_block_alone_decides_nothing(bnexp: Bnexp) -> None:
 
 def test_a_rule_that_was_changed_after_a_look(bnexp: Bnexp) -> None:
     """The second block decides, whatever the first one says; so it does not wait for it."""
-    CLAIMS[0] = replace(SMALL[0], looked="a margin")
+    CLAIMS[0] = replace(SMALL[0], changed="a margin")
     assert bnexp("reproduce", "digits.better", "--seeds", "6", "--block", "1000").status == 0
     assert records()["digits.better"]["verdict"] == "reproduced"
     assert "1 rule had been changed after a look" in (RUNS / "README.md").read_text()

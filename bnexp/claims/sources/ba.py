@@ -5,9 +5,9 @@ there; its rate isn't published.
 """
 
 from bnexp.claims.claim import Claim, ClaimSweep
-from bnexp.claims.drawings import curves
+from bnexp.claims.drawings import by_batch_size
 from bnexp.claims.rules import Directional, Sooner
-from bnexp.claims.values import Values, difference, error_on_test, where
+from bnexp.claims.values import Values, at_batch_size, difference, error_on_test
 
 SOURCE = "Ba et al. 2016"
 STEPS = {128: 1_500, 4: 5_000}
@@ -19,22 +19,17 @@ SWEEPS = {
     )
     for size, steps in STEPS.items()
 }
-FIGURE = curves(
+FIGURE = by_batch_size(
     "ba",
     "Ba et al. 2016, figure 6: MNIST, 784-300-300-10, Adam",
-    {
-        f"batches of {size}": {
-            "batch normalization": where(f"norm=batch batch_size={size}"),
-            "layer normalization": where(f"norm=layer batch_size={size}"),
-        }
-        for size in STEPS
-    },
+    {"batch normalization": "batch", "layer normalization": "layer"},
+    STEPS,
 )
 
 
 def error(norm: str, size: int) -> Values:
     """Return the `Values` of test errors with a norm at a batch size."""
-    return error_on_test(where(f"norm={norm} batch_size={size}"))
+    return error_on_test(at_batch_size(norm, size))
 
 
 CLAIMS = [
@@ -43,7 +38,7 @@ CLAIMS = [
         source=f"{SOURCE}, §6.6, figure 6",
         statement="Layer norm reaches 97% in fewer steps than BN, at batch 128.",
         published="faster",
-        rules={"": Sooner(0.97, where("norm=layer batch_size=128"), where("norm=batch batch_size=128"), steps=True)},
+        rules={"": Sooner(0.97, at_batch_size("layer", 128), at_batch_size("batch", 128), steps=True)},
         sweeps=[SWEEPS[128]],
         figure=FIGURE,
     ),

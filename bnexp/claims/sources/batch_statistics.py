@@ -5,10 +5,10 @@ The first is about Inception-v3 on ImageNet, the second about ResNet-50, the thi
 """
 
 from bnexp.claims.claim import Claim, ClaimSweep
-from bnexp.claims.drawings import curves
+from bnexp.claims.drawings import by_batch_size
 from bnexp.claims.probes import ADAPTED, accuracy_on_altered, train_test_gap
 from bnexp.claims.rules import Directional, Equivalent
-from bnexp.claims.values import Metric, Values, difference, each, on_test, recalibrated_accuracy, where
+from bnexp.claims.values import Metric, Values, at_batch_size, difference, each, on_test, recalibrated_accuracy, where
 from bnexp.runs.record import RunRecord
 
 IOFFE, WU, LUO = "Ioffe 2017", "Wu & Johnson 2021", "Luo et al. 2019"
@@ -38,28 +38,23 @@ FEW_IMAGES = {
 }
 ALTERED = "blurred"  # the images of another distribution
 SLOW, FAST = where("norm.momentum=0.01"), where("norm.momentum=0.1")
-FIGURE = curves(
+FIGURE = by_batch_size(
     "renorm",
     "MNIST, SGD, running averages keep 0.99",
-    {
-        f"batches of {size}": {
-            "batch normalization": where(f"norm=batch batch_size={size}"),
-            "batch renormalization": where(f"norm=batch_renorm batch_size={size}"),
-        }
-        for size in RENORM
-    },
+    {"batch normalization": "batch", "batch renormalization": "batch_renorm"},
+    RENORM,
 )
 
 
 def accurate(norm: str, size: int) -> Values:
     """Return the `Values` of test accuracies with a norm at a batch size."""
-    return on_test(where(f"norm={norm} batch_size={size}"))
+    return on_test(at_batch_size(norm, size))
 
 
 def gained(size: int) -> Values:
     """Return the `Values` of how much batch normalization narrows the gap from training to test accuracy."""
     gaps = [
-        each("training minus test accuracy", train_test_gap, where(f"norm={norm} batch_size={size}"), 100, "%")
+        each("training minus test accuracy", train_test_gap, at_batch_size(norm, size), 100, "%")
         for norm in ("none", "batch")
     ]
     return difference(*gaps)

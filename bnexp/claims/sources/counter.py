@@ -44,6 +44,7 @@ CLAIMS = [
         },
         sweeps=[DEEP],
         note="It is π/(π-1), at infinite width and batch; here 100 units and 60 examples. Without BN it is 1.",
+        changed="a tolerance of 0.1 stood beside the interval, which was normal on the scale of the factor",
         figure=GRADIENTS,
     ),
     Claim(
@@ -62,7 +63,7 @@ CLAIMS = [
         sweeps=[DEEP],
         note="Trains: validation accuracy of at least 90% after 2,000 steps; rates 0.01 and 0.1. "
         "Without normalization it gets further, but not to 90%.",
-        looked="that the control must train was added after one seed of each, at 1,000 steps and 0.01, didn't train",
+        changed="that the control must train was added after one seed of each, at 1,000 steps and 0.01, didn't train",
         figure=GRADIENTS,
     ),
     Claim(

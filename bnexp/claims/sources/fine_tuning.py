@@ -9,7 +9,7 @@ from bnexp.claims.claim import Claim, ClaimSweep, Rule
 from bnexp.claims.drawings import against
 from bnexp.claims.rules import Directional
 from bnexp.claims.sources.santurkar import PHOTOGRAPHS
-from bnexp.claims.values import Values, difference, on_test, where
+from bnexp.claims.values import Values, at_batch_size, difference, on_test, where
 from bnexp.compare.arms import accuracy
 from bnexp.compare.figures import Scales
 
@@ -52,7 +52,7 @@ FIGURE = against(
 
 def on_test_at(norm: str, size: int) -> Values:
     """Return the `Values` of test accuracies with a norm at a batch size."""
-    return on_test(where(f"norm={norm} batch_size={size}"))
+    return on_test(at_batch_size(norm, size))
 
 
 def gained(size: int) -> Values:

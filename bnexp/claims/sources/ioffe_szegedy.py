@@ -104,7 +104,7 @@ CLAIMS = of_family(
             rules={"": Directional(on_test(SAME_RATE), on_test(PLAIN))},
             sweeps=FIG1,
             note=CHOSEN,
-            looked=CUT,
+            changed=CUT,
             figure=FIGURE_1A,
         ),
         Claim(
@@ -115,7 +115,7 @@ CLAIMS = of_family(
             rules={"": Sooner(0.95, SAME_RATE, PLAIN, steps=True)},
             sweeps=FIG1,
             note=CHOSEN,
-            looked=CUT,
+            changed=CUT,
             figure=FIGURE_1A,
         ),
         Claim(

@@ -80,7 +80,7 @@ def recalibrated(arm: Arm) -> Values:
 
 
 def claim(
-    name: str, section: str, statement: str, published: str, rule: Rule, note: str = "", looked: str = ""
+    name: str, section: str, statement: str, published: str, rule: Rule, note: str = "", changed: str = ""
 ) -> Claim:
     """Return a claim about the sweep of VGG networks."""
     return Claim(
@@ -91,7 +91,7 @@ def claim(
         rules={"": rule},
         sweeps=[VGG],
         note=note,
-        looked=looked,
+        changed=changed,
         family="santurkar",
         figure=FIGURE,
     )

@@ -37,6 +37,7 @@ START = ClaimSweep(
     f"{PHOTOGRAPHS} dataset.limit=10000 norm=none,batch,scaled_weight {NETWORK} init=kaiming batch_size=64 steps=1 "
     "threads=1",
 )
+LAST_SHIFT = each("mean shift of the last layer", mean_shift(-1), NONE)
 FIGURE = curves("weight_norms", "A small ConvNet on CIFAR-10's photographs, Adam", {"": ARMS})
 
 CLAIMS = [
@@ -85,7 +86,7 @@ CLAIMS = [
         rules={
             "": Directional(
                 each("mean shift of the last layer", mean_shift(-1), SCALED),
-                each("mean shift of the last layer", mean_shift(-1), NONE),
+                LAST_SHIFT,
                 lower=True,
             )
         },

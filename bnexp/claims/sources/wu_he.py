@@ -8,7 +8,7 @@ from bnexp.claims.claim import Claim, ClaimSweep, Rule
 from bnexp.claims.drawings import against
 from bnexp.claims.rules import Directional, Equivalent, Exact
 from bnexp.claims.sources.identities import batch_of_one_is_instance, groups_of_one_are_instance, one_group_is_layer
-from bnexp.claims.values import Values, error_on_test, where
+from bnexp.claims.values import Values, at_batch_size, error_on_test, where
 from bnexp.compare.arms import accuracy
 from bnexp.compare.figures import Scales
 
@@ -44,7 +44,7 @@ FIGURES = {
 
 def error(norm: str, size: int) -> Values:
     """Return the `Values` of test errors with a norm at a batch size."""
-    return error_on_test(where(f"norm={norm} batch_size={size}"))
+    return error_on_test(at_batch_size(norm, size))
 
 
 AT_LEAST_AS_GOOD = (
