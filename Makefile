@@ -6,7 +6,7 @@ BENCH_SETUP := .venv-bench/.complete
 RESULTS ?= results
 MLPS := udacity wiki ioffe_szegedy wu_he chollet handbooks counter ba salimans.rates ioffe_2017 wu_johnson luo laarhoven li_arora
 
-.PHONY: help setup demo test test-extra test-slow test-faults lint types docs lock bench device-check reproduce reproduce-images tensorboard report clean
+.PHONY: help setup demo test test-extra test-slow test-faults test-cluster lint types docs lock bench device-check reproduce reproduce-images tensorboard report clean
 
 help: ## these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test-slow: $(SETUP) ## the long ones: every graph in a stack against alone, byte
 test-faults: $(SETUP) ## kills, damage, full disks, races in full number: results/reliability.md (long)
 	$(BIN)/pytest -m faults --faults=1
 
+test-cluster: $(SETUP) ## sweeps on a real Slurm, which Debian's packages bring up here as root, and on Ray (6 minutes)
+	$(BIN)/pytest -n 0 -m cluster tests/cluster
+
 lint: $(SETUP) ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,7 +51,7 @@ docs: $(SETUP) ## the documentation as pages in site/, without a network; links 
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lock: $(SETUP) ## requirements.lock from pyproject.toml, the newest versions
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra docs --extra slurm --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra docs --extra ray --universal --python-version 3.11 \
 		--generate-hashes \
 		--no-header --upgrade --quiet --output-file requirements.lock
 	$(BIN)/uv pip compile --group bench --universal --python-version 3.11 --generate-hashes \

@@ -30,7 +30,8 @@ from bnexp.compare.throughput import Spread, interval_description, ratio_of, spr
 from bnexp.data.load import load_data
 from bnexp.runs.config import RunConfig
 from bnexp.runs.directory import git_state, machine
-from bnexp.sweeps.job import ExecutorConfig, Job
+from bnexp.sweeps.executor_config import ExecutorConfig
+from bnexp.sweeps.job import Job
 from bnexp.sweeps.stacks import plan_sweep
 from bnexp.training.device import decide_compilation
 

@@ -75,6 +75,12 @@ def pytest_sessionfinish() -> None:
 
 
 @pytest.fixture(autouse=True)
+def no_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of a log begin with the time; what they say is tested without it."""
+    monkeypatch.setattr("bnexp.runs.console.TIME", "")
+
+
+@pytest.fixture(autouse=True)
 def quick_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is flushed to the disk, which takes 0.1 s a run: what a process has written outlives it, and nobody pulls
     the plug. With the full count of faults the disk is as it is.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_slurm
 import pytest
 from conftest import Bnexp
 
@@ -69,8 +70,8 @@ def prepared(line: str) -> list[str]:
         names = [argument for argument in arguments if re.match(r"[a-z]", argument)]
         assert pick(names)
         arguments = [*(argument for argument in arguments if argument not in names), "wu_he.one_group"]
-    if "executor=slurm" in arguments:
-        arguments.append("dry_run=true")  # no cluster here: tests of the executor submit to this machine
+    if "executor=slurm" in arguments or "executor=ray" in arguments:
+        arguments.append("dry_run=true")  # no cluster here: tests of the executors have one
     if "arch=convnet" in arguments:
         arguments.append("arch.channels=[4,4]")
     return [command, *arguments, *SHORTER.get(command, [])]
@@ -94,6 +95,7 @@ def run_page(page: Path, bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
     if absent:
         pytest.skip(f"data/{absent[0]} is absent")
     monkeypatch.setenv("BNEXP_DATA", str(DATA))
+    fake_slurm.install(Path("..").resolve() / "cluster", monkeypatch)
     for line in lines:
         program = line.split(maxsplit=1)[0]
         if program == "bnexp":

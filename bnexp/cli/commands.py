@@ -56,7 +56,7 @@ def plan_and_train(arguments: list[str], dry: bool, compare: dict[str, str | Non
     if dry:
         announce(checked)
     else:
-        train_and_compare(partial(start, checked, compare), checked.directory, compare)
+        train_and_compare(partial(start, checked, compare, hint=True), checked.directory, compare)
 
 
 def is_true(key: str, options: dict[str, str | None]) -> bool:
@@ -127,6 +127,20 @@ def resume(arguments: list[str]) -> None:
 
     for directory in directories:
         train_and_compare(partial(finish, directory, moved), directory, comparison_of(directory))
+
+
+def status(arguments: list[str]) -> None:
+    """Run `bnexp status DIR`: print the progress of a run or a sweep; with --watch, show it until all runs have ended.
+
+    Raises ConfigError without a directory, and where it holds neither a run nor a sweep.
+    """
+    watch = "--watch" in arguments
+    directories = parse_directories("status", [a for a in arguments if a != "--watch"], "directories, --watch")
+    from bnexp.sweeps.display import show_progress
+    from bnexp.sweeps.sweep_record import read_jobs
+
+    for directory in directories:
+        show_progress(read_jobs(directory)[0], watch)
 
 
 def probe(arguments: list[str]) -> None:
@@ -244,6 +258,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "train": train,
     "compare": compare,
     "resume": resume,
+    "status": status,
     "report": report,
     "probe": probe,
     "bench": bench,

@@ -240,9 +240,9 @@ class Composer:
             whole = editable(composition.whole)
             for name, setting in ((setting.key.lstrip("+"), setting) for setting in settings):
                 group, _, rest = name.partition(".")
-                if group == "executor" and rest.partition(".")[0] not in whole.executor:
+                if group == "executor" and rest not in whole.executor:
                     raise ConfigError(unknown_key(name))
-                OmegaConf.update(whole, name, setting.value, force_add=rest.startswith("parameters."))
+                OmegaConf.update(whole, name, setting.value)
             whole.hydra.overrides.hydra = [s.text for s in settings if s.key.lstrip("+").startswith("hydra.")]
             self.adjustments[key] = replace(composition, whole=whole)
         return self.adjustments[key]
@@ -312,18 +312,17 @@ FREE += ["job.override_dirname", "job.config_name"]
 
 
 def check_files(whole: DictConfig, expected: dict[str, object]) -> None:
-    """Raise ConfigError where the user's files set a key of Hydra that is not in FREE, or a parameter of submitit.
+    """Raise ConfigError where the user's files set a key of Hydra that is not in FREE, or executor.setup.
 
-    whole: the composed configuration. expected: Hydra's settings without the user's files, by dotted keys. submitit
-    executes some of its parameters in a shell, so they have to be typed as overrides.
+    whole: the composed configuration. expected: Hydra's settings without the user's files, by dotted keys.
+    executor.setup is executed by a shell, so it has to be typed as an override.
     """
     values = flat(as_dict(whole.hydra))
     for key in values | expected:
         if values.get(key) != expected.get(key) and not any(is_under(key, name) for name in FREE):
             raise ConfigError(f"hydra.{key}={values.get(key)} is not allowed in a file: use {', '.join(USABLE)}")
-    for key in flat(as_dict(whole.executor)):
-        if key.startswith("parameters."):
-            raise ConfigError(f"executor.{key} is not allowed in a file: parameters of submitit have to be typed")
+    if as_dict(whole.executor).get("setup") is not None:
+        raise ConfigError("executor.setup is not allowed in a file: what a shell executes has to be typed")
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, object]:

@@ -65,6 +65,12 @@ PAGES = {
         },
         "bnexp resume results/sweeps/mine",
     ),
+    "status": Page(
+        "bnexp status DIR … [--watch]",
+        "Show how far a sweep is, from its directory: on whatever machine it trains, and after its command has ended.",
+        {"DIR": "the directory of a run or a sweep", "--watch": "until all runs have ended (default: once)"},
+        "bnexp status results/sweeps/mine --watch",
+    ),
     "report": Page(
         "bnexp report DIR … [by=KEY] [out=DIR]",
         "Compare existing runs, paired by seed: table, figure and page.",

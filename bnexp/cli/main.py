@@ -21,6 +21,7 @@ bnexp: what does normalization do to training?
   bnexp train -m [OVERRIDE …]         a sweep: bnexp train -m norm=none,batch 'seed=range(5)'
   bnexp compare [OVERRIDE …] [by=KEY] a sweep, then the paired comparison: table, figure and page
   bnexp resume DIR … [dataset.root=DIR]   resume an interrupted run or sweep; the result is bit-identical
+  bnexp status DIR … [--watch]        how far a sweep is, on whatever machine it trains
   bnexp report DIR … [by=KEY] [out=FOLDER]   the comparison of existing runs
   bnexp probe DIR … [by=KEY] [out=FOLDER]    the loss around checkpoints: smoothness, internal covariate shift
   bnexp reproduce [CLAIM …] [--list] [--block N]   published claims, judged

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, Transformer
 
 from bnexp.runs.config import GROUPS, ConfigError, known_keys, whole_number_keys
-from bnexp.sweeps.job import EXECUTOR_KEYS
+from bnexp.sweeps.executor_config import EXECUTOR_KEYS
 
 USABLE = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.verbose")
 
@@ -22,7 +22,7 @@ INSTEAD = {  # a key of Hydra that is not allowed → what to use instead
     "hydra.launcher.workers": "executor.workers",
     "hydra.launcher.max_stack": "executor.max_stack",
     "hydra.launcher.submit": "executor=slurm",
-    "hydra.launcher.submit_with": "executor.timeout_min, executor.partition and executor.parameters of executor=slurm",
+    "hydra.launcher.submit_with": "executor.timeout_min, executor.partition and other keys of executor=slurm",
     "hydra.launcher": "the keys of executor=…",
 }
 

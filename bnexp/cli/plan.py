@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,19 @@ from bnexp.runs.directory import holds_run
 from bnexp.runs.distributed import barrier, processes, rank
 from bnexp.runs.files import LONGEST_NAME, is_name, is_utf8, shortest
 from bnexp.runs.lock import Lock
-from bnexp.sweeps.job import ExecutorConfig, Job, parse_executor
-from bnexp.sweeps.resume import check_directory, check_runs, clear_partial_files, remaining_jobs, runs_of, write_jobs
+from bnexp.sweeps.executor_config import ExecutorConfig, parse_executor
+from bnexp.sweeps.job import Job
+from bnexp.sweeps.resume import (
+    check_directory,
+    check_runs,
+    clear_partial_files,
+    remaining_jobs,
+    runs_of,
+    submitted_runs,
+)
 from bnexp.sweeps.run import SweepError, run_sweep
 from bnexp.sweeps.stacks import SweepPlan, plan_sweep
+from bnexp.sweeps.sweep_record import write_jobs
 from bnexp.training.shard import train_shard
 
 LONGEST_PART, LONGEST_PATH = 255, 3800  # bytes of a name, and of a directory: file systems allow 4096 of a path
@@ -73,11 +82,13 @@ def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan
     unique = len({job.digest for job in jobs}) == len(jobs)
     require(unique, "the sweep", " ".join(arguments.overrides), "it has the same run more than once")
     numbered = template is None or NUMBER.search(template) is not None
-    runs = runs_of(directory) if resume else check_directory(directory, jobs, numbered, own_names=template is not None)
+    live = submitted_runs(directory, executor)
+    own_names = template is not None
+    runs = runs_of(directory) if resume else check_directory(directory, jobs, numbered, own_names, live)
     if runs and processes() > 1:
         raise ConfigError(f"{directory} holds this run already, which torchrun cannot resume: choose another one")
-    sweep = plan_sweep(remaining_jobs(jobs, runs), executor, directory, timed)
-    return Plan(arguments.multirun, directory, jobs, sweep, bool(runs), contents)
+    sweep = replace(plan_sweep(remaining_jobs(jobs, runs), executor, directory, timed), live=live)
+    return Plan(arguments.multirun, directory, jobs, sweep, bool(runs or live), contents)
 
 
 def place_key(multirun: bool) -> str:
@@ -224,13 +235,14 @@ def free_bytes(folder: Path) -> int | None:
 # ---- start
 
 
-def start(checked: Plan, compare: dict[str, str | None] | None = None) -> None:
+def start(checked: Plan, compare: dict[str, str | None] | None = None, hint: bool = False) -> bool:
     """Lock the plan's directory, write sweep.json for a sweep, and train the remaining runs.
 
     Where none remains, a line says so, and sweep.json is written only for a comparison. Under torchrun, rank 0 does so,
-    and the other ranks train their shards of the run's batches.
+    and the other ranks train their shards of the run's batches. Returns whether the runs have ended, as `run_sweep`.
 
-    compare: as in `train_and_compare`; sweep.json records it. Raises ConfigError if another process uses the directory
+    compare: as in `train_and_compare`; sweep.json records it. hint: say by which command the runs are compared. Raises
+    ConfigError if another process uses the directory
     or, for a plan that is not `resumed`, has begun a run there since, SweepError if runs failed, and Interrupted after
     a signal.
     """
@@ -239,7 +251,7 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> None:
         barrier()
         if rank() > 0:
             train_shard(checked.jobs[0].config)
-            return
+            return True
     if checked.sweep.stacks:
         for contents in checked.contents:
             show_contents(contents)
@@ -252,21 +264,23 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None) -> None:
             write_jobs(directory, checked.jobs, checked.sweep.config, compare)
         if not checked.sweep.stacks:
             print_line(f"{directory} is finished: no run remains")
-            return
+            return True
         try:
-            run_sweep(checked.sweep)
+            then = f"; compare them by: {command('report', directory)}" if hint and multirun and compare is None else ""
+            return run_sweep(checked.sweep, hint=then)
         except KeyboardInterrupt:
             if processes() == 1:  # a run of torchrun cannot be resumed
                 print_line(f"resume it by: {command('resume', directory)}")
             raise
 
 
-def train_and_compare(train: Callable[[], object], directory: Path, compare: dict[str, str | None] | None) -> None:
+def train_and_compare(train: Callable[[], bool], directory: Path, compare: dict[str, str | None] | None) -> None:
     """Call `train`, which trains a run or a sweep, then compare the complete runs in and below its directory.
 
-    compare: {"by": KEY}, the key whose values are the arms, or None for the default; None where nothing is compared.
-    The comparison is made also where runs failed, if any can be compared; the SweepError is raised afterwards. Raises
-    ConfigError where no run failed and none can be compared.
+    Nothing is compared where `train` returns False, since the runs have only been submitted. compare: {"by": KEY}, the
+    key whose values are the arms, or None for the default; None where nothing is compared. The comparison is made also
+    where runs failed, if any can be compared; the SweepError is raised afterwards. Raises ConfigError where no run
+    failed and none can be compared.
     """
     if compare is None:
         train()
@@ -274,12 +288,13 @@ def train_and_compare(train: Callable[[], object], directory: Path, compare: dic
     from bnexp.compare.report import report  # needs matplotlib
 
     try:
-        train()
+        ended = train()
     except SweepError:
         with suppress(ConfigError):  # nothing to compare
             report([directory], compare["by"])
         raise
-    report([directory], compare["by"])
+    if ended:
+        report([directory], compare["by"])
 
 
 def announce(checked: Plan) -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -15,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 PLAIN_WIDTH = 120  # columns of a table that is printed to a file
+TIME = "%Y-%m-%d %H:%M:%S "  # before a line of a log
 LONGEST = 1000  # characters of an error
 
 if os.environ.get("COLUMNS", "").strip() == "0":  # a terminal without a size, on which rich would print nothing
@@ -61,6 +63,11 @@ def print_line(text: str) -> None:
     """
     with harmless():
         console.print("\n".join(map(literal, text.splitlines())), soft_wrap=True)
+
+
+def log_line(text: str) -> None:
+    """Print a line of a command's progress as `print_line` does; where the output is no terminal, after the time."""
+    print_line(text if console.is_terminal else f"{datetime.now().strftime(TIME)}{text}")
 
 
 def print_error(text: str) -> None:

@@ -5,7 +5,7 @@ A thread reads the progress from the runs' directories, so it works the same for
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.live import Live
 from rich.table import Table
 
-from bnexp.runs.console import console, describe, duration, harmless, literal, print_line
+from bnexp.runs.console import console, count, describe, duration, harmless, literal, log_line, print_line
 from bnexp.runs.directory import close_interrupted
 from bnexp.runs.record import last_evaluation, opened_at, read_summary
 from bnexp.sweeps.job import Job, StackOfJobs
@@ -27,21 +27,22 @@ DONE = ("finished", "diverged", "failed")
 class RunState:
     """The state of a run, read from its directory.
 
-    began: when its first evaluation of this sweep was read; ended: when its summary was read; both in seconds of a
-    monotonic clock.
+    live: whether it is being trained already, or may be, as this sweep begins. began: when its first evaluation of this
+    sweep was read; ended: when its summary was read; both in seconds of a monotonic clock.
     """
 
     job: Job
+    live: bool = False
     status: str = "waiting"  # waiting | running | finished | diverged | failed | interrupted
     step: int = 0  # of the latest evaluation
     first: int | None = None  # step of the first evaluation that was read in this sweep
     accuracy: float | None = None
     began: float | None = None
     ended: float | None = None
-    opened: int | None = field(init=False)  # `opened_at` before this sweep: a change shows that the run has started
+    opened: int | None = field(init=False)  # `opened_at` at the run's end or before this sweep: a change is its start
 
     def __post_init__(self) -> None:
-        self.opened = opened_at(self.job.directory)
+        self.opened = None if self.live else opened_at(self.job.directory)
 
     @property
     def remaining(self) -> int:
@@ -51,9 +52,10 @@ class RunState:
     def refresh(self) -> str | None:
         """Update the state from the directory; return a line with the result if the run has just ended, else None."""
         directory, now = self.job.directory, time.monotonic()
-        if self.ended is not None or opened_at(directory) == self.opened:
+        opened = opened_at(directory)
+        if self.status in DONE or opened == self.opened:
             return None
-        self.status = "running"
+        self.status, self.ended = "running", None
         if (latest := last_evaluation(directory)) is not None:
             if self.first is None:
                 self.first, self.began = latest[0], now
@@ -61,15 +63,18 @@ class RunState:
         summary = read_summary(directory)
         if summary is None:
             return None
-        self.status, self.ended = str(summary["status"]), now
+        self.status, self.ended, self.opened = str(summary["status"]), now, opened  # an interrupted run may be reopened
         return f"{self.job.title}: {describe(summary)} → {directory}"
 
 
 class Display:
-    """The display of a sweep's progress, with a row for each arm; a single run is shown by its step and accuracy."""
+    """The display of a sweep's progress, with a row for each arm; a single run is shown by its step and accuracy.
 
-    def __init__(self, jobs: list[Job]) -> None:
-        self.runs = {job.number: RunState(job) for job in jobs}
+    live: the digests of runs that may be being trained already.
+    """
+
+    def __init__(self, jobs: list[Job], live: Set[str] = frozenset()) -> None:
+        self.runs = {job.number: RunState(job, job.digest in live) for job in jobs}
         self.line_at = time.monotonic() + LINES_EVERY
         self.live = Live(console=console, auto_refresh=False, transient=True)
         self.lock, self.over = threading.Lock(), threading.Event()
@@ -88,11 +93,11 @@ class Display:
         with self.lock:
             lines = [run.refresh() for run in self.runs.values()]
         for line in filter(None, lines):
-            print_line(line)
+            log_line(line)
         if console.is_terminal:
             self.live.update(self.table(), refresh=True)
         elif time.monotonic() > self.line_at:
-            print_line(self.line())
+            log_line(self.line())
             self.line_at = time.monotonic() + LINES_EVERY
 
     def restart(self, stack: StackOfJobs) -> None:
@@ -108,8 +113,22 @@ class Display:
             self.refresh()
         for run in self.runs.values():
             if run.ended is None and opened_at(run.job.directory) is not None:
+                run.status = "interrupted"
                 with suppress(OSError):
                     close_interrupted(run.job.directory, (last_evaluation(run.job.directory) or (0, 0.0))[0])
+
+    def outcome(self) -> str:
+        """Return how the sweep ended, with the number of its runs by status: finished: 19 of 20 runs, 1 diverged.
+
+        It is failed or interrupted if one of its runs is.
+        """
+        statuses = [run.status for run in self.runs.values()]
+        worst = next((status for status in ("interrupted", "failed") if status in statuses), "finished")
+        if worst == "finished" and "waiting" in statuses:
+            worst = "interrupted"
+        names = (*DONE, "interrupted", "running", "waiting")
+        others = [f", {statuses.count(name)} {name}" for name in names if name in statuses and name != worst]
+        return f"{worst}: {statuses.count(worst)} of {count(len(statuses), 'run')}{''.join(others)}"
 
     def tally(self) -> str:
         """Return how many of all runs are done (finished, diverged or failed), as text: 3 of 20 runs done."""
@@ -145,6 +164,23 @@ class Display:
         for name, runs in arms.items():
             table.add_row(literal(name), *cells(runs))
         return table
+
+
+def show_progress(jobs: list[Job], watch: bool) -> None:
+    """Print the progress of a sweep that another process trains, as its directories have it.
+
+    watch: show it until all runs have ended, as the display of the sweep itself does, or a signal comes.
+    """
+    display = Display(jobs, {job.digest for job in jobs})
+    if watch:
+        with displayed(display):
+            while any(run.ended is None for run in display.runs.values()):
+                time.sleep(POLL_EVERY)
+    for run in display.runs.values():
+        run.refresh()
+    if not watch:
+        console.print(display.table())
+    print_line(display.outcome())
 
 
 @contextmanager

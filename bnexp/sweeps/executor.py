@@ -1,11 +1,12 @@
 """The protocol of executors, which train the stacks of a sweep, and the executor that trains in this process.
 
 An executor only reports which stacks have ended; the progress of runs is read from their directories. To add an
-executor, write its class, and register its name in `EXECUTORS` of run.py and its keys in `EXECUTOR_KEYS` of job.py.
+executor, write its class, and register its name in `EXECUTORS` of run.py and its keys in `EXECUTOR_KEYS` of
+executor_config.py.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bnexp.sweeps.job import Failures, StackOfJobs
 from bnexp.sweeps.train import train_stack
@@ -15,13 +16,14 @@ from bnexp.sweeps.train import train_stack
 class Ended:
     """A stack that has ended.
 
-    failures: why runs of it failed, by job number; None where the process that trained it was lost. lost: the reason of
-    that, else None.
+    failures: why runs of it failed, by job number; None where the process that trained it was lost or cancelled. lost,
+    cancelled: the reason of that, else None.
     """
 
     stack: StackOfJobs
     failures: Failures | None = None
     lost: str | None = None
+    cancelled: str | None = None
 
 
 class Executor(Protocol):
@@ -41,10 +43,15 @@ class Executor(Protocol):
         """
 
     def cancel(self) -> None:
-        """Stop all stacks after closing their runs.
+        """Stop all stacks after closing their runs. Nothing runs any more when this returns."""
 
-        Nothing runs any more when this returns; only `SlurmExecutor` does not wait for its jobs.
-        """
+
+@runtime_checkable
+class Detachable(Executor, Protocol):
+    """The protocol of an executor whose stacks go on training when this process ends, for another one to join."""
+
+    def submit(self) -> None:
+        """Hand over the accepted stacks."""
 
 
 class InlineExecutor:

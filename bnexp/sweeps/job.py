@@ -1,28 +1,17 @@
-"""The job, which is a run of a sweep before it trains, and the configuration of the sweep's executor."""
+"""The job, which is a run of a sweep before it trains."""
 
 import copy
 import os
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from bnexp.runs.config import ConfigError, RunConfig, require
+from bnexp.runs.config import ConfigError, RunConfig
 from bnexp.runs.directory import Compilation, Launch, config_digest
 from bnexp.runs.parse import literal
-
-EXECUTOR_KEYS = {  # name → its keys in conf/executor/; bnexp/sweeps/run.py has what each name makes
-    "processes": ("workers", "max_stack"),
-    "inline": ("max_stack",),
-    "slurm": ("cluster", "timeout_min", "partition", "max_stack", "parameters"),
-}
-CLUSTERS = ("slurm", "local")  # of submitit
-LARGEST_STACK = 128  # members: the most that was measured, results/performance.md
-MOST_WORKERS = 1024
 
 
 @dataclass(frozen=True)
@@ -99,63 +88,6 @@ class Job:
 
 
 StackOfJobs = list[Job]
-
-
-@dataclass(frozen=True)
-class ExecutorConfig:
-    """The configuration of the executor of a sweep, as in conf/executor/.
-
-    workers: the number of worker processes. max_stack: the largest number of runs in a stack. Where one of these is
-    None, `bnexp.sweeps.stacks` chooses it. cluster, timeout_min (minutes of a job), partition and parameters are
-    submitit's.
-    """
-
-    name: str = "processes"
-    workers: int | None = None
-    max_stack: int | None = None
-    cluster: str = "slurm"
-    timeout_min: int = 60
-    partition: str | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the executor's name and the keys that it has, for a sweep's record. `parse_executor` reads them."""
-        return {"name": self.name} | {key: getattr(self, key) for key in EXECUTOR_KEYS[self.name]}
-
-
-def parse_executor(values: dict[str, Any]) -> ExecutorConfig:
-    """Make an executor's configuration from the values of a composed configuration or a record.
-
-    Raises ConfigError for an unknown name or key, an invalid value, and for slurm without submitit.
-    """
-    name = values.get("name")
-    require(name in EXECUTOR_KEYS, "executor", name, f"one of {', '.join(EXECUTOR_KEYS)}")
-    others = sorted(values.keys() - {"name", *EXECUTOR_KEYS[str(name)]})
-    if others:
-        raise ConfigError(f"executor.{others[0]} is a key that executor={name} doesn't have")
-    checked = {key: value for key, value in values.items() if key in ExecutorConfig.__dataclass_fields__}
-    for key, most in (("workers", MOST_WORKERS), ("max_stack", LARGEST_STACK), ("timeout_min", 10**6)):
-        value = checked.get(key)
-        automatic = key != "timeout_min" and value in ("auto", None)
-        whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
-        if key in checked:
-            auto = "" if key == "timeout_min" else "auto or "
-            require(automatic or whole, f"executor.{key}", value, f"{auto}a whole number from 1 to {most}")
-            checked[key] = None if automatic else value
-    if name == "slurm":
-        check_slurm(checked)
-    return ExecutorConfig(**checked)
-
-
-def check_slurm(values: dict[str, Any]) -> None:
-    """Raise ConfigError where submitit is not installed, or where cluster, partition or parameters are invalid."""
-    require(values["cluster"] in CLUSTERS, "executor.cluster", values["cluster"], f"one of {', '.join(CLUSTERS)}")
-    partition, parameters = values.get("partition"), values.get("parameters", {})
-    named = partition is None or (isinstance(partition, str) and re.fullmatch(r"[\w,.-]+", partition))
-    require(bool(named), "executor.partition", partition, "null or the name of a partition")
-    require(isinstance(parameters, dict), "executor.parameters", parameters, "a table of submitit's parameters")
-    if find_spec("submitit") is None:
-        raise ConfigError("executor=slurm needs submitit: pip install 'bnexp[slurm]'")
 
 
 @dataclass(frozen=True)

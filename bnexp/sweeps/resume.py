@@ -7,46 +7,28 @@ that it starts for the first time has no folder .hydra/.
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bnexp.data.images import Contents
 from bnexp.data.load import load_data, show_contents
 from bnexp.runs.cache import open_cache
 from bnexp.runs.config import ConfigError, RunConfig, require
 from bnexp.runs.console import command, count, print_line, print_once
-from bnexp.runs.directory import SWEEP, Compilation, clear_progress, record_paths, to_json
-from bnexp.runs.files import clear_parts, read_json, write_whole
+from bnexp.runs.directory import SWEEP, Compilation, clear_progress, record_paths
+from bnexp.runs.files import clear_parts
 from bnexp.runs.lock import Lock
-from bnexp.runs.parse import located, paths_in, paths_of, recorded
-from bnexp.runs.record import RunRecord, comparison_of, find_runs, fits, locate, run_name
-from bnexp.sweeps.job import ExecutorConfig, Job, parse_executor
+from bnexp.runs.parse import located, paths_in
+from bnexp.runs.record import RunRecord, find_runs, fits
+from bnexp.sweeps.executor_config import ExecutorConfig
+from bnexp.sweeps.job import Job
 from bnexp.sweeps.run import run_sweep
+from bnexp.sweeps.slurm import live_digests
 from bnexp.sweeps.stacks import plan_sweep
+from bnexp.sweeps.sweep_record import read_jobs, write_jobs
 from bnexp.training.check import check
 from bnexp.training.device import decide_compilation
 from bnexp.training.member import check_facts, check_start
 
 Runs = dict[str, RunRecord]  # by the digest of their configurations
-
-
-def write_jobs(
-    directory: Path, jobs: list[Job], executor: ExecutorConfig, compare: dict[str, str | None] | None = None
-) -> None:
-    """Write sweep.json: all jobs of a sweep, also those that never start.
-
-    compare: as `comparison_of` returns it; a value that sweep.json has already takes precedence.
-    """
-    entries = [
-        {
-            "words": job.overrides,
-            "overrides": job.own_overrides,
-            "config": job.config.as_dict(),
-            "paths": paths_of(job.config, directory),
-        }
-        for job in jobs
-    ]
-    record = {"executor": executor.as_dict(), "compare": comparison_of(directory) or compare, "jobs": entries}
-    write_whole(directory / SWEEP, to_json(record))
 
 
 def clear_partial_files(directory: Path, runs: Runs) -> None:
@@ -97,14 +79,27 @@ def compilation_of(job: Job, run: RunRecord | None) -> Compilation:
     return compilation
 
 
-def check_directory(directory: Path, jobs: list[Job], numbered: bool, own_names: bool) -> Runs:
+def submitted_runs(directory: Path, executor: ExecutorConfig) -> frozenset[str]:
+    """Return the digests of the runs in a directory that an earlier command has submitted to Slurm and that go on.
+
+    Raises ConfigError where there are such and this command's executor is another one, which can't join them.
+    """
+    live = live_digests(directory)
+    if live and executor.name != "slurm":
+        raise ConfigError(f"{directory} is in use: jobs of Slurm train {count(len(live), 'run')} of it, or will")
+    return live
+
+
+def check_directory(
+    directory: Path, jobs: list[Job], numbered: bool, own_names: bool, live: frozenset[str] = frozenset()
+) -> Runs:
     """Return the runs of these jobs that a directory holds already.
 
     numbered: the name of a job's directory may contain its position in the sweep. own_names: the user chose the names
-    (hydra.sweep.subdir). Raises ConfigError if the directory holds a run that is none of the jobs, or one that can't be
-    resumed. Values that are added to a sweep change its positions and names. Then ConfigError is also raised for a run
-    under its earlier position, if `numbered`, and for an unfinished run under its earlier name, unless `own_names`; a
-    finished run may keep its earlier name.
+    (hydra.sweep.subdir). live: the digests of runs that jobs of a cluster train. Raises ConfigError if the directory
+    holds a run that is none of the jobs, or one that can't be resumed. Values that are added to a sweep change its
+    positions and names. Then ConfigError is also raised for a run under its earlier position, if `numbered`, and for an
+    unfinished run under its earlier name, unless `own_names`; a finished run may keep its earlier name.
     """
     runs = runs_of(directory)
     by_digest = {job.digest: job for job in jobs}
@@ -112,7 +107,7 @@ def check_directory(directory: Path, jobs: list[Job], numbered: bool, own_names:
         raise ConfigError(f"{directory} holds another run already: choose another directory")
     for run in in_order_of_data(runs):
         job, name = by_digest[run.digest], run.directory.name
-        check_resumable(run, job.config, directory)
+        check_resumable(run, job.config, directory, run.digest in live)
         if run.directory == directory:
             continue
         if numbered and run.job != job.number and (str(run.job) in name if own_names else name == str(run.job)):
@@ -155,25 +150,29 @@ def check_runs(configs: list[RunConfig]) -> list[Contents]:
 # ---- the command
 
 
-def resume(directory: Path, moved: dict[str, str]) -> None:
+def resume(directory: Path, moved: dict[str, str]) -> bool:
     """Lock the directory of a run or a sweep, train its remaining runs, and print how many it has or that none remains.
+
+    Returns True, since all have ended then.
 
     moved: new paths of folders that the runs read, by key (dataset.root); they are recorded. Raises ConfigError where
     the directory is in use or its runs can't be resumed, SweepError if runs failed, and Interrupted after a signal.
     """
     with Lock(directory):
         print_line(f"{directory} is finished: {resume_locked(directory, moved)}")
+    return True
 
 
 def resume_locked(directory: Path, moved: dict[str, str]) -> str:
     """Train the remaining runs in a directory; return the number of runs and what was done, or that no run remains."""
     jobs, executor = read_jobs(directory)
+    live = submitted_runs(directory, executor)
     check_moves(directory, jobs, moved)
     jobs = [replace(job, config=located(job.config, moved)) for job in jobs]
     runs, planned = runs_of(directory), {job.digest: job.config for job in jobs}
     for run in in_order_of_data(runs):
         if run.digest in planned:
-            check_resumable(run, planned[run.digest], directory)
+            check_resumable(run, planned[run.digest], directory, run.digest in live)
     if moved:
         record_moves(directory, jobs, executor, runs)
     clear_partial_files(directory, runs)
@@ -185,7 +184,7 @@ def resume_locked(directory: Path, moved: dict[str, str]) -> str:
         check_facts(job.config, job.directory, load_data(job.config.dataset, directory), job.compilation.compiled)
     for contents in check_runs([job.config for job in remaining]):
         show_contents(contents)
-    run_sweep(plan_sweep(remaining, executor, directory))
+    run_sweep(replace(plan_sweep(remaining, executor, directory), live=live))
     resumed = sum(job.digest in runs for job in remaining)
     counts = {"finished before": len(jobs) - len(remaining), "resumed": resumed, "started": len(remaining) - resumed}
     parts = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
@@ -219,14 +218,14 @@ def in_order_of_data(runs: Runs) -> list[RunRecord]:
     return sorted(runs.values(), key=lambda run: str(run.config["dataset"]))
 
 
-def check_resumable(run: RunRecord, config: RunConfig, directory: Path) -> None:
+def check_resumable(run: RunRecord, config: RunConfig, directory: Path, live: bool = False) -> None:
     """Raise ConfigError where a run can't be resumed with the same result.
 
     The versions of bnexp and torch, the data and the checkpoint of init_from have to be those it began with; for an
     unfinished run also the device and its other recorded facts (`check_facts`), except its compilation, and no other
     process may be training it. A complete run is checked, too, since runs may be added to its arm; its init_from may be
-    missing. directory: the directory of the run or sweep. `bnexp train`, `compare` and `resume` check this before
-    they train anything.
+    missing. directory: the directory of the run or sweep. live: whether a job of a cluster trains it, or will, which is
+    no other process then. `bnexp train`, `compare` and `resume` check this before they train anything.
     """
     if not run.same_versions:
         made = ", ".join(f"{name} {run.record['packages'].get(name)}" for name in ("bnexp", "torch"))
@@ -238,49 +237,5 @@ def check_resumable(run: RunRecord, config: RunConfig, directory: Path) -> None:
         check_start(config, run.directory, run.record, may_be_missing=True)
     else:
         check_facts(config, run.directory, data)
-        Lock(run.directory).release()
-
-
-def read_jobs(directory: Path) -> tuple[list[Job], ExecutorConfig]:
-    """Return the jobs and the executor of sweep.json, or, without this file, a job for each run in the directory.
-
-    Raises ConfigError where the file is damaged, or as `recorded_jobs` does.
-    """
-    path = directory / SWEEP
-    if not path.exists():
-        return recorded_jobs(directory), ExecutorConfig()
-    try:
-        record = read_json(path)
-        if not fits(record, {"jobs": list}):
-            raise ValueError("it is not the record of a sweep")
-        executor = parse_executor(record["executor"]) if fits(record.get("executor"), dict) else ExecutorConfig()
-        return [make_job(number, entry, directory) for number, entry in enumerate(record["jobs"])], executor
-    except (ValueError, KeyError, TypeError) as error:  # a ConfigError is a ValueError
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-
-
-def recorded_jobs(directory: Path) -> list[Job]:
-    """Make a job from each run in a directory without sweep.json, which is a run's own or has runs as its subfolders.
-
-    Raises ConfigError where it holds no runs, runs deeper down, or one with an invalid configuration.
-    """
-    runs = find_runs([directory])
-    if not runs:
-        raise ConfigError(f"{directory} holds neither a run nor a sweep")
-    if any(directory not in (run.directory, run.directory.parent) for run in runs):
-        raise ConfigError(f"{directory} holds runs deeper down: name one run's directory, or one sweep's")
-    return [
-        make_job(number, run.record | {"words": run.record["overrides"]}, run.directory)
-        for number, run in enumerate(runs)
-    ]
-
-
-def make_job(number: int, entry: dict[str, Any], directory: Path) -> Job:
-    """Make a job from an entry of a record. Its directory is a folder in `directory`, as that of a run in a sweep.
-
-    directory: the directory of the run or sweep whose record it is. Raises ConfigError for an invalid configuration and
-    KeyError for an incomplete entry.
-    """
-    overrides, own_overrides = ([str(text) for text in entry[key]] for key in ("words", "overrides"))
-    config = locate(recorded(entry["config"]), entry.get("paths"), directory)
-    return Job(number, overrides, own_overrides, config, directory / run_name(own_overrides, number))
+        if not live:
+            Lock(run.directory).release()

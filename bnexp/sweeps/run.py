@@ -1,14 +1,16 @@
 """Run a sweep or a single run: start its stacks on an executor, start lost ones again, show the progress."""
 
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 
-from bnexp.runs.console import count, harmless, print_line
+from bnexp.runs.console import count, harmless, log_line, print_line
 from bnexp.runs.record import complete_run, opened_at, write_failure
 from bnexp.sweeps.display import Display, displayed
-from bnexp.sweeps.executor import Executor, InlineExecutor
+from bnexp.sweeps.executor import Detachable, Executor, InlineExecutor
 from bnexp.sweeps.job import Failure, Failures, Job, StackOfJobs
 from bnexp.sweeps.processes import ProcessExecutor
+from bnexp.sweeps.ray import RayExecutor
 from bnexp.sweeps.slurm import SlurmExecutor
 from bnexp.sweeps.stacks import SweepPlan
 from bnexp.training.signals import Interrupted, StopRequest
@@ -29,38 +31,71 @@ EXECUTORS: dict[str, Callable[[SweepPlan], Executor]] = {
     "processes": ProcessExecutor,
     "inline": lambda plan: InlineExecutor(),
     "slurm": SlurmExecutor,
+    "ray": RayExecutor,
 }
 
 
-def run_sweep(plan: SweepPlan, executor: Executor | None = None) -> None:
-    """Train every stack of the plan to its end. executor: by default the one that the plan names.
+def run_sweep(plan: SweepPlan, executor: Executor | None = None, hint: str = "") -> bool:
+    """Train every stack of the plan to its end. executor: by default the one that the plan names. hint: what to do
+    afterwards, for the last line of a sweep whose runs are finished.
 
-    Raises SweepError if runs failed. After a signal, the runs are saved so that they can be resumed; then it raises
-    Interrupted.
+    Returns False where the jobs were only submitted (executor.detach), else True. Raises SweepError if runs failed or
+    were cancelled by others. After a signal, the runs are saved so that they can be resumed; then it raises
+    Interrupted. After SIGHUP, jobs of a cluster go on.
     """
     executor = executor or EXECUTORS[plan.executor](plan)
     jobs = {job.number: job for stack in plan.stacks for job in stack}
     if not plan.alone:
-        print_line(str(plan))
-    with displayed(Display(list(jobs.values()))) as display:
+        log_line(str(plan))
+    if plan.config.detach and isinstance(executor, Detachable):
+        submit(executor, plan)
+        return False
+    with displayed(Display(list(jobs.values()), plan.live)) as display:
         sweep = Sweep(executor, display)
         try:
             sweep.train(plan.stacks)
-        except KeyboardInterrupt:
-            display.close_interrupted()
-            if not plan.alone:
-                with harmless():
-                    print_line(f"interrupted: {display.tally()}")
+        except KeyboardInterrupt as interrupt:
+            if not (isinstance(executor, Detachable) and is_hangup(interrupt)):
+                display.close_interrupted()
+            show_outcome(display, plan)
             raise
-    raise_failures(sweep.failures, jobs, plan.alone)
+    if sweep.cancelled:
+        display.close_interrupted()
+    show_outcome(display, plan, "" if sweep.cancelled else hint)
+    raise_failures(sweep.failures, sweep.cancelled, jobs, plan.alone)
+    return True
+
+
+def submit(executor: Detachable, plan: SweepPlan) -> None:
+    """Submit the stacks of a plan, and print how to join them."""
+    for stack in plan.stacks:
+        executor.start(stack)
+    executor.submit()
+    print_line(f"{plan.directory}: submitted; the same command without executor.detach joins the jobs")
+
+
+def show_outcome(display: Display, plan: SweepPlan, hint: str = "") -> None:
+    """Print the outcome of a sweep in a line, with a hint; nothing for a single run, whose result has been printed."""
+    if not plan.alone:
+        with harmless():
+            log_line(display.outcome() + hint)
+
+
+def is_hangup(interrupt: KeyboardInterrupt) -> bool:
+    """Return whether the terminal was closed."""
+    return isinstance(interrupt, Interrupted) and interrupt.signum == signal.SIGHUP
 
 
 class Sweep:
-    """The training of a sweep's stacks on an executor, and the failures of their runs by job number."""
+    """The training of a sweep's stacks on an executor, and the failures of their runs by job number.
+
+    cancelled: why runs were cancelled by others than this command, by job number.
+    """
 
     def __init__(self, executor: Executor, display: Display) -> None:
         self.executor, self.display = executor, display
         self.failures: Failures = {}
+        self.cancelled: dict[int, str] = {}
         self.retried: set[int] = set()  # numbers of jobs whose stack was lost once
 
     def train(self, stacks: list[StackOfJobs]) -> None:
@@ -74,11 +109,14 @@ class Sweep:
                     for ended in self.executor.poll():
                         remaining -= 1
                         self.failures |= ended.failures or {}
+                        if ended.cancelled:
+                            self.cancelled |= {job.number: ended.cancelled for job in ended.stack}
                         for part in self.halves(ended.stack, ended.lost) if ended.lost else []:
                             self.executor.start(part)
                             remaining += 1
             finally:
-                self.executor.cancel()
+                if not (isinstance(self.executor, Detachable) and stop.signum == signal.SIGHUP):
+                    self.executor.cancel()
             if stop.signum is not None:
                 raise Interrupted(stop.signum)
 
@@ -93,7 +131,7 @@ class Sweep:
             self.display.restart(stack)
             half = -(-len(stack) // 2)
             parts = [part for part in (stack[:half], stack[half:]) if part]
-            print_line(f"{lost}: starting {count(len(stack), 'run')} again as {count(len(parts), 'stack')}")
+            log_line(f"{lost}: starting {count(len(stack), 'run')} again as {count(len(parts), 'stack')}")
             return parts
         for job in stack:
             if complete_run(job.directory) is None:
@@ -104,11 +142,17 @@ class Sweep:
         return []
 
 
-def raise_failures(failures: Failures, jobs: dict[int, Job], alone: bool) -> None:
-    """Raise SweepError if there are failures; it names the runs, unless there is one run alone, and the reasons."""
+def raise_failures(failures: Failures, cancelled: dict[int, str], jobs: dict[int, Job], alone: bool) -> None:
+    """Raise SweepError if there are failures or runs that others cancelled (number → how).
+
+    It names the runs, unless there is one run alone, and the reasons.
+    """
+    stopped = {number: Failure(f"{how}, resume it by bnexp resume") for number, how in cancelled.items()}
+    failures = failures or stopped
+    what = "failed" if failures is not stopped else "were interrupted"
     if alone and failures:
         [failure] = failures.values()
         raise SweepError(failure.text, failure.status)
     if failures:
         texts = "; ".join(f"{jobs[number].title} ({failures[number].text})" for number in sorted(failures))
-        raise SweepError(f"{len(failures)} of {len(jobs)} runs failed: {texts}")
+        raise SweepError(f"{len(failures)} of {len(jobs)} runs {what}: {texts}")

@@ -4,8 +4,8 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise, zip_longest
+from dataclasses import dataclass, field, replace
+from itertools import chain, pairwise, zip_longest
 from math import ceil
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from bnexp.data.load import load_data
 from bnexp.models.registry import make_model, stacks
 from bnexp.runs.config import ConfigError, RunConfig
 from bnexp.runs.console import count, duration_range
-from bnexp.sweeps.job import LARGEST_STACK, ExecutorConfig, Job, StackOfJobs
+from bnexp.sweeps.executor_config import LARGEST_STACK, ExecutorConfig
+from bnexp.sweeps.job import Job, StackOfJobs
 from bnexp.training.device import pick_device, thread_count, usable_cores
 from bnexp.training.engine import Stack
 from bnexp.training.evaluation import MOST_IMAGES
@@ -27,7 +28,11 @@ WORKING_SET = 2**22  # bytes of the fastest stack in results/performance.md: abo
 WORKER_BYTES = 600e6  # of a worker's memory, about: torch and a data set
 COMPILED, COMPILING = 0.5, 8.0  # about: time of a compiled step / an uncompiled one; seconds to compile
 LONG_ENOUGH = 0.3  # seconds of calls that are timed
+TASK = 1200.0  # seconds of work in a task of a cluster: much longer than its start takes
 WORTH_WORKERS = 12.0  # seconds of training; a shorter sweep ends before a second process has started
+
+
+Task = list[StackOfJobs]  # what one process of a cluster trains, one stack after the other
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class SweepPlan:
     """The plan of a sweep or a single run.
 
     config: the executor's configuration. directory: the directory of the sweep or the run. workers: the number of
-    worker processes. seconds: about how long it takes.
+    worker processes. seconds: about how long it takes; seconds_of: how long each run takes, by its job's number. live:
+    the digests of runs that an earlier command has submitted to a cluster.
     """
 
     stacks: list[StackOfJobs]
@@ -43,6 +49,8 @@ class SweepPlan:
     directory: Path
     workers: int = 1
     seconds: float = 0.0
+    seconds_of: dict[int, float] = field(default_factory=dict)
+    live: frozenset[str] = frozenset()
     inline: bool = False  # whether it is a single run, or so short that it trains in this process
 
     @property
@@ -64,8 +72,25 @@ class SweepPlan:
         sizes_text = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         shape = f"{count(len(self.stacks), 'stack')} of {sizes_text}" if sizes[-1] > 1 else "one by one"
         here = {"inline": "in this process", "processes": f"on {count(self.workers, 'worker')}"}
-        where = here.get(self.executor, f"as {count(len(self.stacks), 'job')} of {self.executor}")
+        where = here.get(self.executor) or f"as {count(len(self.tasks(self.stacks)), 'job')} of {self.executor}"
         return f"{count(runs, 'run')}: {shape} {where}, about {duration_range(self.seconds)}"
+
+    def tasks(self, stacks: list[StackOfJobs]) -> list[Task]:
+        """Divide stacks into tasks for a cluster: as many in each as make `runs_per_job` runs, or TASK seconds."""
+        tasks: list[Task] = []
+        most, size = float(self.config.runs_per_job or TASK), 0.0
+        for stack in stacks:
+            part = float(len(stack)) if self.config.runs_per_job else self.duration(stack)
+            if not tasks or size + part > most:
+                tasks.append([])
+                size = 0.0
+            tasks[-1].append(stack)
+            size += part
+        return tasks
+
+    def duration(self, stack: StackOfJobs) -> float:
+        """Return about how many seconds a stack trains."""
+        return sum(self.seconds_of.get(job.number, 0.0) for job in stack)
 
 
 def plan_sweep(jobs: list[Job], config: ExecutorConfig, directory: Path, timed: bool = True) -> SweepPlan:
@@ -85,14 +110,35 @@ def plan_sweep(jobs: list[Job], config: ExecutorConfig, directory: Path, timed: 
     stacks = [divide(group, workers * len(group) / len(jobs), config) for group in groups.values()]
     workers = min(workers, sum(map(len, stacks)))
     check_memory([max(group, key=len) for group in stacks], workers)
-    seconds = sum(estimate(group) for group in stacks) if timed else 0.0
+    groups_seconds = [estimate(group) if timed or config.is_cluster else 0.0 for group in stacks]
+    seconds = sum(groups_seconds)
+    if config.is_cluster:
+        return plan_tasks(stacks, groups_seconds, config, directory)
     alone = [job.directory for job in jobs] == [directory]
     short = config.workers is None and seconds < WORTH_WORKERS
     inline = config.name == "processes" and (alone or short)
     turns = zip_longest(*stacks)  # workers start with different graphs, so that each graph is compiled once
     ordered = [stack for turn in turns for stack in turn if stack]
-    at_once = {"processes": 1 if inline else workers, "inline": 1}.get(config.name, len(ordered))
-    return SweepPlan(ordered, config, directory, workers, seconds / at_once, inline)
+    at_once = workers if config.name == "processes" and not inline else 1
+    return SweepPlan(ordered, config, directory, workers, seconds / at_once, inline=inline)
+
+
+def plan_tasks(
+    groups: list[list[StackOfJobs]], seconds: list[float], config: ExecutorConfig, directory: Path
+) -> SweepPlan:
+    """Return the plan of a sweep for a cluster, on which all tasks are assumed to train at once.
+
+    groups: the stacks, by their graph, so that a task compiles few of them. seconds: how long each group trains.
+    """
+    sizes = [sum(map(len, group)) for group in groups]
+    seconds_of = {
+        job.number: time / size
+        for group, time, size in zip(groups, seconds, sizes, strict=True)
+        for stack in group
+        for job in stack
+    }
+    plan = SweepPlan(list(chain(*groups)), config, directory, seconds_of=seconds_of)
+    return replace(plan, seconds=max(sum(map(plan.duration, task)) for task in plan.tasks(plan.stacks)))
 
 
 def stack_key(config: RunConfig, compiled: bool) -> str:
@@ -113,6 +159,11 @@ def device_workers(config: RunConfig) -> int:
     return cuda_devices(config) or (1 if device.type == "mps" else on_cpu)
 
 
+def threads_of(job: Job) -> int:
+    """Return the number of threads on which a job's run would train here."""
+    return thread_count(job.config, pick_device(job.config.device))
+
+
 def cuda_devices(config: RunConfig) -> int:
     """Return the number of CUDA devices if the run trains on CUDA, else 0."""
     return torch.cuda.device_count() if pick_device(config.device).type == "cuda" else 0
@@ -125,7 +176,8 @@ def divide(jobs: list[Job], workers: float, config: ExecutorConfig) -> list[Stac
     that no worker is idle, but not larger than the number of jobs.
     """
     gains = stacks(jobs[0].config) and jobs[0].compilation.compiled
-    largest = min(config.max_stack or LARGEST_STACK, LARGEST_STACK) if gains else 1
+    limits = (config.max_stack, config.runs_per_job, LARGEST_STACK)
+    largest = min(limit for limit in limits if limit is not None) if gains else 1
     best = best_size(jobs[0].config) if gains else 1
     number = max(ceil(len(jobs) / largest), 0 if config.max_stack else round(len(jobs) / best))
     number = min(ceil(number / ceil(workers)) * ceil(workers), len(jobs))

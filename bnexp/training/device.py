@@ -13,6 +13,7 @@ from bnexp.runs.directory import Compilation
 from bnexp.training.compiler import compiler_problem
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt in glibc's malloc.h
+CORES = "BNEXP_CORES"  # environment variable that the executors of clusters set in their jobs
 COMPILE_FROM = 5_000  # steps; compiling costs 1 to 40 s, a step then takes 0.4 to 0.9 of its time
 FASTER = {"lenet", "resnet"}  # networks for images whose compiled step is; in wider ones convolutions take the time
 
@@ -103,5 +104,7 @@ def keep_freed_memory() -> None:
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may run on."""
+    """Return the number of cores that this process may run on; on a cluster, what its job was given (CORES)."""
+    if allotted := os.environ.get(CORES, ""):
+        return int(allotted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import fake_slurm
 import pytest
 import yaml
 from conftest import Bnexp, Outcome, Tell, Times
@@ -62,7 +63,7 @@ NODES = [
     "executor",
 ]
 NODES += ["hydra.callbacks.x", "hydra.job_logging", "hydra.job_logging.handlers.file", "hydra.hydra_logging.handlers.x"]
-NODES += ["hydra.help", "hydra.run", "hydra.job", "hydra.job.env_set", "executor.parameters", "hydra.launcher.x"]
+NODES += ["hydra.help", "hydra.run", "hydra.job", "hydra.job.env_set", "executor.slurm", "hydra.launcher.x"]
 SHELL = [f"$({TOUCH})", f"`{TOUCH}`", f"; {TOUCH}", f"| {TOUCH}", f"${{system:{TOUCH}}}", "${eval:__import__('os')}"]
 SHELL += ["${python:os.system}", "${oc.env:HOME}", "${oc.create:{_target_:os.system}}", "{{7*7}}", "%x%x%n"]
 FREE = "hydra.help"  # nothing in there is made
@@ -106,14 +107,17 @@ def attempts_at_nodes(node: str) -> Attempts:
 
 
 def attempts_to_submit() -> Attempts:
-    """Texts that submitit would hand to a shell: values, keys, what isn't a text, beside some that are typed."""
+    """In a file: texts that Slurm would hand to a shell, or take as an option."""
     line = f"x\n{TOUCH}\n"
-    submitted = ("-m", "seed=0,1", "executor=slurm", "executor.cluster=local", "+executor.parameters={mem_gb: 1}")
+    submitted = ("-m", "seed=0,1", "executor=slurm")
     contents = {
-        "value": nested("executor.parameters", {"local_setup": [TOUCH]}),
-        "key": nested("executor.parameters.slurm_additional_parameters", {line: True}),
-        "path": "executor: {parameters: {name: !!python/object/apply:pathlib.Path [" + json.dumps(line) + "]}}",
+        "setup": nested("executor", {"setup": TOUCH}),
+        "inserted": nested("executor", {"setup": "${oc.env:HOME}"}),
+        "key": nested("executor", {line: True}),
+        "path": "executor: {partition: !!python/object/apply:pathlib.Path [" + json.dumps(line) + "]}",
         "partition": nested("executor", {"partition": line}),
+        "account": nested("executor", {"account": f"x --wrap={TOUCH}"}),
+        "nodelist": nested("executor", {"nodelist": f"$({TOUCH})"}),
         "directory": nested("hydra.sweep", {"dir": f"mine{line}"}),
     }
     return {f"file submitted {name}": refused(by_file(content, *submitted)) for name, content in contents.items()}
@@ -287,11 +291,13 @@ def test_attempts(
     times: Times,
     tell: Tell,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> None:
     """None executes anything, leaves the directory of its run, or lets markup or control characters through."""
     if times(10) < 10:
         request.getfixturevalue("no_figures")
+    fake_slurm.install(tmp_path_factory.mktemp("slurm"), monkeypatch)
     every = attempts()
     for name in random.Random(7).sample(sorted(every), count := times(len(every))):
         folder = tmp_path / "deep" / "down"

@@ -27,7 +27,8 @@ from bnexp.runs.directory import Launch, create_run, write_summary
 from bnexp.runs.record import find_runs
 from bnexp.sweeps.display import Display, RunState, cells
 from bnexp.sweeps.executor import Ended, Executor, InlineExecutor
-from bnexp.sweeps.job import ExecutorConfig, Failures, Job, StackOfJobs
+from bnexp.sweeps.executor_config import ExecutorConfig
+from bnexp.sweeps.job import Failures, Job, StackOfJobs
 from bnexp.sweeps.processes import ProcessExecutor, serve
 from bnexp.sweeps.run import Sweep, SweepError, run_sweep
 from bnexp.sweeps.stacks import SweepPlan
@@ -420,7 +421,7 @@ def test_a_killed_worker_is_replaced_and_an_interrupted_sweep_closes_its_runs(tm
         assert not [pid for pid in crew if alive(pid)]
     finally:
         process.kill()
-    assert "interrupted: 0 of 3 runs done" in out.read_text()
+    assert "interrupted: 3 of 3 runs" in out.read_text()
     assert not err.read_text()
     found = find_runs([tmp_path])
     assert len(found) == 3

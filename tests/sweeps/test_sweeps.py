@@ -20,7 +20,8 @@ from bnexp.runs.config import ArchConfig, ConfigError, DatasetConfig, EvalConfig
 from bnexp.runs.console import count, duration, duration_range
 from bnexp.runs.directory import Compilation
 from bnexp.runs.record import find_runs
-from bnexp.sweeps.job import EXECUTOR_KEYS, LARGEST_STACK, ExecutorConfig, Job, parse_executor
+from bnexp.sweeps.executor_config import EXECUTOR_KEYS, LARGEST_STACK, ExecutorConfig, parse_executor
+from bnexp.sweeps.job import Job
 from bnexp.sweeps.run import EXECUTORS
 from bnexp.sweeps.stacks import SweepPlan, member_bytes, plan_sweep, stack_key
 from bnexp.training.compiler import has_compiler
@@ -139,7 +140,7 @@ def test_runs_that_gain_nothing_come_one_by_one(config: RunConfig, max_stack: in
         ([4, 5], "processes", 1, 40, "9 runs: 2 stacks of 4 to 5 on 1 worker, about 20 to 80 s"),
         ([3], "inline", 1, 0.1, "3 runs: 1 stack of 3 in this process, about 1 s"),
         ([1, 1], "processes", 2, 86_400, "2 runs: one by one on 2 workers, about 12 h to 2 days"),
-        ([2, 1], "slurm", 1, 2, "3 runs: 2 stacks of 1 to 2 as 2 jobs of slurm, about 1 to 4 s"),
+        ([2, 1], "slurm", 1, 2, "3 runs: 2 stacks of 1 to 2 as 1 job of slurm, about 1 to 4 s"),
     ],
 )
 def test_plan_in_words(sizes: list[int], executor: str, workers: int, seconds: float, text: str) -> None:
@@ -464,7 +465,7 @@ def test_every_executor_has_its_keys_and_its_file() -> None:
         ("defaults: [override /executor: inline]\nexecutor: {max_stack: 3}", 0, "3 runs: one by one in this process"),
         ("executor: {max_stack: 1000}", 2, "executor.max_stack=1000 is not allowed"),
         ("executor: {speed: 3}", 2, "executor.speed is a key that executor=processes doesn't have"),
-        ("executor: {name: moon}", 2, "executor=moon is not allowed: one of processes, inline, slurm"),
+        ("executor: {name: moon}", 2, "executor=moon is not allowed: one of processes, inline, slurm, ray"),
     ],
 )
 def test_a_file_may_choose_the_executor(bnexp: Bnexp, tmp_path: Path, content: str, status: int, text: str) -> None:

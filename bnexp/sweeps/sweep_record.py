@@ -1,0 +1,77 @@
+"""Write and read sweep.json, the record of a sweep: all of its jobs, also those that never start, and its executor."""
+
+from pathlib import Path
+from typing import Any
+
+from bnexp.runs.config import ConfigError
+from bnexp.runs.directory import SWEEP, to_json
+from bnexp.runs.files import read_json, write_whole
+from bnexp.runs.parse import paths_of, recorded
+from bnexp.runs.record import comparison_of, find_runs, fits, locate, run_name
+from bnexp.sweeps.executor_config import ExecutorConfig, recorded_executor
+from bnexp.sweeps.job import Job
+
+
+def write_jobs(
+    directory: Path, jobs: list[Job], executor: ExecutorConfig, compare: dict[str, str | None] | None = None
+) -> None:
+    """Write sweep.json: all jobs of a sweep, also those that never start.
+
+    compare: as `comparison_of` returns it; a value that sweep.json has already takes precedence.
+    """
+    entries = [
+        {
+            "words": job.overrides,
+            "overrides": job.own_overrides,
+            "config": job.config.as_dict(),
+            "paths": paths_of(job.config, directory),
+        }
+        for job in jobs
+    ]
+    record = {"executor": executor.as_dict(), "compare": comparison_of(directory) or compare, "jobs": entries}
+    write_whole(directory / SWEEP, to_json(record))
+
+
+def read_jobs(directory: Path) -> tuple[list[Job], ExecutorConfig]:
+    """Return the jobs and the executor of sweep.json, or, without this file, a job for each run in the directory.
+
+    Raises ConfigError where the file is damaged, or as `recorded_jobs` does.
+    """
+    path = directory / SWEEP
+    if not path.exists():
+        return recorded_jobs(directory), ExecutorConfig()
+    try:
+        record = read_json(path)
+        if not fits(record, {"jobs": list}):
+            raise ValueError("it is not the record of a sweep")
+        executor = recorded_executor(record["executor"]) if fits(record.get("executor"), dict) else ExecutorConfig()
+        return [make_job(number, entry, directory) for number, entry in enumerate(record["jobs"])], executor
+    except (ValueError, KeyError, TypeError) as error:  # a ConfigError is a ValueError
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
+def recorded_jobs(directory: Path) -> list[Job]:
+    """Make a job from each run in a directory without sweep.json, which is a run's own or has runs as its subfolders.
+
+    Raises ConfigError where it holds no runs, runs deeper down, or one with an invalid configuration.
+    """
+    runs = find_runs([directory])
+    if not runs:
+        raise ConfigError(f"{directory} holds neither a run nor a sweep")
+    if any(directory not in (run.directory, run.directory.parent) for run in runs):
+        raise ConfigError(f"{directory} holds runs deeper down: name one run's directory, or one sweep's")
+    return [
+        make_job(number, run.record | {"words": run.record["overrides"]}, run.directory)
+        for number, run in enumerate(runs)
+    ]
+
+
+def make_job(number: int, entry: dict[str, Any], directory: Path) -> Job:
+    """Make a job from an entry of a record. Its directory is a folder in `directory`, as that of a run in a sweep.
+
+    directory: the directory of the run or sweep whose record it is. Raises ConfigError for an invalid configuration and
+    KeyError for an incomplete entry.
+    """
+    overrides, own_overrides = ([str(text) for text in entry[key]] for key in ("words", "overrides"))
+    config = locate(recorded(entry["config"]), entry.get("paths"), directory)
+    return Job(number, overrides, own_overrides, config, directory / run_name(own_overrides, number))
