@@ -31,15 +31,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Of the full count of faults, what became of them: results/reliability.md."""
+    """What became of the full count of faults, and of clusters: results/reliability.md."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
-    found = [value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "faults"]
-    whole = config.getoption("--faults") >= 1 and config.getoption("markexpr") == "faults"
-    if found and whole:
-        minutes = round((time.monotonic() - BEGAN) / 60)
-        made = f"`make test-faults`, {minutes} minutes: torch {version('torch')}, {machine()}, {os.cpu_count()} cores."
-        lines = ["# Reliability", "", made, "", *(f"- {line}" for line in dict.fromkeys(found)), ""]
-        Path(config.rootpath, "results", "reliability.md").write_text("\n".join(lines))
+    faults = [value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "faults"]
+    if faults and config.getoption("--faults") >= 1 and config.getoption("markexpr") == "faults":
+        write_reliability(config.rootpath, "make test-faults", faults)
+    passed = [report.nodeid for report in terminalreporter.stats.get("passed", []) if report.when == "call"]
+    if passed and config.getoption("markexpr") == "cluster" and not config.getoption("keyword"):
+        write_reliability(config.rootpath, "make test-cluster", list(map(sentence_of, passed)))
+
+
+def sentence_of(node: str) -> str:
+    """What a test of a cluster tests: "Slurm: a killed process is started again"."""
+    file, _, name = node.rpartition("/")[2].partition("::")
+    program = {"test_slurm.py": "Slurm", "test_ray.py": "Ray", "test_torchrun.py": "torchrun"}[file]
+    words, _, case = name.removeprefix("test_").partition("[")
+    return f"{program}: {words.replace('_', ' ')}{f' ({case[:-1]})' if case else ''}"
+
+
+def write_reliability(root: Path, target: str, lines: list[str]) -> None:
+    """Replace the section of a target in results/reliability.md."""
+    path = root / "results" / "reliability.md"
+    minutes = round((time.monotonic() - BEGAN) / 60)
+    made = f"{minutes} minutes: torch {version('torch')}, {machine()}, {os.cpu_count()} cores."
+    section = "\n".join([f"## {target}", "", made, "", *(f"- {line}" for line in dict.fromkeys(lines)), ""])
+    others = [part for part in path.read_text().split("\n## ")[1:] if not part.startswith(f"{target}\n")]
+    sections = sorted([section.removeprefix("## "), *others], reverse=True)
+    path.write_text("# Reliability\n" + "".join(f"\n## {part.strip()}\n" for part in sections))
 
 
 Times = Callable[[int], int]

@@ -85,8 +85,6 @@ def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan
     live = submitted_runs(directory, executor)
     own_names = template is not None
     runs = runs_of(directory) if resume else check_directory(directory, jobs, numbered, own_names, live)
-    if runs and processes() > 1:
-        raise ConfigError(f"{directory} holds this run already, which torchrun cannot resume: choose another one")
     sweep = replace(plan_sweep(remaining_jobs(jobs, runs), executor, directory, timed), live=live)
     return Plan(arguments.multirun, directory, jobs, sweep, bool(runs or live), contents)
 
@@ -250,7 +248,8 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None, hint: boo
     if processes() > 1:
         barrier()
         if rank() > 0:
-            train_shard(checked.jobs[0].config)
+            if checked.sweep.stacks:
+                train_shard(checked.jobs[0].config)
             return True
     if checked.sweep.stacks:
         for contents in checked.contents:
@@ -269,8 +268,8 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None, hint: boo
             then = f"; compare them by: {command('report', directory)}" if hint and multirun and compare is None else ""
             return run_sweep(checked.sweep, hint=then)
         except KeyboardInterrupt:
-            if processes() == 1:  # a run of torchrun cannot be resumed
-                print_line(f"resume it by: {command('resume', directory)}")
+            again = command("resume", directory) if processes() == 1 else "the same torchrun command"
+            print_line(f"resume it by: {again}")
             raise
 
 

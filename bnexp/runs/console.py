@@ -113,7 +113,8 @@ def describe(summary: dict[str, Any]) -> str:
 
 def count(number: int, noun: str) -> str:
     """Return a number with a noun, in the plural unless the number is 1: "1 run", "2 runs"."""
-    return f"{number} {noun}{'s' * (number != 1)}"
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{plural * (number != 1)}"
 
 
 def duration(seconds: float) -> str:

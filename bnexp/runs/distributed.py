@@ -6,11 +6,32 @@ torchrun there is one process: `mean`, `average`, `all_gather` and `shard` retur
 
 import atexit
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from bnexp.runs.config import ConfigError
+from bnexp.runs.console import print_error
+
+MEETING = timedelta(seconds=45)  # for all processes to connect with each other
+UNREACHABLE = (
+    "the processes of torchrun can't reach each other: let GLOO_SOCKET_IFNAME name the network interface that connects "
+    "their machines"
+)
+WORKING = timedelta(hours=24)  # for one to wait for the others, which may be compiling or evaluating
+
+_group: Any = None  # of all processes; None: the default group
+
+
+class PeerLostError(RuntimeError):
+    """The error raised where another process of torchrun has ended before its work was done."""
 
 
 def rank() -> int:
@@ -32,15 +53,52 @@ def init_process_group() -> None:
     """Connect with the other processes, unless they are already connected.
 
     If there is a GPU for each process on this machine, this process selects its own, and CUDA tensors are sent by NCCL.
-    All other tensors are sent by Gloo.
+    All other tensors are sent by Gloo. Raises ConfigError where the processes can't reach each other within MEETING.
     """
     if dist.is_initialized():
         return
     cuda = torch.cuda.device_count() >= processes_here()  # one for each process
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    global _group  # noqa: PLW0603 - a process has one
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    watchdog = threading.Timer(MEETING.total_seconds(), give_up)  # Gloo's own timeout doesn't hold for every process
+    watchdog.start()
+    try:
+        dist.init_process_group(backend, timeout=MEETING, store=open_store(), rank=rank(), world_size=processes())
+        _group = dist.new_group(timeout=WORKING)
+    except RuntimeError as error:
+        raise ConfigError(f"{UNREACHABLE} ({str(error).splitlines()[0][:200]})") from error
+    finally:
+        watchdog.cancel()
     atexit.register(dist.destroy_process_group)
+
+
+def give_up() -> None:
+    """End this process, which waits for the others in vain."""
+    print_error(f"{UNREACHABLE} (nobody answered for {MEETING.total_seconds():.0f} s)")
+    os._exit(2)
+
+
+def open_store() -> Any:
+    """Return the store in which the processes leave their addresses, with a part of its own for each restart.
+
+    torchrun keeps the store when it restarts its processes: they would find the addresses of those before.
+    """
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    is_master = rank() == 0 and not hosted
+    store = TCPStore(address, port, processes(), is_master, MEETING, multi_tenant=True)
+    return PrefixStore(f"bnexp/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+@contextmanager
+def noticing_loss() -> Iterator[None]:
+    """Raise PeerLostError where a collective operation fails, since another process has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerLostError("another process of torchrun has ended") from error
 
 
 def barrier() -> None:
@@ -48,13 +106,28 @@ def barrier() -> None:
 
     Files that rank 0 writes afterwards therefore can't disturb the checks of the other ranks.
     """
-    dist.barrier()
+    with noticing_loss():
+        dist.barrier(_group)
+
+
+def broadcast(tensors: dict[str, Tensor], step: int) -> int:
+    """Send rank 0's tensors and step to the other processes, whose tensors are overwritten; return rank 0's step."""
+    if processes() == 1:
+        return step
+    number = torch.tensor(step)
+    with noticing_loss():
+        for tensor in (number, *tensors.values()):
+            sent = tensor.contiguous()
+            dist.broadcast(sent, 0, _group)
+            tensor.copy_(sent)
+    return int(number)
 
 
 def all_reduce(tensor: Tensor) -> Tensor:
     """Return the sum of a tensor over all processes; the argument is not changed."""
     total = tensor.contiguous().clone()
-    dist.all_reduce(total)
+    with noticing_loss():
+        dist.all_reduce(total, group=_group)
     return total
 
 
@@ -97,7 +170,8 @@ def all_gather(shard: Tensor) -> Tensor:
     if processes() == 1:
         return shard
     batch = shard.new_empty(processes() * len(shard), *shard.shape[1:])
-    dist.all_gather_into_tensor(batch, shard.contiguous())
+    with noticing_loss():
+        dist.all_gather_into_tensor(batch, shard.contiguous(), _group)
     return batch
 
 

@@ -14,6 +14,7 @@ from bnexp.runs.cache import open_cache
 from bnexp.runs.config import ConfigError, RunConfig, require
 from bnexp.runs.console import command, count, print_line, print_once
 from bnexp.runs.directory import SWEEP, Compilation, clear_progress, record_paths
+from bnexp.runs.distributed import rank
 from bnexp.runs.files import clear_parts
 from bnexp.runs.lock import Lock
 from bnexp.runs.parse import located, paths_in
@@ -237,5 +238,5 @@ def check_resumable(run: RunRecord, config: RunConfig, directory: Path, live: bo
         check_start(config, run.directory, run.record, may_be_missing=True)
     else:
         check_facts(config, run.directory, data)
-        if not live:
+        if not live and rank() == 0:
             Lock(run.directory).release()

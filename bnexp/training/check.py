@@ -36,4 +36,8 @@ def check(config: RunConfig) -> list[str]:
     require(not recalibrates, "eval.recalibrate", "true", "one process, not torchrun: the other ones end earlier")
     compiles = parallel and config.compile is True
     require(not compiles, "compile", "true", "under torchrun gradients are averaged between the passes: auto or false")
+    own = parallel and config.norm.name == "batch_renorm"
+    require(
+        not own, "norm", "batch_renorm", "one process, not torchrun: it trains on running averages, each on its own"
+    )
     return [f"init_from={config.init_from}: {find_start(model, config)}"] if config.init_from else []

@@ -1,5 +1,6 @@
 """The training loop: it trains the members of a stack, evaluates them, and closes their runs."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -8,10 +9,10 @@ from bnexp.data.load import load_data
 from bnexp.runs import distributed
 from bnexp.runs.directory import CHECKPOINT, checkpoint_path, clear_progress, write_summary
 from bnexp.runs.record import write_failure
-from bnexp.training.checkpoint import save_checkpoint, save_progress
+from bnexp.training.checkpoint import newest_checkpoint, save_checkpoint, save_progress
 from bnexp.training.device import COMPILE_FROM, pick_device, prepare_torch
 from bnexp.training.engine import Stack
-from bnexp.training.evaluation import Evaluation, ShouldStop, Stopped, never_stop
+from bnexp.training.evaluation import Evaluation, ShouldStop, Stopped
 from bnexp.training.member import Member
 from bnexp.training.recalibrate import recalibrated
 from bnexp.training.signals import Interrupted, StopRequest
@@ -34,7 +35,8 @@ def train_together(members: list[Member]) -> None:
 
 def train_members(members: list[Member]) -> None:
     """Train members, all of which start from the same step, as one stack. An error on the way becomes the outcome of
-    every member that has none yet. Raises Interrupted after a signal, and errors of finding the device and the data.
+    every member that has none yet. Raises Interrupted after a signal and where another process of torchrun is lost, and
+    errors of finding the device and the data.
     """
     config = members[0].config
     device, data = pick_device(config.device), load_data(config.dataset)
@@ -44,6 +46,10 @@ def train_members(members: list[Member]) -> None:
         stack = Stack([member.config for member in members], data, device, compiled)
         restore_members(members, stack)
         train(members, stack)
+    except distributed.PeerLostError as error:
+        for member in members:
+            interrupt(member, stack)
+        raise Interrupted(signal.SIGTERM) from error
     except Exception as error:
         for member in members:
             if member.outcome is None:
@@ -61,17 +67,15 @@ def train(members: list[Member], stack: Stack) -> None:
     device = data.train.labels.device
     batches, watch = batches_of(stack.configs, len(data.train), device), Stopwatch(device)
     saving = Timer(config.checkpoint.every_seconds)
-    start = members[0].start.step
+    start = distributed.broadcast(stack.members[0].flat(), members[0].start.step)
     stack.warm_up(batches.batch(start))  # compiling takes seconds to minutes, in which there is nothing to save
     with StopRequest() as stop:
-        # a run of torchrun cannot be resumed, so its last evaluation is completed
-        should_stop = stop.requested if distributed.processes() == 1 else never_stop
         watch.start()
         for step in range(start, config.steps + 1):
             if config.eval.due(step, config.steps):
                 watch.stop(len(active))
-                active = [member for member in active if stays_active(member, stack, step, watch.total, should_stop)]
-                if step == config.steps or not active or should_stop():
+                active = [member for member in active if stays_active(member, stack, step, watch.total, stop.requested)]
+                if step == config.steps or not active or stop.requested():
                     break
                 repack(active, stack, batches, step)
                 watch.start()
@@ -87,7 +91,7 @@ def train(members: list[Member], stack: Stack) -> None:
             stack.update(step, batches.batch(step))
         for member in active:
             status = "finished" if member.evaluated(config.steps) else "interrupted"
-            close(member, stack, step, watch.total, status, should_stop)
+            close(member, stack, step, watch.total, status, stop.requested)
     if stop.signum is not None:
         raise Interrupted(stop.signum)
 
@@ -213,6 +217,17 @@ def failing(member: Member) -> Iterator[None]:
         yield
     except OSError as error:
         fail(member, error)
+
+
+def interrupt(member: Member, stack: Stack) -> None:
+    """Close a run in the midst of a step, from which it can't be resumed, but from its last saved state, if it has any.
+
+    The summary has the step of that.
+    """
+    member.recorder.sync()
+    shapes = {name: tensor.shape for name, tensor in stack.members[member.row].flat().items()}
+    saved = newest_checkpoint(member.launch.directory, member.config, shapes)
+    write_summary(member.launch.directory, {"status": "interrupted", "steps": saved.step})
 
 
 def fail(member: Member, error: Exception) -> None:

@@ -1,6 +1,7 @@
 """A member: a run while it trains. It is created or reopened in its directory, and has its metrics and summary."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from bnexp.data.load import Data, load_data
 from bnexp.models.registry import make_model, notes
 from bnexp.runs import distributed
 from bnexp.runs.config import ConfigError, RunConfig
+from bnexp.runs.console import command, count
 from bnexp.runs.directory import (
     METRICS,
     SCHEMA,
@@ -181,10 +183,24 @@ def check_facts(config: RunConfig, directory: Path, data: Data, compiled: bool |
         raise ConfigError(f"{directory} holds another run already: choose another directory")
     for name, fact in reproducibility_facts(config, data, compiled).items():
         now, then = (json.loads(json.dumps(value)) for value in (fact, record.get(name)))
+        if name == "processes" and now != then:
+            same = again(record, directory)
+            raise ConfigError(f"{directory} was made by {count(then, 'process')}, not {now}: resume it by {same}")
         if now != then:
             raise ConfigError(f"{directory} was made with {name} {then}: with {now} its curve would change")
     check_start(config, directory, record)
     return True
+
+
+def again(record: dict[str, Any], directory: Path) -> str:
+    """Return the command by which a run of several processes, or of one, is resumed: its own.
+
+    record: the content of run.json. Of torchrun's options it has the number of processes alone.
+    """
+    if record.get("processes") in (None, 1):
+        return command("resume", directory)
+    torchrun = ["torchrun", "--nproc-per-node", str(record["processes"]), "-m", "bnexp", "train"]
+    return shlex.join([*torchrun, *record["overrides"], f"hydra.run.dir={directory}"])
 
 
 def check_start(config: RunConfig, directory: Path, record: dict[str, Any], may_be_missing: bool = False) -> None:
@@ -214,8 +230,8 @@ def reproducibility_facts(config: RunConfig, data: Data, compiled: bool | None) 
     device = pick_device(config.device)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": thread_count(config, device),
         "processes": distributed.processes(),
+        "threads": thread_count(config, device),
         **({} if compiled is None else {"compiled": compiled}),
         "dataset": {"sha256": data.checksum, "train": len(data.train), "shape": data.shape, "classes": data.classes},
     }
