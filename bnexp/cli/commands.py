@@ -137,10 +137,12 @@ def status(arguments: list[str]) -> None:
     watch = "--watch" in arguments
     directories = parse_directories("status", [a for a in arguments if a != "--watch"], "directories, --watch")
     from bnexp.sweeps.display import show_progress
+    from bnexp.sweeps.resume import in_their_directories, runs_of
     from bnexp.sweeps.sweep_record import read_jobs
 
     for directory in directories:
-        show_progress(read_jobs(directory)[0], watch)
+        jobs, _ = read_jobs(directory)
+        show_progress(in_their_directories(jobs, runs_of(directory)), watch)
 
 
 def probe(arguments: list[str]) -> None:

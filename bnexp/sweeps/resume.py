@@ -180,7 +180,7 @@ def resume_locked(directory: Path, moved: dict[str, str]) -> str:
     remaining = remaining_jobs(jobs, runs)
     if not remaining:
         return "no run remains"
-    remaining = [replace(job, directory=runs[job.digest].directory) if job.digest in runs else job for job in remaining]
+    remaining = in_their_directories(remaining, runs)
     for job in sorted(remaining, key=lambda job: str(job.config.dataset)):  # each data set is read once
         check_facts(job.config, job.directory, load_data(job.config.dataset, directory), job.compilation.compiled)
     for contents in check_runs([job.config for job in remaining]):
@@ -190,6 +190,11 @@ def resume_locked(directory: Path, moved: dict[str, str]) -> str:
     counts = {"finished before": len(jobs) - len(remaining), "resumed": resumed, "started": len(remaining) - resumed}
     parts = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
     return f"{count(len(jobs), 'run')} ({parts})"
+
+
+def in_their_directories(jobs: list[Job], runs: Runs) -> list[Job]:
+    """Return the jobs with the directories of their runs, which may have other names than the jobs'."""
+    return [replace(job, directory=runs[job.digest].directory) if job.digest in runs else job for job in jobs]
 
 
 def check_moves(directory: Path, jobs: list[Job], moved: dict[str, str]) -> None:
