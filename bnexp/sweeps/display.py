@@ -80,10 +80,16 @@ class Display:
         self.lock, self.over = threading.Lock(), threading.Event()
 
     def watch(self) -> None:
-        """Refresh the display until `over` is set. This is the main function of the display's thread."""
-        while not self.over.wait(POLL_EVERY):
+        """Refresh the display until `over` is set. This is the main function of the display's thread.
+
+        Reading the directories of many runs takes a tenth of its time at most.
+        """
+        took = 0.0
+        while not self.over.wait(max(POLL_EVERY, 9 * took)):
+            began = time.monotonic()
             with harmless():
                 self.refresh()
+            took = time.monotonic() - began
 
     def refresh(self) -> None:
         """Update the state of every run, print a line for each run that has just ended, and draw the progress.
@@ -118,17 +124,20 @@ class Display:
                     close_interrupted(run.job.directory, (last_evaluation(run.job.directory) or (0, 0.0))[0])
 
     def outcome(self) -> str:
-        """Return how the sweep ended, with the number of its runs by status: finished: 19 of 20 runs, 1 diverged.
+        """Return how the sweep ended, with the number of its runs by status: failed: 1 of 20 runs, 19 finished.
 
-        It is failed or interrupted if one of its runs is.
+        It is failed or interrupted if one of its runs is, and interrupted too if some have not started.
         """
         statuses = [run.status for run in self.runs.values()]
         worst = next((status for status in ("interrupted", "failed") if status in statuses), "finished")
         if worst == "finished" and "waiting" in statuses:
             worst = "interrupted"
-        names = (*DONE, "interrupted", "running", "waiting")
-        others = [f", {statuses.count(name)} {name}" for name in names if name in statuses and name != worst]
-        return f"{worst}: {statuses.count(worst)} of {count(len(statuses), 'run')}{''.join(others)}"
+        names = [name for name in (worst, *DONE, "interrupted", "running", "waiting") if name in statuses]
+        first, *others = dict.fromkeys(names)
+        total = count(len(statuses), "run") + (f" {first}" if first != worst else "")
+        return ", ".join(
+            [f"{worst}: {statuses.count(first)} of {total}", *(f"{statuses.count(name)} {name}" for name in others)]
+        )
 
     def tally(self) -> str:
         """Return how many of all runs are done (finished, diverged or failed), as text: 3 of 20 runs done."""

@@ -89,6 +89,7 @@ class SlurmExecutor:
     def poll(self) -> list[Ended]:
         """Submit what waits, ask Slurm for the state of all jobs, and return the stacks that have ended."""
         self.submit()
+        began = time.monotonic()
         ended = [
             part for name in list(self.tasks) if self.is_whole(name) for part in self.close(name, State("COMPLETED"))
         ]
@@ -96,7 +97,7 @@ class SlurmExecutor:
             ended += self.ask()
             self.asked_at = time.monotonic()
         if not ended:
-            time.sleep(POLL)
+            time.sleep(max(POLL, 4 * (time.monotonic() - began)))  # the results of many jobs take a while to read
         return ended
 
     def cancel(self) -> None:
@@ -116,8 +117,8 @@ class SlurmExecutor:
     def submit(self) -> None:
         """Join the jobs of an earlier driver, once, and submit the stacks that wait.
 
-        Where Slurm accepts no more jobs and some are queued, the others are submitted later. Raises ConfigError where
-        none are.
+        Where Slurm can't be reached, or accepts no more jobs and some are queued, the others are submitted later. Raises
+        ConfigError where none are.
         """
         if not self.joined:
             self.join()
@@ -128,7 +129,7 @@ class SlurmExecutor:
             try:
                 self.submit_array(tasks[: max_array_size()])
             except ConfigError as error:
-                if not self.tasks:
+                if not self.tasks and "Unable to contact" not in str(error):
                     raise
                 print_once(f"{error}: the rest ({count(len(tasks), 'job')}) is submitted later")
                 self.waiting = [stack for task in tasks for stack in task]

@@ -110,6 +110,7 @@ def test_same_bytes_as_one_by_one(bnexp: Bnexp, state: Path) -> None:
     assert "--gpus=a100:1 --partition=short" in first
 
 
+@pytest.mark.extra
 def test_a_lost_job_is_submitted_again_and_then_failed(bnexp: Bnexp, state: Path) -> None:
     outcome = bnexp(*SWEEP, *SLURM, "executor.setup='kill -9 $$'")
     assert outcome.status == 1
@@ -135,6 +136,7 @@ def test_cancelled_jobs_are_not_submitted_again(bnexp: Bnexp, state: Path) -> No
     assert not Path(state, "2.script").exists()
 
 
+@pytest.mark.extra
 def test_a_limit_of_submissions_and_an_unreachable_slurm_are_waited_out(
     bnexp: Bnexp, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,14 +147,15 @@ def test_a_limit_of_submissions_and_an_unreachable_slurm_are_waited_out(
         while not Path("s/norm=none,seed=0/metrics.csv").exists():
             time.sleep(0.05)
         (state / "unreachable").touch()
-        while not (state / "squeue-unreachable").exists():
+        while not (state / "squeue-unreachable").exists():  # the jobs train for longer than it takes to ask
             time.sleep(0.05)
         for name in ("unreachable", "full"):
             (state / name).unlink()
 
     thread = threading.Thread(target=recover)
     thread.start()
-    outcome = bnexp(*SWEEP, "seed=0,1", *SLURM, "executor.runs_per_job=1")
+    words = (*SWEEP[:4], "steps=2000", *SWEEP[5:])
+    outcome = bnexp(*words, "seed=0,1", *SLURM, "executor.runs_per_job=1")
     thread.join()
     assert outcome.status == 0
     assert ": the rest (1 job) is submitted later" in outcome.out
