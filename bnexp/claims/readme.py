@@ -229,8 +229,9 @@ def changes(records: list[Record], out: Path) -> list[str]:
         now = "an identity" if entry["kind"] == "identity" else entry["verdict"]
         if before and set(before) != {now}:
             was = " and ".join(f"{number} {verdict}" for verdict, number in before.items())
-            why = entry["changed"] or entry["why"]
-            lines.append(f"- {entry['id']}: {was}; now {now}" + (f" ({marked_down(why.rstrip('.'))})." if why else "."))
+            changed = f"the rule was changed: {entry['changed']}" if entry["changed"] else ""
+            why = "; ".join(part.rstrip(".") for part in (entry["why"], changed) if part)
+            lines.append(f"- {entry['id']}: {was}; now {now}" + (f" ({marked_down(why)})." if why else "."))
     known = {old for entry in records for old in [entry["id"], *entry["replaces"]]}
     missing = [old for old in first if old not in known]
     lines += [f"- Not judged in this edition: {', '.join(missing)}."] if missing else []

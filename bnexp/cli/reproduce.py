@@ -30,7 +30,7 @@ from bnexp.runs.console import count, duration_range, print_error, print_line, s
 from bnexp.runs.directory import config_digest
 from bnexp.runs.files import write_whole
 from bnexp.runs.lock import Lock
-from bnexp.runs.record import complete_runs
+from bnexp.runs.record import RunRecord, complete_runs
 from bnexp.runs.tensors import DamagedFileError
 from bnexp.sweeps.resume import remove_superseded_runs
 from bnexp.sweeps.run import SweepError
@@ -109,7 +109,7 @@ def check_and_reproduce(arguments: list[str]) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     records = update(options.out, CLAIMS, measure_all(options, runs, failed, planned))
     write_whole(options.out / "README.md", markdown(records, options.out))
-    draw(options, runs)
+    draw(options)
     show(records, options)
     return 1 if failed or impossible else 0
 
@@ -200,20 +200,28 @@ def in_block(seed: int, sweep: ClaimSweep, block: int, options: Options) -> bool
 # ---- what is drawn and printed
 
 
-def draw(options: Options, runs: RunsOf) -> None:
-    """Draw the figures of these claims, except those that can't be drawn from their runs.
+def draw(options: Options) -> None:
+    """Draw the figures of these claims from all runs of their sweeps, of whichever block, where that is possible.
 
     An existing file is left as it is where a sweep that the figure shows has no runs here.
     """
     folder = options.out / "figures"
     folder.mkdir(exist_ok=True)
+    runs: RunsOf = {}
     for figure in {claim.figure.name: claim.figure for claim in options.claims if claim.figure}.values():
         sharing = [claim for claim in CLAIMS if claim.figure and claim.figure.name == figure.name]
-        by_sweep = [runs.get(sweep.name, []) for sweep in own_sweeps(sharing)]
+        sweeps = own_sweeps(sharing)
+        runs |= {sweep.name: drawable_runs(sweep) for sweep in sweeps if sweep.name not in runs}
+        by_sweep = [runs[sweep.name] for sweep in sweeps]
         file = folder / f"{figure.name}.svg"
         if all(by_sweep) or not file.exists():
             with suppress(NoVerdictError, ConfigError, DamagedFileError, FileNotFoundError):  # the records say why
                 figure.draw(list(chain.from_iterable(by_sweep)), [file])
+
+
+def drawable_runs(sweep: ClaimSweep) -> list[RunRecord]:
+    """Return the complete runs in a sweep's directory that are not damaged."""
+    return without_flaws(list(complete_runs(folder_of(sweep)).values()))
 
 
 def show(records: list[Record], options: Options) -> None:

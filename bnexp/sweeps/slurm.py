@@ -117,8 +117,8 @@ class SlurmExecutor:
     def submit(self) -> None:
         """Join the jobs of an earlier driver, once, and submit the stacks that wait.
 
-        Where Slurm can't be reached, or accepts no more jobs and some are queued, the others are submitted later. Raises
-        ConfigError where none are.
+        Where Slurm can't be reached, or accepts no more jobs and some are queued, the others are submitted later.
+        Raises ConfigError where none are queued.
         """
         if not self.joined:
             self.join()
