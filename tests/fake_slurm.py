@@ -37,10 +37,12 @@ def sbatch(state: Path, options: dict[str, str]) -> None:
     number = 1 + len(list(state.glob("*.script")))
     if (state / "full").exists() and number > 1:
         sys.exit("sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: a limit")
+    first, last = map(int, options["array"].split("-"))
+    if (state / "at most 1").exists() and last > 0:
+        sys.exit("sbatch: error: Batch job submission failed: a limit of jobs")
     script = state / f"{number}.script"
     script.write_text(sys.stdin.read())
     (state / f"{number}.options").write_text(" ".join(sys.argv[2:]))
-    first, last = map(int, options["array"].split("-"))
     for index in range(first, last + 1):
         name = f"{number}_{index}"
         environment = os.environ | {"SLURM_ARRAY_JOB_ID": str(number), "SLURM_ARRAY_TASK_ID": str(index)}
@@ -56,7 +58,7 @@ def sbatch(state: Path, options: dict[str, str]) -> None:
 def squeue(state: Path, options: dict[str, str]) -> None:
     for path in sorted(state.glob("*.pid")):
         array, _, index = path.stem.partition("_")
-        if array in options["jobs"].split(","):
+        if array in options.get("jobs", "").split(","):
             status = path.with_suffix(".status")
             name = "RUNNING" if not status.exists() else "FAILED" if status.read_text() != "0\n" else "COMPLETED"
             if path.with_suffix(".cancelled").exists() and name != "RUNNING":

@@ -138,11 +138,14 @@ def status(arguments: list[str]) -> None:
     directories = parse_directories("status", [a for a in arguments if a != "--watch"], "directories, --watch")
     from bnexp.sweeps.display import show_progress
     from bnexp.sweeps.resume import in_their_directories, runs_of
+    from bnexp.sweeps.slurm import is_queued
     from bnexp.sweeps.sweep_record import read_jobs
 
     for directory in directories:
         jobs, _ = read_jobs(directory)
-        show_progress(in_their_directories(jobs, runs_of(directory)), watch)
+        queued = partial(is_queued, directory)
+        directories_of = {digest: run.directory for digest, run in runs_of(directory).items()}
+        show_progress(in_their_directories(jobs, directories_of), watch, queued)
 
 
 def probe(arguments: list[str]) -> None:

@@ -31,6 +31,7 @@ from bnexp.sweeps.resume import (
     check_directory,
     check_runs,
     clear_partial_files,
+    in_their_directories,
     remaining_jobs,
     runs_of,
     submitted_runs,
@@ -38,6 +39,7 @@ from bnexp.sweeps.resume import (
 from bnexp.sweeps.run import SweepError, run_sweep
 from bnexp.sweeps.stacks import SweepPlan, plan_sweep
 from bnexp.sweeps.sweep_record import write_jobs
+from bnexp.training.member import torchrun_command
 from bnexp.training.shard import train_shard
 
 LONGEST_PART, LONGEST_PATH = 255, 3800  # bytes of a name, and of a directory: file systems allow 4096 of a path
@@ -77,15 +79,21 @@ def plan(arguments: Arguments, resume: bool = False, timed: bool = True) -> Plan
     where a file can't be read or written.
     """
     directory, jobs, executor, template = compose_jobs(arguments)
+    if executor.is_cluster and not arguments.multirun:
+        raise ConfigError(f"executor={executor.name} is for sweeps: add -m, or executor=inline to train here")
     contents = check_runs([job.config for job in jobs])
     check_place(directory, place_key(arguments.multirun))
     unique = len({job.digest for job in jobs}) == len(jobs)
     require(unique, "the sweep", " ".join(arguments.overrides), "it has the same run more than once")
     numbered = template is None or NUMBER.search(template) is not None
-    live = submitted_runs(directory, executor)
-    own_names = template is not None
-    runs = runs_of(directory) if resume else check_directory(directory, jobs, numbered, own_names, live)
-    sweep = replace(plan_sweep(remaining_jobs(jobs, runs), executor, directory, timed), live=live)
+    live, own_names = submitted_runs(directory, executor), template is not None
+    jobs = in_their_directories(jobs, live)
+    runs = (
+        runs_of(directory)
+        if resume
+        else check_directory(directory, jobs, numbered, own_names, live, executor.is_cluster)
+    )
+    sweep = replace(plan_sweep(remaining_jobs(jobs, runs), executor, directory, timed), live=frozenset(live))
     return Plan(arguments.multirun, directory, jobs, sweep, bool(runs or live), contents)
 
 
@@ -268,9 +276,17 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None, hint: boo
             then = f"; compare them by: {command('report', directory)}" if hint and multirun and compare is None else ""
             return run_sweep(checked.sweep, hint=then)
         except KeyboardInterrupt:
-            again = command("resume", directory) if processes() == 1 else "the same torchrun command"
-            print_line(f"resume it by: {again}")
+            print_line(f"resume it by: {resuming(checked)}")
             raise
+
+
+def resuming(checked: Plan) -> str:
+    """Return the command that resumes a plan's run or sweep."""
+    if processes() > 1:
+        return torchrun_command(checked.jobs[0].overrides, checked.directory, processes())
+    if checked.sweep.config.setup:
+        return "the same command, since executor.setup is not recorded"
+    return command("resume", checked.directory)
 
 
 def train_and_compare(train: Callable[[], bool], directory: Path, compare: dict[str, str | None] | None) -> None:

@@ -5,7 +5,7 @@ A thread reads the progress from the runs' directories, so it works the same for
 
 import threading
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -126,10 +126,11 @@ class Display:
     def outcome(self) -> str:
         """Return how the sweep ended, with the number of its runs by status: failed: 1 of 20 runs, 19 finished.
 
-        It is failed or interrupted if one of its runs is, and interrupted too if some have not started.
+        It is running, interrupted or failed if one of its runs is, and interrupted too if some have not started.
         """
         statuses = [run.status for run in self.runs.values()]
-        worst = next((status for status in ("interrupted", "failed") if status in statuses), "finished")
+        order = ("running", "interrupted", "failed")
+        worst = next((status for status in order if status in statuses), "finished")
         if worst == "finished" and "waiting" in statuses:
             worst = "interrupted"
         names = [name for name in (worst, *DONE, "interrupted", "running", "waiting") if name in statuses]
@@ -138,6 +139,10 @@ class Display:
         return ", ".join(
             [f"{worst}: {statuses.count(first)} of {total}", *(f"{statuses.count(name)} {name}" for name in others)]
         )
+
+    def done(self) -> bool:
+        """Return whether all runs are done, so that none is resumed."""
+        return all(run.status in DONE for run in self.runs.values())
 
     def tally(self) -> str:
         """Return how many of all runs are done (finished, diverged or failed), as text: 3 of 20 runs done."""
@@ -175,15 +180,16 @@ class Display:
         return table
 
 
-def show_progress(jobs: list[Job], watch: bool) -> None:
+def show_progress(jobs: list[Job], watch: bool, queued: Callable[[], bool]) -> None:
     """Print the progress of a sweep that another process trains, as its directories have it.
 
-    watch: show it until all runs have ended, as the display of the sweep itself does, or a signal comes.
+    watch: show it until all runs have ended, as the display of the sweep itself does, or a signal comes. queued: tells
+    whether a cluster still has jobs of it, by which interrupted runs are resumed.
     """
     display = Display(jobs, {job.digest for job in jobs})
     if watch:
         with displayed(display):
-            while any(run.ended is None for run in display.runs.values()):
+            while any(run.ended is None for run in display.runs.values()) or (not display.done() and queued()):
                 time.sleep(POLL_EVERY)
     for run in display.runs.values():
         run.refresh()

@@ -26,6 +26,16 @@ class Ended:
     cancelled: str | None = None
 
 
+def failures_of(stack: StackOfJobs, failures: Failures) -> Failures:
+    """Return the failures of the runs of a stack, among others."""
+    return {job.number: failures[job.number] for job in stack if job.number in failures}
+
+
+def last_line(text: str) -> str:
+    """Return the last line of a text that isn't empty, "" without one."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
 class Executor(Protocol):
     """The protocol of an executor: it calls `train_stack` for each stack, in a process and on a machine of its choice.
 
@@ -50,8 +60,8 @@ class Executor(Protocol):
 class Detachable(Executor, Protocol):
     """The protocol of an executor whose stacks go on training when this process ends, for another one to join."""
 
-    def submit(self) -> None:
-        """Hand over the accepted stacks."""
+    def submit(self) -> bool:
+        """Hand over the accepted stacks; return whether all are, since a cluster may take some later."""
 
 
 class InlineExecutor:

@@ -3,17 +3,18 @@
 import os
 import socket
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from bnexp.runs.config import ConfigError
 from bnexp.runs.log import set_up_logging
-from bnexp.runs.record import complete_run
+from bnexp.runs.record import read_summary
 from bnexp.runs.streams import protect_streams
-from bnexp.sweeps.executor import Ended
+from bnexp.sweeps.executor import Ended, failures_of, last_line
 from bnexp.sweeps.job import Failures, StackOfJobs
 from bnexp.sweeps.stacks import SweepPlan, Task, threads_of
 from bnexp.sweeps.train import train_stack
-from bnexp.training.device import CORES
+from bnexp.training.device import CORES, pick_device
 
 POLL = 0.2  # seconds
 TIMEOUT = 20.0  # seconds in which a cluster has to answer
@@ -69,8 +70,20 @@ class RayExecutor:
         """Submit a task and return Ray's reference to its result."""
         cores = self.plan.config.cpus or max(threads_of(stack[0]) for stack in task)
         environment = {name: os.environ[name] for name in CARRIED if name in os.environ} | {CORES: str(cores)}
-        resources = {"num_cpus": cores, "num_gpus": self.plan.config.gpus or 0, "max_retries": 0}
+        gpus = self.plan.config.gpus or int(pick_device(task[0][0].config.device).type == "cuda")
+        self.check_room(cores, float(gpus))
+        resources = {"num_cpus": cores, "num_gpus": gpus, "max_retries": 0}
         return self.ray.remote(**resources)(train_task).remote(task, os.getcwd(), environment)
+
+    def check_room(self, cores: int, gpus: float) -> None:
+        """Raise ConfigError where no node has as many cores and GPUs: Ray would wait for one, silently."""
+        rooms = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        if not any(room.get("CPU", 0) >= cores and room.get("GPU", 0) >= gpus for room in rooms):
+            most = max((room.get("CPU", 0) for room in rooms), default=0)
+            needed = f"{cores} cores and {gpus:.0f} GPUs"
+            raise ConfigError(
+                f"no node of Ray has {needed} for a run (the most cores are {most:.0f}): set executor.cpus"
+            )
 
     def close(self, reference: Any) -> Iterable[Ended]:
         """Yield how the stacks of a task that has ended did; of a lost one, submit again what it had not begun."""
@@ -78,16 +91,14 @@ class RayExecutor:
         try:
             failures: Failures = self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
-            whole = [all(complete_run(job.directory) for job in stack) for stack in task]
+            whole = [all(has_ended(job.directory) for job in stack) for stack in task]
             done = whole.index(False) if False in whole else len(task)
             yield from (Ended(stack, {}) for stack in task[:done])
-            why = f"a task of Ray was lost ({type(error).__name__}: {str(error).strip().splitlines()[-1][:200]})"
+            why = f"a task of Ray was lost ({type(error).__name__}: {last_line(str(error))[:200]})"
             yield from (Ended(stack, lost=why) for stack in task[done : done + 1])
             self.waiting += task[done + 1 :]
             return
-        for stack in task:
-            numbers = {job.number for job in stack}
-            yield Ended(stack, {number: failure for number, failure in failures.items() if number in numbers})
+        yield from (Ended(stack, failures_of(stack, failures)) for stack in task)
 
     def cancel(self) -> None:
         """Cancel all tasks, wait until they have closed their runs, for CLOSING seconds at most, and leave Ray."""
@@ -97,6 +108,12 @@ class RayExecutor:
             self.ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=CLOSING)
         self.tasks.clear()
         self.ray.shutdown()
+
+
+def has_ended(directory: Path) -> bool:
+    """Return whether the run in a directory has an outcome with which it is not trained again here."""
+    summary = read_summary(directory)
+    return summary is not None and summary["status"] in ("finished", "diverged", "failed")
 
 
 def check_address(address: str) -> None:

@@ -5,6 +5,7 @@ that it starts for the first time has no folder .hydra/.
 """
 
 import shutil
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from bnexp.runs.record import RunRecord, find_runs, fits
 from bnexp.sweeps.executor_config import ExecutorConfig
 from bnexp.sweeps.job import Job
 from bnexp.sweeps.run import run_sweep
-from bnexp.sweeps.slurm import live_digests
+from bnexp.sweeps.slurm import live_runs
 from bnexp.sweeps.stacks import plan_sweep
 from bnexp.sweeps.sweep_record import read_jobs, write_jobs
 from bnexp.training.check import check
@@ -80,27 +81,34 @@ def compilation_of(job: Job, run: RunRecord | None) -> Compilation:
     return compilation
 
 
-def submitted_runs(directory: Path, executor: ExecutorConfig) -> frozenset[str]:
-    """Return the digests of the runs in a directory that an earlier command has submitted to Slurm and that go on.
+def submitted_runs(directory: Path, executor: ExecutorConfig) -> dict[str, Path]:
+    """Return the runs in a directory that an earlier command submitted to Slurm and that go on: digest → directory.
 
-    Raises ConfigError where there are such and this command's executor is another one, which can't join them.
+    Raises ConfigError where there are such and this command's executor is another one, which can't join them, and where
+    Slurm doesn't say.
     """
-    live = live_digests(directory)
+    live = live_runs(directory)
     if live and executor.name != "slurm":
         raise ConfigError(f"{directory} is in use: jobs of Slurm train {count(len(live), 'run')} of it, or will")
     return live
 
 
 def check_directory(
-    directory: Path, jobs: list[Job], numbered: bool, own_names: bool, live: frozenset[str] = frozenset()
+    directory: Path,
+    jobs: list[Job],
+    numbered: bool,
+    own_names: bool,
+    live: Container[str] = (),
+    elsewhere: bool = False,
 ) -> Runs:
     """Return the runs of these jobs that a directory holds already.
 
     numbered: the name of a job's directory may contain its position in the sweep. own_names: the user chose the names
-    (hydra.sweep.subdir). live: the digests of runs that jobs of a cluster train. Raises ConfigError if the directory
-    holds a run that is none of the jobs, or one that can't be resumed. Values that are added to a sweep change its
-    positions and names. Then ConfigError is also raised for a run under its earlier position, if `numbered`, and for an
-    unfinished run under its earlier name, unless `own_names`; a finished run may keep its earlier name.
+    (hydra.sweep.subdir). live: the digests of runs that jobs of a cluster train. elsewhere: the runs train on other
+    machines. Raises ConfigError if the directory holds a run that is none of the jobs, or one that can't be resumed.
+    Values that are added to a sweep change its positions and names. Then ConfigError is also raised for a run under its
+    earlier position, if `numbered`, and for an unfinished run under its earlier name, unless `own_names`; a finished
+    run may keep its earlier name.
     """
     runs = runs_of(directory)
     by_digest = {job.digest: job for job in jobs}
@@ -108,7 +116,7 @@ def check_directory(
         raise ConfigError(f"{directory} holds another run already: choose another directory")
     for run in in_order_of_data(runs):
         job, name = by_digest[run.digest], run.directory.name
-        check_resumable(run, job.config, directory, run.digest in live)
+        check_resumable(run, job.config, directory, run.digest in live, elsewhere)
         if run.directory == directory:
             continue
         if numbered and run.job != job.number and (str(run.job) in name if own_names else name == str(run.job)):
@@ -173,28 +181,29 @@ def resume_locked(directory: Path, moved: dict[str, str]) -> str:
     runs, planned = runs_of(directory), {job.digest: job.config for job in jobs}
     for run in in_order_of_data(runs):
         if run.digest in planned:
-            check_resumable(run, planned[run.digest], directory, run.digest in live)
+            check_resumable(run, planned[run.digest], directory, run.digest in live, executor.is_cluster)
     if moved:
         record_moves(directory, jobs, executor, runs)
     clear_partial_files(directory, runs)
     remaining = remaining_jobs(jobs, runs)
     if not remaining:
         return "no run remains"
-    remaining = in_their_directories(remaining, runs)
+    remaining = in_their_directories(remaining, {digest: run.directory for digest, run in runs.items()} | live)
     for job in sorted(remaining, key=lambda job: str(job.config.dataset)):  # each data set is read once
-        check_facts(job.config, job.directory, load_data(job.config.dataset, directory), job.compilation.compiled)
+        data = load_data(job.config.dataset, directory)
+        check_facts(job.config, job.directory, data, job.compilation.compiled, executor.is_cluster)
     for contents in check_runs([job.config for job in remaining]):
         show_contents(contents)
-    run_sweep(replace(plan_sweep(remaining, executor, directory), live=live))
+    run_sweep(replace(plan_sweep(remaining, executor, directory), live=frozenset(live)))
     resumed = sum(job.digest in runs for job in remaining)
     counts = {"finished before": len(jobs) - len(remaining), "resumed": resumed, "started": len(remaining) - resumed}
     parts = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
     return f"{count(len(jobs), 'run')} ({parts})"
 
 
-def in_their_directories(jobs: list[Job], runs: Runs) -> list[Job]:
-    """Return the jobs with the directories of their runs, which may have other names than the jobs'."""
-    return [replace(job, directory=runs[job.digest].directory) if job.digest in runs else job for job in jobs]
+def in_their_directories(jobs: list[Job], directories: dict[str, Path]) -> list[Job]:
+    """Return the jobs with the directories of their runs, by digest, which may have other names than the jobs'."""
+    return [replace(job, directory=directories.get(job.digest, job.directory)) for job in jobs]
 
 
 def check_moves(directory: Path, jobs: list[Job], moved: dict[str, str]) -> None:
@@ -224,14 +233,17 @@ def in_order_of_data(runs: Runs) -> list[RunRecord]:
     return sorted(runs.values(), key=lambda run: str(run.config["dataset"]))
 
 
-def check_resumable(run: RunRecord, config: RunConfig, directory: Path, live: bool = False) -> None:
+def check_resumable(
+    run: RunRecord, config: RunConfig, directory: Path, live: bool = False, elsewhere: bool = False
+) -> None:
     """Raise ConfigError where a run can't be resumed with the same result.
 
     The versions of bnexp and torch, the data and the checkpoint of init_from have to be those it began with; for an
     unfinished run also the device and its other recorded facts (`check_facts`), except its compilation, and no other
     process may be training it. A complete run is checked, too, since runs may be added to its arm; its init_from may be
     missing. directory: the directory of the run or sweep. live: whether a job of a cluster trains it, or will, which is
-    no other process then. `bnexp train`, `compare` and `resume` check this before they train anything.
+    no other process then. elsewhere: as in `check_facts`. `bnexp train`, `compare` and `resume` check this before they
+    train anything.
     """
     if not run.same_versions:
         made = ", ".join(f"{name} {run.record['packages'].get(name)}" for name in ("bnexp", "torch"))
@@ -242,6 +254,6 @@ def check_resumable(run: RunRecord, config: RunConfig, directory: Path, live: bo
     if run.complete:
         check_start(config, run.directory, run.record, may_be_missing=True)
     else:
-        check_facts(config, run.directory, data)
+        check_facts(config, run.directory, data, elsewhere=elsewhere)
         if not live and rank() == 0:
             Lock(run.directory).release()

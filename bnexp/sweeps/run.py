@@ -1,6 +1,7 @@
 """Run a sweep or a single run: start its stacks on an executor, start lost ones again, show the progress."""
 
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -70,7 +71,8 @@ def submit(executor: Detachable, plan: SweepPlan) -> None:
     """Submit the stacks of a plan, and print how to join them."""
     for stack in plan.stacks:
         executor.start(stack)
-    executor.submit()
+    while not executor.submit():
+        time.sleep(1)
     print_line(f"{plan.directory}: submitted; the same command without executor.detach joins the jobs")
 
 
@@ -100,20 +102,20 @@ class Sweep:
 
     def train(self, stacks: list[StackOfJobs]) -> None:
         """Train until all stacks have ended; failures are collected, not raised. Raises Interrupted after a signal."""
-        remaining = len(stacks)
+        remaining = {job.number for stack in stacks for job in stack}
         with StopRequest() as stop:
             try:
                 for stack in stacks:
                     self.executor.start(stack)
                 while remaining and not stop.requested():
                     for ended in self.executor.poll():
-                        remaining -= 1
+                        remaining -= {job.number for job in ended.stack}
                         self.failures |= ended.failures or {}
                         if ended.cancelled:
                             self.cancelled |= {job.number: ended.cancelled for job in ended.stack}
                         for part in self.halves(ended.stack, ended.lost) if ended.lost else []:
                             self.executor.start(part)
-                            remaining += 1
+                            remaining |= {job.number for job in part}
             finally:
                 if not (isinstance(self.executor, Detachable) and stop.signum == signal.SIGHUP):
                     self.executor.cancel()
@@ -147,7 +149,7 @@ def raise_failures(failures: Failures, cancelled: dict[int, str], jobs: dict[int
 
     It names the runs, unless there is one run alone, and the reasons.
     """
-    stopped = {number: Failure(f"{how}, resume it by bnexp resume") for number, how in cancelled.items()}
+    stopped = {number: Failure(how) for number, how in cancelled.items()}
     failures = failures or stopped
     what = "failed" if failures is not stopped else "were interrupted"
     if alone and failures:

@@ -1,8 +1,8 @@
 """The tasks of an array of jobs of Slurm: their files in the sweep's directory, and the process that trains one.
 
-An array is written to two files in the folder FOLDER of the sweep: NUMBER.jsonl, whose first line has what its runs
-share and each further line a task, and NUMBER.id, its job id. Each task adds a log and NUMBER-INDEX.json, its result.
-All of it is JSON, in which nothing can name code to execute: `python -m bnexp.sweeps.slurm_task FOLDER NUMBER INDEX`
+An array is written to two files in the folder FOLDER of the sweep: NAME.jsonl, whose first line has what its runs
+share and each further line a task, and NAME.id, its job id. Each task adds a log and NAME-INDEX.json, its result.
+All of it is JSON, in which nothing can name code to execute: `python -m bnexp.sweeps.slurm_task FOLDER NAME INDEX`
 trains a task.
 """
 
@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -24,7 +24,7 @@ from bnexp.runs.log import set_up_logging
 from bnexp.runs.parse import paths_of
 from bnexp.runs.record import read_fitting
 from bnexp.runs.streams import protect_streams
-from bnexp.sweeps.job import Failure, Failures, HydraRecord, Job
+from bnexp.sweeps.job import Failure, HydraRecord, Job
 from bnexp.sweeps.stacks import Task
 from bnexp.sweeps.sweep_record import make_job
 from bnexp.sweeps.train import train_stack
@@ -36,28 +36,28 @@ FOLDER = ".slurm"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a task is: the number of its stacks that have ended, and the failures of their runs by job number."""
+    """How far a task is: the number of its stacks that have ended, and the failures of their runs by digest."""
 
     ended: int = 0
-    failures: Failures | None = None
+    failures: dict[str, Failure] = field(default_factory=dict)
 
 
 # ---- files
 
 
-def array_path(folder: Path, number: int) -> Path:
+def array_path(folder: Path, array: str) -> Path:
     """Return the path of the file with an array's tasks."""
-    return folder / f"{number}.jsonl"
+    return folder / f"{array}.jsonl"
 
 
-def id_path(folder: Path, number: int) -> Path:
+def id_path(folder: Path, array: str) -> Path:
     """Return the path of the file with an array's job id."""
-    return folder / f"{number}.id"
+    return folder / f"{array}.id"
 
 
-def progress_path(folder: Path, number: int, index: int) -> Path:
+def progress_path(folder: Path, array: str, index: int) -> Path:
     """Return the path of the file with a task's progress."""
-    return folder / f"{number}-{index}.json"
+    return folder / f"{array}-{index}.json"
 
 
 def write_tasks(path: Path, tasks: list[Task], cores: int) -> None:
@@ -96,7 +96,7 @@ def read_job(entry: dict[str, Any], records: list[HydraRecord | None]) -> Job:
     """Return the job of an entry of an array. Raises ConfigError for an invalid configuration."""
     directory = Path(entry["paths"]["directory"])
     return replace(
-        make_job(entry["number"], entry, directory.parent),
+        make_job(entry["number"], entry, directory),
         directory=directory,
         compilation=Compilation(**entry["compilation"]),
         record=records[entry["record"]],
@@ -112,13 +112,20 @@ def read_digests(path: Path) -> Iterator[list[list[str]]]:
             yield [[digest_of(entry["config"]) for entry in stack] for stack in json.loads(line)]
 
 
+def read_directories(path: Path) -> dict[str, Path]:
+    """Return the directories of all runs of an array, by their digests."""
+    with path.open(encoding="utf-8") as file:
+        next(file)
+        entries = [entry for line in file for stack in json.loads(line) for entry in stack]
+    return {digest_of(entry["config"]): Path(entry["paths"]["directory"]) for entry in entries}
+
+
 def read_progress(path: Path) -> Progress | None:
     """Read how far a task is; None where it has not begun."""
     content = read_fitting(path, {"ended": int, "failures": dict})
     if content is None:
         return None
-    failures = {int(number): Failure(**failure) for number, failure in content["failures"].items()}
-    return Progress(content["ended"], failures)
+    return Progress(content["ended"], {name: Failure(**failure) for name, failure in content["failures"].items()})
 
 
 def write_progress(path: Path, progress: Progress) -> None:
@@ -134,12 +141,14 @@ def train_task(task: Task, path: Path) -> None:
 
     Raises Interrupted after a signal, once all runs are closed.
     """
-    progress = read_progress(path) or Progress(failures={})
+    progress = read_progress(path) or Progress()
     write_progress(path, progress)
     with StopRequest() as stop:
         while progress.ended < len(task) and not stop.requested():
-            failures = train_stack(task[progress.ended])
-            progress = Progress(progress.ended + 1, (progress.failures or {}) | failures)
+            stack = task[progress.ended]
+            failures = train_stack(stack)
+            by_digest = {job.digest: failures[job.number] for job in stack if job.number in failures}
+            progress = Progress(progress.ended + 1, progress.failures | by_digest)
             write_progress(path, progress)
     if stop.signum is not None and progress.ended < len(task):
         raise Interrupted(stop.signum)
@@ -156,16 +165,16 @@ class TimeLimit:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main(folder: Path, number: int, index: int) -> int:
+def main(folder: Path, array: str, index: int) -> int:
     """Train a task of an array and return the exit status. A job whose time is over is queued again."""
     limit = TimeLimit()
     signal.signal(signal.SIGUSR1, limit)
     protect_streams()
     set_up_logging()
-    task, cores = read_task(array_path(folder, number), index)
+    task, cores = read_task(array_path(folder, array), index)
     os.environ[CORES] = str(cores)
     try:
-        train_task(task, progress_path(folder, number, index))
+        train_task(task, progress_path(folder, array, index))
     except Interrupted as interrupted:
         if limit.reached:
             subprocess.run(["scontrol", "requeue", own_id()], check=False)
@@ -179,4 +188,4 @@ def own_id() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

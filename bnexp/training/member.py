@@ -167,10 +167,13 @@ def starting_point(config: RunConfig, directory: Path, data: Data, compiled: boo
     return newest_checkpoint(directory, config, shapes)
 
 
-def check_facts(config: RunConfig, directory: Path, data: Data, compiled: bool | None = None) -> bool:
+def check_facts(
+    config: RunConfig, directory: Path, data: Data, compiled: bool | None = None, elsewhere: bool = False
+) -> bool:
     """Return whether the directory contains this run already; the versions of bnexp and torch are not compared.
 
-    compiled: whether its step is to be compiled; None skips this fact. Raises ConfigError if the directory contains
+    compiled: whether its step is to be compiled; None skips this fact. elsewhere: it trains on another machine, which
+    compares device and threads itself. Raises ConfigError if the directory contains
     another run, or if its device, number of threads or processes, compilation or data has changed (the
     `reproducibility_facts`), or the checkpoint that it was started from (init_from). Raises OSError if run.json can't
     be read.
@@ -181,7 +184,10 @@ def check_facts(config: RunConfig, directory: Path, data: Data, compiled: bool |
     digests = {digest_of(record["config"]), *([record["config_sha256"]] if record.get("schema") == SCHEMA else [])}
     if digests != {config_digest(config)}:
         raise ConfigError(f"{directory} holds another run already: choose another directory")
-    for name, fact in reproducibility_facts(config, data, compiled).items():
+    facts = reproducibility_facts(config, data, compiled)
+    for name, fact in facts.items():
+        if elsewhere and name in ("device", "threads"):
+            continue
         now, then = (json.loads(json.dumps(value)) for value in (fact, record.get(name)))
         if name == "processes" and now != then:
             same = again(record, directory)
@@ -193,14 +199,15 @@ def check_facts(config: RunConfig, directory: Path, data: Data, compiled: bool |
 
 
 def again(record: dict[str, Any], directory: Path) -> str:
-    """Return the command by which a run of several processes, or of one, is resumed: its own.
+    """Return the command by which a run, of several processes or one, is resumed. record: the content of run.json."""
+    number = record.get("processes") or 1
+    return command("resume", directory) if number == 1 else torchrun_command(record["overrides"], directory, number)
 
-    record: the content of run.json. Of torchrun's options it has the number of processes alone.
-    """
-    if record.get("processes") in (None, 1):
-        return command("resume", directory)
-    torchrun = ["torchrun", "--nproc-per-node", str(record["processes"]), "-m", "bnexp", "train"]
-    return shlex.join([*torchrun, *record["overrides"], f"hydra.run.dir={directory}"])
+
+def torchrun_command(overrides: list[str], directory: Path, number: int) -> str:
+    """Return the command by which a run of several processes on this machine is resumed."""
+    torchrun = ["torchrun", "--nproc-per-node", str(number), "-m", "bnexp", "train"]
+    return shlex.join([*torchrun, *overrides, f"hydra.run.dir={directory}"])
 
 
 def check_start(config: RunConfig, directory: Path, record: dict[str, Any], may_be_missing: bool = False) -> None:

@@ -4,7 +4,7 @@ import multiprocessing
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, ClassVar, Self
 
 
 class Interrupted(KeyboardInterrupt):
@@ -26,8 +26,14 @@ class StopRequest:
     """
 
     signum: int | None = None
+    active: ClassVar[list["StopRequest"]] = []  # from the outermost inwards
 
     def __enter__(self) -> Self:
+        around, self.previous = self.active[-1:], dict[signal.Signals, Any]()
+        self.active.append(self)
+        if around and around[0].requested():  # before this context was entered
+            self.signum = around[0].signum
+            return self
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
         main = threading.current_thread() is threading.main_thread()
@@ -56,5 +62,6 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.active.remove(self)
         if not self.requested():  # else they were restored, and a worker ignores SIGTERM from then on
             self.restore()

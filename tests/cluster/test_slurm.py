@@ -58,7 +58,7 @@ def test_arrays_over_the_limit_are_submitted_in_parts(slurm: Slurm, start: Start
     command = start(*words, *SLURM, "executor.runs_per_job=1")
     assert command.end() == 0, command.text
     assert "12 jobs of slurm" in command.text
-    assert sorted(path.name for path in Path("s/.slurm").glob("*.id")) == ["1.id", "2.id"]
+    assert len(list(Path("s/.slurm").glob("*.id"))) == 2
     assert files_of("s") == local(start, *words)
 
 
@@ -93,7 +93,7 @@ def test_jobs_that_the_user_cancels_are_interrupted_and_not_submitted_again(slur
     assert "2 of 4 runs were interrupted" in lines[-1]
     assert "interrupted: " in lines[-2]
     assert "was lost" not in command.text
-    assert [path.name for path in Path("s/.slurm").glob("*.id")] == ["1.id"]
+    assert len(list(Path("s/.slurm").glob("*.id"))) == 1
     assert directory.exists()
     assert start("resume", "s").end() == 0
     assert files_of("s") == local(start, *SWEEP)
@@ -172,7 +172,7 @@ def test_a_driver_that_is_lost_leaves_its_jobs_to_the_next(
     assert second.end() == 0, second.text
     assert "of Slurm that an earlier command submitted" in second.text
     assert "running" in second.text or "test accuracy" in second.text
-    assert [path.name for path in Path("s/.slurm").glob("*.id")] == ["1.id"], "nothing was submitted twice"
+    assert len(list(Path("s/.slurm").glob("*.id"))) == 1, "nothing was submitted twice"
     assert files_of("s") == local(start, *SWEEP)
 
 

@@ -64,7 +64,7 @@ def test_a_task_comes_back_from_its_file(config: RunConfig, tmp_path: Path) -> N
 
 def test_a_task_goes_on_behind_what_has_ended(config: RunConfig, tmp_path: Path) -> None:
     task = [[job] for job in jobs(config, tmp_path, 3)]
-    progress = progress_path(tmp_path, 1, 0)
+    progress = progress_path(tmp_path, "a", 0)
     train_task(task[:1], progress)
     assert read_progress(progress) == Progress(1, {})
     began = (tmp_path / "0" / "run.json").stat().st_mtime_ns
@@ -160,6 +160,41 @@ def test_a_limit_of_submissions_and_an_unreachable_slurm_are_waited_out(
     assert outcome.status == 0
     assert ": the rest (1 job) is submitted later" in outcome.out
     assert "Slurm can't be reached (slurm_load_jobs error: Unable to contact" in outcome.out
+
+
+def test_a_limit_that_is_smaller_than_an_array(bnexp: Bnexp, state: Path) -> None:
+    (state / "at most 1").touch()
+    outcome = bnexp(*SWEEP, "seed=0,1", *SLURM, "executor.runs_per_job=1")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert len(list(state.glob("*.options"))) == 4
+
+
+def test_a_single_run_is_not_for_a_cluster(bnexp: Bnexp, state: Path) -> None:
+    outcome = bnexp("train", *SWEEP[2:3], "executor=slurm")
+    line = "executor=slurm is for sweeps: add -m, or executor=inline to train here"
+    assert (outcome.status, outcome.err) == (2, f"bnexp: {line}\n")
+
+
+def test_a_job_of_several_stacks_is_joined_whatever_of_it_is_complete(bnexp: Bnexp, state: Path) -> None:
+    """The first of its two stacks ends before the second command begins."""
+    words = (*SWEEP[:3], "seed=0,1", "steps=2000", *SWEEP[5:])
+    assert bnexp(*words, *SLURM, "executor.detach=true").status == 0
+    while not Path("s/seed=0/summary.json").exists():
+        time.sleep(0.05)
+    outcome = bnexp(*words, *SLURM)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.splitlines()[-1].endswith("finished: 1 of 1 run; compare them by: bnexp report s")
+    assert not Path(state, "2.script").exists()
+
+
+def test_a_slurm_that_does_not_answer_may_hold_the_runs(bnexp: Bnexp, state: Path) -> None:
+    assert bnexp(*SWEEP, *SLURM, "executor.detach=true").status == 0
+    (state / "unreachable").touch()
+    outcome = bnexp(*SWEEP, "executor=inline", "hydra.sweep.dir=s")
+    assert outcome.status == 2
+    assert outcome.err.startswith("bnexp: Slurm can't be reached (slurm_load_jobs error")
+    (state / "unreachable").unlink()
+    assert bnexp(*SWEEP, *SLURM).status == 0
 
 
 def test_a_slurm_that_takes_no_job(bnexp: Bnexp, state: Path) -> None:
