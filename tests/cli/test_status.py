@@ -27,7 +27,7 @@ def test_runs_that_wait_train_or_were_interrupted(bnexp: Bnexp) -> None:
     Path("s/norm=none,seed=1/summary.json").unlink()
     Path("s/norm=batch,seed=0/summary.json").write_text('{"status": "interrupted", "steps": 20}')
     outcome = bnexp("status", "s")
-    assert outcome.out.splitlines()[-1] == "interrupted: 1 of 4 runs, 1 finished, 1 running, 1 waiting"
+    assert outcome.out.splitlines()[-1] == "running: 1 of 4 runs, 1 finished, 1 interrupted, 1 waiting"
 
 
 def test_watch_ends_with_the_sweep(bnexp: Bnexp) -> None:
