@@ -44,7 +44,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def sentence_of(node: str) -> str:
     """What a test of a cluster tests: "Slurm: a killed process is started again"."""
     file, _, name = node.rpartition("/")[2].partition("::")
-    program = {"test_slurm.py": "Slurm", "test_ray.py": "Ray", "test_torchrun.py": "torchrun"}[file]
+    program = {
+        "test_slurm.py": "Slurm",
+        "test_slurm_accounting.py": "Slurm",
+        "test_ray.py": "Ray",
+        "test_torchrun.py": "torchrun",
+    }[file]
     words, _, case = name.removeprefix("test_").partition("[")
     return f"{program}: {words.replace('_', ' ')}{f' ({case[:-1]})' if case else ''}"
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -80,9 +81,12 @@ class Slurm:
         return [name for name, state in self.states().items() if state == "RUNNING"]
 
 
-def brought_up(tmp: Path, accounting: bool) -> Iterator[Slurm]:
+def brought_up(accounting: bool) -> Iterator[Slurm]:
+    """Bring Slurm up in a folder that its users may enter, and end it; skip where it can't be brought up."""
     if reason := lacking():
         pytest.skip(reason)
+    tmp = Path(tempfile.mkdtemp(prefix="bnexp-slurm-"))
+    tmp.chmod(0o755)
     lines = "MaxArraySize=10"
     try:
         if accounting:
@@ -98,13 +102,13 @@ def brought_up(tmp: Path, accounting: bool) -> Iterator[Slurm]:
 
 
 @pytest.fixture(scope="module")
-def plain_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    yield from brought_up(tmp_path_factory.mktemp("slurm"), accounting=False)
+def plain_slurm() -> Iterator[Slurm]:
+    yield from brought_up(accounting=False)
 
 
 @pytest.fixture(scope="module")
-def accounting_slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    yield from brought_up(tmp_path_factory.mktemp("slurm"), accounting=True)
+def accounting_slurm() -> Iterator[Slurm]:
+    yield from brought_up(accounting=True)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from clusters import (  # noqa: F401 - fixtures
     SWEEP,
     Slurm,
     Start,
-    accounting_slurm,
     files_of,
     finished,
     local,
@@ -149,7 +148,7 @@ def test_a_driver_that_is_asked_to_stop_cancels_its_jobs(slurm: Slurm, start: St
     command.send(number)
     assert command.end() == 128 + number
     assert pids_of_jobs() == [], "nothing runs any more"
-    assert set(slurm.states().values()) <= {"CANCELLED", "COMPLETED"}
+    assert not {"RUNNING", "PENDING", "COMPLETING"} & set(slurm.states().values())
     assert "resume it by: bnexp resume s" in command.text
     assert start("resume", "s").end() == 0
     assert files_of("s") == local(start, *SWEEP)
@@ -207,34 +206,15 @@ def test_why_jobs_wait_is_said(slurm: Slurm, start: Start) -> None:
     wait_for(lambda: "jobs of Slurm wait: PartitionConfig" in command.text, "the reason")
     command.send(signal.SIGINT)
     assert command.end() == 130
-    assert "interrupted: 0 of 4 runs, 4 waiting" in command.text
+    assert "interrupted: 4 of 4 runs waiting" in command.text
 
 
 def test_a_list_of_nodes(slurm: Slurm, start: Start) -> None:
     words = ("train", "-m", "dataset=digits", "seed=0,1", "steps=10", "compile=false", "device=cpu")
     command = start(*words, *SLURM, "executor.nodelist=n2", "executor.runs_per_job=1", "executor.mem_gb=1.5")
-    wait_for(slurm.states, "a job")
-    [array] = {name.partition("_")[0] for name in slurm.states()}
+    wait_for(slurm.running, "a job")
+    [array] = {name.partition("_")[0] for name in slurm.running()}
     assert command.end() == 0, command.text
     shown = output_of("scontrol", "show", "job", array)
     assert shown.count("ExcNodeList=n1") == 2
-    assert "mem=1536M" in shown
-
-
-# ---- with accounting, where the queue forgets soon
-
-
-def test_with_accounting(accounting_slurm: Slurm, start: Start) -> None:
-    killed = start(*SWEEP, *SLURM, "executor.runs_per_job=2")
-    training(killed)
-    os.kill(pids_of_jobs()[0], signal.SIGKILL)
-    assert killed.end() == 0, killed.text
-    assert "was lost (FAILED" in killed.text
-    assert files_of("s") == local(start, *SWEEP)
-    cancelled = start(*SWEEP, "executor=slurm", "hydra.sweep.dir=t", "executor.runs_per_job=2")
-    training(cancelled, "t")
-    output_of("scancel", "--user=root")
-    assert cancelled.end() == 1
-    assert "4 of 4 runs were interrupted" in cancelled.text
-    assert start("resume", "t").end() == 0
-    assert files_of("t") == local(start, *SWEEP)
+    assert "MinMemoryNode=1536M" in shown
