@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from clusters import SWEEP, Slurm, Start, accounting_slurm, files_of, local, output_of, start, training  # noqa: F401
-from test_slurm import SLURM, pids_of_jobs
+from test_real_slurm import SLURM, pids_of_jobs
 
 pytestmark = pytest.mark.cluster
 
