@@ -88,14 +88,12 @@ def with_few_photographs(arguments: list[str]) -> list[str]:
     return [*kept, "dataset.path=photographs", "dataset.root=cache", "dataset.validation=50"]
 
 
-def run_page(page: Path, bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_page(page: Path, bnexp: Bnexp) -> None:
     """Run the page's commands and Python in this folder. Skips the page where data are absent."""
     lines = commands(page)
     absent = [folder for folder in map(missing_data, lines) if folder]
     if absent:
         pytest.skip(f"data/{absent[0]} is absent")
-    monkeypatch.setenv("BNEXP_DATA", str(DATA))
-    fake_slurm.install(Path("..").resolve() / "cluster", monkeypatch)
     for line in lines:
         program = line.split(maxsplit=1)[0]
         if program == "bnexp":
@@ -108,17 +106,24 @@ def run_page(page: Path, bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
 
 
-@pytest.mark.usefixtures("no_figures")
-def test_commands_of_the_readme(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the pages' commands find: the data, and the commands of a Slurm."""
+    monkeypatch.setenv("BNEXP_DATA", str(DATA))
+    fake_slurm.install(tmp_path_factory.mktemp("cluster"), monkeypatch)
+
+
+@pytest.mark.usefixtures("no_figures", "environment")
+def test_commands_of_the_readme(bnexp: Bnexp) -> None:
     assert any(line.startswith("bnexp compare") for line in commands(README))
-    run_page(README, bnexp, monkeypatch)
+    run_page(README, bnexp)
 
 
 @pytest.mark.extra
-@pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures", "environment")
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
-def test_commands_of_a_page(bnexp: Bnexp, monkeypatch: pytest.MonkeyPatch, page: Path) -> None:
-    run_page(page, bnexp, monkeypatch)
+def test_commands_of_a_page(bnexp: Bnexp, page: Path) -> None:
+    run_page(page, bnexp)
 
 
 @pytest.mark.parametrize("line", TARGETS)
