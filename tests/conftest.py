@@ -27,7 +27,7 @@ BEGAN = time.monotonic()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--faults", type=float, default=0.1, help="share of the full count of faults")
+    parser.addoption("--faults", type=float, default=0.05, help="share of the full count of faults")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -192,6 +192,7 @@ def test_accuracy_on_altered_images_by_hand(runs: dict[str, RunRecord], adapted:
 # ---- throughput
 
 
+@pytest.mark.extra
 def test_a_launch_measures_in_a_process_of_its_own(runs: dict[str, RunRecord]) -> None:
     words, both = "dataset=digits modes=eager seconds=0.02", where("norm=none")
     picked = [runs["none"]]

@@ -1,6 +1,6 @@
 """Words and configuration files that nobody would think of.
 
-`make test` tries a tenth of them; `make test-faults` all.
+`make test` tries a twentieth of them; `make test-faults` all.
 """
 
 import shutil

@@ -1,6 +1,6 @@
 """Attempts to have something executed, written elsewhere, or shown as what it isn't.
 
-`make test` does a tenth of them; `make test-faults` all.
+`make test` does a twentieth of them; `make test-faults` all.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """MNIST from mirrors on this machine: good ones, and those that answer as mirrors do on bad days.
 
-`make test` does a tenth of the faults; `make test-faults` all of them.
+`make test` does a twentieth of the faults; `make test-faults` all of them.
 """
 
 import gzip

@@ -1,6 +1,6 @@
 """Damaged pictures and odd folders, many times over: each is refused by name, or read as it is.
 
-`make test` does a tenth of it; `make test-faults` all of it (--faults=1).
+`make test` does a twentieth of it; `make test-faults` all of it (--faults=1).
 """
 
 import io

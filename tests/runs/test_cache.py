@@ -319,6 +319,7 @@ def test_a_compiler_that_is_not_there_does_not_matter_where_nothing_is_compiled(
     assert record()["not_compiled_because"] is None
 
 
+@pytest.mark.extra
 def test_a_compiler_that_does_not_work(
     bnexp: Bnexp, uncompiled: list[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -491,6 +492,7 @@ def damage_kept(place: Path, kind: str) -> int:
 
 
 @needs_compiler
+@pytest.mark.extra
 @pytest.mark.faults
 def test_broken_caches_and_compilers(
     bnexp: Bnexp,

@@ -1,6 +1,6 @@
 """What may happen to runs, many times over: kills, damage, full disks, others in the same directory, NaN.
 
-`make test` does a tenth of it; `make test-faults` all of it (--faults=1), and writes results/reliability.md.
+`make test` does a twentieth of it; `make test-faults` all of it (--faults=1), and writes results/reliability.md.
 """
 
 import errno

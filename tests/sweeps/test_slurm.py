@@ -119,6 +119,7 @@ def test_a_lost_job_is_submitted_again_and_then_failed(bnexp: Bnexp, state: Path
     assert bnexp(*SWEEP, *SLURM).status == 0
 
 
+@pytest.mark.extra
 def test_cancelled_jobs_are_not_submitted_again(bnexp: Bnexp, state: Path) -> None:
     words = (*SWEEP[:4], "steps=30000", *SWEEP[5:])
 
@@ -162,6 +163,7 @@ def test_a_limit_of_submissions_and_an_unreachable_slurm_are_waited_out(
     assert "Slurm can't be reached (slurm_load_jobs error: Unable to contact" in outcome.out
 
 
+@pytest.mark.extra
 def test_a_limit_that_is_smaller_than_an_array(bnexp: Bnexp, state: Path) -> None:
     (state / "at most 1").touch()
     outcome = bnexp(*SWEEP, "seed=0,1", *SLURM, "executor.runs_per_job=1")
@@ -175,6 +177,7 @@ def test_a_single_run_is_not_for_a_cluster(bnexp: Bnexp, state: Path) -> None:
     assert (outcome.status, outcome.err) == (2, f"bnexp: {line}\n")
 
 
+@pytest.mark.extra
 def test_a_job_of_several_stacks_is_joined_whatever_of_it_is_complete(bnexp: Bnexp, state: Path) -> None:
     """The first of its two stacks ends before the second command begins."""
     words = (*SWEEP[:3], "seed=0,1", "steps=2000", *SWEEP[5:])
