@@ -37,21 +37,21 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if faults and config.getoption("--faults") >= 1 and config.getoption("markexpr") == "faults":
         write_reliability(config.rootpath, "make test-faults", faults)
     passed = [report.nodeid for report in terminalreporter.stats.get("passed", []) if report.when == "call"]
-    if passed and config.getoption("markexpr") == "cluster" and not config.getoption("keyword"):
+    files = {path.name for path in (config.rootpath / "tests" / "cluster").glob("test_*.py")}
+    whole = files == {Path(node.partition("::")[0]).name for node in passed} and not config.getoption("keyword")
+    if whole and not {"failed", "error"} & terminalreporter.stats.keys():
         write_reliability(config.rootpath, "make test-cluster", list(map(sentence_of, passed)))
 
 
 def sentence_of(node: str) -> str:
     """What a test of a cluster tests: "Slurm: a killed process is started again"."""
-    file, _, name = node.rpartition("/")[2].partition("::")
-    program = {
-        "test_slurm.py": "Slurm",
-        "test_slurm_accounting.py": "Slurm",
-        "test_ray.py": "Ray",
-        "test_torchrun.py": "torchrun",
-    }[file]
+    file, _, name = node.partition("::")
+    program = Path(file).stem.removeprefix("test_real_").partition("_")[0]
     words, _, case = name.removeprefix("test_").partition("[")
-    return f"{program}: {words.replace('_', ' ')}{f' ({case[:-1]})' if case else ''}"
+    return f"{NAMES.get(program, program)}: {words.replace('_', ' ')}{f' ({case[:-1]})' if case else ''}"
+
+
+NAMES = {"slurm": "Slurm", "ray": "Ray"}
 
 
 def write_reliability(root: Path, target: str, lines: list[str]) -> None:

@@ -1,7 +1,7 @@
 """A stand-in for the commands of Slurm, whose jobs are processes of this machine; tests/cluster has the real one.
 
 This file is the program behind all of them. Its folder is in FAKE_SLURM, and the names of files in it say how it
-behaves: `unreachable`, `full` (it takes no further job).
+behaves: `unreachable`, `full` (it takes no further job), `nothing starts`.
 """
 
 import os
@@ -47,7 +47,8 @@ def sbatch(state: Path, options: dict[str, str]) -> None:
         name = f"{number}_{index}"
         environment = os.environ | {"SLURM_ARRAY_JOB_ID": str(number), "SLURM_ARRAY_TASK_ID": str(index)}
         with open(options["output"].replace("%a", str(index)).replace("%%", "%"), "ab") as log:
-            line = f'trap : TERM; bash "{script}"; echo $? > "{state}/{name}.status"'
+            program = "sleep 60" if (state / "nothing starts").exists() else f'bash "{script}"'
+            line = f'trap : TERM; {program}; echo $? > "{state}/{name}.status"'
             job = subprocess.Popen(
                 ["bash", "-c", line], env=environment, stdout=log, stderr=log, start_new_session=True
             )

@@ -126,26 +126,27 @@ def resume(arguments: list[str]) -> None:
     from bnexp.sweeps.resume import resume as finish
 
     for directory in directories:
-        train_and_compare(partial(finish, directory, moved), directory, comparison_of(directory))
+        compare = comparison_of(directory)
+        train_and_compare(partial(finish, directory, moved, hint=compare is None), directory, compare)
 
 
 def status(arguments: list[str]) -> None:
-    """Run `bnexp status DIR`: print the progress of a run or a sweep; with --watch, show it until all runs have ended.
+    """Run `bnexp status DIR`: print the progress of a run or a sweep; with --watch, show it until the end.
 
     Raises ConfigError without a directory, and where it holds neither a run nor a sweep.
     """
     watch = "--watch" in arguments
     directories = parse_directories("status", [a for a in arguments if a != "--watch"], "directories, --watch")
+    from bnexp.runs.lock import is_locked
     from bnexp.sweeps.display import show_progress
     from bnexp.sweeps.resume import in_their_directories, runs_of
     from bnexp.sweeps.slurm import is_queued
     from bnexp.sweeps.sweep_record import read_jobs
 
     for directory in directories:
-        jobs, _ = read_jobs(directory)
-        queued = partial(is_queued, directory)
         directories_of = {digest: run.directory for digest, run in runs_of(directory).items()}
-        show_progress(in_their_directories(jobs, directories_of), watch, queued)
+        jobs = in_their_directories(read_jobs(directory), directories_of)
+        show_progress(jobs, watch, lambda: is_locked(directory) or is_queued(directory))  # noqa: B023 - called at once
 
 
 def probe(arguments: list[str]) -> None:

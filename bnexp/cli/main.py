@@ -10,7 +10,7 @@ import os
 import sys
 
 from bnexp.runs.config import ConfigError
-from bnexp.runs.console import console, errors, print_error
+from bnexp.runs.console import console, print_error
 from bnexp.runs.log import set_up_logging
 from bnexp.runs.streams import protect_streams
 
@@ -57,18 +57,18 @@ def run(arguments: list[str]) -> int:
         from bnexp.cli.errors import explain
 
         status, line = explain(error)
-        print_error(line)
+        print_error(f"process {os.environ['RANK']}: {line}" if console.quiet else line)
         return status
 
 
 def init_torchrun(arguments: list[str]) -> None:
-    """Join the process group of torchrun, by which this process was started; ranks other than 0 print nothing more.
+    """Join the process group of torchrun, by which this process was started; ranks other than 0 print errors alone.
 
     arguments: the command line. Raises ConfigError for a sweep and for commands other than train.
     """
     from bnexp.runs import distributed
 
-    console.quiet = errors.quiet = os.environ["RANK"] != "0"
+    console.quiet = os.environ["RANK"] != "0"
     if arguments[:1] != ["train"]:
         name = " ".join(arguments[:1])
         raise ConfigError(f"bnexp {name} is not for torchrun, whose processes share one run: bnexp train")

@@ -20,7 +20,7 @@ from bnexp.cli.overrides import Setting, parse_overrides, single, split_jobs
 from bnexp.data.images import Contents
 from bnexp.data.load import show_contents
 from bnexp.runs.config import PATHS, ConfigError, RunConfig, require, require_path
-from bnexp.runs.console import command, print_line
+from bnexp.runs.console import print_line
 from bnexp.runs.directory import holds_run
 from bnexp.runs.distributed import barrier, processes, rank
 from bnexp.runs.files import LONGEST_NAME, is_name, is_utf8, shortest
@@ -39,7 +39,6 @@ from bnexp.sweeps.resume import (
 from bnexp.sweeps.run import SweepError, run_sweep
 from bnexp.sweeps.stacks import SweepPlan, plan_sweep
 from bnexp.sweeps.sweep_record import write_jobs
-from bnexp.training.member import torchrun_command
 from bnexp.training.shard import train_shard
 
 LONGEST_PART, LONGEST_PATH = 255, 3800  # bytes of a name, and of a directory: file systems allow 4096 of a path
@@ -247,10 +246,9 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None, hint: boo
     Where none remains, a line says so, and sweep.json is written only for a comparison. Under torchrun, rank 0 does so,
     and the other ranks train their shards of the run's batches. Returns whether the runs have ended, as `run_sweep`.
 
-    compare: as in `train_and_compare`; sweep.json records it. hint: say by which command the runs are compared. Raises
-    ConfigError if another process uses the directory
-    or, for a plan that is not `resumed`, has begun a run there since, SweepError if runs failed, and Interrupted after
-    a signal.
+    compare: as in `train_and_compare`; sweep.json records it. hint: as in `run_sweep`. Raises ConfigError if another
+    process uses the directory or, for a plan that is not `resumed`, has begun a run there since, SweepError if runs
+    failed, and Interrupted after a signal.
     """
     directory, multirun = checked.directory, checked.multirun
     if processes() > 1:
@@ -272,21 +270,7 @@ def start(checked: Plan, compare: dict[str, str | None] | None = None, hint: boo
         if not checked.sweep.stacks:
             print_line(f"{directory} is finished: no run remains")
             return True
-        try:
-            then = f"; compare them by: {command('report', directory)}" if hint and multirun and compare is None else ""
-            return run_sweep(checked.sweep, hint=then)
-        except KeyboardInterrupt:
-            print_line(f"resume it by: {resuming(checked)}")
-            raise
-
-
-def resuming(checked: Plan) -> str:
-    """Return the command that resumes a plan's run or sweep."""
-    if processes() > 1:
-        return torchrun_command(checked.jobs[0].overrides, checked.directory, processes())
-    if checked.sweep.config.setup:
-        return "the same command, since executor.setup is not recorded"
-    return command("resume", checked.directory)
+        return run_sweep(checked.sweep, hint=hint and compare is None)
 
 
 def train_and_compare(train: Callable[[], bool], directory: Path, compare: dict[str, str | None] | None) -> None:

@@ -31,7 +31,12 @@ _group: Any = None  # of all processes; None: the default group
 
 
 class PeerLostError(RuntimeError):
-    """The error raised where another process of torchrun has ended before its work was done."""
+    """The error raised where another process of torchrun has ended before its work was done.
+
+    status: the exit status of the command.
+    """
+
+    status = 1
 
 
 def rank() -> int:

@@ -69,6 +69,18 @@ def sign(handle: int) -> None:
         os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
 
 
+def is_locked(directory: Path) -> bool:
+    """Return whether a process holds the lock of a directory. False where that can't be found out."""
+    import fcntl  # noqa: PLC0415 - Windows has none
+
+    with suppress(OSError), (directory / LOCK).open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def holder_of(path: Path) -> str:
     """Return the text that the process with the lock wrote to the file, or "another process" where none can be read."""
     with suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:

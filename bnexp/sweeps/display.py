@@ -20,6 +20,7 @@ from bnexp.sweeps.job import Job, StackOfJobs
 
 POLL_EVERY = 0.5  # seconds between readings of the directories
 LINES_EVERY = 10.0  # seconds between plain lines
+ASK_EVERY = 5.0  # seconds between questions whether a sweep is alive
 DONE = ("finished", "diverged", "failed")
 
 
@@ -123,16 +124,17 @@ class Display:
                 with suppress(OSError):
                     close_interrupted(run.job.directory, (last_evaluation(run.job.directory) or (0, 0.0))[0])
 
-    def outcome(self) -> str:
+    def outcome(self, alive: bool = False) -> str:
         """Return how the sweep ended, with the number of its runs by status: failed: 1 of 20 runs, 19 finished.
 
-        It is running, interrupted or failed if one of its runs is, and interrupted too if some have not started.
+        It is running, interrupted or failed if one of its runs is. If some have not started, it is interrupted, or, if
+        it is `alive`, waiting.
         """
         statuses = [run.status for run in self.runs.values()]
         order = ("running", "interrupted", "failed")
         worst = next((status for status in order if status in statuses), "finished")
         if worst == "finished" and "waiting" in statuses:
-            worst = "interrupted"
+            worst = "waiting" if alive else "interrupted"
         names = [name for name in (worst, *DONE, "interrupted", "running", "waiting") if name in statuses]
         first, *others = dict.fromkeys(names)
         total = count(len(statuses), "run") + (f" {first}" if first != worst else "")
@@ -180,22 +182,35 @@ class Display:
         return table
 
 
-def show_progress(jobs: list[Job], watch: bool, queued: Callable[[], bool]) -> None:
+def show_progress(jobs: list[Job], watch: bool, alive: Callable[[], bool]) -> None:
     """Print the progress of a sweep that another process trains, as its directories have it.
 
-    watch: show it until all runs have ended, as the display of the sweep itself does, or a signal comes. queued: tells
-    whether a cluster still has jobs of it, by which interrupted runs are resumed.
+    watch: show it until the sweep has ended, as the display of the sweep itself does, or a signal comes. alive: tells
+    whether a process trains the sweep, or jobs of a cluster do or will. Without any, unfinished runs were interrupted.
     """
     display = Display(jobs, {job.digest for job in jobs})
     if watch:
         with displayed(display):
-            while any(run.ended is None for run in display.runs.values()) or (not display.done() and queued()):
-                time.sleep(POLL_EVERY)
+            wait_for_end(display, alive)
+    is_alive = alive()
     for run in display.runs.values():
         run.refresh()
+        if run.status == "running" and not is_alive:
+            run.status = "interrupted"
     if not watch:
         console.print(display.table())
-    print_line(display.outcome())
+    print_line(display.outcome(is_alive))
+
+
+def wait_for_end(display: Display, alive: Callable[[], bool]) -> None:
+    """Wait until all runs are done or the sweep isn't alive, which is asked every ASK_EVERY seconds."""
+    asked_at = -ASK_EVERY
+    while not display.done():
+        if time.monotonic() >= asked_at + ASK_EVERY:
+            if not alive():
+                return
+            asked_at = time.monotonic()
+        time.sleep(POLL_EVERY)
 
 
 @contextmanager

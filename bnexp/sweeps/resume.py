@@ -22,10 +22,10 @@ from bnexp.runs.parse import located, paths_in
 from bnexp.runs.record import RunRecord, find_runs, fits
 from bnexp.sweeps.executor_config import ExecutorConfig
 from bnexp.sweeps.job import Job
-from bnexp.sweeps.run import run_sweep
+from bnexp.sweeps.run import comparing, run_sweep
 from bnexp.sweeps.slurm import live_runs
 from bnexp.sweeps.stacks import plan_sweep
-from bnexp.sweeps.sweep_record import read_jobs, write_jobs
+from bnexp.sweeps.sweep_record import read_executor, read_jobs, write_jobs
 from bnexp.training.check import check
 from bnexp.training.device import decide_compilation
 from bnexp.training.member import check_facts, check_start
@@ -159,22 +159,25 @@ def check_runs(configs: list[RunConfig]) -> list[Contents]:
 # ---- the command
 
 
-def resume(directory: Path, moved: dict[str, str]) -> bool:
+def resume(directory: Path, moved: dict[str, str], hint: bool = False) -> bool:
     """Lock the directory of a run or a sweep, train its remaining runs, and print how many it has or that none remains.
 
     Returns True, since all have ended then.
 
-    moved: new paths of folders that the runs read, by key (dataset.root); they are recorded. Raises ConfigError where
-    the directory is in use or its runs can't be resumed, SweepError if runs failed, and Interrupted after a signal.
+    moved: new paths of folders that the runs read, by key (dataset.root); they are recorded. hint: as in `run_sweep`.
+    Raises ConfigError where the directory is in use or its runs can't be resumed, SweepError if runs failed, and
+    Interrupted after a signal.
     """
     with Lock(directory):
-        print_line(f"{directory} is finished: {resume_locked(directory, moved)}")
+        ended = resume_locked(directory, moved)
+        is_sweep = (directory / SWEEP).exists()
+        print_line(f"{directory} is finished: {ended}{comparing(directory) if hint and is_sweep else ''}")
     return True
 
 
 def resume_locked(directory: Path, moved: dict[str, str]) -> str:
     """Train the remaining runs in a directory; return the number of runs and what was done, or that no run remains."""
-    jobs, executor = read_jobs(directory)
+    jobs, executor = read_jobs(directory), read_executor(directory)
     live = submitted_runs(directory, executor)
     check_moves(directory, jobs, moved)
     jobs = [replace(job, config=located(job.config, moved)) for job in jobs]

@@ -4,8 +4,10 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
-from bnexp.runs.console import count, harmless, log_line, print_line
+from bnexp.runs.console import command, count, harmless, log_line, print_line
+from bnexp.runs.distributed import processes
 from bnexp.runs.record import complete_run, opened_at, write_failure
 from bnexp.sweeps.display import Display, displayed
 from bnexp.sweeps.executor import Detachable, Executor, InlineExecutor
@@ -14,6 +16,7 @@ from bnexp.sweeps.processes import ProcessExecutor
 from bnexp.sweeps.ray import RayExecutor
 from bnexp.sweeps.slurm import SlurmExecutor
 from bnexp.sweeps.stacks import SweepPlan
+from bnexp.training.member import how_to_resume
 from bnexp.training.signals import Interrupted, StopRequest
 
 
@@ -36,13 +39,13 @@ EXECUTORS: dict[str, Callable[[SweepPlan], Executor]] = {
 }
 
 
-def run_sweep(plan: SweepPlan, executor: Executor | None = None, hint: str = "") -> bool:
-    """Train every stack of the plan to its end. executor: by default the one that the plan names. hint: what to do
-    afterwards, for the last line of a sweep whose runs are finished.
+def run_sweep(plan: SweepPlan, executor: Executor | None = None, hint: bool = False) -> bool:
+    """Train every stack of the plan to its end, and print how a sweep ended, and how an interrupted one is resumed.
 
-    Returns False where the jobs were only submitted (executor.detach), else True. Raises SweepError if runs failed or
-    were cancelled by others. After a signal, the runs are saved so that they can be resumed; then it raises
-    Interrupted. After SIGHUP, jobs of a cluster go on.
+    executor: by default the one that the plan names. hint: also name the command that compares the runs. Returns False
+    where the jobs were only submitted (executor.detach), else True. Raises SweepError if runs failed or were cancelled
+    by others. After a signal, the runs are saved so that they can be resumed; then it raises Interrupted. After SIGHUP,
+    jobs of a cluster go on.
     """
     executor = executor or EXECUTORS[plan.executor](plan)
     jobs = {job.number: job for stack in plan.stacks for job in stack}
@@ -59,10 +62,11 @@ def run_sweep(plan: SweepPlan, executor: Executor | None = None, hint: str = "")
             if not (isinstance(executor, Detachable) and is_hangup(interrupt)):
                 display.close_interrupted()
             show_outcome(display, plan)
+            print_line(f"resume it by: {way_to_resume(plan)}")
             raise
     if sweep.cancelled:
         display.close_interrupted()
-    show_outcome(display, plan, "" if sweep.cancelled else hint)
+    show_outcome(display, plan, hint)
     raise_failures(sweep.failures, sweep.cancelled, jobs, plan.alone)
     return True
 
@@ -76,11 +80,27 @@ def submit(executor: Detachable, plan: SweepPlan) -> None:
     print_line(f"{plan.directory}: submitted; the same command without executor.detach joins the jobs")
 
 
-def show_outcome(display: Display, plan: SweepPlan, hint: str = "") -> None:
-    """Print the outcome of a sweep in a line, with a hint; nothing for a single run, whose result has been printed."""
-    if not plan.alone:
-        with harmless():
-            log_line(display.outcome() + hint)
+def show_outcome(display: Display, plan: SweepPlan, hint: bool = False) -> None:
+    """Print the outcome of a sweep in a line; nothing for a single run, whose result has been printed.
+
+    hint: also name the command that compares the runs, if there are any to compare.
+    """
+    with harmless():
+        if not plan.alone:
+            comparable = any(run.status in ("finished", "diverged") for run in display.runs.values())
+            log_line(display.outcome() + (comparing(plan.directory) if hint and comparable else ""))
+
+
+def comparing(directory: Path) -> str:
+    """Return the end of a sweep's last line, which names the command that compares its runs."""
+    return f"; compare them by: {command('report', directory)}"
+
+
+def way_to_resume(plan: SweepPlan) -> str:
+    """Return how a plan's run or sweep is resumed, as text."""
+    if plan.config.setup:
+        return "the same command, since executor.setup is not recorded"
+    return how_to_resume(plan.directory, processes())
 
 
 def is_hangup(interrupt: KeyboardInterrupt) -> bool:
@@ -112,7 +132,8 @@ class Sweep:
                         remaining -= {job.number for job in ended.stack}
                         self.failures |= ended.failures or {}
                         if ended.cancelled:
-                            self.cancelled |= {job.number: ended.cancelled for job in ended.stack}
+                            open_runs = [job for job in ended.stack if complete_run(job.directory) is None]
+                            self.cancelled |= {job.number: ended.cancelled for job in open_runs}
                         for part in self.halves(ended.stack, ended.lost) if ended.lost else []:
                             self.executor.start(part)
                             remaining |= {job.number for job in part}

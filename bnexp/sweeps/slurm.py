@@ -7,6 +7,7 @@ driver that ends leaves its jobs to the next one, which joins them.
 import os
 import secrets
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -316,9 +317,13 @@ def live_runs(directory: Path) -> dict[str, Path]:
 
 
 def is_queued(directory: Path) -> bool:
-    """Return whether jobs of Slurm hold runs of a sweep, or Slurm doesn't say."""
+    """Return whether jobs of Slurm hold runs of a sweep, or may, as Slurm doesn't answer or isn't on this machine."""
+    folder = directory.absolute() / FOLDER
+    if shutil.which("squeue") is None:
+        return any(folder.glob("*.id"))
+    arrays = [id_of(folder, path.stem) for path in folder.glob("*.jsonl")]
     try:
-        return bool(live_tasks(directory.absolute() / FOLDER))
+        return any(state.name not in ENDED for state in states_of(filter(None, arrays)).values())
     except UnreachableError:
         return True
 

@@ -1,6 +1,8 @@
 """Write and read sweep.json, the record of a sweep: all of its jobs, also those that never start, and its executor."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bnexp.runs.config import ConfigError
@@ -25,6 +27,7 @@ def write_jobs(
             "overrides": job.own_overrides,
             "config": job.config.as_dict(),
             "paths": paths_of(job.config, directory),
+            "folder": job.directory.absolute().relative_to(directory.absolute()).as_posix(),
         }
         for job in jobs
     ]
@@ -32,20 +35,35 @@ def write_jobs(
     write_whole(directory / SWEEP, to_json(record))
 
 
-def read_jobs(directory: Path) -> tuple[list[Job], ExecutorConfig]:
-    """Return the jobs and the executor of sweep.json, or, without this file, a job for each run in the directory.
+def read_jobs(directory: Path) -> list[Job]:
+    """Return the jobs of sweep.json, or, without this file, a job for each run in the directory.
 
     Raises ConfigError where the file is damaged, or as `recorded_jobs` does.
     """
-    path = directory / SWEEP
-    if not path.exists():
-        return recorded_jobs(directory), ExecutorConfig()
-    try:
-        record = read_json(path)
+    if not (directory / SWEEP).exists():
+        return recorded_jobs(directory)
+    with refusing(directory / SWEEP) as record:
         if not fits(record, {"jobs": list}):
             raise ValueError("it is not the record of a sweep")
-        executor = recorded_executor(record["executor"]) if fits(record.get("executor"), dict) else ExecutorConfig()
-        return [make_job(number, entry, directory) for number, entry in enumerate(record["jobs"])], executor
+        return [make_job(number, entry, directory) for number, entry in enumerate(record["jobs"])]
+
+
+def read_executor(directory: Path) -> ExecutorConfig:
+    """Return the executor of sweep.json, or, without this file, the default.
+
+    Raises ConfigError where the file is damaged, or as `recorded_executor` does.
+    """
+    if not (directory / SWEEP).exists():
+        return ExecutorConfig()
+    with refusing(directory / SWEEP) as record:
+        return recorded_executor(record["executor"]) if fits(record, {"executor": dict}) else ExecutorConfig()
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[Any]:
+    """Read a record for the `with` body, whose errors, as those of reading, become ConfigErrors that name the file."""
+    try:
+        yield read_json(path)
     except (ValueError, KeyError, TypeError) as error:  # a ConfigError is a ValueError
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
@@ -67,11 +85,14 @@ def recorded_jobs(directory: Path) -> list[Job]:
 
 
 def make_job(number: int, entry: dict[str, Any], directory: Path) -> Job:
-    """Make a job from an entry of a record. Its directory is a folder in `directory`, as that of a run in a sweep.
+    """Make a job from an entry of a record. Its directory is the entry's folder in `directory`, or one of its name.
 
-    directory: the directory of the run or sweep whose record it is. Raises ConfigError for an invalid configuration and
-    KeyError for an incomplete entry.
+    directory: the directory of the run or sweep whose record it is. Raises ConfigError for an invalid configuration or
+    folder, and KeyError for an incomplete entry.
     """
     overrides, own_overrides = ([str(text) for text in entry[key]] for key in ("words", "overrides"))
     config = locate(recorded(entry["config"]), entry.get("paths"), directory)
-    return Job(number, overrides, own_overrides, config, directory / run_name(own_overrides, number))
+    folder = PurePosixPath(str(entry.get("folder", run_name(own_overrides, number))))
+    if folder.is_absolute() or ".." in folder.parts:
+        raise ConfigError(f"its folder {folder} is not in {directory}")
+    return Job(number, overrides, own_overrides, config, directory / folder)

@@ -36,8 +36,6 @@ def check(config: RunConfig) -> list[str]:
     require(not recalibrates, "eval.recalibrate", "true", "one process, not torchrun: the other ones end earlier")
     compiles = parallel and config.compile is True
     require(not compiles, "compile", "true", "under torchrun gradients are averaged between the passes: auto or false")
-    own = parallel and config.norm.name == "batch_renorm"
-    require(
-        not own, "norm", "batch_renorm", "one process, not torchrun: it trains on running averages, each on its own"
-    )
+    differs = parallel and config.norm.name == "batch_renorm"
+    require(not differs, "norm", "batch_renorm", "one process: of several, each would use running averages of its own")
     return [f"init_from={config.init_from}: {find_start(model, config)}"] if config.init_from else []

@@ -220,9 +220,9 @@ def failing(member: Member) -> Iterator[None]:
 
 
 def interrupt(member: Member, stack: Stack) -> None:
-    """Close a run in the midst of a step, from which it can't be resumed, but from its last saved state, if it has any.
+    """Close a run whose current step is half done: it is resumed from its last saved state.
 
-    The summary has the step of that.
+    The summary has the step of that state, or 0 where there is none.
     """
     member.recorder.sync()
     shapes = {name: tensor.shape for name, tensor in stack.members[member.row].flat().items()}

@@ -173,10 +173,9 @@ def check_facts(
     """Return whether the directory contains this run already; the versions of bnexp and torch are not compared.
 
     compiled: whether its step is to be compiled; None skips this fact. elsewhere: it trains on another machine, which
-    compares device and threads itself. Raises ConfigError if the directory contains
-    another run, or if its device, number of threads or processes, compilation or data has changed (the
-    `reproducibility_facts`), or the checkpoint that it was started from (init_from). Raises OSError if run.json can't
-    be read.
+    compares device and threads when it trains. Raises ConfigError if the directory contains another run, or if its
+    device, number of threads or processes, compilation or data has changed (the `reproducibility_facts`), or the
+    checkpoint that it was started from (init_from). Raises OSError if run.json can't be read.
     """
     record = read_record(directory)
     if record is None:
@@ -190,24 +189,19 @@ def check_facts(
             continue
         now, then = (json.loads(json.dumps(value)) for value in (fact, record.get(name)))
         if name == "processes" and now != then:
-            same = again(record, directory)
-            raise ConfigError(f"{directory} was made by {count(then, 'process')}, not {now}: resume it by {same}")
+            how = how_to_resume(directory, then or 1)
+            raise ConfigError(f"{directory} was made by {count(then, 'process')}, not {now}: resume it by {how}")
         if now != then:
             raise ConfigError(f"{directory} was made with {name} {then}: with {now} its curve would change")
     check_start(config, directory, record)
     return True
 
 
-def again(record: dict[str, Any], directory: Path) -> str:
-    """Return the command by which a run, of several processes or one, is resumed. record: the content of run.json."""
-    number = record.get("processes") or 1
-    return command("resume", directory) if number == 1 else torchrun_command(record["overrides"], directory, number)
-
-
-def torchrun_command(overrides: list[str], directory: Path, number: int) -> str:
-    """Return the command by which a run of several processes on this machine is resumed."""
-    torchrun = ["torchrun", "--nproc-per-node", str(number), "-m", "bnexp", "train"]
-    return shlex.join([*torchrun, *overrides, f"hydra.run.dir={directory}"])
+def how_to_resume(directory: Path, number: int) -> str:
+    """Return how a run of some number of processes, or a sweep, is resumed, as text."""
+    if number == 1:
+        return command("resume", directory)
+    return f"its torchrun command with {shlex.quote(f'hydra.run.dir={directory}')}"
 
 
 def check_start(config: RunConfig, directory: Path, record: dict[str, Any], may_be_missing: bool = False) -> None:

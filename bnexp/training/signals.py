@@ -29,15 +29,16 @@ class StopRequest:
     active: ClassVar[list["StopRequest"]] = []  # from the outermost inwards
 
     def __enter__(self) -> Self:
-        around, self.previous = self.active[-1:], dict[signal.Signals, Any]()
+        around = self.active[-1:]
         self.active.append(self)
+        self.previous: dict[signal.Signals, Any] = {}
         if around and around[0].requested():  # before this context was entered
             self.signum = around[0].signum
-            return self
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-        main = threading.current_thread() is threading.main_thread()
-        self.previous = {number: signal.signal(number, self.record) for number in handled} if main else {}
+        elif threading.current_thread() is threading.main_thread():
+            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+            self.previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+            for number in self.previous:
+                signal.signal(number, self.record)
         return self
 
     def record(self, signum: int, frame: FrameType | None) -> None:

@@ -1,12 +1,18 @@
 """bnexp status: the progress of a sweep, read from its directory alone."""
 
+import json
 import re
+import shutil
 import threading
 import time
 from pathlib import Path
 
+import fake_slurm
 import pytest
 from conftest import Bnexp
+
+from bnexp.runs.lock import Lock
+from bnexp.sweeps import slurm
 
 SWEEP = ("train", "-m", "dataset=digits", "norm=none,batch", "seed=0,1", "steps=20", "compile=false", "device=cpu")
 
@@ -26,8 +32,53 @@ def test_runs_that_wait_train_or_were_interrupted(bnexp: Bnexp) -> None:
             path.unlink()
     Path("s/norm=none,seed=1/summary.json").unlink()
     Path("s/norm=batch,seed=0/summary.json").write_text('{"status": "interrupted", "steps": 20}')
-    outcome = bnexp("status", "s")
+    assert bnexp("status", "s").out.splitlines()[-1] == "interrupted: 2 of 4 runs, 1 finished, 1 waiting"
+    assert bnexp("status", "s", "--watch").out.splitlines()[-1] == "interrupted: 2 of 4 runs, 1 finished, 1 waiting"
+    with Lock(Path("s")):  # as the process that trains them
+        outcome = bnexp("status", "s")
     assert outcome.out.splitlines()[-1] == "running: 1 of 4 runs, 1 finished, 1 interrupted, 1 waiting"
+
+
+def test_a_sweep_that_waits_in_a_queue(bnexp: Bnexp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an executor.setup, which no record holds. On a machine without Slurm its jobs may still wait."""
+    monkeypatch.setattr(slurm, "ASK_EVERY", 0.2)
+    state = fake_slurm.install(tmp_path / "fake", monkeypatch)
+    (state / "nothing starts").touch()
+    words = (*SWEEP, "executor=slurm", "executor.detach=true", "executor.setup='# nothing'", "hydra.sweep.dir=s")
+    assert bnexp(*words).status == 0
+    assert bnexp("status", "s").out.splitlines()[-1] == "waiting: 4 of 4 runs"
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "")
+        assert bnexp("status", "s").out.splitlines()[-1] == "waiting: 4 of 4 runs"
+    slurm.run("scancel", "1")
+    assert bnexp("status", "s").out.splitlines()[-1] == "interrupted: 4 of 4 runs waiting"
+
+
+def test_runs_with_names_of_their_own(bnexp: Bnexp) -> None:
+    """They are found in the sweep's record, before they have begun."""
+    assert bnexp(*SWEEP, "hydra.sweep.dir=s", "hydra.sweep.subdir='${hydra:job.num}'").status == 0
+    shutil.rmtree("s/3")
+    assert bnexp("status", "s").out.splitlines()[-1] == "interrupted: 3 of 4 runs finished, 1 waiting"
+    outcome = bnexp("resume", "s")
+    assert outcome.out.splitlines()[-1] == (
+        "s is finished: 4 runs (3 finished before, 1 started); compare them by: bnexp report s"
+    )
+    assert sorted(path.name for path in Path("s").iterdir() if path.is_dir()) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("folder", ["../elsewhere", "/elsewhere", "a/../../elsewhere"])
+def test_a_folder_outside_of_the_sweep_is_refused(bnexp: Bnexp, folder: str) -> None:
+    assert bnexp(*SWEEP, "hydra.sweep.dir=s").status == 0
+    record = Path("s/sweep.json")
+    content = json.loads(record.read_text())
+    content["jobs"][0]["folder"] = folder
+    record.write_text(json.dumps(content))
+    for command in ("status", "resume"):
+        outcome = bnexp(command, "s")
+        assert (outcome.status, outcome.err) == (
+            2,
+            f"bnexp: s/sweep.json cannot be read: its folder {folder} is not in s\n",
+        )
 
 
 def test_watch_ends_with_the_sweep(bnexp: Bnexp) -> None:
@@ -40,10 +91,11 @@ def test_watch_ends_with_the_sweep(bnexp: Bnexp) -> None:
         time.sleep(1)
         summary.write_text(text)
 
-    thread = threading.Thread(target=finish)
-    thread.start()
-    outcome = bnexp("status", "s", "--watch")
-    thread.join()
+    with Lock(Path("s")):
+        thread = threading.Thread(target=finish)
+        thread.start()
+        outcome = bnexp("status", "s", "--watch")
+        thread.join()
     assert outcome.out.splitlines()[-1] == "finished: 4 of 4 runs"
     assert "norm=none seed=1: test accuracy" in outcome.out
 

@@ -65,6 +65,11 @@ def test_arrays_over_the_limit_are_submitted_in_parts(slurm: Slurm, start: Start
 
 
 def test_a_killed_process_is_started_again(slurm: Slurm, start: Start) -> None:
+    kill_a_process(start)
+
+
+def kill_a_process(start: Start) -> None:
+    """Kill one of a sweep's processes, and wait for the sweep's end."""
     command = start(*SWEEP, *SLURM, "executor.runs_per_job=2")
     training(command)
     os.kill(pids_of_jobs()[0], signal.SIGKILL)

@@ -1,22 +1,14 @@
 """executor=slurm on a Slurm with accounting, whose queue forgets within seconds what has ended."""
 
-import os
-import signal
-
 import pytest
 from clusters import SWEEP, Slurm, Start, accounting_slurm, files_of, local, output_of, start, training  # noqa: F401
-from test_real_slurm import SLURM, pids_of_jobs
+from test_real_slurm import kill_a_process
 
 pytestmark = pytest.mark.cluster
 
 
 def test_with_accounting(accounting_slurm: Slurm, start: Start) -> None:
-    killed = start(*SWEEP, *SLURM, "executor.runs_per_job=2")
-    training(killed)
-    os.kill(pids_of_jobs()[0], signal.SIGKILL)
-    assert killed.end() == 0, killed.text
-    assert "was lost (FAILED" in killed.text
-    assert files_of("s") == local(start, *SWEEP)
+    kill_a_process(start)
     cancelled = start(*SWEEP, "executor=slurm", "hydra.sweep.dir=t", "executor.runs_per_job=2")
     training(cancelled, "t")
     output_of("scancel", "--user=root")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,11 +47,12 @@ def output() -> str:
 
 def ranks() -> dict[str, int]:
     """Rank → process."""
-    found = {}
+    pids: dict[str, int] = {}
     for pid in pids_of("bnexp train dataset=digits norm=sync_batch"):
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        found |= {entry[5:].decode(): pid for entry in variables if entry.startswith(b"RANK=")}
-    return found
+        with suppress(OSError):  # it has just ended
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            pids |= {entry[5:].decode(): pid for entry in variables if entry.startswith(b"RANK=")}
+    return pids
 
 
 def killed_after_a_checkpoint(process: "subprocess.Popen[str]", rank: str) -> float:
@@ -69,9 +71,10 @@ def test_a_killed_rank_stops_the_others_and_the_same_command_resumes(torchrun: R
     assert process.wait(PATIENCE) == 1
     run = read_run(Path("r"))
     assert run.summary["status"] == ("interrupted" if rank == "1" else "unfinished")
-    assert "resume it by: the same torchrun command" in output() or rank == "0"
+    assert "resume it by: its torchrun command with hydra.run.dir=r" in output() or rank == "0"
     assert "RuntimeError" not in output()
     assert torchrun("hydra.run.dir=r").wait(PATIENCE) == 0
+    assert read_run(Path("r")).record["created"] == run.record["created"], "resumed, not started anew"
     assert torchrun("hydra.run.dir=whole").wait(PATIENCE) == 0
     for name in SAME:
         assert Path("r", name).read_bytes() == Path("whole", name).read_bytes()
@@ -95,7 +98,8 @@ def test_another_number_of_processes_is_refused(torchrun: Run) -> None:
         [sys.executable, "-m", "bnexp", "resume", "r"], capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("bnexp: r was made by 2 processes, not 1: resume it by torchrun --nproc-per-node 2 ")
+    line = "bnexp: r was made by 2 processes, not 1: resume it by its torchrun command with hydra.run.dir=r\n"
+    assert done.stderr == line
 
 
 # ---- two machines
