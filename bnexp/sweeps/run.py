@@ -16,7 +16,7 @@ from bnexp.sweeps.processes import ProcessExecutor
 from bnexp.sweeps.ray import RayExecutor
 from bnexp.sweeps.slurm import SlurmExecutor
 from bnexp.sweeps.stacks import SweepPlan
-from bnexp.training.member import how_to_resume
+from bnexp.training.member import resume_command
 from bnexp.training.signals import Interrupted, StopRequest
 
 
@@ -100,7 +100,7 @@ def way_to_resume(plan: SweepPlan) -> str:
     """Return how a plan's run or sweep is resumed, as text."""
     if plan.config.setup:
         return "the same command, since executor.setup is not recorded"
-    return how_to_resume(plan.directory, processes())
+    return resume_command(plan.directory, plan.stacks[0][0].overrides, processes())
 
 
 def is_hangup(interrupt: KeyboardInterrupt) -> bool:

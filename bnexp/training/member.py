@@ -189,7 +189,7 @@ def check_facts(
             continue
         now, then = (json.loads(json.dumps(value)) for value in (fact, record.get(name)))
         if name == "processes" and now != then:
-            how = how_to_resume(directory, then or 1)
+            how = resume_command(directory, record["overrides"], then or 1)
             raise ConfigError(f"{directory} was made by {count(then, 'process')}, not {now}: resume it by {how}")
         if now != then:
             raise ConfigError(f"{directory} was made with {name} {then}: with {now} its curve would change")
@@ -197,11 +197,15 @@ def check_facts(
     return True
 
 
-def how_to_resume(directory: Path, number: int) -> str:
-    """Return how a run of some number of processes, or a sweep, is resumed, as text."""
+def resume_command(directory: Path, overrides: list[str], number: int) -> str:
+    """Return the command that resumes a sweep, or a run of some number of processes on one machine.
+
+    overrides: those of the run, for several processes.
+    """
     if number == 1:
         return command("resume", directory)
-    return f"its torchrun command with {shlex.quote(f'hydra.run.dir={directory}')}"
+    torchrun = ["torchrun", "--nproc-per-node", str(number), "-m", "bnexp", "train"]
+    return shlex.join([*torchrun, *overrides, f"hydra.run.dir={directory}"])
 
 
 def check_start(config: RunConfig, directory: Path, record: dict[str, Any], may_be_missing: bool = False) -> None:

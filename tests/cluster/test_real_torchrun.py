@@ -1,6 +1,7 @@
 """Runs of torchrun: processes that are lost, runs that are resumed by the same command, networks of their own."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def test_a_killed_rank_stops_the_others_and_the_same_command_resumes(torchrun: R
     assert process.wait(PATIENCE) == 1
     run = read_run(Path("r"))
     assert run.summary["status"] == ("interrupted" if rank == "1" else "unfinished")
-    assert "resume it by: its torchrun command with hydra.run.dir=r" in output() or rank == "0"
+    assert "resume it by: torchrun --nproc-per-node 2 -m bnexp train dataset=digits" in output() or rank == "0"
     assert "RuntimeError" not in output()
     assert torchrun("hydra.run.dir=r").wait(PATIENCE) == 0
     assert read_run(Path("r")).record["created"] == run.record["created"], "resumed, not started anew"
@@ -98,8 +99,8 @@ def test_another_number_of_processes_is_refused(torchrun: Run) -> None:
         [sys.executable, "-m", "bnexp", "resume", "r"], capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 2
-    line = "bnexp: r was made by 2 processes, not 1: resume it by its torchrun command with hydra.run.dir=r\n"
-    assert done.stderr == line
+    line = f"torchrun --nproc-per-node 2 -m bnexp train {shlex.join(RUN)} hydra.run.dir=r"
+    assert done.stderr == f"bnexp: r was made by 2 processes, not 1: resume it by {line}\n"
 
 
 # ---- two machines
