@@ -37,7 +37,7 @@ test-faults: $(SETUP) ## kills, damage, full disks, races in full number: result
 	$(BIN)/pytest -m faults --faults=1
 
 test-cluster: $(SETUP) ## sweeps on a real Slurm, which Debian's packages bring up here as root, and on Ray (6 minutes)
-	$(BIN)/pytest -n 0 -m cluster tests/cluster
+	$(BIN)/pytest --dist loadfile -m cluster tests/cluster
 
 lint: $(SETUP) ## ruff
 	$(BIN)/ruff check .

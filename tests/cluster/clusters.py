@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 
 from bnexp.runs.record import RunRecord, find_runs, last_evaluation
 
-SWEEP = ("train", "-m", "dataset=digits", "norm=none,batch", "seed=0,1", "steps=6000", "eval.every=500")
+SWEEP = ("train", "-m", "dataset=digits", "norm=none,batch", "steps=4000", "eval.every=500")
 SWEEP += ("compile=false", "checkpoint.every_seconds=1", "device=cpu")
 SAME = ("metrics.csv", "checkpoint.safetensors")
 SCRIPT = Path(__file__).with_name("slurm")
@@ -78,7 +79,7 @@ class Slurm:
         return [name for name, state in self.states().items() if state == "RUNNING"]
 
 
-def brought_up(accounting: bool) -> Iterator[Slurm]:
+def brought_up(accounting: bool) -> Iterator[None]:
     """Bring Slurm up in a folder that its users may enter, and end it; skip where that can't be done.
 
     With accounting, its queue forgets within seconds what has ended.
@@ -87,32 +88,44 @@ def brought_up(accounting: bool) -> Iterator[Slurm]:
         pytest.skip(reason)
     tmp = Path(tempfile.mkdtemp(prefix="bnexp-slurm-"))
     tmp.chmod(0o755)
-    lines = "MaxArraySize=10"
+    lines = "MaxArraySize=3"
     try:
         if accounting:
             subprocess.run([SCRIPT, "accounting", tmp], check=True)
             lines += "\nMinJobAge=2\nAccountingStorageType=accounting_storage/slurmdbd\n"
             lines += "AccountingStorageHost=127.0.0.1\nJobAcctGatherType=jobacct_gather/linux"
         subprocess.run([SCRIPT, "up", tmp, lines], check=True)
-        yield Slurm()
+        yield
     finally:
         subprocess.run([SCRIPT, "down", tmp], capture_output=True, check=False)
 
 
 @pytest.fixture(scope="module")
-def plain_slurm() -> Iterator[Slurm]:
-    yield from brought_up(accounting=False)
+def bring_up() -> Iterator[Callable[[bool], Slurm]]:
+    """Bring Slurm up without or with accounting, unless it is; only one can be there at a time."""
+    stack, kinds = ExitStack(), list[bool]()
 
+    def choose(accounting: bool) -> Slurm:
+        if kinds[-1:] != [accounting]:
+            stack.close()
+            stack.enter_context(contextmanager(brought_up)(accounting))
+            kinds.append(accounting)
+        return Slurm()
 
-@pytest.fixture(scope="module")
-def accounting_slurm() -> Iterator[Slurm]:
-    yield from brought_up(accounting=True)
+    with stack:
+        yield choose
 
 
 @pytest.fixture
-def slurm(plain_slurm: Slurm) -> Iterator[Slurm]:
-    yield plain_slurm
-    plain_slurm.clear()
+def slurm(bring_up: Callable[[bool], Slurm]) -> Iterator[Slurm]:
+    slurm = bring_up(False)
+    yield slurm
+    slurm.clear()
+
+
+@pytest.fixture
+def accounting_slurm(bring_up: Callable[[bool], Slurm]) -> Slurm:
+    return bring_up(True)
 
 
 @dataclass
@@ -190,8 +203,9 @@ def training(command: Command, folder: str = "s") -> Path:
         runs = [run.directory for run in find_runs([Path(folder)]) if run.summary["status"] == "unfinished"]
         return [run for run in runs if (last_evaluation(run) or (0, 0))[0] >= 500]
 
-    wait_for(midway, "a run that trains")
-    return midway()[0]
+    seen: list[Path] = []
+    wait_for(lambda: seen.extend(midway()) or seen, "a run that trains")
+    return seen[0]
 
 
 def pids_of(pattern: str) -> list[int]:
