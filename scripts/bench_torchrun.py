@@ -18,7 +18,7 @@ from bnexp.runs import distributed
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ("train", "dataset=image_folder", f"dataset.path={ROOT}/data/cifar10-jpeg", "arch=resnet", "arch.depth=20")
-TRAIN += ("init=kaiming", "norm=batch", "batch_size=256", "steps=40", "eval.first_every=40", "compile=false")
+TRAIN += ("init=kaiming", "norm=batch", "batch_size=256", "steps=20", "eval.first_every=20", "compile=false")
 TRAIN += ("device=cpu", "optim.lr=0.1", f"dataset.root={ROOT}/data")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ALONE = (sys.executable, "-m", "bnexp", *TRAIN)

@@ -281,5 +281,6 @@ def run_facts(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "notes": notes(config),
         "start": describe_start(model, config) if config.init_from else None,
+        "scaling": {"scale": data.scale.flatten().tolist(), "shift": data.shift.flatten().tolist()},
         **({"images": data.contents.record()} if data.contents else {}),
     }
