@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from bnexp.models.activations import make_activation
-from bnexp.models.norm_registry import IMAGES_ONLY, OF_WEIGHTS, WITHOUT_SHIFT, make_norm
+from bnexp.models.norm_registry import find_norm, make_norm
 from bnexp.models.weight_norms import WeightNorm
 from bnexp.runs.config import ActConfig, ArchConfig, ConfigError, NormConfig, require
 
@@ -89,7 +89,7 @@ class Builder:
         """
         if isinstance(self.arch.bias, bool):
             return self.arch.bias
-        return self.norm.name in WITHOUT_SHIFT or self.arch.norm_position == "after"
+        return not find_norm(self.norm).shift or self.arch.norm_position == "after"
 
     def block(self, layer: nn.Module, features: int, pool: nn.Module | None = None) -> Block:
         """Make a block of layer, norm, activation and optional pool. features: units or channels of the layer.
@@ -110,7 +110,7 @@ class Builder:
 
     def require_layer_first(self, first: bool) -> None:
         """Raise ConfigError for a norm of weights unless a layer comes `first`, right before the norm."""
-        if self.norm.name in OF_WEIGHTS and not first:
+        if find_norm(self.norm).of_weights and not first:
             raise ConfigError(
                 f"norm={self.norm.name} is not allowed here: it normalizes the weights of the layer before it, which "
                 "arch.norm_position=after, arch.pre_activation=true and arch=densenet don't have"
@@ -126,5 +126,6 @@ class Builder:
         """Make fully connected blocks from each width to the next. A norm that needs images is left out, as with
         norm=none.
         """
-        flat = replace(self, norm=replace(self.norm, name="none")) if self.norm.name in IMAGES_ONLY else self
+        images_only = find_norm(self.norm).images_only
+        flat = replace(self, norm=replace(self.norm, name="none")) if images_only else self
         return nn.Sequential(*(flat.block(nn.Linear(n, m, bias=flat.bias), m) for n, m in pairwise(widths)))

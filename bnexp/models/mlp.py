@@ -6,7 +6,7 @@ from math import prod
 from torch import nn
 
 from bnexp.models.block import Builder, Shape, chain
-from bnexp.models.norm_registry import IMAGES_ONLY
+from bnexp.models.norm_registry import find_norm
 from bnexp.runs.config import ConfigError
 
 
@@ -18,7 +18,7 @@ def mlp(builder: Builder, shape: Shape, classes: int) -> nn.Module:
     a norm that needs images.
     """
     arch, norm = builder.arch, builder.norm
-    if norm.name in IMAGES_ONLY:
+    if find_norm(norm).images_only:
         raise ConfigError(f"norm={norm.name} means nothing for arch=mlp: it needs images, as in arch=convnet")
     widths = [prod(shape), *islice(cycle(arch.hidden), arch.depth or len(arch.hidden))]
     return chain(flat=nn.Flatten(), hidden=builder.dense(widths), classifier=nn.Linear(widths[-1], classes))

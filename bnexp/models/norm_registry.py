@@ -1,6 +1,4 @@
-"""All normalizations, by name. To add one, write its class, enter it in `NORMS` and in the sets below that where they
-apply, and write conf/norm/NAME.yaml.
-"""
+"""All normalizations, by name. To add one, write its class, enter it in `NORMS`, and write conf/norm/NAME.yaml."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -27,17 +25,26 @@ from bnexp.runs.config import NormConfig, require_choice
 
 @dataclass(frozen=True)
 class Norm:
-    """An entry of NORMS. make: a function (configuration, number of channels) that makes the layer. stackable: keys of
-    NormConfig in which the members of a stack that is compiled as one network may differ; the layer's code for vectors
-    (N, C) reads them from buffers (`scalar`).
+    """A norm, as an entry of NORMS.
+
+    make: a function (configuration, number of channels) that makes the layer. stackable: keys of NormConfig in which
+    the members of a stack that is compiled as one network may differ; the layer's code for vectors (N, C) reads them
+    from buffers (`scalar`). shift: whether it has a β, which replaces the bias of the layer before it. conditional:
+    whether it has a γ and β for each of `dataset.conditions`. images_only: whether it needs images, as a vector has one
+    value per channel, of which only β would be left. of_weights: whether it normalizes a layer's weights, with which
+    the layer is computed.
     """
 
     make: Make
     stackable: tuple[str, ...] = ()
+    shift: bool = True
+    conditional: bool = False
+    images_only: bool = False
+    of_weights: bool = False
 
 
 NORMS: dict[str, Norm] = {
-    "none": Norm(lambda config, features: nn.Identity()),  # the control arm: same network, no normalization
+    "none": Norm(lambda config, features: nn.Identity(), shift=False),  # the control: same network, no normalization
     "batch": Norm(BatchNorm, ("eps", "momentum")),
     "batch_scratch": Norm(BatchNormFromScratch, ("eps", "momentum")),
     "sync_batch": Norm(SyncBatchNorm, ("eps", "momentum")),
@@ -45,18 +52,14 @@ NORMS: dict[str, Norm] = {
     "noisy_batch": Norm(NoisyBatchNorm, ("eps", "momentum")),
     "batch_renorm": Norm(BatchRenorm, ("eps", "momentum")),
     "layer": Norm(LayerNorm, ("eps",)),
-    "instance": Norm(InstanceNorm, ("eps",)),
+    "instance": Norm(InstanceNorm, ("eps",), images_only=True),
     "group": Norm(GroupNorm, ("eps",)),
-    "conditional_batch": Norm(partial(ConditionalNorm, BatchNorm), ("eps", "momentum")),
-    "conditional_instance": Norm(partial(ConditionalNorm, InstanceNorm), ("eps",)),
-    "rms": Norm(RMSNorm, ("eps",)),
-    "weight": Norm(WeightNorm),
-    "scaled_weight": Norm(ScaledWeightNorm),
+    "conditional_batch": Norm(partial(ConditionalNorm, BatchNorm), ("eps", "momentum"), conditional=True),
+    "conditional_instance": Norm(partial(ConditionalNorm, InstanceNorm), ("eps",), conditional=True, images_only=True),
+    "rms": Norm(RMSNorm, ("eps",), shift=False),
+    "weight": Norm(WeightNorm, shift=False, of_weights=True),
+    "scaled_weight": Norm(ScaledWeightNorm, shift=False, of_weights=True),
 }
-OF_WEIGHTS = {"weight", "scaled_weight"}  # norms of a layer's weights, which the layer is computed with
-WITHOUT_SHIFT = {"none", "rms", *OF_WEIGHTS}  # have no β, which could replace a layer's bias
-CONDITIONAL = {"conditional_batch", "conditional_instance"}  # one γ and β for each of dataset.conditions
-IMAGES_ONLY = {"instance", "conditional_instance"}  # a vector has one value per channel: only β would be left
 
 
 def make_norm(config: NormConfig, features: int) -> nn.Module:

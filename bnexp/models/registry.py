@@ -12,7 +12,7 @@ from bnexp.models.convnet import convnet
 from bnexp.models.densenet import densenet
 from bnexp.models.lenet import lenet
 from bnexp.models.mlp import mlp
-from bnexp.models.norm_registry import IMAGES_ONLY, WITHOUT_SHIFT
+from bnexp.models.norm_registry import find_norm
 from bnexp.models.norms import BatchNorm, GroupNorm
 from bnexp.models.resnet import resnet
 from bnexp.models.vgg import vgg
@@ -113,9 +113,9 @@ def notes(config: RunConfig) -> list[str]:
     """Return remarks for a comparison's table: how this configuration's norm changes the network besides adding the
     norm.
     """
-    remarks = []
-    if config.norm.name not in WITHOUT_SHIFT and config.arch.norm_position == "before" and config.arch.bias == "auto":
+    norm, remarks = find_norm(config.norm), []
+    if norm.shift and config.arch.norm_position == "before" and config.arch.bias == "auto":
         remarks.append("no bias where the norm follows")
-    if config.norm.name in IMAGES_ONLY and config.arch.name in DENSE:
+    if norm.images_only and config.arch.name in DENSE:
         remarks.append("no norm on the dense layer")
     return remarks

@@ -2,7 +2,7 @@
 
 from bnexp.data.load import load_data
 from bnexp.models.init import INITS
-from bnexp.models.norm_registry import CONDITIONAL
+from bnexp.models.norm_registry import find_norm
 from bnexp.models.registry import check_model
 from bnexp.runs import distributed
 from bnexp.runs.config import ConfigError, RunConfig, require, require_choice
@@ -24,7 +24,7 @@ def check(config: RunConfig) -> list[str]:
     find_optimizer(config.optim)
     pick_device(config.device)
     data = load_data(config.dataset)
-    if config.norm.name in CONDITIONAL and not config.dataset.conditions:
+    if find_norm(config.norm).conditional and not config.dataset.conditions:
         raise ConfigError(f"norm={config.norm.name} needs dataset.conditions, as in [plain,inverted]")
     size, images, processes = config.batch_size, len(data.train), distributed.processes()
     require(size <= images, "batch_size", size, f"at most the {images} training images")

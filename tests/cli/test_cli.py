@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from builders import CONDITIONAL, IMAGES_ONLY
 from conftest import Bnexp
 from PIL import Image
 
@@ -16,7 +17,7 @@ from bnexp.cli.overrides import conf_dir
 from bnexp.data.load import DATASETS
 from bnexp.models.activations import ACTIVATIONS
 from bnexp.models.init import INITS
-from bnexp.models.norm_registry import CONDITIONAL, IMAGES_ONLY, NORMS
+from bnexp.models.norm_registry import NORMS
 from bnexp.runs.config import DatasetConfig, explain_keys
 from bnexp.runs.record import find_runs
 from bnexp.training.optim import OPTIMIZERS

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import make_stack
+from builders import IMAGES_ONLY, make_stack
 from conftest import Bnexp
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from bnexp.compare.throughput import interval_description, interval_rank, make_f
 from bnexp.compare.throughput_plan import CONTROL, take_options, with_norms
 from bnexp.data.batches import Batch, Batches
 from bnexp.data.load import load_data
-from bnexp.models.norm_registry import IMAGES_ONLY, NORMS
+from bnexp.models.norm_registry import NORMS
 from bnexp.runs.config import ActConfig, ArchConfig, DatasetConfig, NormConfig, RunConfig
 from bnexp.runs.directory import PACKAGES
 from bnexp.training.compiler import NO_COMPILER, has_compiler

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import IMAGES_ONLY, OF_WEIGHTS
 from conftest import Bnexp
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from bnexp.cli.compose import configurations
 from bnexp.models.activations import ACTIVATIONS, make_activation
 from bnexp.models.block import Block, Builder
 from bnexp.models.init import initialize
-from bnexp.models.norm_registry import IMAGES_ONLY, NORMS, OF_WEIGHTS, make_norm
+from bnexp.models.norm_registry import NORMS, make_norm
 from bnexp.models.registry import ARCHS, make_model, notes, stacks
 from bnexp.runs.config import ActConfig, ArchConfig, ConfigError, NormConfig, RunConfig
 

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from builders import IMAGES_ONLY, OF_WEIGHTS
 from test_archs import SMALL
 from torch import Tensor, nn
 
 from bnexp.models.init import INITS, initialize
-from bnexp.models.norm_registry import IMAGES_ONLY, NORMS, OF_WEIGHTS
+from bnexp.models.norm_registry import NORMS
 from bnexp.models.registry import ARCHS, make_model
 from bnexp.runs.config import ArchConfig, ConfigError, InitConfig, NormConfig, RunConfig
 from bnexp.runs.seeds import generator

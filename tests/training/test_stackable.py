@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import IMAGES_ONLY
 from conftest import Bnexp
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from bnexp.cli.overrides import conf_dir
 from bnexp.data.load import load_data
-from bnexp.models.norm_registry import IMAGES_ONLY, NORMS, Norm, make_norm
+from bnexp.models.norm_registry import NORMS, Norm, make_norm
 from bnexp.models.norms import KernelNorm
 from bnexp.runs.config import DatasetConfig, NormConfig, RunConfig
 from bnexp.training.compiler import has_compiler

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import IMAGES_ONLY
 from test_engine import check_warm_up_moves_nothing, trained
 
 import bnexp.training.loop
 from bnexp.data.load import load_data
-from bnexp.models.norm_registry import IMAGES_ONLY, NORMS
+from bnexp.models.norm_registry import NORMS
 from bnexp.runs.config import (
     ActConfig,
     ArchConfig,
