@@ -17,8 +17,8 @@ FILES = {
     for path in PACKAGE.rglob("*.py")
     if path.name != "__init__.py"
 }
-# from above; api is a module, what scripts import
-LAYERS = (("api",), ("cli",), ("claims",), ("sweeps", "compare"), ("training",), ("models", "data"), ("runs",))
+# from above; api and plugin are modules, what scripts and plugins import
+LAYERS = (("api", "plugin"), ("cli",), ("claims",), ("sweeps", "compare"), ("training",), ("models", "data"), ("runs",))
 RANK = {package: rank for rank, packages in enumerate(LAYERS) for package in packages}
 DEEPEST = 6  # layers of modules in a package
 LONGEST, MEDIAN = 45, 8  # lines of a function

@@ -25,6 +25,7 @@ from bnexp.cli.overrides import USABLE, Setting, conf_dir, group_options, is_und
 from bnexp.runs.config import GROUPS, ConfigError, RunConfig, shown
 from bnexp.runs.directory import dotted
 from bnexp.runs.parse import parse, typed_value, with_values
+from bnexp.runs.plugins import plugin_configurations
 from bnexp.sweeps.job import HydraRecord
 
 
@@ -113,45 +114,52 @@ def run_part(whole: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(whole, [str(key) for key in whole if key not in ("hydra", "executor")])
 
 
-_shipped: dict[str | None, dict[tuple[str, ...], Composition]] = {}  # compositions from conf/ alone, by $BNEXP_DATA
+# compositions without a user's files, by $BNEXP_DATA and the search path of plugins
+_shipped: dict[tuple[str | None, ...], dict[tuple[str, ...], Composition]] = {}
 
 
 @contextmanager
-def configurations(folder: str | None = None, name: str = "config") -> Iterator["Composer"]:
-    """Initialize Hydra, and yield a composer of configurations from conf/ and from the user's folder.
+def configurations(folder: str | None = None, name: str = "config", with_plugins: bool = True) -> Iterator["Composer"]:
+    """Initialize Hydra, and yield a composer of configurations from conf/, from plugins and from the user's folder.
 
     folder: the user's folder (--config-dir), if any. name: the primary configuration, which Hydra looks up in the first
     folder only. The first folder is conf/, except where the user's folder holds the primary configuration under a name
     other than "config".
     """
     ours, theirs = str(conf_dir()), folder and str(Path(folder).absolute())
-    plain_hydra = flat(as_dict(shipped_composition().whole.hydra)) if theirs else {}
     first = theirs and any(Path(theirs, f"{name}{end}").exists() for end in (".yaml", ".yml")) and name != "config"
     main, other = (theirs, ours) if first else (ours, theirs)
+    others = [*([other] if other else []), *(map(str, plugin_configurations()) if with_plugins else [])]
+    plain_hydra = flat(as_dict(shipped_composition().whole.hydra)) if others else {}
     with hydra.initialize_config_dir(str(main), job_name="bnexp", version_base="1.3"):
-        search = [f"hydra.searchpath=[{QuotedString(f'file://{other}', Quote.single).with_quotes()}]"] if other else []
-        yield Composer(name, folder, search, plain_hydra)
+        yield Composer(name, folder, searched(others), plain_hydra)
+
+
+def searched(folders: list[str]) -> list[str]:
+    """Return the override with which Hydra also looks in these folders; nothing where there is none."""
+    quoted = [QuotedString(f"file://{folder}", Quote.single).with_quotes() for folder in folders]
+    return [f"hydra.searchpath=[{','.join(quoted)}]"] if quoted else []
 
 
 def shipped_composition() -> Composition:
     """Return the composition of conf/ alone, without overrides."""
-    with configurations() as composer:
+    with configurations(with_plugins=False) as composer:
         return composer.composed(())
 
 
 class Composer:
     """A composer of the configurations of a command's jobs, which share compositions.
 
-    name: the primary configuration. folder: the user's --config-dir, if any. search: empty without such a folder, else
-    the one override of hydra.searchpath that adds the folder, conf/ or the user's, that is not the first one (see
-    `configurations`). plain_hydra: the settings under `hydra` from conf/ alone, by dotted keys, with which changes by
-    the user's files are detected; empty without such a folder.
+    name: the primary configuration. folder: the user's --config-dir, if any. search: the override of hydra.searchpath
+    that adds all folders but the first one (see `configurations`); empty without any. plain_hydra: the settings under
+    `hydra` from conf/ alone, by dotted keys, with which changes by the files of others are detected; empty without any.
     """
 
     def __init__(self, name: str, folder: str | None, search: list[str], plain_hydra: dict[str, object]) -> None:
         self.name, self.folder, self.search, self.plain_hydra = name, folder, search, plain_hydra
-        shared = _shipped.setdefault(os.environ.get("BNEXP_DATA"), {})  # conf/ reads this variable
-        self.compositions: dict[tuple[str, ...], Composition] = shared if not search and name == "config" else {}
+        shared = _shipped.setdefault((os.environ.get("BNEXP_DATA"), *search), {})  # conf/ reads this variable
+        own = folder is not None or name != "config"
+        self.compositions: dict[tuple[str, ...], Composition] = {} if own else shared
         self.adjustments: dict[tuple[Composition, tuple[str, ...]], Composition] = {}  # with texts of settings
         self.checked: dict[str, Any] = {}  # the text of a setting → its typed value
         self.by_parts = False
@@ -298,12 +306,12 @@ def differs_elsewhere(part: Composition, base: Composition, group: str) -> bool:
 
 
 def check_names(composition: Composition) -> None:
-    """Raise ConfigError where a user's file changes the key `name` of a choice from conf/."""
+    """Raise ConfigError where a file changes the key `name` of a choice from conf/ or a plugin."""
     for group in GROUPS:
         choice = composition.whole.hydra.runtime.choices.get(group)
         name = OmegaConf.select(composition.whole, f"{group}.name")
-        ours = (conf_dir() / group / f"{choice}.yaml").exists()
-        if ours and name not in (None, choice):
+        shipped = any((folder / group / f"{choice}.yaml").exists() for folder in (conf_dir(), *plugin_configurations()))
+        if shipped and name not in (None, choice):
             raise ConfigError(f"{group}.name={name} is not allowed: {group}={choice} is chosen, whose name is {choice}")
 
 

@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, QuotedString, Transformer
 
 from bnexp.runs.config import GROUPS, ConfigError, known_keys, whole_number_keys
+from bnexp.runs.plugins import plugin_configurations
 from bnexp.sweeps.executor_config import EXECUTOR_KEYS
 
 USABLE = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.verbose")
@@ -181,8 +182,8 @@ def plain(element: Any) -> Any:
 
 
 def group_options(group: str, folder: str | None) -> list[str]:
-    """Return the sorted names of a group's files in conf/ and the user's folder. Hydra has to be initialized."""
+    """Return the sorted names of a group's files: conf/, plugins, the user's folder. Hydra has to be initialized."""
     options = {*GlobalHydra.instance().config_loader().get_group_options(group)}
-    for root in (conf_dir(), *([Path(folder)] if folder else [])):
+    for root in (conf_dir(), *plugin_configurations(), *([Path(folder)] if folder else [])):
         options |= {path.stem for path in (root / group).glob("*.y*ml")}
     return sorted(options)

@@ -14,6 +14,7 @@ from bnexp.data.conditions import CONDITIONS, in_conditions
 from bnexp.data.images import Contents, Images, Source
 from bnexp.runs.config import ConfigError, DatasetConfig, require, require_choice
 from bnexp.runs.console import command, count, print_error, printable, show_table
+from bnexp.runs.plugins import find_entry
 from bnexp.runs.seeds import generator
 
 SPLITS = ("train", "validation", "test")
@@ -45,8 +46,8 @@ DATASETS = {
 
 def find_loader(name: str) -> Loader:
     """Import and return the loader of a data set. Raises ConfigError for an unknown name."""
-    require_choice("dataset", name, DATASETS)
-    loader: Loader = resolve_name(DATASETS[name])
+    entry = find_entry("dataset", name, DATASETS)
+    loader: Loader = resolve_name(entry) if isinstance(entry, str) else entry
     return loader
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from bnexp.runs.config import require_choice
+from bnexp.runs.plugins import find_entry
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,  # max(x, 0)
@@ -20,5 +20,5 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 def make_activation(name: str) -> nn.Module:
     """Make the activation with this name, as a module. Raises ConfigError for an unknown name."""
-    require_choice("act", name, ACTIVATIONS)
-    return ACTIVATIONS[name]()
+    activation: nn.Module = find_entry("act", name, ACTIVATIONS)()
+    return activation

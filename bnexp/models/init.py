@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bnexp.runs.config import InitConfig, require_choice
+from bnexp.runs.config import InitConfig
+from bnexp.runs.plugins import find_entry
 from bnexp.runs.seeds import generator
 
 INITS: dict[str, Callable[[InitConfig, Tensor, torch.Generator], Tensor]] = {
@@ -26,11 +27,11 @@ def initialize(model: nn.Module, config: InitConfig, seed: int) -> None:
     torch: U(±1/√fan_in). Biases are U(±1/√fan_in) with torch, and 0 with the others. Raises ConfigError for an unknown
     name.
     """
-    require_choice("init", config.name, INITS)
+    draw = find_entry("init", config.name, INITS)
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear | nn.Conv2d):
             continue
-        INITS[config.name](config, module.weight, generator(seed, "parameter", f"{name}.weight"))
+        draw(config, module.weight, generator(seed, "parameter", f"{name}.weight"))
         if module.bias is not None:
             bound = 1 / math.sqrt(module.weight[0].numel()) if config.name == "torch" else 0.0
             module.bias.uniform_(-bound, bound, generator=generator(seed, "parameter", f"{name}.bias"))

@@ -20,7 +20,8 @@ from bnexp.models.norms import (
 )
 from bnexp.models.renorm import BatchRenorm
 from bnexp.models.weight_norms import ScaledWeightNorm, WeightNorm
-from bnexp.runs.config import NormConfig, require_choice
+from bnexp.runs.config import NormConfig
+from bnexp.runs.plugins import find_entry
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ def make_norm(config: NormConfig, features: int) -> nn.Module:
 
 
 def find_norm(config: NormConfig) -> Norm:
-    """Return the entry of NORMS that a configuration names. Raises ConfigError for an unknown name."""
-    require_choice("norm", config.name, NORMS)
-    return NORMS[config.name]
+    """Return the norm that a configuration names, of NORMS or a plugin, which may be a function that makes the layer.
+
+    Raises ConfigError for an unknown name.
+    """
+    norm = find_entry("norm", config.name, NORMS)
+    return norm if isinstance(norm, Norm) else Norm(norm)

@@ -16,8 +16,9 @@ from bnexp.models.norm_registry import find_norm
 from bnexp.models.norms import BatchNorm, GroupNorm
 from bnexp.models.resnet import resnet
 from bnexp.models.vgg import vgg
-from bnexp.runs.config import ConfigError, RunConfig, require_choice
+from bnexp.runs.config import ConfigError, RunConfig
 from bnexp.runs.distributed import processes
+from bnexp.runs.plugins import find_entry, plugins_of
 
 # Each function makes a network from a builder of its parts, the shape of an image and the number of classes.
 ARCHS: dict[str, Callable[[Builder, Shape, int], nn.Module]] = {
@@ -40,10 +41,11 @@ def make_model(config: RunConfig, shape: Shape, classes: int, device: str = "met
     On the meta device, the default, parameters and buffers have names and shapes but no values. Raises ConfigError for
     an unknown architecture, norm or activation, and where settings of the network and images don't fit together.
     """
-    require_choice("arch", config.arch.name, ARCHS)
+    make = find_entry("arch", config.arch.name, ARCHS)
     norm = replace(config.norm, conditions=max(1, len(config.dataset.conditions)))
     with torch.device(device):
-        return ARCHS[config.arch.name](Builder(config.arch, norm, config.act), shape, classes)
+        model: nn.Module = make(Builder(config.arch, norm, config.act), shape, classes)
+    return model
 
 
 _checked: set[str] = set()  # descriptions of networks and batches that passed; many runs of a sweep have the same
@@ -56,12 +58,27 @@ def check_model(config: RunConfig, shape: Shape, classes: int) -> nn.Module:
     Normalizing a single value would leave only β. Layer and instance norms are group norms. Networks that passed before
     are not checked again. Raises ConfigError if the check fails, and as `make_model` does.
     """
+    if plugins_of(config):
+        check_plugins(config, shape, classes)
     model, batch = make_model(config, shape, classes), (config.batch_size // processes(), *shape)
     description = repr((config.arch, config.norm, config.act, config.dataset.conditions, batch, classes))
     if description not in _checked:
         check_statistics(model, config, batch, classes)
         _checked.add(description)
     return model
+
+
+def check_plugins(config: RunConfig, shape: Shape, classes: int) -> None:
+    """Raise ConfigError, with the names of the plugins, where their network can't be made or gives no logits."""
+    named = ", ".join(f"{group}={getattr(config, group).name} of {by}" for group, by in plugins_of(config).items())
+    try:
+        logits = make_model(config, shape, classes, device="cpu")(torch.zeros(2, *shape))
+        if logits.shape != (2, classes):
+            raise ValueError(f"2 images give {tuple(logits.shape)}, not (2, {classes})")
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{named} cannot be used: {type(error).__name__}: {error}") from error
 
 
 def check_statistics(model: nn.Module, config: RunConfig, batch: tuple[int, int, int, int], classes: int) -> None:

@@ -5,7 +5,8 @@ from bnexp.models.init import INITS
 from bnexp.models.norm_registry import find_norm
 from bnexp.models.registry import check_model
 from bnexp.runs import distributed
-from bnexp.runs.config import ConfigError, RunConfig, require, require_choice
+from bnexp.runs.config import ConfigError, RunConfig, require
+from bnexp.runs.plugins import find_entry
 from bnexp.training.device import pick_device
 from bnexp.training.optim import find_optimizer
 from bnexp.training.pretrained import find_start
@@ -20,7 +21,7 @@ def check(config: RunConfig) -> list[str]:
     The data set is loaded, which may download it or cache the pictures of a folder; no other file is written. Raises
     ConfigError for the first thing that is not allowed.
     """
-    require_choice("init", config.init.name, INITS)
+    find_entry("init", config.init.name, INITS)
     find_optimizer(config.optim)
     pick_device(config.device)
     data = load_data(config.dataset)

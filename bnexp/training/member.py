@@ -28,6 +28,7 @@ from bnexp.runs.directory import (
     reopen_run,
 )
 from bnexp.runs.lock import Lock
+from bnexp.runs.plugins import plugins_of
 from bnexp.runs.record import RunRecord, complete_run, fits, read_record
 from bnexp.training.checkpoint import Saved, newest_checkpoint
 from bnexp.training.device import pick_device, thread_count
@@ -239,6 +240,7 @@ def reproducibility_facts(config: RunConfig, data: Data, compiled: bool | None) 
         "threads": thread_count(config, device),
         **({} if compiled is None else {"compiled": compiled}),
         "dataset": {"sha256": data.checksum, "train": len(data.train), "shape": data.shape, "classes": data.classes},
+        **({"plugins": plugins} if (plugins := plugins_of(config)) else {}),
     }
 
 

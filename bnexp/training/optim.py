@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bnexp.runs.config import OptimConfig, require_choice
+from bnexp.runs.config import OptimConfig
+from bnexp.runs.plugins import find_entry
 
 Numbers = Mapping[str, Tensor | float]
 Slots = dict[str, Tensor]  # name → state tensor of the optimizer for one parameter
@@ -87,9 +88,9 @@ STACKABLE = (*NUMBERS, "schedule")  # keys of OptimConfig in which the members o
 
 
 def find_optimizer(config: OptimConfig) -> Optimizer:
-    """Return the optimizer that a configuration names. Raises ConfigError for an unknown name."""
-    require_choice("optim", config.name, OPTIMIZERS)
-    return OPTIMIZERS[config.name]
+    """Return the optimizer that a configuration names, also a plugin's. Raises ConfigError for an unknown name."""
+    optimizer: Optimizer = find_entry("optim", config.name, OPTIMIZERS)
+    return optimizer
 
 
 def schedule_factor(schedule: str, step: int, steps: int) -> float:
