@@ -136,6 +136,36 @@ def test_an_architecture_and_a_data_set(bnexp: Bnexp) -> None:
         assert reason in refused.err
 
 
+def arrays(**changes: np.ndarray) -> dict[str, np.ndarray]:
+    """Arrays of an archive of 300 training images and 20 test images, 8×8 grey."""
+    images, labels = np.zeros((300, 8, 8), np.uint8), np.arange(300) % 10
+    return {
+        "train_images": images,
+        "train_labels": labels,
+        "test_images": images[:20],
+        "test_labels": labels[:20],
+    } | changes
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"train_images": np.zeros((300, 8, 8))}, "pixels are uint8 (N, C, H, W), not torch.float64 (300, 1, 8, 8)"),
+        ({"test_images": np.zeros((20, 9, 9), np.uint8)}, "of test images, all images have the shape (1, 8, 8)"),
+        ({"train_labels": np.arange(299) % 10}, "labels are int64 (N,), not torch.int64 (299,)"),
+        ({"test_labels": np.full(20, 10)}, "of test images, labels are from 0 to 9"),
+        ({"test_images": np.zeros((0, 8, 8), np.uint8), "test_labels": np.zeros(0, int)}, "at least one image"),
+    ],
+)
+def test_images_of_another_kind(bnexp: Bnexp, changes: dict[str, np.ndarray], line: str) -> None:
+    np.savez("images.npz", **arrays(**changes))
+    outcome = bnexp("train", "dataset=npz", "dataset.path=images.npz", "device=cpu", "hydra.run.dir=r")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome
+    assert outcome.err.startswith("bnexp: dataset=npz cannot be used: ")
+    assert line in outcome.err
+
+
 @pytest.mark.usefixtures("installed")
 def test_choices_are_completed_and_suggested(bnexp: Bnexp) -> None:
     assert "switchable" in bnexp("train", "--help").out

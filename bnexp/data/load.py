@@ -109,8 +109,32 @@ def load_data(config: DatasetConfig, recorded_in: Path | None = None) -> Data:
             remedy = f"where it is elsewhere: {command('resume', recorded_in, moved)}"
             raise ConfigError(f"{recorded_in}: dataset={config.name}: {problem}; {remedy}")
         _loaded.clear()  # even a sweep over data sets needs only one at a time
-        _loaded[key] = split(loader.load(config), config)
+        source = loader.load(config)
+        if config.name not in DATASETS:
+            check_source(source, config.name)
+        _loaded[key] = split(source, config)
     return _loaded[key]
+
+
+def check_source(source: Source, name: str) -> None:
+    """Raise ConfigError where a plugin's data set is not what `Images` says."""
+    shape = source.train.pixels.shape[1:]
+    for part, images in (("training", source.train), ("test", source.test)):
+        pixels, labels = images.pixels, images.labels
+        facts = {
+            f"pixels are uint8 (N, C, H, W), not {pixels.dtype} {tuple(pixels.shape)}": pixels.dtype == torch.uint8
+            and pixels.dim() == 4,
+            f"labels are int64 (N,), not {labels.dtype} {tuple(labels.shape)}": labels.dtype == torch.int64
+            and labels.shape == pixels.shape[:1],
+            "there is at least one image": len(labels) > 0,
+            f"all images have the shape {tuple(shape)}": pixels.shape[1:] == shape,
+            f"labels are from 0 to {len(source.classes) - 1}": bool(
+                ((labels >= 0) & (labels < len(source.classes))).all()
+            ),
+        }
+        broken = next((fact for fact, holds in facts.items() if not holds), None)
+        if broken:
+            raise ConfigError(f"dataset={name} cannot be used: of {part} images, {broken}")
 
 
 def split(source: Source, config: DatasetConfig) -> Data:
