@@ -282,3 +282,96 @@ def test_an_activation_an_optimizer_and_an_initialization(bnexp: Bnexp, install:
     assert (outcome.status, outcome.err) == (0, "")
     plugins_used = json.loads(Path("r/run.json").read_text())["plugins"]
     assert plugins_used == {"act": "faulty_act 1.0", "optim": "faulty_optim 1.0", "init": "faulty_init 1.0"}
+
+
+# ---- bnexp check
+
+NORM = """import torch
+from bnexp.plugin import Norm, scalar
+
+class Faulty(torch.nn.Module):
+    def __init__(self, config, features):
+        super().__init__()
+        self.eps, self.calls = scalar(config.eps), 0
+        self.weight = torch.nn.Parameter(torch.ones(features))
+
+    def forward(self, x):
+        self.calls += 1
+        y = {}
+        return y * self.weight.view(1, -1, *(1 for _ in x.shape[2:]))
+
+entry = Norm(Faulty{})
+"""
+HALF = """
+
+class Half(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient / 2
+"""
+UNFIT = {
+    "shape": (NORM.format("x if self.training else x[:1]", ""), "(4, 8, 5, 5) becomes (1, 8, 5, 5) in evaluation"),
+    "gradient": (NORM.format("Half.apply(x)", "") + HALF, "it differs from finite differences"),
+    "repeatable": (NORM.format("x + torch.rand(1)", ""), "as of global random numbers"),
+    "resumable": (NORM.format("x * self.calls", ""), "something is neither parameter nor buffer, and is lost"),
+}
+
+
+def statuses(text: str) -> dict[str, str]:
+    """Check → its status and reason, as `bnexp check` prints them."""
+    return dict(line.strip().split(": ", 1) for line in text.splitlines()[1:])
+
+
+@pytest.mark.parametrize("fault", UNFIT)
+def test_what_is_unfit_is_named(bnexp: Bnexp, install: Install, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    monkeypatch.setattr("bnexp.training.entry_check.compiler_problem", lambda device: "no compiler today")
+    code, reason = UNFIT[fault]
+    install(code)
+    outcome = bnexp("check", "norm/faulty")
+    assert outcome.status == 1, outcome
+    assert outcome.out.startswith("norm=faulty of faulty 1.0\n")
+    assert statuses(outcome.out)[fault].startswith("failed: ")
+    assert reason in statuses(outcome.out)[fault]
+    assert statuses(outcome.out)["stackable"] == "skipped: no compiler today"
+
+
+@pytest.mark.extra
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler (g++ or clang++)")
+def test_a_number_that_the_code_of_a_stack_shares(bnexp: Bnexp, install: Install) -> None:
+    """It is declared as stackable, but read as a number when the layer is made."""
+    code = NORM.format("x + self.number", ', ("eps",)').replace("0\n", "0\n        self.number = config.eps\n", 1)
+    install(code, yaml="name: faulty\neps: 0.5\n")
+    outcome = bnexp("check", "norm/faulty")
+    assert outcome.status == 1, outcome
+    assert "a run in a stack has other bytes than alone" in statuses(outcome.out)["stackable"]
+
+
+@pytest.mark.extra
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    "name", ["norm/switchable", "arch/plain20", "norm/batch", "norm/conditional_instance", "act/elu"]
+)
+def test_what_is_fit_passes(bnexp: Bnexp, name: str) -> None:
+    conditions = ["dataset.conditions=[plain,inverted]"] if "conditional" in name else []
+    outcome = bnexp("check", name, *conditions)
+    assert outcome.status == 0, outcome
+    assert "failed" not in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "check= is not allowed: GROUP/NAME"),
+        (["switchable"], "check=switchable is not allowed: GROUP/NAME"),
+        (["norm/nothing"], "norm=nothing is unknown"),
+        (["norm/batch", "norm.epsilon=1"], "norm.epsilon is not a key"),
+    ],
+)
+def test_what_is_refused(bnexp: Bnexp, words: list[str], line: str) -> None:
+    outcome = bnexp("check", *words)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert outcome.err.startswith(f"bnexp: {line}")

@@ -260,6 +260,40 @@ def bench(arguments: list[str]) -> None:
     show(panels, rows, options)
 
 
+def check(arguments: list[str]) -> int:
+    """Run `bnexp check GROUP/NAME`: check a plugin's norm, activation, …; return the exit status, 1 where one failed.
+
+    It is checked in a small network on the digits, which further arguments change.
+    """
+    from bnexp.runs.plugins import POINTS, plugins_of
+    from bnexp.training.check import check as check_config
+    from bnexp.training.entry_check import check_entry
+
+    name, overrides = (arguments or [""])[0], arguments[1:]
+    group, _, choice = name.partition("/")
+    require(group in POINTS and bool(choice), "check", name, f"GROUP/NAME, where GROUP is {', '.join(POINTS)}")
+    with configurations() as composer:
+        config = composer.compose_run([*small_network(group, choice), *map(with_quoted_path, overrides)])
+    check_config(config)
+    print_line(f"{group}={choice} of {plugins_of(config).get(group, 'bnexp')}")
+    outcomes = check_entry(config, group)
+    for outcome in outcomes:
+        print_line(f"  {outcome.check}: {outcome.status}{f': {outcome.reason}' if outcome.reason else ''}")
+    return int(any(outcome.status == "failed" for outcome in outcomes))
+
+
+def small_network(group: str, choice: str) -> list[str]:
+    """Return the overrides of a small run with a choice of a group."""
+    from bnexp.models.norm_registry import find_norm
+    from bnexp.runs.config import NormConfig
+
+    images = group == "norm" and find_norm(NormConfig(choice)).images_only
+    arch = [] if group == "arch" else ["arch=convnet", "arch.channels=[4,4]"] if images else ["arch.hidden=[8,8]"]
+    dataset = [] if group == "dataset" else ["dataset=digits"]
+    small = ["steps=6", "batch_size=20", "threads=1", "device=cpu", "compile=false"]
+    return [f"{group}={choice}", *dataset, *arch, *small]
+
+
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "train": train,
     "compare": compare,
@@ -270,4 +304,5 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "bench": bench,
     "data": data,
     "reproduce": reproduce,
+    "check": check,
 }

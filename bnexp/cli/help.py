@@ -114,6 +114,13 @@ PAGES = {
         {"dataset=NAME": "the data set (default: all of them)", "dataset.root=DIR": "its folder (default: data)"},
         "bnexp data fetch dataset=mnist",
     ),
+    "check": Page(
+        "bnexp check GROUP/NAME [OVERRIDE …]",
+        "Check whether a plugin's norm, activation, architecture, data set, optimizer or initialization does what "
+        "bnexp relies on: shapes, gradients, same bytes again, when resumed, and in a stack.",
+        {"GROUP/NAME": "what to check: norm/NAME, act/…, arch/…, dataset/…, optim/…, init/…", "OVERRIDE": OVERRIDE},
+        "bnexp check norm/batch",
+    ),
 }
 
 

@@ -27,6 +27,7 @@ bnexp: what does normalization do to training?
   bnexp reproduce [CLAIM …] [--list] [--block N]   published claims, judged
   bnexp bench [OVERRIDE …]            steps/s of every norm against none: eager, compiled, stacked
   bnexp data [status|fetch] [dataset=NAME] [dataset.root=DIR]
+  bnexp check GROUP/NAME              whether a plugin does what bnexp relies on
 
 bnexp COMMAND --help explains each; bnexp train --help lists every choice and key.
 eval "$(bnexp -sc install=bash)" installs completion (or zsh, fish).
