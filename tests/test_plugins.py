@@ -347,7 +347,7 @@ def test_a_number_that_the_code_of_a_stack_shares(bnexp: Bnexp, install: Install
     install(code, yaml="name: faulty\neps: 0.5\n")
     outcome = bnexp("check", "norm/faulty")
     assert outcome.status == 1, outcome
-    assert "a run in a stack has other bytes than alone" in statuses(outcome.out)["stackable"]
+    assert "are the stackable numbers read from buffers?" in statuses(outcome.out)["stackable"]
 
 
 @pytest.mark.extra
