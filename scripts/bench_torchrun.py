@@ -34,7 +34,7 @@ def steps_per_second(command: tuple[str, ...]) -> float:
     """Train once, and return the updates a second, evaluation excluded."""
     with TemporaryDirectory() as folder:
         subprocess.run([*command, f"hydra.run.dir={folder}/r"], check=True, capture_output=True)
-        return float(json.loads(Path(folder, "r", "summary.json").read_text())["steps_per_second"])
+        return float(json.loads(Path(folder, "r", "summary.json").read_text(encoding="utf-8"))["steps_per_second"])
 
 
 def time_averages() -> None:
