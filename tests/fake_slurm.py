@@ -89,7 +89,8 @@ def sinfo(state: Path, options: dict[str, str]) -> None:
 def main() -> None:
     state = Path(os.environ["FAKE_SLURM"])
     if (state / "unreachable").exists():
-        (state / f"{sys.argv[1]}-unreachable").touch()
+        if any(word.startswith("--jobs=") for word in sys.argv):
+            (state / "asked for jobs").touch()
         sys.exit("slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
     options = dict(match.groups() for word in sys.argv if (match := re.fullmatch(r"--([\w-]+)=(.*)", word)))
     globals()[sys.argv[1]](state, options)

@@ -148,7 +148,7 @@ def test_a_limit_of_submissions_and_an_unreachable_slurm_are_waited_out(
         while not Path("s/norm=none,seed=0/metrics.csv").exists():
             time.sleep(0.05)
         (state / "unreachable").touch()
-        while not (state / "squeue-unreachable").exists():  # the jobs train for longer than it takes to ask
+        while not (state / "asked for jobs").exists():  # the jobs train for longer than it takes to ask
             time.sleep(0.05)
         for name in ("unreachable", "full"):
             (state / name).unlink()
