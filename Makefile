@@ -36,7 +36,7 @@ test-slow: $(SETUP) ## the long ones: every graph in a stack against alone, byte
 test-faults: $(SETUP) ## kills, damage, full disks, races in full number: results/reliability.md (long)
 	$(BIN)/pytest -m faults --faults=1
 
-test-cluster: $(SETUP) ## sweeps on a real Slurm, which Debian's packages bring up here as root, and on Ray (6 minutes)
+test-cluster: $(SETUP) ## sweeps on a real Slurm, which Debian's packages bring up here as root, on Ray and by torchrun (6 minutes)
 	$(BIN)/pytest --dist loadfile -m cluster tests/cluster
 
 lint: $(SETUP) ## ruff

@@ -14,6 +14,7 @@ from conftest import Bnexp
 from sklearn.datasets import load_digits
 
 from bnexp.cli import compose
+from bnexp.models import registry
 from bnexp.runs import plugins
 from bnexp.runs.record import find_runs
 from bnexp.training.compiler import has_compiler
@@ -36,9 +37,10 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def forget() -> None:
     """Let the process look for plugins again, as a new one does."""
-    for function in (plugins.plugins, plugins.load, plugins.plugin_folders):
+    for function in (plugins.plugins, plugins.load, plugins.plugin_places):
         function.cache_clear()
     compose._shipped.clear()
+    registry._checked.clear()
     for name in [name for name in sys.modules if name.startswith(("bnexp_example", "faulty"))]:
         del sys.modules[name]
 

@@ -137,16 +137,14 @@ def status(arguments: list[str]) -> None:
     """
     watch = "--watch" in arguments
     directories = parse_directories("status", [a for a in arguments if a != "--watch"], "directories, --watch")
-    from bnexp.runs.lock import is_locked
     from bnexp.sweeps.display import show_progress
-    from bnexp.sweeps.resume import in_their_directories, runs_of
-    from bnexp.sweeps.slurm import is_queued
+    from bnexp.sweeps.resume import in_their_directories, is_alive, runs_of
     from bnexp.sweeps.sweep_record import read_jobs
 
     for directory in directories:
         directories_of = {digest: run.directory for digest, run in runs_of(directory).items()}
         jobs = in_their_directories(read_jobs(directory), directories_of)
-        show_progress(jobs, watch, lambda: is_locked(directory) or is_queued(directory))  # noqa: B023 - called at once
+        show_progress(jobs, watch, partial(is_alive, directory))
 
 
 def probe(arguments: list[str]) -> None:

@@ -58,11 +58,13 @@ def check_model(config: RunConfig, shape: Shape, classes: int) -> nn.Module:
     Normalizing a single value would leave only β. Layer and instance norms are group norms. Networks that passed before
     are not checked again. Raises ConfigError if the check fails, and as `make_model` does.
     """
-    if plugins_of(config):
-        check_plugins(config, shape, classes)
-    model, batch = make_model(config, shape, classes), (config.batch_size // processes(), *shape)
+    batch = (config.batch_size // processes(), *shape)
     description = repr((config.arch, config.norm, config.act, config.dataset.conditions, batch, classes))
-    if description not in _checked:
+    is_new = description not in _checked
+    if is_new and plugins_of(config):
+        check_plugins(config, shape, classes)
+    model = make_model(config, shape, classes)
+    if is_new:
         check_statistics(model, config, batch, classes)
         _checked.add(description)
     return model

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from bnexp.runs.config import ConfigError, RunConfig, require_choice
 
@@ -22,7 +22,6 @@ POINTS = {  # group of configurations → group of entry points
     "optim": "bnexp.optimizers",
     "init": "bnexp.inits",
 }
-Entry = TypeVar("Entry")
 
 
 @cache
@@ -34,7 +33,7 @@ def plugins(group: str) -> dict[str, list[EntryPoint]]:
     return points
 
 
-def find_entry(group: str, name: str, shipped: Mapping[str, Entry]) -> Entry | Any:
+def find_entry(group: str, name: str, shipped: Mapping[str, Any]) -> Any:
     """Return the entry of a group: one of bnexp's own, `shipped`, or what a plugin's entry point names.
 
     Raises ConfigError for an unknown name, one that several have, and a plugin that can't be imported.
@@ -69,13 +68,13 @@ def plugins_of(config: RunConfig) -> dict[str, str]:
 
 
 @cache
-def plugin_folders() -> list[Path]:
-    """Return the folders of the packages that have plugins. They are found without being imported."""
+def plugin_places() -> list[Path]:
+    """Return the folders of the packages, and the files of the modules, that have plugins, without importing them."""
     points = [point for group in POINTS for named in plugins(group).values() for point in named]
     specs = (find_spec(name) for name in dict.fromkeys(point.module.partition(".")[0] for point in points))
-    return [Path(place) for spec in specs if spec for place in spec.submodule_search_locations or []]
+    return [Path(place) for spec in specs if spec for place in spec.submodule_search_locations or [str(spec.origin)]]
 
 
 def plugin_configurations() -> list[Path]:
     """Return the folders conf/ of plugins."""
-    return [folder / "conf" for folder in plugin_folders() if (folder / "conf").is_dir()]
+    return [folder / "conf" for folder in plugin_places() if (folder / "conf").is_dir()]

@@ -10,6 +10,7 @@ from bnexp.runs.config import ConfigError
 from bnexp.runs.log import set_up_logging
 from bnexp.runs.record import read_summary
 from bnexp.runs.streams import protect_streams
+from bnexp.sweeps.display import DONE
 from bnexp.sweeps.executor import Ended, failures_of, last_line
 from bnexp.sweeps.job import Failures, StackOfJobs
 from bnexp.sweeps.stacks import SweepPlan, Task, threads_of
@@ -113,7 +114,7 @@ class RayExecutor:
 def has_ended(directory: Path) -> bool:
     """Return whether the run in a directory has an outcome with which it is not trained again here."""
     summary = read_summary(directory)
-    return summary is not None and summary["status"] in ("finished", "diverged", "failed")
+    return summary is not None and summary["status"] in DONE
 
 
 def check_address(address: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bnexp.runs.console import command, count, harmless, log_line, print_line
 from bnexp.runs.distributed import processes
-from bnexp.runs.record import complete_run, opened_at, write_failure
+from bnexp.runs.record import COMPLETE, complete_run, opened_at, write_failure
 from bnexp.sweeps.display import Display, displayed
 from bnexp.sweeps.executor import Detachable, Executor, InlineExecutor
 from bnexp.sweeps.job import Failure, Failures, Job, StackOfJobs
@@ -87,7 +87,7 @@ def show_outcome(display: Display, plan: SweepPlan, hint: bool = False) -> None:
     """
     with harmless():
         if not plan.alone:
-            comparable = any(run.status in ("finished", "diverged") for run in display.runs.values())
+            comparable = any(run.status in COMPLETE for run in display.runs.values())
             log_line(display.outcome() + (comparing(plan.directory) if hint and comparable else ""))
 
 

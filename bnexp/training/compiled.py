@@ -18,7 +18,7 @@ import torch
 
 import bnexp
 from bnexp.runs.cache import VARIABLE, Cache, open_cache, read_kept, remove_scratch, write_kept
-from bnexp.runs.plugins import plugin_folders
+from bnexp.runs.plugins import plugin_places
 from bnexp.training.torch_internals import (
     compile_ahead,
     compiler_directory,
@@ -174,8 +174,8 @@ def path_of(key: str, cache: Cache) -> Path | None:
 @functools.cache
 def code_digest() -> str:
     """Return the SHA-256 of the source code of bnexp and of plugins."""
-    folders = [Path(bnexp.__file__).parent, *plugin_folders()]
-    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    places = [Path(bnexp.__file__).parent, *plugin_places()]
+    files = [path for place in places for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
