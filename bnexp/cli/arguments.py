@@ -80,6 +80,8 @@ def with_quoted_path(override: str) -> str:
     """
     named, _, value = override.partition("=")
     key = named.lstrip("+")
+    if key == "init_sha256" and re.fullmatch("[0-9a-fA-F]+", value):  # Hydra would read 12345e67 as a number
+        return f"{named}='{value}'"
     if key not in (*PATHS, *OUTPUTS) or not value:
         return override
     if not exists(value):

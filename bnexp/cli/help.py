@@ -57,7 +57,7 @@ PAGES = {
         "bnexp compare experiment=demo norm=none,batch 'seed=range(6)'",
     ),
     "resume": Page(
-        "bnexp resume DIR … [dataset.root=DIR] [dataset.path=DIR] [init_from=DIR]",
+        "bnexp resume DIR … [dataset.root=DIR] [dataset.path=DIR] [init_from=PATH]",
         "Resume an interrupted run or sweep; the result is bit-identical.",
         {
             "DIR": "the directory of a run or a sweep",

@@ -76,11 +76,15 @@ def repetitions(arch: ArchConfig, step: int, rest: int) -> int:
 
 @dataclass(frozen=True)
 class Builder:
-    """A builder of one network's parts. arch, norm, act: the settings of its architecture, norms and activations."""
+    """A builder of one network's parts. arch, norm, act: the settings of its architecture, norms and activations.
+
+    batch_size: examples in a batch, which dropout draws random numbers for.
+    """
 
     arch: ArchConfig
     norm: NormConfig
     act: ActConfig
+    batch_size: int = 1
 
     @property
     def bias(self) -> bool:

@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import nn
 
+from bnexp.models.noise import NoisyBatchNorm
 from bnexp.models.norms import (
     BatchNorm,
     BatchNormFromScratch,
@@ -14,7 +15,6 @@ from bnexp.models.norms import (
     InstanceNorm,
     LayerNorm,
     Make,
-    NoisyBatchNorm,
     RMSNorm,
     SyncBatchNorm,
 )
@@ -67,7 +67,15 @@ def make_norm(config: NormConfig, features: int) -> nn.Module:
     """Make the normalization layer for `features` units or channels. Raises ConfigError for an unknown name, and for a
     number of groups that does not divide `features`.
     """
-    return find_norm(config).make(config, features)
+    norm = find_norm(config).make(config, features)
+    vars(norm)["is_norm"] = True  # which `norm_parameters` looks for
+    return norm
+
+
+def norm_parameters(model: nn.Module) -> set[str]:
+    """Return the names of the parameters of a network's norms, which `make_norm` made."""
+    norms = [(name, module) for name, module in model.named_modules() if getattr(module, "is_norm", False)]
+    return {f"{name}.{parameter}" for name, norm in norms for parameter, _ in norm.named_parameters()}
 
 
 def find_norm(config: NormConfig) -> Norm:

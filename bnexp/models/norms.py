@@ -176,36 +176,6 @@ class FrozenBatchNorm(nn.Module):
         return affine(at_least_fp32(x), scale, self.bias - self.running_mean * scale)
 
 
-class NoisyBatchNorm(nn.Module):
-    """Batch normalization, followed in training by a random scale and shift of each channel, drawn anew for each step.
-
-    Training: y = s BN(x) + m, with m ~ U(-noise_shift, noise_shift) and s ~ U(1, noise_scale) for each channel. The
-    caller copies the result of `draw` into the buffers `scale` (s) and `shift` (m), (C,).
-    Inference: y = BN(x). The running averages were taken under the noise and don't fit the network without it;
-    `eval.recalibrate` computes them anew.
-
-    Shapes: (N, C) or (N, C, H, W) → the same.
-    Source: Santurkar et al. 2018, §2.1 and appendix A, whose noise also differs between examples.
-    """
-
-    def __init__(self, config: NormConfig, features: int) -> None:
-        super().__init__()
-        self.norm = BatchNorm(config, features)
-        self.noise_shift, self.noise_scale = config.noise_shift, config.noise_scale
-        self.scale = nn.Buffer(torch.ones(features))
-        self.shift = nn.Buffer(torch.zeros(features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize and, in training, apply the random scale and shift."""
-        y: Tensor = self.norm(x)
-        return affine(y, self.scale, self.shift) if self.training else y
-
-    def draw(self, random: torch.Generator) -> dict[str, Tensor]:
-        """Draw the scale and shift (C,) for one step; return them by the names of their buffers."""
-        shift, scale = torch.rand(2, len(self.shift), generator=random)
-        return {"shift": self.noise_shift * (2 * shift - 1), "scale": 1 + (self.noise_scale - 1) * scale}
-
-
 class ConditionalNorm(nn.Module):
     """A norm whose γ and β depend on the example's condition: y = γ[condition] x̂ + β[condition].
 

@@ -15,6 +15,7 @@ from bnexp.models.mlp import mlp
 from bnexp.models.norm_registry import find_norm
 from bnexp.models.norms import BatchNorm, GroupNorm
 from bnexp.models.resnet import resnet
+from bnexp.models.torchvision_networks import remarks, torchvision_network
 from bnexp.models.vgg import vgg
 from bnexp.runs.config import ConfigError, RunConfig
 from bnexp.runs.distributed import processes
@@ -28,6 +29,7 @@ ARCHS: dict[str, Callable[[Builder, Shape, int], nn.Module]] = {
     "vgg": vgg,
     "resnet": resnet,
     "densenet": densenet,
+    "torchvision": torchvision_network,
 }
 DENSE = {"convnet", "lenet", "vgg"}  # architectures with dense layers after convolutions
 STACKS = {"mlp"}  # architectures trained as one network; on a CPU, stacked convolutions are slower than separate ones
@@ -44,7 +46,7 @@ def make_model(config: RunConfig, shape: Shape, classes: int, device: str = "met
     make = find_entry("arch", config.arch.name, ARCHS)
     norm = replace(config.norm, conditions=max(1, len(config.dataset.conditions)))
     with torch.device(device):
-        model: nn.Module = make(Builder(config.arch, norm, config.act), shape, classes)
+        model: nn.Module = make(Builder(config.arch, norm, config.act, config.batch_size), shape, classes)
     return model
 
 
@@ -61,8 +63,8 @@ def check_model(config: RunConfig, shape: Shape, classes: int) -> nn.Module:
     batch = (config.batch_size // processes(), *shape)
     description = repr((config.arch, config.norm, config.act, config.dataset.conditions, batch, classes))
     is_new = description not in _checked
-    if is_new and plugins_of(config):
-        check_plugins(config, shape, classes)
+    if is_new and (plugins_of(config) or config.arch.name == "torchvision"):
+        check_foreign(config, shape, classes)
     model = make_model(config, shape, classes)
     if is_new:
         check_statistics(model, config, batch, classes)
@@ -70,9 +72,12 @@ def check_model(config: RunConfig, shape: Shape, classes: int) -> nn.Module:
     return model
 
 
-def check_plugins(config: RunConfig, shape: Shape, classes: int) -> None:
-    """Raise ConfigError, with the names of the plugins, where their network can't be made or gives no logits."""
-    named = ", ".join(f"{group}={getattr(config, group).name} of {by}" for group, by in plugins_of(config).items())
+def check_foreign(config: RunConfig, shape: Shape, classes: int) -> None:
+    """Raise ConfigError where the network of a plugin or of torchvision, whose names it has, can't be made for images
+    of this shape or gives no logits.
+    """
+    plugins = [f"{group}={getattr(config, group).name} of {by}" for group, by in plugins_of(config).items()]
+    named = ", ".join(plugins or [f"arch.model={config.arch.model} for {' × '.join(map(str, shape))}"])
     try:
         logits = make_model(config, shape, classes, device="cpu")(torch.zeros(2, *shape))
         if logits.shape != (2, classes):
@@ -132,9 +137,11 @@ def notes(config: RunConfig) -> list[str]:
     """Return remarks for a comparison's table: how this configuration's norm changes the network besides adding the
     norm.
     """
-    norm, remarks = find_norm(config.norm), []
+    if config.arch.name == "torchvision":
+        return remarks(config)
+    norm, found = find_norm(config.norm), []
     if norm.shift and config.arch.norm_position == "before" and config.arch.bias == "auto":
-        remarks.append("no bias where the norm follows")
+        found.append("no bias where the norm follows")
     if norm.images_only and config.arch.name in DENSE:
-        remarks.append("no norm on the dense layer")
-    return remarks
+        found.append("no norm on the dense layer")
+    return found

@@ -6,6 +6,7 @@ The dataclasses have all keys; a file in conf/, as norm/batch.yaml, lists those 
 import json
 import math
 import os
+import re
 import struct
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
@@ -15,7 +16,7 @@ from typing import Any
 LARGEST = 2**63 - 1  # the largest whole number: that of an int64
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16")
-TRAINABLE = ("all", "norms")
+TRAINABLE = ("all", "norms", "head")
 KEPT = ("last", "none")  # values of checkpoint.keep
 SCHEDULES = ("constant", "cosine", "step")
 AUGMENTS = ("none", "flip_crop")
@@ -153,6 +154,11 @@ SWITCH = where(lambda value: value in ("auto", True, False), "auto, true or fals
 TRUE_OR_FALSE = Allowed("true or false")
 PATH = Allowed("a path")
 PATH_OR_NULL = Allowed("a path or null")
+A_NAME = where(lambda name: re.fullmatch(r"\w{1,100}", name) is not None, "a name of letters, digits and _")
+DIGEST = where(
+    lambda digest: digest is None or re.fullmatch(r"[0-9a-f]{8,64}", digest) is not None,
+    "null, or 8 to 64 hexadecimal digits in lower case",
+)
 NAME = "the choice of the group"
 
 
@@ -223,6 +229,8 @@ class ArchConfig:
     pre_activation: bool = setting(False, "resnet: norm and activation before each convolution")
     residual_init_zero: bool = setting(False, "resnet: γ of the last norm of each block starts at 0")
     skip_init: bool = setting(False, "resnet: each branch has a learned factor that starts at 0 (SkipInit)")
+    model: str = setting("resnet18", "torchvision: its name of the network, as resnet50 or mobilenet_v2", A_NAME)
+    recipe: bool = setting(True, "torchvision: norms of batches have the network's own ε and momentum")
 
 
 @dataclass
@@ -363,9 +371,16 @@ class RunConfig:
     )
     precision: str = setting("fp32", "number format of the step; bf16: mixed precision", one_of(PRECISIONS))
     init_from: str | None = setting(
-        None, "directory of a finished run whose weights are the initial ones, by name and shape", PATH_OR_NULL
+        None,
+        "the initial weights, by name and shape: directory of a finished run, or a .pth or .safetensors file",
+        PATH_OR_NULL,
     )
-    trainable: str = setting("all", "which parameters are trained; norms: γ and β alone", one_of(TRAINABLE))
+    init_sha256: str | None = setting(
+        None, "init_from: beginning of the file's SHA-256; needed for a .pth whose name doesn't end in it", DIGEST
+    )
+    trainable: str = setting(
+        "all", "which parameters are trained; norms: γ and β alone; head: the last linear layer", one_of(TRAINABLE)
+    )
 
     def __post_init__(self) -> None:
         for key, entry in fields_by_key().items():

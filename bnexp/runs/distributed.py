@@ -180,6 +180,6 @@ def all_gather(shard: Tensor) -> Tensor:
     return batch
 
 
-def shard(batch: Tensor) -> Tensor:
-    """Return this process's part, along B, of a batch of a stack (S, B, …): S members, B images."""
-    return batch.chunk(processes(), 1)[rank()]
+def shard(batch: Tensor, axis: int = 1) -> Tensor:
+    """Return this process's part of a batch, along an axis of its B examples: by default of a stack's, (S, B, …)."""
+    return batch.chunk(processes(), axis)[rank()]

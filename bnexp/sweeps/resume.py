@@ -224,7 +224,8 @@ def check_moves(directory: Path, jobs: list[Job], moved: dict[str, str]) -> None
                 f"{key}={path} is not allowed: the runs of {directory} read {number} different folders by this key, "
                 "which one folder cannot replace: move them back"
             )
-        require(Path(path).is_dir(), key, path, "an existing folder")
+        fits = Path(path).exists() if key == "init_from" else Path(path).is_dir()
+        require(fits, key, path, "an existing file or folder" if key == "init_from" else "an existing folder")
 
 
 def record_moves(directory: Path, jobs: list[Job], executor: ExecutorConfig, runs: Runs) -> None:

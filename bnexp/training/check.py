@@ -31,6 +31,8 @@ def check(config: RunConfig) -> list[str]:
     require(size <= images, "batch_size", size, f"at most the {images} training images")
     require(size % processes == 0, "batch_size", size, f"{processes} processes share it equally")
     parallel = processes > 1
+    in_vain = config.init_sha256 is not None and config.init_from is None
+    require(not in_vain, "init_sha256", config.init_sha256, "only together with init_from=, whose SHA-256 it is")
     model = check_model(config, data.shape, data.classes)
     trained_names(model, config)
     recalibrates = parallel and config.eval.recalibrate

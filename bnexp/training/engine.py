@@ -19,7 +19,8 @@ from torch.func import grad_and_value, vmap
 from bnexp.data.batches import Batch, Examples, gather
 from bnexp.data.images import Images
 from bnexp.data.load import Data, data_on
-from bnexp.models.norms import NoisyBatchNorm, use_kernels
+from bnexp.models.noise import noises
+from bnexp.models.norms import use_kernels
 from bnexp.models.registry import make_model, stacks
 from bnexp.runs import distributed
 from bnexp.runs.config import RunConfig
@@ -161,7 +162,7 @@ class Stack:
         self.compiled = compiled
         self.mapped = self.compiled and stacks(self.config)
         self.model = make_network(self.config, data, kernels=not compiled)
-        self.noisy = {name: norm for name, norm in self.model.named_modules() if isinstance(norm, NoisyBatchNorm)}
+        self.noises = noises(self.model)
         convolutional = any(isinstance(module, nn.Conv2d) for module in self.model.modules())
         self.memory_format = torch.channels_last if convolutional else torch.contiguous_format
         self.data = data_on(device, data, self.memory_format)
@@ -233,12 +234,12 @@ class Stack:
         self.step(batch)
 
     def prepare(self, step: int) -> None:
-        """Set the learning rates, and draw the norms' noise, for the next update. step: number of updates before."""
+        """Set the learning rates, and draw random numbers (`Noise`), for the next update; `step` updates were made."""
         for config, member in zip(self.configs, self.members, strict=True):
             if config.optim.schedule != "constant":
                 member.numbers["lr"].fill_(config.optim.lr * schedule_factor(config.optim.schedule, step, config.steps))
-            for name, norm in self.noisy.items():
-                for key, value in norm.draw(generator(config.seed, "noise", name, step)).items():
+            for name, noise in self.noises.items():
+                for key, value in noise.draw(generator(config.seed, "noise", name, step)).items():
                     member.buffers[f"{name}.{key}"].copy_(value)
 
     def take_loss(self, row: int, updates: int) -> float:

@@ -13,7 +13,8 @@ from bnexp.runs.config import RunConfig
 from bnexp.training.optim import STACKABLE
 
 # Keys that a step does not depend on: a member's initial weights and batches, and what happens outside of the step.
-OUTSIDE_THE_STEP = {"seed", "init", "init_from", "steps", "eval", "checkpoint", "device", "threads", "compile"}
+OUTSIDE_THE_STEP = {"seed", "init", "init_from", "init_sha256", "steps", "eval", "checkpoint"}
+OUTSIDE_THE_STEP |= {"device", "threads", "compile"}
 
 
 def shape_of(config: RunConfig, compiled: bool) -> dict[str, Any]:

@@ -224,7 +224,7 @@ def check_start(config: RunConfig, directory: Path, record: dict[str, Any], may_
             return
         raise
     if record["start"]["sha256"] != digest:
-        raise ConfigError(f"{directory} was made from another run: the checkpoint of {config.init_from} has changed")
+        raise ConfigError(f"{directory} was made from other weights: those of {config.init_from} have changed")
 
 
 def reproducibility_facts(config: RunConfig, data: Data, compiled: bool | None) -> dict[str, Any]:

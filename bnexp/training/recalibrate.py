@@ -26,9 +26,9 @@ def recalibrated(stack: Stack, row: int, should_stop: ShouldStop = never_stop) -
         return None
     # What `keep_last_batch` does for torch's kernels: the formula reads its momentum from a buffer.
     fixed = {f"{norm}.momentum": torch.ones_like(member.buffers[f"{norm}.momentum"]) for norm in norms}
-    for norm in stack.noisy:
-        fixed[f"{norm}.scale"] = torch.ones_like(member.buffers[f"{norm}.scale"])
-        fixed[f"{norm}.shift"] = torch.zeros_like(member.buffers[f"{norm}.shift"])
+    for name, noise in stack.noises.items():
+        places = {f"{name}.{buffer}": value for buffer, value in noise.SILENT.items()}
+        fixed |= {place: torch.full_like(member.buffers[place], value) for place, value in places.items()}
     order = Order(config.seed, len(train), config.batch_size)
     answer = make_answer(keep_last_batch(make_network(config, stack.data, kernels=True)))
     averages = [f"{norm}.{average}" for norm in norms for average in ("running_mean", "running_var")]

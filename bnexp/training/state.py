@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bnexp.data.load import Data
 from bnexp.models.init import initialize
+from bnexp.models.norm_registry import norm_parameters
 from bnexp.models.registry import make_model
 from bnexp.runs.config import ConfigError, RunConfig
 from bnexp.training.evaluation import Tensors
@@ -61,10 +62,19 @@ def start_member(config: RunConfig, data: Data) -> MemberState:
 
 
 def trained_names(model: nn.Module, config: RunConfig) -> list[str]:
-    """Return the names of the trained parameters: all, or those of the norms. Raises ConfigError if there are none."""
+    """Return the names of the trained parameters: all, those of the norms, or those of the head, the last linear layer.
+
+    Raises ConfigError if there are none.
+    """
     names = [name for name, _ in model.named_parameters()]
     if config.trainable == "norms":
-        names = [name for name in names if "norm" in name.split(".")[:-1]]
-    if not names:
-        raise ConfigError(f"trainable=norms is not allowed: norm={config.norm.name} has nothing that is trained")
+        norms = norm_parameters(model)
+        names = [name for name in names if name in norms]
+        if not names:
+            raise ConfigError(f"trainable=norms is not allowed: norm={config.norm.name} has nothing that is trained")
+    if config.trainable == "head":
+        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise ConfigError(f"trainable=head is not allowed: arch={config.arch.name} has no linear layer")
+        names = [name for name in names if name.rpartition(".")[0] == linear[-1]]
     return names

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from bnexp.data.load import DATASETS
-from bnexp.models.activations import ACTIVATIONS
+from bnexp.models.activations import ACTIVATIONS, OWN
 from bnexp.models.block import Block
 from bnexp.models.init import INITS, initialize
 from bnexp.models.norm_registry import NORMS, make_norm
@@ -484,7 +484,7 @@ def test_without_affine_nothing_is_learned() -> None:
     ("group", "names"),
     [
         ("norm", NORMS),
-        ("act", ACTIVATIONS),
+        ("act", {**ACTIVATIONS, OWN: None}),
         ("optim", OPTIMIZERS),
         ("init", INITS),
         ("dataset", DATASETS),

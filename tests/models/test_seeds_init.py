@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bnexp.models.init import INITS, initialize
 from bnexp.models.norm_registry import NORMS
-from bnexp.models.registry import ARCHS, make_model
+from bnexp.models.registry import make_model
 from bnexp.runs.config import ArchConfig, ConfigError, InitConfig, NormConfig, RunConfig
 from bnexp.runs.seeds import generator
 
@@ -67,7 +67,7 @@ def test_purposes_and_seeds_have_numbers_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", SMALL)
 def test_same_seed_same_weights(arch: str, init: str) -> None:
     first = start("batch", arch, init)
     torch.manual_seed(99)
@@ -89,7 +89,7 @@ def test_a_start_follows_from_the_name_alone() -> None:
     assert not torch.equal(one["a"].weight, one["b"].weight)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", SMALL)
 def test_arms_share_the_start_of_every_parameter_they_share(arch: str) -> None:
     """With init=torch, which draws biases as well."""
     control = start("none", arch, "torch")

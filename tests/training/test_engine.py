@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from builders import make_stack
+from builders import make_stack, toy_data
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from bnexp.data.batches import Batches
-from bnexp.data.images import Images
 from bnexp.data.load import Data, load_data
 from bnexp.models.registry import make_model
 from bnexp.runs.config import ActConfig, ArchConfig, ConfigError, DatasetConfig, NormConfig, OptimConfig, RunConfig
@@ -38,19 +37,6 @@ def one_thread() -> Iterator[None]:
     yield
     torch.set_flush_denormal(False)
     torch.set_num_threads(before)
-
-
-def toy_images(count: int, shape: tuple[int, int, int], seed: int) -> Images:
-    random = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, 10, (count,), generator=random)
-    pixels = torch.randint(0, 200, (count, *shape), generator=random) + 5 * labels[:, None, None, None]
-    return Images(pixels.to(torch.uint8), labels)
-
-
-def toy_data(shape: tuple[int, int, int] = (1, 8, 8), validation: int = 130) -> Data:
-    train, held_out, test = toy_images(250, shape, 0), toy_images(validation, shape, 1), toy_images(90, shape, 2)
-    scale, shift = torch.full((shape[0], 1, 1), 1 / 255), torch.zeros(shape[0], 1, 1)
-    return Data(train, held_out, test, 10, scale, shift, f"toy {shape} {validation}")
 
 
 def mlp(norm: str = "batch", optim: str = "sgd", act: str = "relu", compiled: bool = False, seed: int = 0) -> RunConfig:
