@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from bnexp.runs.files import replaced
 
-matplotlib.use("Agg")
-matplotlib.rcParams.update({"svg.hashsalt": "bnexp", "svg.fonttype": "none", "font.size": 10, "axes.grid": True})
-matplotlib.rcParams.update({"grid.alpha": 0.25, "axes.spines.top": False, "axes.spines.right": False})
+# applied while a figure is drawn: whoever imports this, as a notebook does, keeps their own settings
+STYLE: dict[Any, Any] = {"svg.hashsalt": "bnexp", "svg.fonttype": "none", "font.size": 10}
+STYLE |= {"axes.grid": True, "grid.alpha": 0.25, "axes.spines.top": False, "axes.spines.right": False}
 
 # Distinct for people with every kind of colour vision, and in grey: the lightness falls in steps, the dashes differ.
 COLOURS = ("#d55e00", "#0b3c5d", "#56b4e9", "#7b2d66", "#9c7a00", "#4f9d69", "#000000")
@@ -59,6 +59,7 @@ class Curve(Line):
 # ---- plots of one axis
 
 
+@matplotlib.rc_context(STYLE)
 def plot_figure(title: str, rows: dict[str, list[Plot]], files: list[Path], warning: str = "") -> None:
     """Draw a figure with one row of plots for each panel, and save it to every file.
 
@@ -77,6 +78,7 @@ def plot_figure(title: str, rows: dict[str, list[Plot]], files: list[Path], warn
     save(figure, files)
 
 
+@matplotlib.rc_context(STYLE)
 def plot_svg(plot: Plot) -> str:
     """Return a plot, drawn at 5.2 by 3.5 inches to suit a phone's screen, as the text of an <svg> element."""
     figure, buffer = Figure(figsize=(5.2, 3.5)), StringIO()
@@ -177,6 +179,7 @@ class Scales:
     share: bool = False
 
 
+@matplotlib.rc_context(STYLE)
 def line_figure(title: str, panels: dict[str, list[Line]], scales: Scales, files: list[Path]) -> None:
     """Draw panels of lines, two to a row and with one y scale, and save the figure to every file.
 
@@ -246,6 +249,7 @@ class Points:
     high: float | None
 
 
+@matplotlib.rc_context(STYLE)
 def points_figure(title: str, rows: list[Points], label: str, star: str, files: list[Path]) -> None:
     """Draw each row on an axis of its own, one line for each group, and save the figure to every file.
 
@@ -290,6 +294,7 @@ class Bar:
 EDGED = {"linewidth": 1.6, "path_effects": [Stroke(linewidth=3.2, foreground="white"), Normal()]}
 
 
+@matplotlib.rc_context(STYLE)
 def rate_figure(title: str, caption: str, panels: dict[str, dict[str, list[list[Bar]]]], files: list[Path]) -> None:
     """Draw groups of horizontal bars, and save the figure to every file.
 

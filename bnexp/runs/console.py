@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -21,7 +22,9 @@ LONGEST = 1000  # characters of an error
 
 if os.environ.get("COLUMNS", "").strip() == "0":  # a terminal without a size, on which rich would print nothing
     del os.environ["COLUMNS"]
-console = Console(highlight=False, emoji=False)
+is_terminal = sys.stdout is not None and sys.stdout.isatty()
+# rich alone would take a pipe for a terminal where FORCE_COLOR is set, as Jupyter does for the commands of a notebook
+console = Console(highlight=False, emoji=False, force_terminal=None if is_terminal else False)
 errors = Console(stderr=True, highlight=False, emoji=False)
 
 _printed: set[str] = set()
