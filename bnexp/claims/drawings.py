@@ -10,8 +10,8 @@ from bnexp.claims.claim import BLOCKS, PerSeed, Runs
 from bnexp.claims.prediction import LOGIT, prediction_interval, trained
 from bnexp.claims.published import AtChance, Divided, PublishedSample
 from bnexp.claims.values import Arm, Metric, at_batch_size, by_value
-from bnexp.compare.arms import make_curve
-from bnexp.compare.figures import Line, Points, Scales, line_figure, points_figure
+from bnexp.compare.arms import UNITS, make_curve
+from bnexp.compare.figures import Line, Points, Scales, accuracy_plot, line_figure, plot_figure, points_figure
 from bnexp.runs.record import RunRecord
 
 Layout = dict[str, dict[str, Arm]]  # title of a panel → label of a line → its arm
@@ -49,6 +49,33 @@ class Drawing:
             if any(arms.values())
         }
         line_figure(f"{self.title}\n{seeds} seeds an arm; {BAND}", lines, self.scales, files)
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """A figure of validation accuracy against iteration and, beside it, against seconds, with a row for each panel.
+
+    `name`, `title` and `panels` are as in `Drawing`; a dotted line is at the accuracy `target`.
+    """
+
+    name: str
+    title: str
+    panels: Layout
+    target: float
+
+    def draw(self, runs: Runs, files: list[Path]) -> None:
+        """Draw the rows that have runs among these, into every file; without such runs write nothing."""
+        picked = {panel: {label: arm.pick(runs) for label, arm in arms.items()} for panel, arms in self.panels.items()}
+        lines = {
+            panel: [make_curve(label, arm_runs) for label, arm_runs in arms.items() if arm_runs]
+            for panel, arms in picked.items()
+        }
+        rows = {
+            panel: [accuracy_plot(arms, unit, self.target) for unit in UNITS] for panel, arms in lines.items() if arms
+        }
+        if rows:
+            seeds = max(len(arm_runs) for arms in picked.values() for arm_runs in arms.values())
+            plot_figure(f"{self.title}, {seeds} seeds; {BAND}", rows, files)
 
 
 @dataclass(frozen=True)

@@ -88,15 +88,18 @@ def plot_svg(plot: Plot) -> str:
     return text[text.index("<svg") :]
 
 
-def accuracy_plot(curves: list[Curve], against: str) -> Plot:
-    """Return a plot of validation accuracy against "steps" or "seconds": a line with its band for each arm."""
+def accuracy_plot(curves: list[Curve], against: str, target: float = 0.9) -> Plot:
+    """Return a plot of validation accuracy against "steps" or "seconds": a line with its band for each arm.
+
+    A dotted line is at the accuracy `target`.
+    """
 
     def plot(axis: Axes) -> None:
         draw_lines(axis, [replace(curve, x=curve.seconds) if against == "seconds" else curve for curve in curves])
-        axis.axhline(0.9, color="0.5", linewidth=0.8, linestyle=":")
+        axis.axhline(target, color="0.5", linewidth=0.8, linestyle=":")
         axis.set(xlim=(0, None), ylim=(0, 1), ylabel="validation accuracy")
         axis.set_xlabel("iteration (updates)" if against == "steps" else "seconds of training")
-        axis.legend(loc="center right", frameon=False, fontsize=9)
+        axis.legend(loc="best", frameon=False, fontsize=9)
 
     return plot
 
