@@ -375,6 +375,7 @@ FAMILIES = {
     "santurkar": 4,
     "architectures": 7,
     "cifar10": 6,
+    "keras": 4,
 }
 
 
