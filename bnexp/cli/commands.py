@@ -16,8 +16,11 @@ from bnexp.cli.help import answer
 from bnexp.cli.overrides import parse_overrides, split_jobs
 from bnexp.runs.config import PATHS, ConfigError, require
 from bnexp.runs.console import print_line, show_table
+from bnexp.runs.directory import RUN, SWEEP, to_json
 from bnexp.runs.parse import pop_options
 from bnexp.runs.record import comparison_of
+
+RESULTS = "results"  # the folder of all runs and sweeps, unless hydra.run.dir or hydra.sweep.dir says otherwise
 
 # ---- train and compare
 
@@ -131,20 +134,50 @@ def resume(arguments: list[str]) -> None:
 
 
 def status(arguments: list[str]) -> None:
-    """Run `bnexp status DIR`: print the progress of a run or a sweep; with --watch, show it until the end.
+    """Run `bnexp status [DIR …]`: print the progress of a run or a sweep, or which there are below a folder.
 
-    Raises ConfigError without a directory, and where it holds neither a run nor a sweep.
+    With --watch it is shown until all have ended; --json prints every run. Raises ConfigError for an argument that is
+    no directory, and where one holds no run.
     """
-    watch = "--watch" in arguments
-    directories = parse_directories("status", [a for a in arguments if a != "--watch"], "directories, --watch")
+    flags = {"--watch", "--json"}
+    named = [argument for argument in arguments if argument not in flags] or [RESULTS]
+    directories = parse_directories("status", named, "directories, --watch, --json")
+    from bnexp.sweeps.overview import find_entries, records, show_overview
+
+    if "--json" in arguments:
+        entries = [entry for directory in directories for entry in find_entries(directory)]
+        print_line(to_json(records(entries)).rstrip())
+        return
+    for directory in directories:
+        if any((directory / name).exists() for name in (RUN, SWEEP)):
+            show_one(directory, "--watch" in arguments)
+        else:
+            show_overview(directory, "--watch" in arguments)
+
+
+def show_one(directory: Path, watch: bool) -> None:
+    """Print the progress of the run or sweep in a directory; watch: until the end."""
     from bnexp.sweeps.display import show_progress
     from bnexp.sweeps.resume import in_their_directories, is_alive, runs_of
     from bnexp.sweeps.sweep_record import read_jobs
 
+    directories_of = {digest: run.directory for digest, run in runs_of(directory).items()}
+    jobs = in_their_directories(read_jobs(directory), directories_of)
+    show_progress(jobs, watch, partial(is_alive, directory))
+
+
+def clean(arguments: list[str]) -> None:
+    """Run `bnexp clean DIR …`: show which runs, or checkpoints of runs, would be removed; with --yes, remove them.
+
+    Raises ConfigError without a directory or without a choice of what to remove, and where a run is in use.
+    """
+    from bnexp.sweeps.clean import clean as remove
+    from bnexp.sweeps.clean import parse_selection
+
+    selection, yes, named = parse_selection(arguments)
+    directories = parse_directories("clean", named, "directories, --failed, --checkpoints, --older-than AGE, --yes")
     for directory in directories:
-        directories_of = {digest: run.directory for digest, run in runs_of(directory).items()}
-        jobs = in_their_directories(read_jobs(directory), directories_of)
-        show_progress(jobs, watch, partial(is_alive, directory))
+        remove(directory, selection, yes)
 
 
 def probe(arguments: list[str]) -> None:
@@ -297,6 +330,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "compare": compare,
     "resume": resume,
     "status": status,
+    "clean": clean,
     "report": report,
     "probe": probe,
     "bench": bench,

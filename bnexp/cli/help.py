@@ -66,10 +66,27 @@ PAGES = {
         "bnexp resume results/sweeps/mine",
     ),
     "status": Page(
-        "bnexp status DIR … [--watch]",
-        "Show how far a sweep is, from its directory: on whatever machine it trains, and after its command has ended.",
-        {"DIR": "the directory of a run or a sweep", "--watch": "until all runs have ended (default: once)"},
+        "bnexp status [DIR …] [--watch] [--json]",
+        "Show how far a sweep is, or which sweeps and runs there are below a folder and in which state, from their "
+        "directories: on whatever machine they train, and after their command has ended.",
+        {
+            "DIR": "the directory of a run or a sweep, or a folder above such (default: results)",
+            "--watch": "until all runs have ended (default: once)",
+            "--json": "every run, for programs",
+        },
         "bnexp status results/sweeps/mine --watch",
+    ),
+    "clean": Page(
+        "bnexp clean DIR … [--failed] [--checkpoints] [--older-than AGE] [--yes]",
+        "Remove runs, or checkpoints of runs, below a folder: never of one that is running, and no files of others.",
+        {
+            "DIR": "the directory of a run or a sweep, or a folder above such",
+            "--failed": "runs that failed alone",
+            "--checkpoints": "the checkpoints of runs that have ended alone; their results stay",
+            "--older-than AGE": "runs whose last change is longer ago: 12h, 30d, 8w",
+            "--yes": "remove them (default: only show which)",
+        },
+        "bnexp clean results --checkpoints --older-than 30d",
     ),
     "report": Page(
         "bnexp report DIR … [by=KEY] [out=DIR]",

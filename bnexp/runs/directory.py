@@ -23,7 +23,7 @@ RUN, METRICS, TIMING = "run.json", "metrics.csv", "timing.csv"
 SUMMARY, CHECKPOINT = "summary.json", "checkpoint.safetensors"
 RESUME = "resume-*.safetensors"
 FILES = (METRICS, TIMING, SUMMARY, CHECKPOINT, f"{CHECKPOINT}.sha256")
-EVENTS = "events.out.tfevents.*"
+EVENTS, LOG = "events.out.tfevents.*", "bnexp.log"
 KEPT = "checkpoint-*.safetensors"
 PACKAGES = ("bnexp", "torch", "torchvision", "numpy", "hydra-core", "tensorboard")
 
@@ -177,6 +177,18 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 def kept_checkpoints(directory: Path) -> list[Path]:
     """Return the paths of the checkpoints of evaluations, in order; without any, of the final one, existing or not."""
     return sorted(directory.glob(KEPT)) or [directory / CHECKPOINT]
+
+
+def checkpoint_files(directory: Path) -> list[Path]:
+    """Return the files of a run's directory that hold weights and states, and their digests."""
+    patterns = (f"{CHECKPOINT}*", f"{KEPT}*", f"{RESUME}*")
+    return sorted(path for pattern in patterns for path in directory.glob(pattern))
+
+
+def run_files(directory: Path) -> list[Path]:
+    """Return all files and folders that a run has in its directory; other files there belong to somebody else."""
+    patterns = (RUN, METRICS, TIMING, SUMMARY, EVENTS, LOG, ".hydra")
+    return [*checkpoint_files(directory), *sorted(path for pattern in patterns for path in directory.glob(pattern))]
 
 
 def to_json(value: Any) -> str:

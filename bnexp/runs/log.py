@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.logging import RichHandler
 
 from bnexp.runs.console import errors, print_error, print_once
+from bnexp.runs.directory import LOG
 
-LOG = "bnexp.log"
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 

@@ -108,10 +108,10 @@ def test_a_single_run(bnexp: Bnexp) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ((), "status needs a directory: bnexp status results/sweeps/…"),
-        (("nowhere",), "nowhere is not a directory: status takes directories, --watch"),
-        ((".",), ". holds neither a run nor a sweep"),
-        ((".", "--wach"), "--wach is not allowed: status takes directories, --watch"),
+        ((), "results is not a directory: status takes directories, --watch, --json"),
+        (("nowhere",), "nowhere is not a directory: status takes directories, --watch, --json"),
+        ((".",), ". holds no run"),
+        ((".", "--wach"), "--wach is not allowed: status takes directories, --watch, --json"),
     ],
 )
 def test_what_is_refused(bnexp: Bnexp, words: tuple[str, ...], line: str) -> None:
