@@ -4,7 +4,7 @@ from html import escape
 
 from bnexp.compare.arms import ArmResult
 from bnexp.compare.statistics import FEWEST_PAIRS, Estimate, TimeResult, TimeTo
-from bnexp.runs.console import count
+from bnexp.runs.console import count, rate
 
 Table = tuple[list[str], list[list[str]]]  # header, rows
 TARGET = 0.90  # the validation accuracy of the table's column of steps
@@ -54,7 +54,7 @@ def arm_row(result: ArmResult, complete: bool) -> list[str]:
         percent(result.test_accuracy),
         paired_text(result, result.difference, percent(result.difference, "+")),
         *reached_text(result.time(TARGET, "steps").times, ",.0f"),
-        f"{result.steps_per_second:,.0f}" if result.steps_per_second is not None else DASH,
+        rate(result.steps_per_second) if result.steps_per_second is not None else DASH,
         f"{result.speed_ratio:.2f}" if result.speed_ratio is not None else DASH,
     ]
 

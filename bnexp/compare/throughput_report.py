@@ -17,7 +17,7 @@ from bnexp.compare.figures import Bar, rate_figure
 from bnexp.compare.report_tables import Table, markdown_table
 from bnexp.compare.throughput import Row, Spread, interval_description
 from bnexp.compare.throughput_plan import CONTROL, MODES, Benchmark, BenchOptions
-from bnexp.runs.console import count, print_line, show_table
+from bnexp.runs.console import count, print_line, rate, show_table
 from bnexp.runs.directory import PACKAGES, git_state, machine, to_json
 from bnexp.runs.files import write_whole
 from bnexp.training.compiled import compiler_command
@@ -51,8 +51,8 @@ def table(benchmark: Benchmark, rows: list[Row], quantity: Quantity) -> Table:
     cells = []
     for row in rows:
         ratio = quantity.ratio(row)
-        share = f"{row.ratio}: {ratio.text(2)}" if ratio else "control"
-        cells.append([f"{row.norm}, {row.mode}", quantity.rate(row).text(0), share])
+        share, speed = f"{row.ratio}: {ratio.text(2)}" if ratio else "control", quantity.rate(row)
+        cells.append([f"{row.norm}, {row.mode}", speed.text(int(speed.median < 10)), share])
     return header, cells + [[mode, DASH, DASH] for mode in MODES if mode in benchmark.left_out]
 
 
@@ -140,10 +140,10 @@ def figure_groups(benchmark: Benchmark, rows: list[Row], quantity: Quantity) -> 
     """Return a quantity's bars: a group for each mode, and one with an empty bar for each mode left out."""
     groups: dict[str, list[Bar]] = {}
     for row in rows:
-        rate, ratio = quantity.rate(row), quantity.ratio(row)
-        note = f"{rate.median:,.0f}" + (f"   {ratio.text(2)} of {CONTROL}" if ratio else "")
+        speed, ratio = quantity.rate(row), quantity.ratio(row)
+        note = rate(speed.median) + (f"   {ratio.text(2)} of {CONTROL}" if ratio else "")
         name = f"{row.norm}, {row.mode}" + (f", {row.members} runs as one" if row.members > 1 else "")
-        groups.setdefault(row.mode, []).append(Bar(name, rate.median, rate.low, rate.high, note))
+        groups.setdefault(row.mode, []).append(Bar(name, speed.median, speed.low, speed.high, note))
     left_out = [[Bar(f"{mode}: {DASH}", 0, 0, 0)] for mode in MODES if mode in benchmark.left_out]
     return [*groups.values(), *left_out]
 

@@ -137,9 +137,11 @@ def notes(config: RunConfig) -> list[str]:
     """Return remarks for a comparison's table: how this configuration's norm changes the network besides adding the
     norm.
     """
+    unset = config.norm.name == "frozen_batch" and config.init_from is None
+    found = ["without init_from= its mean is 0 and its variance 1"] if unset else []
     if config.arch.name == "torchvision":
-        return remarks(config)
-    norm, found = find_norm(config.norm), []
+        return found + remarks(config)
+    norm = find_norm(config.norm)
     if norm.shift and config.arch.norm_position == "before" and config.arch.bias == "auto":
         found.append("no bias where the norm follows")
     if norm.images_only and config.arch.name in DENSE:

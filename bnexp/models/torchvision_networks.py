@@ -6,6 +6,7 @@ stochastic depth are replaced by those of `bnexp.models.noise`. torchvision is i
 as long as torch.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -53,6 +54,7 @@ def torchvision_network(builder: Builder, shape: Shape, classes: int) -> nn.Modu
     check_normalizes(model, builder.arch.model)
     if not find_norm(builder.norm).shift:
         add_biases(model)
+    check_groups(model, builder.norm)
     replace_activations(model, builder)
     replace_noise(model, builder.batch_size)
     replace_modules(model, nn.BatchNorm2d, lambda layer: make_norm(norm_config(builder, layer), layer.num_features))
@@ -159,6 +161,17 @@ def check_norm(builder: Builder) -> None:
                 f"norm.{key}={getattr(norm, key):g} is not allowed with arch.recipe=true, which takes the network's "
                 "own: arch.recipe=false"
             )
+
+
+def check_groups(model: nn.Module, norm: NormConfig) -> None:
+    """Raise ConfigError, with the numbers that would do, where `norm.groups` doesn't divide the channels everywhere."""
+    channels = {layer.num_features for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)}
+    common = math.gcd(*channels)
+    if norm.name == "group" and common % norm.groups:
+        allowed = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+        first = next(count for count in sorted(channels) if count % norm.groups)
+        why = f"a layer has {first} channels; what divides those of all layers is {allowed}"
+        raise ConfigError(f"norm.groups={norm.groups} is not allowed: {why}")
 
 
 def check_normalizes(model: nn.Module, name: str) -> None:

@@ -110,7 +110,7 @@ def describe(summary: dict[str, Any]) -> str:
     if summary["steps_to"]["90"] is not None:
         parts.append(f"90% after {summary['steps_to']['90']:,} steps ({summary['seconds_to']['90']:.1f} s)")
     if summary["steps_per_second"]:
-        parts.append(f"{summary['steps_per_second']:,.0f} steps/s")
+        parts.append(f"{rate(summary['steps_per_second'])} steps/s")
     return ", ".join(parts)
 
 
@@ -118,6 +118,11 @@ def count(number: int, noun: str) -> str:
     """Return a number with a noun, in the plural unless the number is 1: "1 run", "2 runs"."""
     plural = "es" if noun.endswith("s") else "s"
     return f"{number} {noun}{plural * (number != 1)}"
+
+
+def rate(per_second: float) -> str:
+    """Return a speed as text, with a decimal below 10."""
+    return f"{per_second:,.0f}" if per_second >= 9.95 else f"{per_second:.1f}"
 
 
 def duration(seconds: float) -> str:

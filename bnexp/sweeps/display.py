@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.live import Live
 from rich.table import Table
 
-from bnexp.runs.console import console, count, describe, duration, harmless, literal, log_line, print_line
+from bnexp.runs.console import console, count, describe, duration, harmless, literal, log_line, print_line, rate
 from bnexp.runs.directory import close_interrupted
 from bnexp.runs.record import last_evaluation, opened_at, read_summary
 from bnexp.sweeps.job import Job, StackOfJobs
@@ -261,4 +261,4 @@ def pace(runs: list[RunState]) -> tuple[str, str]:
         return "", ""
     seconds = max(ended for _, ended in times) - min(began for began, _ in times)
     speed, remaining = steps / max(seconds, 1e-3), sum(run.remaining for run in runs)
-    return f"{speed:,.0f}", duration(remaining / speed) if remaining else ""
+    return rate(speed), duration(remaining / speed) if remaining else ""

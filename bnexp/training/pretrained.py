@@ -88,11 +88,17 @@ def find_start(model: nn.Module, config: RunConfig) -> Match:
         require(theirs == ours, "init_from", config.init_from, f"a run of {key}={theirs}, while this one has {ours}")
     shapes = {name: tensor.shape for name, tensor in transferable(model).items()}
     loaded = [name for name, shape in shapes.items() if name in source.tensors and source.tensors[name].shape == shape]
-    nothing = "nothing in it has the name and shape of something in this network"
-    require(bool(loaded), "init_from", config.init_from, nothing)
+    require(bool(loaded), "init_from", config.init_from, mismatch(source, shapes))
     check_epsilon(config, source, loaded)
     skipped = [name for name in source.tensors if name not in loaded]
     return Match(loaded, skipped, new=[name for name in shapes if name not in loaded])
+
+
+def mismatch(source: Source, shapes: dict[str, torch.Size]) -> str:
+    """Return in words that no tensor of a source has the name and shape of one in the network, with a name of each."""
+    theirs = next((f"{name} {tuple(tensor.shape)}" for name, tensor in source.tensors.items()), "nothing")
+    ours = next(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+    return f"no tensor in it has the name and shape of one in this network (first there {theirs}, here {ours})"
 
 
 def check_epsilon(config: RunConfig, source: Source, loaded: list[str]) -> None:
@@ -139,7 +145,7 @@ def read_finished(directory: str, expected: str | None) -> Source:
     try:
         run = read_run(folder)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{key} is not allowed: {NEITHER}") from error
+        raise ConfigError(f"{key} is not allowed: {NEITHER if folder.exists() else 'it is not there'}") from error
     status = run.summary["status"]
     require(status == "finished", "init_from", directory, f"a run that finished, while this one is {status}")
     try:
@@ -184,6 +190,9 @@ def check_digest(path: str, found: str, expected: str | None) -> None:
         raise ConfigError(f"init_from={path} is not allowed: {begins}")
 
 
+AS_WRITTEN = "torch.save(model.state_dict(), …) writes a file that can be read"
+
+
 def unpack(content: bytes, suffix: str, path: str) -> dict[str, Tensor]:
     """Return the floating-point tensors in the content of a file. Raises ConfigError for anything else in it."""
     try:
@@ -193,15 +202,10 @@ def unpack(content: bytes, suffix: str, path: str) -> dict[str, Tensor]:
             else:
                 loaded = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive, or a pickle of other objects, raises anything
-        raise ConfigError(
-            f"init_from={path} is not allowed: a file that holds no tensors, or others than those"
-        ) from error
-    require(
-        isinstance(loaded, dict) and all(map(is_plain, loaded.values())),
-        "init_from",
-        path,
-        "a file with tensors by name alone, as torch.save(model.state_dict(), …) writes",
-    )
+        why = f"it is damaged, or holds other things than tensors ({AS_WRITTEN})"
+        raise ConfigError(f"init_from={path} is not allowed: {why}") from error
+    tables = isinstance(loaded, dict) and all(map(is_plain, loaded.values()))
+    require(tables, "init_from", path, f"it holds other things than tensors by name ({AS_WRITTEN})")
     return {str(name): tensor for name, tensor in loaded.items() if tensor.is_floating_point()}
 
 

@@ -106,7 +106,7 @@ def test_a_sweep_says_it_once(bnexp: Bnexp, source: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (("init_from=nowhere",), "init_from=nowhere is not allowed: not the directory of a run"),
+        (("init_from=nowhere",), "init_from=nowhere is not allowed: it is not there"),
         (("init_from=source/run.json",), "not the directory of a run"),
         (("init_from=source", "arch=convnet", "arch.channels=[8]"), "a run of arch=mlp, while this one has convnet"),
         (("init_from=source", "arch.hidden=[100,90,100]"), "a run of arch.hidden=[100, 100, 100], while this one has"),
