@@ -51,7 +51,7 @@ docs: $(SETUP) ## the documentation as pages in site/, without a network; links 
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lock: $(SETUP) ## requirements.lock from pyproject.toml, the newest versions
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra docs --extra ray --extra pandas --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra docs --extra ray --extra pandas --extra parquet --universal --python-version 3.11 \
 		--generate-hashes \
 		--no-header --upgrade --quiet --output-file requirements.lock
 	$(BIN)/uv pip compile --group bench --universal --python-version 3.11 --generate-hashes \

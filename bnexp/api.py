@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bnexp.cli.arguments import parse_arguments
 from bnexp.cli.plan import plan, start
 from bnexp.compare.arms import ArmResult, arrange, compare_panels, only, pick_by, settings_of, swept_keys
+from bnexp.compare.export import curves_table
 from bnexp.data.load import load_data
 from bnexp.models.registry import make_model
 from bnexp.runs.config import ConfigError, require_choice
@@ -115,13 +116,7 @@ class Runs(list[Run]):
             import pandas as pd  # noqa: PLC0415 - an extra
         except ImportError as error:
             raise ConfigError("to_frame needs pandas: pip install 'bnexp[pandas]'") from error
-        keys = ["seed", *swept_keys(settings_of([run.record.config for run in self]))] if self else ["seed"]
-        columns = ["directory", *keys, "step", "seconds", "loss", "accuracy"]
-        rows = [
-            [str(run.directory), *(run.config.get(key) for key in keys), *vars(evaluation).values()]
-            for run in self
-            for evaluation in run.curve
-        ]
+        columns, rows = curves_table([run.record for run in self])
         return pd.DataFrame(rows, columns=columns)
 
 

@@ -82,6 +82,26 @@ def report(arguments: list[str]) -> None:
     make_report(directories, by, out)
 
 
+def export(arguments: list[str]) -> None:
+    """Run `bnexp export`: write the runs in some directories in a format of other programs.
+
+    Raises ConfigError without a format.
+    """
+    rest, to = list[str](), None
+    given = iter(arguments)
+    for argument in given:
+        if argument == "--to" or argument.startswith("--to="):
+            to = next(given, "") if argument == "--to" else argument.removeprefix("--to=")
+        else:
+            rest.append(argument)
+    if to is None:
+        raise ConfigError("export needs a format: --to csv, parquet or latex")
+    directories, by, out = parse_comparison("export", rest)
+    from bnexp.compare.export import export as write
+
+    write(directories, to, by, out)
+
+
 def parse_comparison(command: str, arguments: list[str]) -> tuple[list[Path], str | None, Path | None]:
     """Parse arguments that are directories, by=KEY or out=FOLDER; return them, None for an option without a value.
 
@@ -332,6 +352,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "status": status,
     "clean": clean,
     "report": report,
+    "export": export,
     "probe": probe,
     "bench": bench,
     "data": data,

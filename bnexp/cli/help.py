@@ -94,6 +94,18 @@ PAGES = {
         {"DIR": "directories of runs or sweeps", "by=KEY": BY, "out=DIR": OUT},
         "bnexp report results/sweeps/mine by=norm",
     ),
+    "export": Page(
+        "bnexp export DIR … --to csv|parquet|latex [by=KEY] [out=DIR]",
+        "Write runs for other programs: curves and summaries as tables, or the comparison's tables and figures for "
+        "LaTeX.",
+        {
+            "DIR": "directories of runs or sweeps",
+            "--to FORMAT": "csv, parquet (curves and runs, a table each) or latex (compare.tex, figures as PDF)",
+            "by=KEY": BY,
+            "out=DIR": OUT,
+        },
+        "bnexp export results/sweeps/mine --to csv",
+    ),
     "probe": Page(
         "bnexp probe DIR … [by=KEY] [out=DIR]",
         "Measure the loss around the checkpoints of runs: its smoothness, and internal covariate shift.",

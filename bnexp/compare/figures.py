@@ -341,12 +341,12 @@ def draw_bars(
 
 
 def save(figure: Figure, files: list[Path]) -> None:
-    """Write a figure to each file, in the format that its ending names. An SVG file is written without a date.
+    """Write a figure to each file, in the format that its ending names. SVG and PDF files have no date.
 
     The layout is computed for the first file and then fixed.
     """
     for file in files:
-        metadata = {"Date": None} if file.suffix == ".svg" else None
+        metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(file.suffix)
         with replaced(file) as temporary:
             figure.savefig(temporary, format=file.suffix[1:], dpi=150, metadata=metadata)
         figure.set_layout_engine("none")  # for the other files: computing it takes as long as drawing

@@ -101,6 +101,36 @@ def provenance(runs: list[RunRecord]) -> str:
 # ---- the whole
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison of the runs in some directories.
+
+    planned: the runs, also those that are missing. by: the key whose values make the arms. output: where files go.
+    missing: the runs that are, and notice the same in words; None where none is.
+    """
+
+    planned: Planned
+    by: str | None
+    output: Output
+    results: list[ArmResult]
+    missing: list[Missing]
+    panels: list[Panel]
+    title: str
+    notice: Notice | None
+
+
+def compare_directories(directories: list[Path], by: str | None, out: Path | None) -> Comparison:
+    """Compare the runs in and below `directories`. Raises ConfigError as `report` does."""
+    planned = read_planned(directories)
+    key, output = choose_output(planned, by, out)
+    arranged = arrange(planned.runs, key)
+    finished = only(arranged, planned.finished)
+    results, missing = compare_panels(arranged, finished), planned.missing_runs(arranged)
+    panels = [make_panel(name, arms, results, planned.complete) for name, arms in finished.items()]
+    notice = make_notice(planned, missing)
+    return Comparison(planned, key, output, results, missing, panels, title_of(planned.runs), notice)
+
+
 def report(directories: list[Path], by: str | None = None, out: Path | None = None) -> None:
     """Compare the runs in and below `directories`: print a table for each panel, and write the report's files.
 
@@ -110,20 +140,17 @@ def report(directories: list[Path], by: str | None = None, out: Path | None = No
     norm, all other keys. With another key, the files have it in their names. Raises ConfigError where no run can be
     compared, or `by` or `out` is invalid.
     """
-    planned = read_planned(directories)
-    key, output = choose_output(planned, by, out)
-    arranged = arrange(planned.runs, key)
-    finished = only(arranged, planned.finished)
-    results, missing = compare_panels(arranged, finished), planned.missing_runs(arranged)
-    panels = [make_panel(name, arms, results, planned.complete) for name, arms in finished.items()]
-    title, made, notice = title_of(planned.runs), provenance(planned.finished), make_notice(planned, missing)
-    write_figures(title, panels, notice, output)
+    compared = compare_directories(directories, by, out)
+    planned, output, results, panels = compared.planned, compared.output, compared.results, compared.panels
+    title, notice, made = compared.title, compared.notice, provenance(planned.finished)
+    accuracy = [output.path("compare.png"), output.path("compare.svg")]
+    write_figures(title, panels, notice, (accuracy, [output.path("times.svg")]))
     record = {
         "title": title,
-        "by": key,
+        "by": compared.by,
         "finished": len(planned.finished),
         "planned": planned.size,
-        "missing": [asdict(run) for run in missing],
+        "missing": [asdict(run) for run in compared.missing],
         "unreadable": [str(path) for path in planned.unknown],
         "go_on": planned.commands(),
         "arms": [asdict(result) for result in results],
@@ -173,13 +200,16 @@ def output_folder(directories: list[Path], out: Path | None) -> Path:
     return out
 
 
-def write_figures(title: str, panels: list[Panel], notice: Notice | None, output: Output) -> None:
-    """Draw compare.png, compare.svg and times.svg; the heading of a notice is added to their titles."""
+def write_figures(title: str, panels: list[Panel], notice: Notice | None, files: tuple[list[Path], list[Path]]) -> None:
+    """Draw the curves into the first files, times and throughput into the second.
+
+    The heading of a notice is added to their titles.
+    """
     accuracy = {panel.name: panel.accuracy_plots for panel in panels}
     times = {panel.name: panel.time_plots for panel in panels}
     band_title, warning = f"{title}, band: lowest to highest seed", notice.heading if notice else ""
-    plot_figure(band_title, accuracy, [output.path("compare.png"), output.path("compare.svg")], warning)
-    plot_figure(f"{title}: time to accuracy, throughput", times, [output.path("times.svg")], warning)
+    plot_figure(band_title, accuracy, files[0], warning)
+    plot_figure(f"{title}: time to accuracy, throughput", times, files[1], warning)
 
 
 def make_notice(planned: Planned, missing: list[Missing]) -> Notice | None:

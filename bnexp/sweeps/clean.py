@@ -57,7 +57,8 @@ def parse_selection(arguments: list[str]) -> tuple[Selection, bool, list[str]]:
         if argument in ("--failed", "--checkpoints", "--yes"):
             flags.add(argument)
         elif argument == "--older-than" or argument.startswith("--older-than="):
-            older_than = parse_age(argument.partition("=")[2] or next(rest, ""))
+            age = next(rest, "") if argument == "--older-than" else argument.removeprefix("--older-than=")
+            older_than = parse_age(age)
         else:
             named.append(argument)
     if older_than is None and not flags & {"--failed", "--checkpoints"}:

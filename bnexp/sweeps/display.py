@@ -160,6 +160,7 @@ class Display:
         if len(runs) == 1:
             [run] = runs
             latest = "" if run.accuracy is None else f", accuracy {run.accuracy:.1%}"
+            latest += ", testing" if run.accuracy is not None and run.remaining == 0 and run.ended is None else ""
             parts = [f"{run.job.title}: step {run.step:,} of {run.job.config.steps:,}{latest}"]
         else:
             parts = [self.tally(), f"{sum(run.status == 'running' for run in runs)} running"]
