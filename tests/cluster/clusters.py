@@ -57,12 +57,12 @@ class Slurm:
             subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], capture_output=True, check=False)
 
     def hurry(self) -> None:
-        """Let jobs that were queued again start now: Slurm would wait for two minutes."""
-        for name, state in self.states().items():
-            if state == "PENDING":
-                subprocess.run(
-                    ["scontrol", "update", f"jobid={name}", "starttime=now"], capture_output=True, check=False
-                )
+        """Let jobs that were queued again start now: Slurm would wait for two minutes, and hold those that a node that
+        has just come back couldn't launch.
+        """
+        for name in (name for name, state in self.states().items() if state == "PENDING"):
+            for words in (["release", name], ["update", f"jobid={name}", "starttime=now"]):
+                subprocess.run(["scontrol", *words], capture_output=True, check=False)
 
     def clear(self) -> None:
         """Cancel all jobs, wait until the nodes are idle."""
@@ -128,6 +128,12 @@ def accounting_slurm(bring_up: Callable[[bool], Slurm]) -> Slurm:
     return bring_up(True)
 
 
+def default_signals() -> None:
+    """Don't ignore what whoever started the tests ignores, as nohup does."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @dataclass
 class Command:
     """A command of bnexp as a process of its own, whose output goes to a file."""
@@ -165,7 +171,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         output = tmp_path / f"output-{len(commands)}"
         with output.open("wb") as file:
             line = [sys.executable, "-m", "bnexp", *words]
-            commands.append(Command(subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT), output))
+            process = subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT, preexec_fn=default_signals)  # noqa: PLW1509
+            commands.append(Command(process, output))
         return commands[-1]
 
     yield begin
