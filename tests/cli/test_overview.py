@@ -16,12 +16,17 @@ SWEEP = ("train", "-m", "dataset=digits", "norm=none,batch", "seed=0,1", "steps=
 RUN = ("train", "dataset=digits", "steps=20", "compile=false", "device=cpu")
 
 
+MADE: list[Path] = []  # what each test has a copy of
+
+
 @pytest.fixture
 def results(bnexp: Bnexp) -> Path:
     """A sweep with a failed, a waiting, an interrupted and a finished run, and a run by itself."""
-    assert bnexp(*SWEEP, "hydra.sweep.dir=results/sweeps/mine", "eval.keep=true").status == 0
-    assert bnexp(*RUN, "hydra.run.dir=results/runs/one").status == 0
-    sweep = Path("results/sweeps/mine")
+    if not MADE:
+        assert bnexp(*SWEEP, "hydra.sweep.dir=made/sweeps/mine", "eval.keep=true").status == 0
+        assert bnexp(*RUN, "hydra.run.dir=made/runs/one").status == 0
+        MADE.append(Path("made").resolve())
+    sweep = Path(shutil.copytree(MADE[0], "results"), "sweeps/mine")
     (sweep / "norm=none,seed=0/summary.json").write_text('{"status": "failed", "error": "no [memory] left"}')
     (sweep / "norm=none,seed=1/summary.json").unlink()
     shutil.rmtree(sweep / "norm=batch,seed=0")

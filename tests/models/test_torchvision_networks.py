@@ -438,7 +438,8 @@ def test_another_digest_is_refused(bnexp: Bnexp, tmp_path: Path) -> None:
     for words, complaint in (([], "init_sha256= has to give"), (["init_sha256=12345678"], "not with 12345678")):
         outcome = bnexp(*TRAIN, f"init_from={nameless}", *words, "hydra.run.dir=mine")
         refused(outcome.status, outcome.err, complaint)
-    assert bnexp(*TRAIN, f"init_from={nameless}", f"init_sha256={digest[:12]}", "hydra.run.dir=mine").status == 0
+    config = config_of(init_from=str(nameless), init_sha256=digest[:12])
+    assert torch.equal(start_member(config, COLOURS).parameters["fc.weight"], torch.load(nameless)["fc.weight"])
     outcome = bnexp(*TRAIN, "init_sha256=12345e67", "hydra.run.dir=next")
     assert (outcome.status, "init_sha256=12345e67 is not allowed: only together" in outcome.err) == (2, True)
 
@@ -474,6 +475,7 @@ def test_bad_input_is_one_line(bnexp: Bnexp, words: tuple[str, ...], complaint: 
     refused(outcome.status, outcome.err, complaint)
 
 
+@pytest.mark.extra
 def test_the_defaults_of_the_choice(bnexp: Bnexp) -> None:
     """The network's own activations and He's initial weights, unless others are typed."""
     assert bnexp(*TRAIN, "hydra.run.dir=mine").status == 0
