@@ -52,7 +52,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Clocks:
+class AccuracyFigure:
     """A figure of validation accuracy against iteration and, beside it, against seconds, with a row for each panel.
 
     `name`, `title` and `panels` are as in `Drawing`; a dotted line is at the accuracy `target`.

@@ -178,7 +178,8 @@ def status(arguments: list[str]) -> None:
 def show_one(directory: Path, watch: bool) -> None:
     """Print the progress of the run or sweep in a directory; watch: until the end."""
     from bnexp.sweeps.display import show_progress
-    from bnexp.sweeps.resume import in_their_directories, is_alive, runs_of
+    from bnexp.sweeps.overview import is_alive
+    from bnexp.sweeps.resume import in_their_directories, runs_of
     from bnexp.sweeps.sweep_record import read_jobs
 
     directories_of = {digest: run.directory for digest, run in runs_of(directory).items()}

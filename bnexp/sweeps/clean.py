@@ -12,7 +12,7 @@ from bnexp.runs.config import ConfigError
 from bnexp.runs.console import count, print_line
 from bnexp.runs.directory import checkpoint_files, run_files
 from bnexp.runs.lock import LOCK, Lock
-from bnexp.sweeps.overview import RunEntry, SweepEntry, find_entries, size_text
+from bnexp.sweeps.overview import RunEntry, SweepEntry, find_entries, is_alive, size_text
 
 DAYS = {"h": 1 / 24, "d": 1, "w": 7}  # units of an age
 
@@ -69,11 +69,15 @@ def parse_selection(arguments: list[str]) -> tuple[Selection, bool, list[str]]:
 def clean(root: Path, selection: Selection, yes: bool) -> None:
     """Print which files of runs below a folder would be removed or, with `yes`, remove them.
 
-    Raises ConfigError where the folder holds no run, and where a run has begun meanwhile.
+    Sweeps that are being trained are left out. Raises ConfigError where the folder holds no run or is such a sweep, and
+    where a run has begun meanwhile.
     """
     entries = find_entries(root)
     if not entries:
         raise ConfigError(f"{root} holds no run")
+    if is_alive(root):
+        raise ConfigError(f"{root} is in use: its runs are being trained")
+    entries = [entry for entry in entries if not is_alive(entry.directory)]
     files = files_to_remove(entries, selection)
     size = sum(size_of(path) for paths in files.values() for path in paths)
     what = "checkpoints of" if selection.checkpoints else "all files of"

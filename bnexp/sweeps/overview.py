@@ -92,6 +92,11 @@ def size_text(size: float) -> str:
 # ---- reading
 
 
+def is_alive(directory: Path) -> bool:
+    """Return whether a process trains the run or sweep in a directory, or jobs of Slurm do or will."""
+    return is_locked(directory) or is_queued(directory)
+
+
 def find_entries(root: Path) -> list[SweepEntry]:
     """Return the sweeps in and below a folder, and the runs that belong to none, the latest change first."""
     sweeps = {directory: planned_runs(directory) for directory in sweep_directories([root])}

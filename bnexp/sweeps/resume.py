@@ -17,13 +17,13 @@ from bnexp.runs.console import command, count, print_line, print_once
 from bnexp.runs.directory import SWEEP, Compilation, clear_progress, record_paths
 from bnexp.runs.distributed import rank
 from bnexp.runs.files import clear_parts
-from bnexp.runs.lock import Lock, is_locked
+from bnexp.runs.lock import Lock
 from bnexp.runs.parse import located, paths_in
 from bnexp.runs.record import RunRecord, find_runs, fits
 from bnexp.sweeps.executor_config import ExecutorConfig
 from bnexp.sweeps.job import Job
 from bnexp.sweeps.run import comparing, run_sweep
-from bnexp.sweeps.slurm import is_queued, live_runs
+from bnexp.sweeps.slurm import live_runs
 from bnexp.sweeps.stacks import plan_sweep
 from bnexp.sweeps.sweep_record import read_executor, read_jobs, write_jobs
 from bnexp.training.check import check
@@ -91,11 +91,6 @@ def submitted_runs(directory: Path, executor: ExecutorConfig) -> dict[str, Path]
     if live and executor.name != "slurm":
         raise ConfigError(f"{directory} is in use: jobs of Slurm train {count(len(live), 'run')} of it, or will")
     return live
-
-
-def is_alive(directory: Path) -> bool:
-    """Return whether a process trains the run or sweep in a directory, or jobs of Slurm do or will."""
-    return is_locked(directory) or is_queued(directory)
 
 
 def check_directory(

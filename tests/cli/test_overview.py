@@ -133,6 +133,17 @@ def test_old_runs_are_removed_and_other_files_stay(bnexp: Bnexp, results: Path) 
     assert left == {"norm=batch,seed=1", "norm=none,seed=1"}
 
 
+def test_a_sweep_that_is_trained_is_left_alone(bnexp: Bnexp, results: Path) -> None:
+    """Its failed run may be tried again."""
+    sweep = results / "sweeps/mine"
+    with Lock(sweep):
+        before = files(results)
+        outcome = bnexp("clean", str(sweep), "--failed", "--yes")
+        assert (outcome.status, outcome.err) == (2, f"bnexp: {sweep} is in use: its runs are being trained\n")
+        assert bnexp("clean", "results", "--failed", "--yes").out == "results: nothing to remove\n"
+        assert files(results) == before
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

@@ -4,7 +4,7 @@ validation accuracy of the four arms after 1,000 steps, on the seeds 100 and 101
 """
 
 from bnexp.claims.claim import Claim, ClaimSweep, Rule, of_family
-from bnexp.claims.drawings import Clocks
+from bnexp.claims.drawings import AccuracyFigure
 from bnexp.claims.rules import Directional, Sooner
 from bnexp.claims.values import Arm, on_test, where
 
@@ -23,7 +23,7 @@ def arms(act: str) -> tuple[Arm, Arm]:
     return where(f"norm=batch act={act}"), where(f"norm=none act={act}")
 
 
-FIGURE = Clocks(
+FIGURE = AccuracyFigure(
     "cifar10",
     "CIFAR-10's photographs, ConvNet, SGD, 64 images a batch",
     {act: {"without": arms(act)[1], "with batch normalization": arms(act)[0]} for act in ACTS},

@@ -40,14 +40,6 @@ def sweep(norm: str, size: int) -> ClaimSweep:
 
 
 SWEEPS = [sweep(norm, size) for size in BATCH_SIZES for norm in ("batch", "frozen_batch")]
-FIGURE = against(
-    "fine_tuning",
-    f"Fine-tuning on {LIMIT:,} photographs of five new classes, {EXAMPLES:,} examples seen at every batch size",
-    {"": {"statistics move": where("norm=batch"), "frozen": where("norm=frozen_batch")}},
-    "batch_size",
-    accuracy,
-    Scales("batch size", "test accuracy", log="x"),
-)
 
 
 def on_test_at(norm: str, size: int) -> Values:
@@ -60,32 +52,45 @@ def gained(size: int) -> Values:
     return difference(on_test_at("frozen_batch", size), on_test_at("batch", size))
 
 
-def claim(name: str, statement: str, rule: Rule) -> Claim:
-    """Return a claim about fine-tuning."""
-    return Claim(
-        id=f"fine_tuning.{name}",
-        source=SOURCE,
-        statement=statement,
-        published="better",
-        rules={"": rule},
-        sweeps=SWEEPS,
-        family="fine_tuning",
-        figure=FIGURE,
+def frozen_against_moving(
+    name: str, source: str, title: str, sweeps: list[ClaimSweep], statements: dict[int, str]
+) -> list[Claim]:
+    """Return the claims that frozen batch normalization is better, and that it gains more at 2 than at 32.
+
+    name: of their family and figure. title: of the figure. statements: of the first claims, by their batch size.
+    """
+    figure = against(
+        name,
+        title,
+        {"": {"statistics move": where("norm=batch"), "frozen": where("norm=frozen_batch")}},
+        "batch_size",
+        accuracy,
+        Scales("batch size", "test accuracy", log="x"),
     )
-
-
-CLAIMS = [
-    *(
-        claim(
-            f"frozen_{size}",
-            f"Batches of {size}: frozen BN is better.",
-            Directional(on_test_at("frozen_batch", size), on_test_at("batch", size)),
+    rules: dict[str, tuple[str, Rule]] = {
+        f"frozen_{size}": (statement, Directional(on_test_at("frozen_batch", size), on_test_at("batch", size)))
+        for size, statement in statements.items()
+    }
+    rules["small_batches"] = ("Freezing gains more at 2 than at 32.", Directional(gained(2), gained(32)))
+    return [
+        Claim(
+            id=f"{name}.{claim}",
+            source=source,
+            statement=statement,
+            published="better",
+            rules={"": rule},
+            sweeps=sweeps,
+            family=name,
+            figure=figure,
         )
-        for size in BATCH_SIZES[:2]
-    ),
-    claim(
-        "small_batches",
-        "Freezing gains more at 2 than at 32.",
-        Directional(gained(2), gained(32)),
-    ),
-]
+        for claim, (statement, rule) in rules.items()
+    ]
+
+
+CLAIMS = frozen_against_moving(
+    "fine_tuning",
+    SOURCE,
+    f"Fine-tuning on {LIMIT:,} photographs of five new classes, {EXAMPLES:,} examples seen at every batch size",
+    SWEEPS,
+    {size: f"Batches of {size}: frozen BN is better." for size in BATCH_SIZES[:2]},
+)

@@ -6,13 +6,9 @@ batch size: of 0.001, 0.003, 0.01 and 0.03 the one at which the frozen network i
 100 and 101. There the network whose statistics move was better, and is best at 0.03.
 """
 
-from bnexp.claims.claim import Claim, ClaimSweep, Rule
-from bnexp.claims.drawings import against
-from bnexp.claims.rules import Directional
+from bnexp.claims.claim import ClaimSweep
+from bnexp.claims.sources.fine_tuning import frozen_against_moving
 from bnexp.claims.sources.santurkar import PHOTOGRAPHS
-from bnexp.claims.values import Values, at_batch_size, difference, on_test, where
-from bnexp.compare.arms import accuracy
-from bnexp.compare.figures import Scales
 
 SOURCE = "Keras' guide on transfer learning"
 NETWORK = "arch=torchvision arch.model=resnet18 threads=1"
@@ -44,48 +40,10 @@ def sweep(norm: str, size: int) -> ClaimSweep:
 
 
 SWEEPS = [sweep(norm, size) for size in BATCH_SIZES for norm in ("batch", "frozen_batch")]
-FIGURE = against(
+CLAIMS = frozen_against_moving(
     "keras",
+    SOURCE,
     f"A trained ResNet-18 fine-tuned on {LIMIT} photographs of five new classes, {EXAMPLES:,} examples at every size",
-    {"": {"statistics move": where("norm=batch"), "frozen": where("norm=frozen_batch")}},
-    "batch_size",
-    accuracy,
-    Scales("batch size", "test accuracy", log="x"),
+    SWEEPS,
+    {size: f"Batches of {size}: a trained ResNet-18 is fine-tuned better with frozen BN." for size in BATCH_SIZES},
 )
-
-
-def on_test_at(norm: str, size: int) -> Values:
-    """Return the `Values` of test accuracies with a norm at a batch size."""
-    return on_test(at_batch_size(norm, size))
-
-
-def gained(size: int) -> Values:
-    """Return the `Values` of test accuracies with frozen minus those with moving statistics, at a batch size."""
-    return difference(on_test_at("frozen_batch", size), on_test_at("batch", size))
-
-
-def claim(name: str, statement: str, rule: Rule) -> Claim:
-    """Return a claim about fine-tuning a trained ResNet-18."""
-    return Claim(
-        id=f"keras.{name}",
-        source=SOURCE,
-        statement=statement,
-        published="better",
-        rules={"": rule},
-        sweeps=SWEEPS,
-        family="keras",
-        figure=FIGURE,
-    )
-
-
-CLAIMS = [
-    *(
-        claim(
-            f"frozen_{size}",
-            f"Batches of {size}: a trained ResNet-18 is fine-tuned better with frozen BN.",
-            Directional(on_test_at("frozen_batch", size), on_test_at("batch", size)),
-        )
-        for size in BATCH_SIZES
-    ),
-    claim("small_batches", "Freezing gains more at 2 than at 32.", Directional(gained(2), gained(32))),
-]
